@@ -1,0 +1,113 @@
+"""Every check of a user's input, and its error text.
+
+An error is one line with four facts: which input, what is allowed, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class PluginError(Exception):
+    """A user's input cannot be used; the message is one line and says what to do. Commands exit with code 2."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the closest known name, or an empty string."""
+    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{matches[0]}'?)" if matches else ""
+
+
+def check_known(what: str, name: str, known: Iterable[str]) -> None:
+    """Raise unless ``name`` is one of ``known``; ``what`` is the singular noun, e.g. ``detector``."""
+    names = sorted(known)
+    if name not in names:
+        raise PluginError(f"unknown {what} '{name}'{did_you_mean(name, names)}; known: {', '.join(names)}")
+
+
+def check_keys(where: str, given: Mapping[str, Any], allowed: Iterable[str], required: Iterable[str] = ()) -> None:
+    """Raise on a key of ``given`` that is not allowed, or on a required key that is missing."""
+    if not isinstance(given, Mapping):
+        raise PluginError(f"{where}: must be a mapping of keys to values, got {type(given).__name__}")
+    names = list(allowed)
+    for key in given:
+        if key not in names:
+            raise PluginError(f"{where}: unknown key '{key}'{did_you_mean(key, names)}; allowed: {', '.join(names)}")
+    for key in required:
+        if key not in given:
+            raise PluginError(f"{where}: key '{key}' is missing; add it")
+
+
+def check_finite(what: str, values: Tensor, first_index: int = 0) -> None:
+    """Raise if a row of ``values`` (n, d) holds NaN or infinity; names the first such row."""
+    # One pass without a mask of the whole matrix: a sum is finite only if every term is.
+    if torch.isfinite(values.sum()):
+        return
+    bad = ~torch.isfinite(values).flatten(1).all(dim=1)
+    if bad.any():
+        row = first_index + int(bad.nonzero()[0, 0])
+        raise PluginError(
+            f"{what}: row {row} holds NaN or infinity; check that image and the network's weights and preprocessing"
+        )
+
+
+def check_labels(what: str, labels: Tensor, num_classes: int, first_index: int = 0) -> None:
+    """Raise if an ID label (n,) lies outside 0..num_classes-1; names the first such row."""
+    bad = (labels < 0) | (labels >= num_classes)
+    if bad.any():
+        index = int(bad.nonzero()[0, 0])
+        raise PluginError(
+            f"{what}: label {int(labels[index])} at row {first_index + index} is outside 0..{num_classes - 1};"
+            " correct the list or the benchmark's num_classes"
+        )
+
+
+def check_width(what: str, features: Tensor, expected: int) -> None:
+    """Raise unless ``features`` is a matrix (n, expected)."""
+    if features.ndim != 2 or features.shape[1] != expected:
+        raise PluginError(
+            f"{what}: expected features of shape (n, {expected}), got {tuple(features.shape)};"
+            " extract them with the network that this head belongs to"
+        )
+
+
+def check_writable(directory: Path) -> None:
+    """Create ``directory`` if it is missing and raise unless a file can be written there."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=directory) as probe:
+            probe.write(b"\0")
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise PluginError(
+            f"output directory '{directory}': cannot write there ({error.strerror or error});"
+            " free space or choose another with --output"
+        ) from None
+
+
+def check_number(what: str, value: Any, above: float | None = None, whole: bool = False) -> None:
+    """Raise unless ``value`` is a finite number (a whole one if asked), and larger than ``above`` if given."""
+    kind = int if whole else (int, float)
+    is_number = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or (above is not None and value <= above):
+        allowed = "a whole number" if whole else "a finite number"
+        bound = "" if above is None else f" above {above}"
+        raise PluginError(f"{what}: must be {allowed}{bound}, got {value!r}")
+
+
+def check_choice(what: str, value: Any, allowed: Iterable[Any]) -> None:
+    """Raise unless ``value`` is one of ``allowed``."""
+    choices = list(allowed)
+    # `1 == True`: a choice must match in type too.
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        raise PluginError(f"{what}: must be one of {', '.join(map(str, choices))}, got {value!r}")
