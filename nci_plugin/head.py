@@ -1,0 +1,48 @@
+"""The last linear layer of a classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from nci_plugin.checks import PluginError
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHead:
+    """Weights W (K, P) and bias b (K,) of the last layer: logits z = W h + b of a penultimate feature h (P,).
+
+    ``network`` is the class name of the network that the head was cut from; some detectors (NECO) follow a rule by
+    architecture. It is empty where nobody knows.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    network: str = ""
+
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 2 or self.bias.shape != self.weight.shape[:1]:
+            raise PluginError(
+                f"head: expected weights (K, P) and a bias (K,), got {tuple(self.weight.shape)} and"
+                f" {tuple(self.bias.shape)}; pass the classifier's last linear layer"
+            )
+
+    @classmethod
+    def from_linear(cls, layer: nn.Linear, network: str = "") -> LinearHead:
+        """Copy a linear layer to the CPU in float32; a layer without bias has b = 0."""
+        weight = layer.weight.detach().cpu().float().clone()
+        bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().cpu().float().clone()
+        return cls(weight, bias, network)
+
+    @property
+    def num_classes(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def num_features(self) -> int:
+        return self.weight.shape[1]
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits (n, K) of features (n, P)."""
+        return features @ self.weight.T + self.bias
