@@ -1,0 +1,160 @@
+"""Images named by OpenOOD's image lists, decoded and preprocessed once each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+
+from nci_plugin.checks import PluginError, check_choice, check_number
+
+OOD_LABEL = -1
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """OpenOOD's test preprocessing: RGB, resize the shorter side, centre crop, scale to 0..1, normalise.
+
+    ``pre_size`` and ``img_size`` in pixels, None = leave that step out (as OpenOOD does for ImageNet-C);
+    ``normalization`` is ((mean of R, G, B), (standard deviation of R, G, B)).
+    """
+
+    pre_size: int | None
+    img_size: int | None
+    normalization: tuple[tuple[float, ...], tuple[float, ...]]
+    interpolation: str = "bilinear"
+
+    def check(self, where: str) -> None:
+        for name in ("pre_size", "img_size"):
+            if getattr(self, name) is not None:
+                check_number(f"{where}: {name}", getattr(self, name), above=0, whole=True)
+        check_choice(f"{where}: interpolation", self.interpolation, [mode.value for mode in InterpolationMode])
+        if np.shape(self.normalization) != (2, 3) or min(self.normalization[1]) <= 0:
+            raise PluginError(
+                f"{where}: normalization must be [[mean of R, G, B], [standard deviation > 0 of R, G, B]],"
+                f" got {self.normalization!r}"
+            )
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Preprocess one image to (3, H, W)."""
+        return self._transform(image.convert("RGB"))
+
+    @cached_property
+    def _transform(self) -> Compose:
+        steps: list[Any] = []
+        if self.pre_size is not None:
+            steps.append(Resize(self.pre_size, interpolation=InterpolationMode(self.interpolation)))
+        if self.img_size is not None:
+            steps.append(CenterCrop(self.img_size))
+        return Compose([*steps, ToTensor(), Normalize(*self.normalization)])
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """A file of lines ``path label``; paths are relative to ``data_dir``, label -1 means OOD.
+
+    ``imglist_path`` and ``data_dir`` are relative to ``data_root``, as in OpenOOD.
+    """
+
+    imglist_path: str
+    data_dir: str
+    preprocessing: Preprocessing
+    data_root: Path = Path("data")
+
+    @property
+    def path(self) -> Path:
+        return self.data_root / self.imglist_path
+
+    def read(self) -> ImageFiles:
+        """Parse the list and look at every file; raises PluginError on the first line that cannot be used."""
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not a text file"
+            raise PluginError(
+                f"image list '{self.path}': {reason}; lay the benchmark's lists under the data root or pass --data-root"
+            ) from None
+        root = self.data_root / self.data_dir
+        names, labels, stamps = [], [], []
+        missing: list[str] = []
+        for number, line in enumerate(lines, start=1):
+            where = f"image list '{self.path}' line {number}"
+            name, _, label = line.strip().rpartition(" ")
+            if not name:
+                raise PluginError(f"{where}: expected 'path label', got {line!r}")
+            try:
+                labels.append(int(label))
+            except ValueError:
+                raise PluginError(f"{where}: the label must be a whole number, got {label!r}") from None
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise PluginError(f"{where}: the path must stay inside '{root}', got '{name}'")
+            try:
+                stat = (root / name).stat()
+                stamps.append((stat.st_size, stat.st_mtime_ns))
+            except OSError:
+                missing.append(name)
+            names.append(name)
+        if not names:
+            raise PluginError(f"image list '{self.path}': the split is empty; it needs at least one 'path label' line")
+        if missing:
+            raise PluginError(
+                f"image list '{self.path}': {len(missing)} of {len(names)} images are missing under '{root}', first"
+                f" '{missing[0]}'; put the images there or pass --data-root"
+            )
+        return ImageFiles(self, tuple(names), torch.tensor(labels), tuple(stamps))
+
+
+class ImageFiles(Dataset):
+    """The images of a list that was read: item i is (image (3, H, W), label).
+
+    An image that cannot be decoded comes as a PluginError instead of an item, so that the error of a worker process
+    reaches the user as one line.
+    """
+
+    def __init__(
+        self, source: ImageList, names: Sequence[str], labels: Tensor, stamps: Sequence[tuple[int, int]]
+    ) -> None:
+        self.source, self.names, self.labels, self.stamps = source, names, labels, stamps
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | PluginError:
+        try:
+            return self.item(index)
+        except PluginError as error:
+            return error
+
+    def item(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image (3, H, W) and label; raises PluginError naming the file and its line if it cannot be decoded."""
+        path = self.source.data_root / self.source.data_dir / self.names[index]
+        try:
+            with Image.open(path) as image:
+                return self.source.preprocessing(image), self.labels[index]
+        except Exception as error:  # Pillow's decoders raise whatever their format's code runs into
+            raise PluginError(
+                f"image '{path}' (line {index + 1} of '{self.source.path}'): cannot be decoded"
+                f" ({str(error) or type(error).__name__}); replace the file"
+            ) from None
+
+    @property
+    def content(self) -> str:
+        """Preprocessing, names, labels and file sizes: the same after a copy to another place."""
+        return json.dumps(
+            [repr(self.source.preprocessing), self.names, self.labels.tolist(), [s for s, _ in self.stamps]]
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """`content` and modification times: a file rewritten within its size and time is not seen."""
+        return json.dumps([self.content, [modified for _, modified in self.stamps]])

@@ -1,0 +1,62 @@
+"""Splits, opened and checked before anything long starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.utils.data import Dataset, default_collate
+
+from nci_plugin.benchmarks.benchmark import Benchmark, Features, ImageSequence, Source
+from nci_plugin.benchmarks.image_list import ImageList
+from nci_plugin.checks import PluginError, check_finite, check_labels
+
+
+def open_splits(benchmark: Benchmark) -> dict[str, Any]:
+    """Read every image list and check lengths and labels, before anything long starts.
+
+    Raises PluginError on the first split that cannot be used.
+    """
+    return {name: _open(name, source, benchmark) for name, source in benchmark.splits.items()}
+
+
+def _open(name: str, source: Source, benchmark: Benchmark) -> Any:
+    where = f"benchmark '{benchmark.name}' split '{name}'"
+    if isinstance(source, ImageList):
+        files = source.read()
+        if benchmark.is_id(name):
+            check_labels(f"image list '{source.path}'", files.labels, benchmark.num_classes, first_index=1)
+        return files
+    if isinstance(source, Features):
+        rows, labels = len(source.features), source.labels
+        if benchmark.is_id(name):
+            if labels is None:
+                raise PluginError(f"{where}: ID features need labels; pass Features(features, labels)")
+            check_labels(where, labels, benchmark.num_classes)
+        if rows == 0 or (labels is not None and len(labels) != rows):
+            raise PluginError(f"{where}: needs at least one feature and one label for each, got {rows} features")
+        check_finite(where, source.features)
+        return source
+    if not isinstance(source, Dataset):
+        source = ImageSequence(name, source, benchmark.preprocessing)
+    if len(source) == 0:  # type: ignore[arg-type]  # a map-style Dataset has a length
+        raise PluginError(f"{where}: the split is empty; it needs at least one image")
+    return source
+
+
+def collate(items: list[Any]) -> Any:
+    """A batch (images, labels), or the first error among its items. OpenOOD's dictionaries are understood."""
+    for item in items:
+        if isinstance(item, PluginError):
+            return item
+    if isinstance(items[0], Mapping):
+        items = [(item["data"], item["label"]) for item in items]
+    try:
+        images, labels = default_collate(items)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).split("\n", 1)[0]
+        return PluginError(
+            f"a batch cannot be put together ({reason}); images of a split must have one size after"
+            " preprocessing: set pre_size and img_size"
+        )
+    return images, labels
