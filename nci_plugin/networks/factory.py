@@ -1,0 +1,79 @@
+"""Networks named by the user: ``FILE.py:FACTORY`` or ``package.module:factory``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nci_plugin.checks import PluginError, did_you_mean
+
+FORM = "FILE.py:FACTORY or package.module:factory"
+
+
+def find_factory(spec: str) -> Callable[..., nn.Module]:
+    """Import the factory that ``spec`` names. The file or module is code of the user's and is run."""
+    place, _, name = spec.rpartition(":")
+    if not place or not name:
+        raise PluginError(f"network '{spec}': expected {FORM}")
+    module = _import_file(Path(place), spec) if place.endswith(".py") else _import_module(place, spec)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise PluginError(f"network '{spec}': '{place}' has no factory '{name}'{did_you_mean(name, known)}")
+    return factory
+
+
+def build_network(spec: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
+    """Call the factory with ``arguments``, and with ``num_classes`` if it takes that."""
+    factory = find_factory(spec)
+    try:
+        parameters = dict(inspect.signature(factory).parameters)
+    except ValueError:
+        parameters = {}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    given = dict(arguments)
+    if "num_classes" in parameters or takes_any:
+        given.setdefault("num_classes", num_classes)
+    try:
+        network = factory(**given)
+    except Exception as error:  # the factory is the user's code and may raise anything
+        raise PluginError(
+            f"network '{spec}': the factory failed with {type(error).__name__}: {error};"
+            f" it was called with {given or 'no arguments'}"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise PluginError(f"network '{spec}': the factory must return a torch.nn.Module, got {type(network).__name__}")
+    return network
+
+
+def _import_file(path: Path, spec: str) -> Any:
+    if not path.is_file():
+        raise PluginError(f"network '{spec}': there is no file '{path}'; expected {FORM}")
+    module_name = f"nci_plugin_network_{path.stem}"
+    module_spec = importlib.util.spec_from_file_location(module_name, path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_name] = module  # so that inspect finds the source of its classes
+    sys.path.insert(0, str(path.parent.resolve()))  # as if the file were run: its neighbours can be imported
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:  # the file is the user's code and may raise anything
+        raise PluginError(f"network '{spec}': '{path}' failed with {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _import_module(name: str, spec: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # the module may be the user's code and may raise anything
+        raise PluginError(f"network '{spec}': cannot import '{name}' ({error}); expected {FORM}") from error

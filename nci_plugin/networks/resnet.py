@@ -1,0 +1,68 @@
+"""ResNet-18 for 32x32 images (He et al. 2016, with the 3x3 stem of the CIFAR networks)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nci_plugin.checks import check_number
+
+BLOCKS_PER_STAGE = 2
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut: (n, C_in, H, W) to (n, C_out, H / stride, W / stride), all >= 0."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class ResNet18_32x32(nn.Module):
+    """CIFAR-style ResNet-18: a 3x3 stem, four stages of ``width`` x (1, 2, 4, 8) channels, average pool, ``fc``.
+
+    The parameters are named as in OpenOOD, so its CIFAR checkpoints load into ``width=64``. ``feature_size`` is the
+    number of penultimate features, 8 x ``width``. Raises PluginError unless both arguments are whole numbers above 0.
+    """
+
+    def __init__(self, num_classes: int = 10, width: int = 64) -> None:
+        super().__init__()
+        check_number("ResNet18_32x32: num_classes", num_classes, above=0, whole=True)
+        check_number("ResNet18_32x32: width", width, above=0, whole=True)
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _stage(width, width, stride=1)
+        self.layer2 = _stage(width, 2 * width, stride=2)
+        self.layer3 = _stage(2 * width, 4 * width, stride=2)
+        self.layer4 = _stage(4 * width, 8 * width, stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.feature_size = 8 * width
+        self.fc = nn.Linear(self.feature_size, num_classes)
+
+    def forward(self, x: Tensor, return_feature: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (n, num_classes) of images (n, 3, H, W); with ``return_feature`` also features (n, feature_size).
+
+        Features are means of ReLU outputs, so they are never negative.
+        """
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
+        features = self.avgpool(out).flatten(1)
+        logits = self.fc(features)
+        return (logits, features) if return_feature else logits
+
+
+def _stage(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    later = [BasicBlock(out_channels, out_channels, stride=1) for _ in range(BLOCKS_PER_STAGE - 1)]
+    return nn.Sequential(BasicBlock(in_channels, out_channels, stride), *later)
