@@ -1,0 +1,72 @@
+"""Content hashes: what features were made from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from nci_plugin.benchmarks.benchmark import Features
+from nci_plugin.benchmarks.image_list import ImageFiles
+from nci_plugin.files import digest
+from nci_plugin.head import LinearHead
+
+FORMAT_VERSION = 1
+"""Changes when stored features of an older version must not be read any more."""
+
+
+def network_digest(network: nn.Module, device: torch.device, batch_size: int) -> str:
+    """Hash of what the features of an image depend on beside the image: weights, code, arithmetic, batch size."""
+    classes = sorted({type(module) for module in network.modules()}, key=lambda cls: (cls.__module__, cls.__qualname__))
+    arithmetic = [
+        str(FORMAT_VERSION),
+        str(batch_size),
+        device.type,
+        "float32",
+        torch.__version__,
+        torchvision.__version__,
+    ]
+    return digest(*arithmetic, repr(network), *map(_source, classes), weights_digest(network))
+
+
+def weights_digest(network: nn.Module | LinearHead) -> str:
+    """Hash of the names, types, shapes and bytes of all weights and buffers."""
+    tensors = (
+        {"weight": network.weight, "bias": network.bias} if isinstance(network, LinearHead) else network.state_dict()
+    )
+    parts: list[bytes | str] = []
+    for name, tensor in tensors.items():
+        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), _bytes(tensor)]
+    return digest(*parts)
+
+
+def split_digest(splits: Mapping[str, Any]) -> str:
+    """Hash of what the splits hold; of a Dataset or a list of images only the length can be known."""
+    parts: list[bytes | str] = []
+    for name, split in splits.items():
+        parts.append(name)
+        if isinstance(split, ImageFiles):
+            parts.append(split.content)
+        elif isinstance(split, Features):
+            parts += [_bytes(t) for t in (split.features, split.labels, split.logits) if t is not None]
+        else:
+            parts.append(str(len(split)))
+    return digest(*parts)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _source(cls: type) -> str:
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    if name.startswith(("torch.", "torchvision.")):
+        return name  # their versions are part of the fingerprint
+    try:
+        return name + inspect.getsource(cls)
+    except (OSError, TypeError):
+        return name  # made in an interactive session: the recomputed batch must do
