@@ -1,0 +1,8 @@
+"""Detectors of out-of-distribution samples: one paper per file, all registered on import."""
+
+from nci_plugin.detectors.baselines import EBO, MLS, MSP
+from nci_plugin.detectors.knn import KNN, KNNL1
+from nci_plugin.detectors.nci import NCI, NCIL2, FeatureNorm, PScore
+from nci_plugin.detectors.neco import NECO
+
+__all__ = ["EBO", "KNN", "KNNL1", "MLS", "MSP", "NCI", "NCIL2", "NECO", "FeatureNorm", "PScore"]

@@ -1,0 +1,149 @@
+"""What every detector is: fitted on statistics or features of the training set, then a score per sample.
+
+The one sign of this package: a `score` is larger for in-distribution (ID) samples.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, ClassVar, Union
+
+from torch import Tensor
+
+from nci_plugin.checks import PluginError, check_keys, check_width
+from nci_plugin.feature_bank import FeatureSplit
+from nci_plugin.head import LinearHead
+from nci_plugin.statistics import ClassStatistics
+
+Training = Union[ClassStatistics, FeatureSplit, None]
+
+
+class FitsOn(Enum):
+    """What `Detector.fit` must see of the training set."""
+
+    NOTHING = "nothing"
+    STATISTICS = "statistics"
+    BANK = "bank"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The publication that a detector comes from."""
+
+    title: str
+    authors: str
+    venue: str
+    year: int
+    url: str
+
+    def __str__(self) -> str:
+        return f"{self.authors or self.title}, {self.venue} {self.year}"
+
+
+class Detector(ABC):
+    """A post-hoc detector of OOD samples.
+
+    The constructor stores hyper-parameters, `fit` learns attributes that end in ``_``, `score` reads them. Sub-classes
+    write ``_fit`` and ``_score`` and say what they fit on; ``fit_reads`` names the hyper-parameters that ``_fit`` looks
+    at, since a search must fit again only when one of those changes.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[Paper]
+    fits_on: ClassVar[FitsOn] = FitsOn.NOTHING
+    fit_reads: ClassVar[tuple[str, ...]] = ()
+
+    num_features_: int
+
+    def fit(self, training: Training, head: LinearHead, validation: FeatureSplit | None = None) -> Detector:
+        """Learn from the training set.
+
+        Args:
+            training: what ``fits_on`` says: nothing (None), ClassStatistics, or the training features themselves.
+            head: the classifier's last linear layer, W (K, P) and b (K,).
+            validation: features of the ID validation split, for detectors that calibrate on them; never OOD samples.
+
+        Raises PluginError if ``training`` is of the wrong kind or of another width than the head.
+        """
+        if self.fits_on is not FitsOn.NOTHING:
+            wanted = ClassStatistics if self.fits_on is FitsOn.STATISTICS else FeatureSplit
+            if training is None or not isinstance(training, wanted):
+                raise PluginError(
+                    f"detector '{self.name}': fits on {wanted.__name__} of the training set,"
+                    f" got {type(training).__name__}; extract the benchmark's training split"
+                )
+            if training.num_features != head.num_features:
+                raise PluginError(
+                    f"detector '{self.name}': the head expects {head.num_features} features, the training set has"
+                    f" {training.num_features}; both must come from the same network"
+                )
+        self.check_hyperparameters()
+        self._fit(training, head, validation)
+        self.num_features_ = head.num_features
+        return self
+
+    def score(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Score (n,) of features (n, P) with logits (n, K); larger = ID. Inputs are left as they are.
+
+        Raises PluginError before `fit` and on features of another width.
+        """
+        if not hasattr(self, "num_features_"):
+            raise PluginError(f"detector '{self.name}': not fitted; call fit(training, head) before score")
+        check_width(f"detector '{self.name}'", features, self.num_features_)
+        return self._score(features, logits)
+
+    def _fit(self, training: Any, head: LinearHead, validation: FeatureSplit | None) -> None:  # noqa: B027
+        """Learn; nothing to learn unless a sub-class says so."""
+
+    @abstractmethod
+    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Score (n,), larger = ID."""
+
+    # ---------------------------------------------------------------- hyper-parameters
+
+    def hyperparameter_names(self) -> tuple[str, ...]:
+        """Names of the constructor's arguments, in order."""
+        if type(self).__init__ is object.__init__:
+            return ()
+        return tuple(inspect.signature(type(self)).parameters)
+
+    def get_hyperparameters(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.hyperparameter_names()}
+
+    def set_hyperparameters(self, **values: Any) -> Detector:
+        """Change hyper-parameters; raises PluginError on an unknown name."""
+        check_keys(f"detector '{self.name}'", values, self.hyperparameter_names())
+        for name, value in values.items():
+            setattr(self, name, value)
+        self.check_hyperparameters()
+        return self
+
+    def check_hyperparameters(self) -> None:  # noqa: B027
+        """Raise PluginError on a value that is not allowed; called before anything long starts."""
+
+    def clone(self) -> Detector:
+        """A detector with the same hyper-parameters that has learned nothing."""
+        return type(self)(**self.get_hyperparameters())
+
+    def explain_choice(self) -> str:
+        """How a hyper-parameter that fit itself chose was chosen; empty where there is none."""
+        return ""
+
+
+@dataclass(frozen=True)
+class DetectorSetup:
+    """A detector with the values to search: OpenOOD's ``postprocessor_args`` and ``postprocessor_sweep``.
+
+    ``sweep`` maps a hyper-parameter's name to its values, in the order in which they are tried; empty = no search.
+    """
+
+    detector: Detector
+    sweep: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.detector.name

@@ -1,0 +1,140 @@
+"""NCI and its ablations (Liu & Qin, CVPR 2025)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nci_plugin.checks import check_choice, check_number
+from nci_plugin.detectors.base import Detector, FitsOn, Paper
+from nci_plugin.detectors.registry import register
+from nci_plugin.feature_bank import FeatureSplit
+from nci_plugin.head import LinearHead
+from nci_plugin.statistics import ClassStatistics
+
+NORMS = {"l1": 1.0, "l2": 2.0, "linf": float("inf")}
+
+NCI_PAPER = Paper(
+    "Detecting Out-of-Distribution Through the Lens of Neural Collapse",
+    "Liu & Qin",
+    "CVPR",
+    2025,
+    "https://arxiv.org/abs/2311.01479",
+)
+
+CANCELLATION_LIMIT = 16.0
+"""Above this value of ||w_c|| ||mu_G|| / ||h - mu_G|| the float32 logits no longer give pScore to 1e-5."""
+
+
+class _FeatureProximity(Detector):
+    """pScore(h) = w_c . (h - mu_G) / ||h - mu_G||_2, c = argmax z (Liu & Qin 2025, eq. 5).
+
+    mu_G is the mean over all training samples and c the class that the network predicts, bias included. Since
+    w_c . h = z_c - b_c is already in the logits, the score needs the largest logit and one norm, no row of W:
+    pScore = (z_c - b_c - w_c . mu_G) / ||h - mu_G||_2. At h = mu_G the direction is undefined and pScore = 0.
+    """
+
+    paper = NCI_PAPER
+    fits_on = FitsOn.STATISTICS
+
+    def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
+        mean, weight = training.global_mean, head.weight.double()
+        self.head_ = head
+        self.mean_ = mean
+        self.offsets_ = head.bias.double() + weight @ mean  # what to subtract from z_c, (K,)
+        self.limits_ = weight.norm(dim=1) * mean.norm() / CANCELLATION_LIMIT  # of ||h - mu_G||, (K,)
+
+    def _p_score(self, features: Tensor, logits: Tensor) -> Tensor:
+        mean = self.mean_.to(features)
+        largest, predicted = logits.max(dim=1)
+        # cdist reads the features once and keeps no centred copy of them.
+        distance = torch.cdist(features, mean[None], compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
+        score = (largest - self.offsets_.to(logits)[predicted]) / distance
+        unsafe = ~(distance > self.limits_.to(features)[predicted]) | ~torch.isfinite(score)
+        if unsafe.any():
+            score[unsafe] = self._p_score_by_definition(features[unsafe], predicted[unsafe]).to(score)
+        return score
+
+    def _p_score_by_definition(self, features: Tensor, predicted: Tensor) -> Tensor:
+        """The textbook form in float64, for the rows in which the short one cancels or overflows."""
+        centred = features.cpu().double() - self.mean_
+        weight = self.head_.weight.double()[predicted.cpu()]
+        length = centred.norm(dim=1)
+        return torch.where(length > 0, (weight * centred).sum(dim=1) / length, 0.0)
+
+
+@register
+class NCI(_FeatureProximity):
+    """NCI: score = pScore(h) + alpha ||h||_1, h not centred in the norm (Liu & Qin 2025, eq. 7).
+
+    pScore = w_c . (h - mu_G) / ||h - mu_G||_2. ``alpha`` >= 0 weighs the norm filter; the paper searches
+    {1e-4, 1e-3, 1e-2, 1e-1}.
+    """
+
+    name = "nci"
+    norm = "l1"
+
+    def __init__(self, alpha: float = 1e-4) -> None:
+        self.alpha = alpha
+
+    def check_hyperparameters(self) -> None:
+        check_number(f"detector '{self.name}': alpha", self.alpha)
+
+    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+        return add_norm(self._p_score(features, logits), features, self.alpha, self.norm)
+
+
+@register
+class NCIL2(NCI):
+    """Ablation of NCI with the Euclidean norm: score = pScore(h) + alpha ||h||_2 (Liu & Qin 2025, tab. 6).
+
+    pScore = w_c . (h - mu_G) / ||h - mu_G||_2.
+    """
+
+    name = "nci_l2"
+    norm = "l2"
+
+
+@register
+class PScore(_FeatureProximity):
+    """Ablation of NCI without the filter: score = w_c . (h - mu_G) / ||h - mu_G||_2 (Liu & Qin 2025, eq. 5)."""
+
+    name = "pscore"
+
+    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+        return self._p_score(features, logits)
+
+
+@register
+class FeatureNorm(Detector):
+    """Ablation of NCI with the filter alone: score = ||h||, l1 as in the paper, l2 or linf (Liu & Qin 2025, tab. 6)."""
+
+    name = "feature_norm"
+    paper = NCI_PAPER
+
+    def __init__(self, norm: str = "l1") -> None:
+        self.norm = norm
+
+    def check_hyperparameters(self) -> None:
+        check_choice(f"detector '{self.name}': norm", self.norm, NORMS)
+
+    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+        return feature_norm(features, self.norm)
+
+
+def feature_norm(features: Tensor, norm: str) -> Tensor:
+    """||h|| of each row of features (n, P): (n,), clipped to the largest finite number of their type."""
+    limit = torch.finfo(features.dtype).max
+    length = torch.linalg.vector_norm(features, NORMS[norm], dim=1)
+    overflown = torch.isinf(length)
+    if overflown.any():
+        length[overflown] = (
+            torch.linalg.vector_norm(features[overflown].double(), NORMS[norm], dim=1).clamp(max=limit).to(length)
+        )
+    return length
+
+
+def add_norm(scores: Tensor, features: Tensor, alpha: float, norm: str) -> Tensor:
+    """scores + alpha ||h||, finite: a sum beyond the range of the type is clipped to its largest number."""
+    limit = torch.finfo(scores.dtype).max
+    return (scores + alpha * feature_norm(features, norm)).clamp(-limit, limit)
