@@ -1,0 +1,141 @@
+"""Detectors x splits -> Results, from one network's FeatureBank."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST, Benchmark
+from nci_plugin.checks import PluginError
+from nci_plugin.detectors.base import DetectorSetup, FitsOn
+from nci_plugin.feature_bank import FeatureBank
+from nci_plugin.metrics import OODMetrics, accuracy, ood_metrics
+from nci_plugin.parameter_search import Fitted, fit_and_search, score_split
+from nci_plugin.results import GROUP_ROWS, Result
+
+Scores = Mapping[str, NDArray[np.floating]]
+
+
+@dataclass
+class Evaluation:
+    """What the detectors answered on one network: Results, scores by detector and split, and who failed and why."""
+
+    results: list[Result] = field(default_factory=list)
+    scores: dict[str, Scores] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def training_needed(setups: Sequence[DetectorSetup]) -> FitsOn:
+    """The most that any of the detectors needs of the training split."""
+    needs = {setup.detector.fits_on for setup in setups}
+    return next(need for need in (FitsOn.BANK, FitsOn.STATISTICS, FitsOn.NOTHING) if need in {*needs, FitsOn.NOTHING})
+
+
+def evaluate_bank(
+    bank: FeatureBank,
+    benchmark: Benchmark,
+    setups: Sequence[DetectorSetup],
+    seed: str = "",
+    provenance: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Fit, search and score every detector on stored features, and compute OpenOOD's metrics in both settings.
+
+    The full-spectrum setting is there only if the benchmark has covariate-shifted sets. A detector that cannot be used
+    on this network is named in ``failures`` with its reason; the others go on.
+    """
+    evaluation = Evaluation()
+    tested = [name for name in bank.splits if name == TEST or name.split("/")[0] in (CSID, NEAR, FAR)]
+    accuracies = {setting: _accuracy(bank, splits) for setting, splits in id_splits(benchmark).items()}
+    for setup in setups:
+        try:
+            fitted = fit_and_search(setup, bank)
+            started = time.perf_counter()
+            scores = {name: score_split(fitted.detector, bank.splits[name]) for name in tested}
+            seconds = {**fitted.seconds, "score": time.perf_counter() - started}
+        except PluginError as error:
+            evaluation.failures[setup.name] = str(error)
+            continue
+        rows = _Rows(bank, benchmark, fitted, seed, seconds, provenance or {})
+        for setting, splits in id_splits(benchmark).items():
+            evaluation.results += rows.of_setting(setting, splits, scores, accuracies[setting])
+        evaluation.scores[setup.name] = scores
+    return evaluation
+
+
+def id_splits(benchmark: Benchmark) -> dict[str, list[str]]:
+    """The splits that count as ID in each setting."""
+    settings = {"ood": [TEST]}
+    if benchmark.data_sets(CSID):
+        settings["fsood"] = [TEST, *(f"{CSID}/{name}" for name in benchmark.data_sets(CSID))]
+    return settings
+
+
+def _accuracy(bank: FeatureBank, splits: Sequence[str]) -> float:
+    predictions = np.concatenate([bank.splits[name].predictions.numpy() for name in splits])
+    return accuracy(predictions, np.concatenate([bank.splits[name].labels.numpy() for name in splits]))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What the rows of one detector share."""
+
+    bank: FeatureBank
+    benchmark: Benchmark
+    fitted: Fitted
+    seed: str
+    seconds: Mapping[str, float]
+    provenance: Mapping[str, Any]
+
+    def of_setting(self, setting: str, id_names: Sequence[str], scores: Scores, acc: float) -> list[Result]:
+        id_scores = np.concatenate([scores[name] for name in id_names])
+        rows = []
+        for group in (NEAR, FAR):
+            data_sets = self.benchmark.data_sets(group)
+            metrics = [ood_metrics(id_scores, scores[f"{group}/{name}"]) for name in data_sets]
+            counts = [len(scores[f"{group}/{name}"]) for name in data_sets]
+            if data_sets:
+                means = np.mean([list(asdict(each).values()) for each in metrics], axis=0)
+                metrics.append(OODMetrics(*map(float, means)))
+                counts.append(sum(counts))
+                data_sets.append(GROUP_ROWS[group])
+            rows += [
+                self._row(setting, group, name, each, acc, len(id_scores), count)
+                for name, each, count in zip(data_sets, metrics, counts)
+            ]
+        return rows
+
+    def _row(
+        self, setting: str, group: str, data_set: str, metrics: OODMetrics, acc: float, n_id: int, n_ood: int
+    ) -> Result:
+        from nci_plugin import __version__
+
+        return Result(
+            benchmark=self.benchmark.name,
+            detector=self.fitted.detector.name,
+            setting=setting,
+            group=group,
+            dataset=data_set,
+            seed=self.seed,
+            **asdict(metrics),
+            acc=acc,
+            n_id=n_id,
+            n_ood=n_ood,
+            hyperparameters=self.fitted.detector.get_hyperparameters(),
+            chosen_by=self.fitted.chosen_by,
+            seconds={phase: round(value, 4) for phase, value in self.seconds.items()},
+            provenance={
+                **self.bank.provenance,
+                **self.provenance,
+                "nci_plugin": __version__,
+                "numpy": np.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        )

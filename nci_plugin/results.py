@@ -1,0 +1,113 @@
+"""One typed row for each (detector, setting, data set, seed), stored as one JSON line; summaries over seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nci_plugin.checks import PluginError
+from nci_plugin.files import write_atomically
+
+SETTINGS = ("ood", "fsood")
+GROUP_ROWS = {"near": "nearood", "far": "farood"}
+"""The row that holds the unweighted mean over the data sets of a group."""
+
+METRICS = {"fpr95": "FPR@95", "auroc": "AUROC", "aupr_in": "AUPR_IN", "aupr_out": "AUPR_OUT", "acc": "ACC"}
+"""Fields of a Result and the names of their columns in OpenOOD's tables."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Metrics in percent of one detector on one data set (or the mean of a group) with one seed's network.
+
+    ``setting`` is ``ood`` or ``fsood`` (covariate-shifted samples count as ID). ``hyperparameters`` were chosen as
+    ``chosen_by`` says; ``seconds`` of fit, search and score are those of the detector over all splits; ``provenance``
+    holds versions, fingerprints, configuration and device.
+    """
+
+    benchmark: str
+    detector: str
+    setting: str
+    group: str
+    dataset: str
+    seed: str
+    fpr95: float
+    auroc: float
+    aupr_in: float
+    aupr_out: float
+    acc: float
+    n_id: int
+    n_ood: int
+    hyperparameters: Mapping[str, Any]
+    chosen_by: str
+    seconds: Mapping[str, float]
+    provenance: Mapping[str, Any]
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        return self.detector, self.setting, self.dataset, self.seed
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Result:
+        """Parse what `to_json` wrote; raises PluginError on anything else."""
+        try:
+            raw = json.loads(line)
+            return cls(**{field.name: raw[field.name] for field in fields(cls)})
+        except (ValueError, TypeError, KeyError) as error:
+            raise PluginError(f"result: not a line that this version wrote ({error}); evaluate again") from None
+
+
+def read_results(path: Path) -> list[Result]:
+    """All rows of a JSON-lines file; raises PluginError naming the line that cannot be read."""
+    results = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PluginError(f"results '{path}': {getattr(error, 'strerror', None) or 'not a text file'}") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            results.append(Result.from_json(line))
+        except PluginError as error:
+            raise PluginError(f"results '{path}' line {number}: {error}") from None
+    return results
+
+
+def write_results(path: Path, results: Iterable[Result]) -> None:
+    write_atomically(path, "".join(result.to_json() + "\n" for result in results))
+
+
+def file_name(detector: str) -> str:
+    """A detector's name as a file name: adapters' names hold a colon."""
+    return detector.replace(":", "_")
+
+
+def table(results: Sequence[Result], detector: str, setting: str) -> pd.DataFrame:
+    """OpenOOD's table of one detector: rows near sets, nearood, far sets, farood; cells are arrays over seeds."""
+    chosen = [result for result in results if (result.detector, result.setting) == (detector, setting)]
+    rows = list(dict.fromkeys(result.dataset for result in chosen))
+    cells = {
+        METRICS[metric]: [np.array([getattr(r, metric) for r in chosen if r.dataset == row]) for row in rows]
+        for metric in METRICS
+    }
+    return pd.DataFrame(cells, index=rows)
+
+
+def formatted(values: np.ndarray, over_seeds: bool, between: str = " ± ") -> str:
+    """``mean ± std`` (population) over training seeds, or one number; two decimals, as OpenOOD prints them."""
+    return f"{values.mean():.2f}{between}{values.std():.2f}" if over_seeds else f"{values.mean():.2f}"
+
+
+def to_csv(results: Sequence[Result], detector: str, setting: str, over_seeds: bool) -> str:
+    """The CSV of OpenOOD's eval_ood.py (``over_seeds``: s0, s1, ...) or of its eval_ood_imagenet.py (one network)."""
+    cells = table(results, detector, setting)
+    return cells.apply(lambda column: column.map(lambda values: formatted(values, over_seeds))).to_csv()
