@@ -1,0 +1,208 @@
+"""pytorch-ood's detectors (Kirchheim et al. 2022) on stored features and logits. The only importer of pytorch_ood.
+
+Its scores are larger for OOD samples and are turned here. Detectors that read feature maps, several layers or the
+images themselves cannot be scored from what one pass leaves; `EXCLUDED` names each with its reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nci_plugin.checks import PluginError
+from nci_plugin.detectors.base import Detector, DetectorSetup, FitsOn, Paper
+from nci_plugin.feature_bank import FeatureSplit
+from nci_plugin.head import LinearHead
+
+PREFIX = "pytorch_ood:"
+LARGEST_GRID = 50
+"""Combinations up to which the library's own ``hyperparameter_space`` is searched."""
+
+
+def _alone(head: LinearHead) -> dict[str, Any]:
+    return {"encoder": None}
+
+
+def _with_head(head: LinearHead) -> dict[str, Any]:
+    layer = nn.Linear(head.num_features, head.num_classes)
+    layer.load_state_dict({"weight": head.weight, "bias": head.bias})
+    return {"encoder": None, "head": layer.requires_grad_(False)}
+
+
+def _with_weights(head: LinearHead) -> dict[str, Any]:
+    return {"encoder": None, "w": head.weight, "b": head.bias}
+
+
+def _on_logits(head: LinearHead) -> dict[str, Any]:
+    return {"model": None}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a class of pytorch-ood is constructed from the head, what it must be given, and a smaller grid if stated."""
+
+    arguments: Callable[[LinearHead], dict[str, Any]]
+    needs_fit: bool = True
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, list[Any]] | None = None
+
+    @property
+    def reads_logits(self) -> bool:
+        return self.arguments is _on_logits
+
+
+ENTRIES = {
+    "Entropy": Entry(_on_logits, needs_fit=False),
+    "GEN": Entry(_on_logits, needs_fit=False, defaults={"gamma": 0.1, "M": 100}),
+    "KLMatching": Entry(_on_logits),
+    "OpenMax": Entry(
+        _on_logits,
+        defaults={"tailsize": 25, "alpha": 10, "euclid_weight": 1.0},
+        grid={"tailsize": [25], "alpha": [10], "euclid_weight": [0.5, 1.0]},
+    ),
+    "TemperatureScaling": Entry(_on_logits),
+    "DICE": Entry(_with_weights, defaults={"p": 0.9}),
+    "ViM": Entry(_with_weights, defaults={"d": 64}),
+    "GMM": Entry(_alone),
+    "KNN": Entry(_alone, defaults={"k": 50}),
+    "Mahalanobis": Entry(_alone),
+    "RMD": Entry(_alone),
+    "fDBD": Entry(_with_head),
+    "LTS": Entry(_with_head, needs_fit=False),
+    "NCI": Entry(_with_head, defaults={"alpha": 0.001}),
+    "NNGuide": Entry(_with_head),
+    "PNML": Entry(_with_head),
+    "SHE": Entry(_with_head),
+}
+
+_MAPS = "reads feature maps"
+_LAYERS = "reads several layers"
+_IMAGES = "runs the network on the images again"
+EXCLUDED = {
+    "ASH": _MAPS,
+    "RankFeat": _MAPS,
+    "ReAct": _MAPS,
+    "SCALE": _MAPS,
+    "VRA": _MAPS,
+    "Gram": _LAYERS,
+    "MultiMahalanobis": _LAYERS,
+    "NACUE": _LAYERS,
+    "GradNorm": _IMAGES,
+    "GradUncertainty": _IMAGES,
+    "MCD": _IMAGES,
+    "MahalanobisODIN": _IMAGES,
+    "ODIN": _IMAGES,
+    "MCM": "needs text embeddings of the classes",
+    "WeightedEBO": "needs class weights that were trained with it",
+    "EnergyBased": "is 'ebo'",
+    "MaxLogit": "is 'mls'",
+    "MaxSoftmax": "is 'msp'",
+}
+"""Why a detector of pytorch-ood is not among `names`."""
+
+_CLASSES = {f"{PREFIX}{cls.lower()}": cls for cls in ENTRIES}
+
+
+def names() -> list[str]:
+    """Names of the detectors that can be used: ``pytorch_ood:`` and the class in lower case."""
+    return list(_CLASSES)
+
+
+def load(name: str) -> DetectorSetup:
+    """A detector with the grid that is searched: the library's ``hyperparameter_space``, or the smaller one stated."""
+    detector = PytorchOODDetector(_CLASSES[name])
+    space = _library_class(detector.class_name).hyperparameter_space
+    grid = detector.entry.grid or space
+    assert math.prod(map(len, grid.values())) <= LARGEST_GRID
+    return DetectorSetup(detector, grid)
+
+
+class PytorchOODDetector(Detector):
+    """A detector of pytorch-ood; score = minus its outlier score. The formula and the paper are those of its class."""
+
+    fits_on: ClassVar[FitsOn] = FitsOn.BANK
+
+    def __init__(self, class_name: str, **hyperparameters: Any) -> None:
+        self.class_name, self.entry = class_name, ENTRIES[class_name]
+        self.hyperparameters = {**self.entry.defaults, **hyperparameters}
+        self.name = f"{PREFIX}{class_name.lower()}"  # type: ignore[misc]  # one class serves many detectors
+        self.fits_on = FitsOn.BANK if self.entry.needs_fit else FitsOn.NOTHING  # type: ignore[misc]
+        self.fit_reads = tuple(self.hyperparameters)  # type: ignore[misc]
+
+    @property
+    def paper(self) -> Paper:  # type: ignore[override]
+        paper = _library_class(self.class_name).info.paper
+        if paper is None:
+            return Paper(self.class_name, "", "pytorch-ood", 0, "")
+        return Paper(paper.title, "", paper.venue, paper.year, paper.url)
+
+    def hyperparameter_names(self) -> tuple[str, ...]:
+        return tuple(self.hyperparameters)
+
+    def get_hyperparameters(self) -> dict[str, Any]:
+        return dict(self.hyperparameters)
+
+    def set_hyperparameters(self, **values: Any) -> Detector:
+        self.hyperparameters.update(values)
+        return self
+
+    def clone(self) -> Detector:
+        return PytorchOODDetector(self.class_name, **self.hyperparameters)
+
+    def _fit(self, training: FeatureSplit | None, head: LinearHead, validation: FeatureSplit | None) -> None:
+        library_class = _library_class(self.class_name)
+        if self.hyperparameters.get("d", 0) >= head.num_features:  # the library would quietly take another value
+            raise PluginError(
+                f"detector '{self.name}': d must be below the {head.num_features} features, got"
+                f" {self.hyperparameters['d']}"
+            )
+        with _Reported(self.name, self.hyperparameters):
+            self.detector_ = library_class(**self.entry.arguments(head), **self.hyperparameters)
+            if training is not None and self.entry.reads_logits:
+                self.detector_.fit_logits(training.logits.clone(), training.labels)
+            elif training is not None:
+                self.detector_.fit_features(training.features.clone(), training.labels)
+
+    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+        with _Reported(self.name, self.hyperparameters), torch.no_grad():
+            if self.entry.reads_logits:
+                outlier = self.detector_.predict_logits(logits.clone())
+            else:
+                outlier = self.detector_.predict_features(features.clone())
+        return -outlier.detach().to(features.device)
+
+
+class _Reported:
+    """Turn whatever the library raises into one line that names the detector and its hyper-parameters."""
+
+    def __init__(self, name: str, hyperparameters: Mapping[str, Any]) -> None:
+        self.name, self.hyperparameters = name, hyperparameters
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception):
+            reason = " ".join(str(error).split())[:200]
+            raise PluginError(
+                f"detector '{self.name}' with {self.hyperparameters or 'no hyper-parameters'}:"
+                f" {kind.__name__ if kind else ''}: {reason}"
+            ) from error
+
+
+def _library_class(name: str) -> Any:
+    import pytorch_ood.detector
+
+    return getattr(pytorch_ood.detector, name)
+
+
+def library_names() -> Iterable[str]:
+    """Names of all detector classes in the installed pytorch-ood."""
+    import pytorch_ood.detector as library
+
+    return [name for name in library.__all__ if isinstance(getattr(library, name), type)]
