@@ -1,0 +1,81 @@
+"""Where the results of a run lie: ``results/<name>/``, in OpenOOD's layout."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nci_plugin.checks import PluginError, check_writable
+from nci_plugin.evaluation import Evaluation
+from nci_plugin.feature_bank import FeatureBank
+from nci_plugin.files import write_atomically
+from nci_plugin.results import Result, file_name, read_results, to_csv, write_results
+
+
+class ResultsDirectory:
+    """The files of one run.
+
+    ``results.jsonl`` (one Result a line), ``ood/<detector>.csv`` and ``fsood/<detector>.csv`` (OpenOOD's tables), and
+    for each seed ``<seed>/scores/<detector>.npz`` (scores by split) and ``<seed>/scores/predictions.npz``. Other
+    detectors' files of an earlier run on the same networks and data stay; results of other networks are never mixed in.
+    """
+
+    IDENTITY = ("weights", "data")
+    """Fields of the provenance that must agree within one directory, for each seed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def results_file(self) -> Path:
+        return self.path / "results.jsonl"
+
+    def open(self, identities: Mapping[str, Mapping[str, Any]]) -> None:
+        """Check that results can be written here and that those already here are of the same networks and data.
+
+        ``identities`` maps each seed to its ``weights`` and ``data`` hashes.
+        """
+        check_writable(self.path)
+        for result in self.read():
+            for name in self.IDENTITY:
+                expected = identities.get(result.seed, {}).get(name)
+                if expected is None or result.provenance.get(name) != expected:
+                    what = f"'{name}' of {result.seed or 'its network'}"
+                    raise PluginError(
+                        f"output '{self.path}': holds results of another run ({what} differ); choose another --output,"
+                        " or move them away"
+                    )
+
+    def read(self) -> list[Result]:
+        return read_results(self.results_file) if self.results_file.exists() else []
+
+    def add(self, evaluation: Evaluation, bank: FeatureBank, seed: str) -> None:
+        """Write the scores and the result rows of one network; rows of the same detectors and seed are replaced."""
+        scores = self.path / seed / "scores"
+        for detector, by_split in evaluation.scores.items():
+            _write_npz(scores / f"{file_name(detector)}.npz", by_split)
+        answers = {}
+        for name in next(iter(evaluation.scores.values()), {}):
+            answers[f"{name}/predictions"] = bank.splits[name].predictions.numpy()
+            answers[f"{name}/labels"] = bank.splits[name].labels.numpy()
+        if answers:
+            _write_npz(scores / "predictions.npz", answers)
+        new = {result.key for result in evaluation.results}
+        kept = [result for result in self.read() if result.key not in new]
+        write_results(self.results_file, [*kept, *evaluation.results])
+
+    def write_tables(self, results: Sequence[Result], over_seeds: bool) -> None:
+        """Write OpenOOD's CSV for every detector and setting of ``results``."""
+        for detector, setting in dict.fromkeys((result.detector, result.setting) for result in results):
+            path = self.path / setting / f"{file_name(detector)}.csv"
+            write_atomically(path, to_csv(results, detector, setting, over_seeds))
+
+
+def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **dict(arrays))  # type: ignore[arg-type]  # its stubs take names for options
+    write_atomically(path, buffer.getvalue())
