@@ -1,0 +1,115 @@
+"""`evaluate`: the whole way from a network and a benchmark to Results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Union
+
+from torch import nn
+
+from nci_plugin.benchmarks.benchmark import Benchmark
+from nci_plugin.benchmarks.opening import open_splits
+from nci_plugin.config import DEFAULT_DETECTORS, load_benchmark, load_detector, load_detectors
+from nci_plugin.detectors.base import Detector, DetectorSetup
+from nci_plugin.evaluation import Evaluation, evaluate_bank, training_needed
+from nci_plugin.extraction import ExtractionOptions, extract
+from nci_plugin.fingerprint import split_digest, weights_digest
+from nci_plugin.head import LinearHead
+from nci_plugin.report.files import ResultsDirectory
+
+DetectorLike = Union[str, Detector, DetectorSetup]
+
+
+def evaluate(
+    network: nn.Module | LinearHead,
+    benchmark: str | Benchmark,
+    detectors: Sequence[DetectorLike] = (DEFAULT_DETECTORS,),
+    *,
+    data_root: str | Path = "data",
+    output: str | Path | None = None,
+    device: str = "auto",
+    batch_size: int = 200,
+    workers: int = 0,
+    head: str | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Score every detector on every split of a benchmark, from one forward pass over its images.
+
+    Args:
+        network: any classifier whose last layer is linear; a LinearHead or nn.Linear if all splits are features.
+        benchmark: a name (``nci-ood list``), a YAML file, or a `Benchmark` of your own, whose splits are image lists,
+            lists of images, torch Datasets or `Features`.
+        detectors: names (``all`` = every one), YAML files, `Detector` objects (their hyper-parameters stay fixed) or
+            `DetectorSetup` objects (with a sweep).
+        data_root: directory that image lists are relative to.
+        output: directory for results, scores and stored features; None keeps everything in memory.
+        device: ``auto`` (cuda, else mps, else cpu) or a torch device.
+        batch_size, workers: of the image loader; the scores of an image may change with the batch size by rounding.
+        head: name of the last linear layer, where it is not found by itself.
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        An Evaluation: ``results`` (metrics in percent), ``scores[detector][split]`` (larger = ID) and ``failures``.
+
+    Raises PluginError on input that cannot be used, before the pass starts wherever it can be known.
+    """
+    if isinstance(benchmark, str):
+        benchmark = load_benchmark(benchmark)
+    benchmark = benchmark.with_data_root(Path(data_root))
+    setups = resolve_detectors(detectors)
+    splits = open_splits(benchmark)
+    identity = {"weights": weights_digest(network), "data": split_digest(splits)}
+    directory = None if output is None else ResultsDirectory(Path(output))
+    if directory is not None:
+        directory.open({"": identity})
+    options = ExtractionOptions(
+        device,
+        batch_size,
+        workers,
+        head,
+        None if directory is None else features_directory(directory.path, ""),
+        progress,
+    )
+    evaluation = run_network(network, benchmark, setups, splits, options, identity, directory, seed="")
+    if directory is not None:
+        directory.write_tables(evaluation.results, over_seeds=False)
+    return evaluation
+
+
+def run_network(
+    network: nn.Module | LinearHead,
+    benchmark: Benchmark,
+    setups: Sequence[DetectorSetup],
+    splits: Mapping[str, Any],
+    options: ExtractionOptions,
+    identity: Mapping[str, str],
+    directory: ResultsDirectory | None,
+    seed: str,
+) -> Evaluation:
+    """Extract, evaluate and store one network's part of a run."""
+    bank = extract(network, benchmark, training_needed(setups), options, splits)
+    evaluation = evaluate_bank(bank, benchmark, setups, seed, identity)
+    if directory is not None:
+        directory.add(evaluation, bank, seed)
+    return evaluation
+
+
+def features_directory(output: Path, seed: str) -> Path:
+    """Where the features of one seed's network are stored."""
+    return output / seed / "features"
+
+
+def resolve_detectors(detectors: Sequence[DetectorLike]) -> list[DetectorSetup]:
+    """Detector setups of names, YAML files and objects; names stay in order and count once."""
+    setups: dict[str, DetectorSetup] = {}
+    for detector in detectors:
+        if isinstance(detector, Detector):
+            found = [DetectorSetup(detector)]
+        elif isinstance(detector, DetectorSetup):
+            found = [detector]
+        else:
+            found = load_detectors([detector]) if detector == DEFAULT_DETECTORS else [load_detector(detector)]
+        for setup in found:
+            setups.setdefault(setup.name, setup)
+    return list(setups.values())

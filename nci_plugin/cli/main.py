@@ -1,0 +1,37 @@
+"""The command ``nci-ood``: one file per sub-command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from nci_plugin import __version__
+from nci_plugin.cli import eval as eval_command
+from nci_plugin.cli import list as list_command
+from nci_plugin.cli import validate as validate_command
+
+COMMANDS = (eval_command, list_command, validate_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code: 0 done, 1 a detector failed, 2 bad input, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="nci-ood", description="Neural-collapse detectors of out-of-distribution samples, for OpenOOD v1.5."
+    )
+    parser.add_argument("--version", action="version", version=f"nci_plugin {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(commands)
+    options = parser.parse_args(arguments)
+
+    from nci_plugin.checks import PluginError
+
+    try:
+        return options.run(options)
+    except PluginError as error:
+        print(f"nci-ood: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nnci-ood: interrupted; what was finished is kept, run the same command to go on", file=sys.stderr)
+        return 130

@@ -1,0 +1,189 @@
+"""YAML files -> benchmarks and detectors. An unknown key is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nci_plugin.adapters import pytorch_ood
+from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, OOD_VALIDATION, Benchmark
+from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
+from nci_plugin.checks import PluginError, check_keys, check_known, check_number
+from nci_plugin.detectors import registry
+from nci_plugin.detectors.base import DetectorSetup
+
+DEFAULT_DETECTORS = "all"
+
+
+def config_directory() -> Path:
+    """Where the YAML files are: inside an installed package, or at the top of a checkout."""
+    package = Path(__file__).parent
+    for directory in (package / "configs", package.parent / "configs"):
+        if directory.is_dir():
+            return directory
+    raise PluginError(f"configs: not found beside '{package}'; install nci_plugin again")
+
+
+def benchmark_names() -> list[str]:
+    return sorted(path.stem for path in (config_directory() / "benchmarks").glob("*.yml"))
+
+
+def detector_names() -> list[str]:
+    """Every detector, the adapters' too."""
+    return [*registry.names(), *pytorch_ood.names()]
+
+
+def load_yaml(path: Path) -> Any:
+    """Parse a YAML file; raises PluginError naming the file and the line."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PluginError(f"config '{path}': {getattr(error, 'strerror', None) or 'not a text file'}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}" if mark else ""
+        raise PluginError(f"config '{path}'{place}: not valid YAML ({getattr(error, 'problem', error)})") from None
+
+
+# -------------------------------------------------------------------- benchmarks
+
+
+def load_benchmark(name_or_path: str) -> Benchmark:
+    """A benchmark by its name, or from a YAML file of the user's."""
+    if name_or_path.endswith((".yml", ".yaml")) or "/" in name_or_path:
+        path = Path(name_or_path)
+    else:
+        check_known("benchmark", name_or_path, benchmark_names())
+        path = config_directory() / "benchmarks" / f"{name_or_path}.yml"
+    raw = load_yaml(path)
+    where = f"config '{path}'"
+    check_keys(where, raw, ["benchmark"], ["benchmark"])
+    return parse_benchmark(raw["benchmark"], where)
+
+
+def parse_benchmark(raw: Mapping[str, Any], where: str) -> Benchmark:
+    """A benchmark from the mapping under ``benchmark:``; the groups have the shape of OpenOOD's DATA_INFO."""
+    required = ["name", "num_classes", "preprocessing", "id", "ood"]
+    check_keys(where, raw, [*required, "csid", "network", "checkpoints", "built_in"], required)
+    check_number(f"{where}: num_classes", raw["num_classes"], above=0, whole=True)
+    preprocessing = _preprocessing(raw["preprocessing"], f"{where}: preprocessing")
+    splits: dict[str, ImageList] = {}
+    check_keys(f"{where}: id", raw["id"], ["train", "val", "test"], ["test"])
+    for name, entry in raw["id"].items():
+        splits[f"id/{name}"] = _image_list(entry, preprocessing, f"{where}: id: {name}")
+    ood = raw["ood"]
+    check_keys(f"{where}: ood", ood, ["val", NEAR, FAR])
+    if "val" in ood:
+        splits[OOD_VALIDATION] = _image_list(ood["val"], preprocessing, f"{where}: ood: val")
+    for group, entries in ((CSID, raw.get("csid")), (NEAR, ood.get(NEAR)), (FAR, ood.get(FAR))):
+        splits.update(_group(group, entries or {"datasets": []}, preprocessing, where))
+    network = raw.get("network") or {}
+    check_keys(f"{where}: network", network, ["factory", "arguments"], ["factory"] if network else [])
+    return Benchmark(
+        name=str(raw["name"]),
+        num_classes=raw["num_classes"],
+        splits=splits,
+        preprocessing=preprocessing,
+        network=network.get("factory"),
+        network_arguments=network.get("arguments") or {},
+        checkpoints=raw.get("checkpoints"),
+        built_in=bool(raw.get("built_in", False)),
+    )
+
+
+def _group(group: str, entries: Any, preprocessing: Preprocessing, where: str) -> dict[str, ImageList]:
+    where = f"{where}: {group}"
+    if not isinstance(entries, Mapping) or not isinstance(entries.get("datasets"), list):
+        raise PluginError(f"{where}: needs a list 'datasets' and one entry for each name in it, as OpenOOD's DATA_INFO")
+    for name in entries["datasets"]:
+        check_known(f"data set in {where}", name, [key for key in entries if key != "datasets"])
+    return {
+        f"{group}/{name}": _image_list(entries[name], preprocessing, f"{where}: {name}") for name in entries["datasets"]
+    }
+
+
+def _image_list(raw: Any, preprocessing: Preprocessing, where: str) -> ImageList:
+    check_keys(where, raw, ["data_dir", "imglist_path", "preprocessing"], ["data_dir", "imglist_path"])
+    own = raw.get("preprocessing")
+    if own is not None:
+        check_keys(f"{where}: preprocessing", own, [field.name for field in fields(Preprocessing)])
+        preprocessing = replace(preprocessing, **own)
+        preprocessing.check(f"{where}: preprocessing")
+    return ImageList(raw["imglist_path"], raw["data_dir"], preprocessing)
+
+
+def _preprocessing(raw: Any, where: str) -> Preprocessing:
+    names = [field.name for field in fields(Preprocessing)]
+    check_keys(where, raw, names, ["pre_size", "img_size", "normalization"])
+    values = dict(raw)
+    try:
+        values["normalization"] = tuple(tuple(float(value) for value in row) for row in raw["normalization"])
+    except (TypeError, ValueError):
+        raise PluginError(
+            f"{where}: normalization must be [[mean of R, G, B], [standard deviation of R, G, B]],"
+            f" got {raw['normalization']!r}"
+        ) from None
+    preprocessing = Preprocessing(**values)
+    preprocessing.check(where)
+    return preprocessing
+
+
+# -------------------------------------------------------------------- detectors
+
+
+def load_detector(name_or_path: str) -> DetectorSetup:
+    """A detector with its hyper-parameters and their sweep, by name or from a YAML file in OpenOOD's shape."""
+    if name_or_path.endswith((".yml", ".yaml")):
+        return _read_detector(Path(name_or_path))
+    check_known("detector", name_or_path, detector_names())
+    if name_or_path in pytorch_ood.names():
+        return pytorch_ood.load(name_or_path)
+    return _read_detector(config_directory() / "postprocessors" / f"{name_or_path}.yml")
+
+
+def load_detectors(names: list[str]) -> list[DetectorSetup]:
+    """Detectors by name; ``all`` stands for every one. A name given twice counts once."""
+    expanded: list[str] = []
+    for name in names:
+        expanded += detector_names() if name == DEFAULT_DETECTORS else [name]
+    return [load_detector(name) for name in dict.fromkeys(expanded)]
+
+
+def _read_detector(path: Path) -> DetectorSetup:
+    raw = load_yaml(path)
+    where = f"config '{path}'"
+    check_keys(where, raw, ["postprocessor"], ["postprocessor"])
+    raw = raw["postprocessor"]
+    check_keys(where, raw, ["name", "APS_mode", "postprocessor_args", "postprocessor_sweep"], ["name"])
+    detector = registry.create(raw["name"], **(raw.get("postprocessor_args") or {}))
+    sweep = raw.get("postprocessor_sweep") or {}
+    allowed = [f"{name}_list" for name in detector.hyperparameter_names()]
+    check_keys(f"{where}: postprocessor_sweep", sweep, allowed)
+    grid = {key[: -len("_list")]: values for key, values in sweep.items()}
+    for name, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise PluginError(f"{where}: {name}_list must be a list of values, got {values!r}")
+        for value in values:
+            detector.clone().set_hyperparameters(**{name: value})
+    if not isinstance(raw.get("APS_mode", False), bool):
+        raise PluginError(f"{where}: APS_mode must be True or False, got {raw['APS_mode']!r}")
+    return DetectorSetup(detector, grid if raw.get("APS_mode", False) else {})
+
+
+def describe_config(name_or_path: str) -> tuple[str, str]:
+    """Load a benchmark or a detector; returns ``benchmark`` or ``detector`` and one line about it."""
+    is_file = name_or_path.endswith((".yml", ".yaml"))
+    raw = load_yaml(Path(name_or_path)) if is_file else None
+    if (is_file and isinstance(raw, Mapping) and "postprocessor" in raw) or name_or_path in detector_names():
+        setup = load_detector(name_or_path)
+        grid = ", ".join(f"{name} in {list(values)}" for name, values in setup.sweep.items())
+        chosen = ", ".join(f"{name}={value}" for name, value in setup.detector.get_hyperparameters().items())
+        return "detector", f"{setup.name} ({chosen or 'no hyper-parameters'}{'; search ' + grid if grid else ''})"
+    if not is_file:
+        check_known("benchmark or detector", name_or_path, [*benchmark_names(), *detector_names()])
+    benchmark = load_benchmark(name_or_path)
+    return "benchmark", f"{benchmark.name}, {benchmark.num_classes} classes, splits {', '.join(benchmark.splits)}"
