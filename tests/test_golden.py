@@ -1,0 +1,56 @@
+"""Our detectors against OpenOOD v1.5's own answers on real features (tests/golden)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nci_plugin import evaluate
+from nci_plugin.results import METRICS
+
+EXACT = ["nci", "msp", "mls", "ebo"]
+SPLITS = {"test": "id/test", "csid": "csid/csid", "near": "near/near", "far": "far/far"}
+
+
+@pytest.fixture(scope="module")
+def evaluation(golden):
+    return evaluate(golden.head, golden.benchmark(), [*EXACT, "knn"])
+
+
+@pytest.mark.parametrize("detector", EXACT)
+@pytest.mark.parametrize("split", SPLITS)
+def test_scores_equal_openood(golden, evaluation, detector, split):
+    expected = golden.arrays[f"scores/{detector}/{split}"]
+    got = evaluation.scores[detector][SPLITS[split]]
+    assert np.all(np.abs(got - expected) <= 1e-5 * np.maximum(1, np.abs(expected)))
+
+
+@pytest.mark.parametrize("detector", [*EXACT, "knn"])
+def test_searched_hyperparameter_is_openoods(golden, evaluation, detector):
+    expected = golden.tables[detector]["hyperparam"]
+    chosen = next(r for r in evaluation.results if r.detector == detector).hyperparameters
+    assert expected is None or list(chosen.values()) == [pytest.approx(expected)]
+
+
+@pytest.mark.parametrize("setting", ["ood", "fsood"])
+@pytest.mark.parametrize("detector", EXACT)
+def test_tables_equal_openood(golden, evaluation, detector, setting):
+    rows = {r.dataset: r for r in evaluation.results if (r.detector, r.setting) == (detector, setting)}
+    expected = golden.tables[detector][setting]
+    assert list(rows) == ["near", "nearood", "far", "farood"]
+    for name, metrics in expected.items():
+        got = {column: getattr(rows[name], field) for field, column in METRICS.items()}
+        assert got == pytest.approx(metrics, abs=0.01)
+
+
+@pytest.mark.parametrize("setting", ["ood", "fsood"])
+def test_knn_auroc_agrees_with_openood(golden, evaluation, setting):
+    for row in evaluation.results:
+        if (row.detector, row.setting) == ("knn", setting):
+            assert row.auroc == pytest.approx(golden.tables["knn"][setting][row.dataset]["AUROC"], abs=0.05)
+
+
+def test_predictions_equal_openood(golden):
+    for split in SPLITS:
+        logits = golden.head.logits(golden.tensor(f"features/{split}"))
+        assert np.array_equal(logits.argmax(1).numpy(), golden.arrays[f"preds/nci/{split}"])
