@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from nci_plugin.checks import PluginError
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write a file beside its place, flush it to disk, then rename it: a reader finds the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_atomically(path: Path, data: bytes | str, durable: bool = True) -> None:
+    """Write a file beside its place, then rename it: a reader finds the old file or the new one, never a part.
+
+    ``durable`` also survives a power cut, at the cost of a wait for the disk. Raises PluginError if it cannot write.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise PluginError(
-            f"cannot write '{path}': {error.strerror or error}; free space or choose another --output"
+            f"cannot write '{path}': {error.strerror or error}; free space or choose another directory"
         ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # its directory may not exist, or not be one
+            temporary.unlink()
 
 
 def digest(*parts: bytes | str) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from nci_plugin.checks import PluginError, check_choice, check_labels, check_number
+from nci_plugin.files import write_atomically
 
 SHIFT = 4
 """Largest random shift in pixels, the padding of the usual CIFAR augmentation."""
@@ -91,19 +92,9 @@ def save_checkpoint(network: nn.Module, path: Path) -> None:
 
     Raises PluginError if it cannot be written.
     """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, beside)
-        os.replace(beside, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        beside.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).split("\n", 1)[0]
-        raise PluginError(
-            f"checkpoint '{path}': cannot be written ({reason}); free space or choose another directory"
-        ) from None
+    buffer = io.BytesIO()
+    torch.save({name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}, buffer)
+    write_atomically(Path(path), buffer.getvalue())
 
 
 @contextmanager

@@ -180,12 +180,11 @@ def test_interrupted_saving_keeps_the_checkpoint_before(tmp_path: Path, monkeypa
     save_checkpoint(tiny(), path)
     before = path.read_bytes()
 
-    def full(state: dict, place: Path) -> None:
-        Path(place).write_bytes(b"half")
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(PluginError, match=r"checkpoint '.*best.ckpt': cannot be written \(No space left on device\)"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(PluginError, match=r"cannot write '.*best.ckpt': No space left on device; free space"):
         save_checkpoint(tiny(), path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["best.ckpt"]

@@ -9,7 +9,6 @@ the ID test digits under four corruptions of ImageNet-C.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from nci_plugin.benchmarks.corruptions import CORRUPTIONS, corrupt
 from nci_plugin.benchmarks.image_list import OOD_LABEL
-from nci_plugin.checks import PluginError
+from nci_plugin.files import write_atomically
 
 NUM_CLASSES = 6
 NEAR_CLASSES = (6, 7, 8)
@@ -67,21 +66,14 @@ def write_digits(data_root: Path) -> None:
         return
     root = Path(data_root)
     splits = _splits()
-    try:
-        # The lists come last: a build that was interrupted lacks one, and is done again.
-        with tqdm(total=sum(map(len, splits.values())), desc="write digits", unit="img", disable=None) as bar:
-            for items in splits.values():
-                for name, _, pixels in items:
-                    _write(root / IMAGE_DIR / name, _png(pixels))
-                    bar.update()
-        for split, items in splits.items():
-            lines = "".join(f"{name} {label}\n" for name, label, _ in items)
-            _write(root / LIST_DIR / LISTS[split], lines.encode())
-    except OSError as error:
-        raise PluginError(
-            f"data root '{data_root}': cannot write the benchmark 'digits' there ({error.strerror or error});"
-            " free space or choose another with --data-root"
-        ) from None
+    # The lists come last: a build that was interrupted lacks one, and is done again.
+    with tqdm(total=sum(map(len, splits.values())), desc="write digits", unit="img", disable=None) as bar:
+        for items in splits.values():
+            for name, _, pixels in items:
+                write_atomically(root / IMAGE_DIR / name, _png(pixels), durable=False)
+                bar.update()
+    for split, items in splits.items():
+        write_atomically(root / LIST_DIR / LISTS[split], "".join(f"{name} {label}\n" for name, label, _ in items))
 
 
 def _splits() -> dict[str, list[Item]]:
@@ -149,11 +141,3 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write beside the place and rename, so that a file is whole wherever it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(content)
-    os.replace(beside, path)
