@@ -12,6 +12,9 @@ from nci_plugin.checks import PluginError, check_finite, check_labels, check_wid
 BUFFER_ROWS = 4096
 """Rows collected before they are merged: a merge then costs little more than the matrix product of its rows."""
 
+BLOCK_ROWS = 512
+"""Rows that are centred at once, to keep temporary copies small."""
+
 
 class ClassStatistics:
     """Counts, means and pooled within-class scatter of K classes of P-dimensional features, in float64.
@@ -40,8 +43,10 @@ class ClassStatistics:
             "l2_norm_sums": (num_classes,),
         }
         self._merged = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
-        self._buffer: list[tuple[Tensor, Tensor]] = []
-        self._buffered = 0
+        # Rows wait here in float64; allocated once, so that memory does not grow with the number of samples.
+        self._rows = torch.empty(0, num_features, dtype=torch.float64)
+        self._labels = torch.empty(0, dtype=torch.long)
+        self._waiting = 0
 
     # ---------------------------------------------------------------- state
 
@@ -98,13 +103,25 @@ class ClassStatistics:
         Raises PluginError on a wrong width, NaN, infinity or a label out of range; nothing is merged then.
         """
         check_width("statistics", features, self.num_features)
+        if labels.shape != features.shape[:1]:
+            raise PluginError(
+                f"statistics: expected one label for each of {len(features)} features, got {tuple(labels.shape)}"
+            )
         check_finite("statistics", features)
         check_labels("statistics", labels, self.num_classes)
-        # A copy: the caller may reuse its batch before these rows are merged.
-        self._buffer.append((features.detach().cpu().clone(), labels.detach().cpu().long().clone()))
-        self._buffered += len(features)
-        if self._buffered >= BUFFER_ROWS:
-            self._flush()
+        if not len(self._rows):
+            self._rows = self._rows.new_empty(BUFFER_ROWS, self.num_features)
+            self._labels = self._labels.new_empty(BUFFER_ROWS)
+        start = 0
+        while start < len(features):
+            count = min(len(features) - start, BUFFER_ROWS - self._waiting)
+            free = slice(self._waiting, self._waiting + count)
+            self._rows[free] = features[start : start + count].detach()
+            self._labels[free] = labels[start : start + count]
+            self._waiting += count
+            start += count
+            if self._waiting == BUFFER_ROWS:
+                self._flush()
         return self
 
     def merge(self, other: ClassStatistics) -> ClassStatistics:
@@ -115,25 +132,16 @@ class ClassStatistics:
                 f" {self.num_classes} classes of {self.num_features}; both must come from the same network"
             )
         self._flush()
-        mine, theirs = self._merged, other._state
-        n = mine["counts"] + theirs["counts"]
-        share = torch.where(n > 0, theirs["counts"] / n, 0.0)
-        delta = theirs["means"] - mine["means"]
-        weight = mine["counts"] * share  # n_a n_b / (n_a + n_b)
-        shift = delta[weight > 0] * weight[weight > 0].sqrt()[:, None]
-        mine["within_scatter"] += theirs["within_scatter"]
-        mine["within_scatter"].addmm_(shift.T, shift)
-        mine["class_scatter_traces"] += theirs["class_scatter_traces"] + weight * delta.square().sum(1)
-        mine["means"] += delta * share[:, None]
-        for name in ("counts", "l1_norm_sums", "l2_norm_sums"):
-            mine[name] += theirs[name]
+        theirs = other._state
+        self._merged["within_scatter"] += theirs["within_scatter"]
+        self._merge_classes(theirs)
         return self
 
     # ---------------------------------------------------------------- storage
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The state as named float64 tensors, to be stored."""
-        return dict(self._state)
+        """A copy of the state as named float64 tensors, to be stored."""
+        return {name: tensor.clone() for name, tensor in self._state.items()}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> ClassStatistics:
@@ -151,22 +159,39 @@ class ClassStatistics:
         return self._merged
 
     def _flush(self) -> None:
-        if not self._buffer:
-            return
-        rows, labels = (torch.cat(parts) for parts in zip(*self._buffer))
-        self._buffer, self._buffered = [], 0
-        self.merge(self._of_rows(rows.double(), labels))
+        if self._waiting:
+            waiting, self._waiting = self._waiting, 0
+            self._merge_rows(self._rows[:waiting], self._labels[:waiting])
 
-    def _of_rows(self, rows: Tensor, labels: Tensor) -> ClassStatistics:
-        """Statistics of float64 rows (n, P), which are overwritten."""
-        batch = ClassStatistics(self.num_classes, self.num_features)
-        state = batch._merged
-        state["counts"] += torch.bincount(labels, minlength=self.num_classes)
-        state["l1_norm_sums"].index_add_(0, labels, torch.linalg.vector_norm(rows, 1, dim=1))
-        state["l2_norm_sums"].index_add_(0, labels, torch.linalg.vector_norm(rows, 2, dim=1))
-        state["means"].index_add_(0, labels, rows)
-        state["means"] /= state["counts"].clamp(min=1)[:, None]
-        rows -= state["means"][labels]
-        state["class_scatter_traces"].index_add_(0, labels, rows.square().sum(1))
-        torch.mm(rows.T, rows, out=state["within_scatter"])
-        return batch
+    def _merge_rows(self, rows: Tensor, labels: Tensor) -> None:
+        """Merge float64 rows (n, P), which are overwritten: the statistics of a batch are never built in full."""
+        counts = torch.bincount(labels, minlength=self.num_classes).double()
+
+        def class_sums(values: Tensor) -> Tensor:
+            return values.new_zeros((self.num_classes, *values.shape[1:])).index_add_(0, labels, values)
+
+        batch = {
+            "counts": counts,
+            "l1_norm_sums": class_sums(torch.linalg.vector_norm(rows, 1, dim=1)),
+            "l2_norm_sums": class_sums(torch.linalg.vector_norm(rows, 2, dim=1)),
+            "means": class_sums(rows).div_(counts.clamp(min=1)[:, None]),
+        }
+        for part, part_labels in zip(rows.split(BLOCK_ROWS), labels.split(BLOCK_ROWS)):
+            part -= batch["means"][part_labels]
+        batch["class_scatter_traces"] = class_sums(torch.linalg.vector_norm(rows, 2, dim=1).square_())
+        self._merged["within_scatter"].addmm_(rows.T, rows)
+        self._merge_classes(batch)
+
+    def _merge_classes(self, theirs: Mapping[str, Tensor]) -> None:
+        """Merge everything but the scatter about the others' means, which the caller has added already."""
+        mine = self._merged
+        here = theirs["counts"] > 0
+        n_mine, n_theirs = mine["counts"][here], theirs["counts"][here]
+        share = n_theirs / (n_mine + n_theirs)
+        shift = theirs["means"][here] - mine["means"][here]
+        mine["means"].index_add_(0, here.nonzero()[:, 0], shift * share[:, None])
+        shift *= (n_mine * share).sqrt()[:, None]  # the squared norm of a row is now n_a n_b / (n_a + n_b) ||delta||^2
+        mine["within_scatter"].addmm_(shift.T, shift)
+        mine["class_scatter_traces"][here] += shift.square().sum(1)
+        for name in ("counts", "class_scatter_traces", "l1_norm_sums", "l2_norm_sums"):
+            mine[name] += theirs[name]

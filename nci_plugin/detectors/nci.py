@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,11 @@ from nci_plugin.feature_bank import FeatureSplit
 from nci_plugin.head import LinearHead
 from nci_plugin.statistics import ClassStatistics
 
-NORMS = {"l1": 1.0, "l2": 2.0, "linf": float("inf")}
+NORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "l1": lambda rows: rows.abs().sum(dim=1),
+    "l2": lambda rows: torch.linalg.vector_norm(rows, dim=1),
+    "linf": lambda rows: rows.abs().amax(dim=1),
+}
 
 NCI_PAPER = Paper(
     "Detecting Out-of-Distribution Through the Lens of Neural Collapse",
@@ -21,6 +27,9 @@ NCI_PAPER = Paper(
     2025,
     "https://arxiv.org/abs/2311.01479",
 )
+
+BLOCK_BYTES = 2**20
+"""Size of a block of features whose temporary copies stay in a core's cache."""
 
 CANCELLATION_LIMIT = 16.0
 """Above this value of ||w_c|| ||mu_G|| / ||h - mu_G|| the float32 logits no longer give pScore to 1e-5."""
@@ -47,8 +56,7 @@ class _FeatureProximity(Detector):
     def _p_score(self, features: Tensor, logits: Tensor) -> Tensor:
         mean = self.mean_.to(features)
         largest, predicted = logits.max(dim=1)
-        # cdist reads the features once and keeps no centred copy of them.
-        distance = torch.cdist(features, mean[None], compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
+        distance = by_blocks(lambda rows: torch.linalg.vector_norm(rows - mean, dim=1), features)
         score = (largest - self.offsets_.to(logits)[predicted]) / distance
         unsafe = ~(distance > self.limits_.to(features)[predicted]) | ~torch.isfinite(score)
         if unsafe.any():
@@ -124,14 +132,20 @@ class FeatureNorm(Detector):
 
 def feature_norm(features: Tensor, norm: str) -> Tensor:
     """||h|| of each row of features (n, P): (n,), clipped to the largest finite number of their type."""
-    limit = torch.finfo(features.dtype).max
-    length = torch.linalg.vector_norm(features, NORMS[norm], dim=1)
+    length = by_blocks(NORMS[norm], features)
     overflown = torch.isinf(length)
     if overflown.any():
-        length[overflown] = (
-            torch.linalg.vector_norm(features[overflown].double(), NORMS[norm], dim=1).clamp(max=limit).to(length)
-        )
+        exact = NORMS[norm](features[overflown].cpu().double())
+        length[overflown] = exact.clamp(max=torch.finfo(features.dtype).max).to(length)
     return length
+
+
+def by_blocks(length: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    """``length`` (n,) of the rows of features (n, P); on the CPU in blocks whose temporary copies stay in its cache."""
+    rows = max(1, BLOCK_BYTES // (features.element_size() * max(1, features.shape[1])))
+    if features.device.type != "cpu" or len(features) <= rows:
+        return length(features)
+    return torch.cat([length(block) for block in features.split(rows)])
 
 
 def add_norm(scores: Tensor, features: Tensor, alpha: float, norm: str) -> Tensor:
