@@ -47,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
     from nci_plugin.checks import PluginError, check_number
     from nci_plugin.config import load_benchmark
     from nci_plugin.networks.checkpoints import find_checkpoints
+    from nci_plugin.report.figures import auroc_figure
     from nci_plugin.report.files import ResultsDirectory
 
     check_number("--batch-size", options.batch_size, above=0, whole=True)
@@ -97,6 +98,8 @@ def run(options: argparse.Namespace) -> int:
         failures.update(evaluation.failures)
     over_seeds = "" not in networks
     directory.write_tables(results, over_seeds)
+    if results:
+        auroc_figure(results, directory.path / "auroc.png")
     _print_report(results, failures, directory.path, over_seeds)
     return 1 if failures else 0
 
@@ -160,7 +163,7 @@ def _print_report(results: list[Result], failures: Mapping[str, str], output: Pa
     for detector, reason in failures.items():
         print(f"\nnot scored: {detector}: {reason}")
     print(
-        f"\nwritten to {output}: results.jsonl, ood/*.csv"
+        f"\nwritten to {output}: results.jsonl, auroc.png, ood/*.csv"
         + (", fsood/*.csv" if any(result.setting == "fsood" for result in results) else "")
         + ", s*/scores/*.npz, s*/features" * over_seeds
         + ", scores/*.npz, features" * (not over_seeds)

@@ -1,0 +1,60 @@
+"""Figures, drawn from Results alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from nci_plugin.files import write_atomically
+from nci_plugin.report.tables import TITLES, detectors_by_near_auroc
+from nci_plugin.results import GROUP_ROWS, SETTINGS, Result
+
+COLOURS = {"near": "#0072B2", "far": "#D55E00"}
+MARKERS = {"near": "o", "far": "D"}
+"""Blue circles and vermilion diamonds (Okabe & Ito): apart for colour-blind readers and in grey."""
+
+
+def auroc_figure(results: Sequence[Result], path: Path) -> None:
+    """Near- and far-OOD AUROC of every detector, one panel for each setting; bars are ± one std over seeds."""
+    settings = [setting for setting in SETTINGS if any(result.setting == setting for result in results)]
+    names = detectors_by_near_auroc(results, settings[0])[::-1]
+    seeds = list(dict.fromkeys(result.seed for result in results))
+    figure = Figure(figsize=(4.6 * len(settings) + 1.4, 0.23 * len(names) + 1.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
+    for axis, setting in zip(axes, settings):
+        for group, row in GROUP_ROWS.items():
+            values = {
+                name: [r.auroc for r in results if (r.detector, r.setting, r.dataset) == (name, setting, row)]
+                for name in names
+            }
+            drawn = [(place, values[name]) for place, name in enumerate(names) if values[name]]
+            if drawn:
+                axis.errorbar(
+                    [np.mean(each) for _, each in drawn],
+                    [place for place, _ in drawn],
+                    xerr=[np.std(each) for _, each in drawn] if len(seeds) > 1 else None,
+                    fmt=MARKERS[group],
+                    color=COLOURS[group],
+                    markersize=5,
+                    elinewidth=1,
+                    label=f"{group}-OOD",
+                )
+        axis.axvline(50, color="0.6", linewidth=0.8, linestyle=":")
+        axis.set_title(TITLES[setting].split(" (")[0], fontsize=10)
+        axis.set_xlabel("AUROC (%)")
+        axis.grid(axis="y", color="0.92")
+        axis.set_axisbelow(True)
+    axes[0].set_yticks(range(len(names)), names, fontsize=8)
+    axes[0].set_ylim(-0.7, len(names) - 0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    networks = f"mean ± std over {len(seeds)} networks" if len(seeds) > 1 else "one network"
+    figure.suptitle(f"OOD detection on {results[0].benchmark}, {networks}", fontsize=11)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=150, format="png")
+    write_atomically(path, buffer.getvalue())
