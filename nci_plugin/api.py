@@ -10,7 +10,8 @@ from torch import nn
 
 from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.benchmarks.opening import open_splits
-from nci_plugin.config import DEFAULT_DETECTORS, load_benchmark, load_detector, load_detectors
+from nci_plugin.checks import PluginError
+from nci_plugin.config import DEFAULT_DETECTORS, detector_names, load_benchmark, load_detector
 from nci_plugin.detectors.base import Detector, DetectorSetup
 from nci_plugin.evaluation import Evaluation, evaluate_bank, training_needed
 from nci_plugin.extraction import ExtractionOptions, extract
@@ -23,8 +24,8 @@ DetectorLike = Union[str, Detector, DetectorSetup]
 
 def evaluate(
     network: nn.Module | LinearHead,
-    benchmark: str | Benchmark,
-    detectors: Sequence[DetectorLike] = (DEFAULT_DETECTORS,),
+    benchmark: str | Path | Benchmark,
+    detectors: DetectorLike | Sequence[DetectorLike] = (DEFAULT_DETECTORS,),
     *,
     data_root: str | Path = "data",
     output: str | Path | None = None,
@@ -54,8 +55,8 @@ def evaluate(
 
     Raises PluginError on input that cannot be used, before the pass starts wherever it can be known.
     """
-    if isinstance(benchmark, str):
-        benchmark = load_benchmark(benchmark)
+    if not isinstance(benchmark, Benchmark):
+        benchmark = load_benchmark(str(benchmark))
     benchmark = benchmark.with_data_root(Path(data_root))
     setups = resolve_detectors(detectors)
     splits = open_splits(benchmark)
@@ -73,7 +74,7 @@ def evaluate(
     )
     evaluation = run_network(network, benchmark, setups, splits, options, identity, directory, seed="")
     if directory is not None:
-        directory.write_tables(evaluation.results, over_seeds=False)
+        directory.write_tables(evaluation.results)
     return evaluation
 
 
@@ -100,16 +101,30 @@ def features_directory(output: Path, seed: str) -> Path:
     return output / seed / "features"
 
 
-def resolve_detectors(detectors: Sequence[DetectorLike]) -> list[DetectorSetup]:
-    """Detector setups of names, YAML files and objects; names stay in order and count once."""
+def resolve_detectors(detectors: DetectorLike | Sequence[DetectorLike]) -> list[DetectorSetup]:
+    """Detector setups of names, YAML files and objects, in order; the same one given twice counts once.
+
+    Raises PluginError if one name is given with different hyper-parameters: its results would lie in one file.
+    """
     setups: dict[str, DetectorSetup] = {}
-    for detector in detectors:
-        if isinstance(detector, Detector):
-            found = [DetectorSetup(detector)]
-        elif isinstance(detector, DetectorSetup):
-            found = [detector]
-        else:
-            found = load_detectors([detector]) if detector == DEFAULT_DETECTORS else [load_detector(detector)]
-        for setup in found:
-            setups.setdefault(setup.name, setup)
+    for detector in [detectors] if isinstance(detectors, (str, Detector, DetectorSetup)) else detectors:
+        for setup in _setups(detector):
+            known = setups.setdefault(setup.name, setup)
+            if _values(known) != _values(setup):
+                raise PluginError(
+                    f"detector '{setup.name}': given twice with different hyper-parameters; evaluate them one after the"
+                    " other, with an --output each"
+                )
     return list(setups.values())
+
+
+def _values(setup: DetectorSetup) -> tuple[Any, Any]:
+    return setup.detector.get_hyperparameters(), dict(setup.sweep)
+
+
+def _setups(detector: DetectorLike) -> list[DetectorSetup]:
+    if isinstance(detector, DetectorSetup):
+        return [detector]
+    if isinstance(detector, Detector):
+        return [DetectorSetup(detector)]
+    return [load_detector(name) for name in (detector_names() if detector == DEFAULT_DETECTORS else [str(detector)])]

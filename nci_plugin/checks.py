@@ -6,8 +6,8 @@ An error is one line with four facts: which input, what is allowed, what came, a
 from __future__ import annotations
 
 import difflib
-import math
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +19,9 @@ from torch import Tensor
 
 class PluginError(Exception):
     """A user's input cannot be used; the message is one line and says what to do. Commands exit with code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))  # other libraries' texts, quoted in it, may have many lines
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -60,13 +63,13 @@ def check_finite(what: str, values: Tensor, first_index: int = 0) -> None:
         )
 
 
-def check_labels(what: str, labels: Tensor, num_classes: int, first_index: int = 0) -> None:
-    """Raise if an ID label (n,) lies outside 0..num_classes-1; names the first such row."""
+def check_labels(what: str, labels: Tensor, num_classes: int, first_index: int = 0, place: str = "row") -> None:
+    """Raise if an ID label (n,) lies outside 0..num_classes-1; names the first such row (or other ``place``)."""
     bad = (labels < 0) | (labels >= num_classes)
     if bad.any():
         index = int(bad.nonzero()[0, 0])
         raise PluginError(
-            f"{what}: label {int(labels[index])} at row {first_index + index} is outside 0..{num_classes - 1};"
+            f"{what}: label {int(labels[index])} at {place} {first_index + index} is outside 0..{num_classes - 1};"
             " correct the list or the benchmark's num_classes"
         )
 
@@ -81,10 +84,12 @@ def check_width(what: str, features: Tensor, expected: int) -> None:
 
 
 def check_writable(directory: Path) -> None:
-    """Create ``directory`` if it is missing and raise unless a file can be written there."""
+    """Raise unless files can be written in ``directory``, or in what would be its parent if it is not there yet."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=directory) as probe:
+        there = directory
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        with tempfile.NamedTemporaryFile(dir=there) as probe:
             probe.write(b"\0")
             probe.flush()
             os.fsync(probe.fileno())
@@ -95,14 +100,18 @@ def check_writable(directory: Path) -> None:
         ) from None
 
 
-def check_number(what: str, value: Any, above: float | None = None, whole: bool = False) -> None:
-    """Raise unless ``value`` is a finite number (a whole one if asked), and larger than ``above`` if given."""
-    kind = int if whole else (int, float)
-    is_number = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or (above is not None and value <= above):
+def check_number(
+    what: str, value: Any, above: float | None = None, least: float | None = None, whole: bool = False
+) -> None:
+    """Raise unless ``value`` is a finite number (a whole one if asked), larger than ``above`` or at least ``least``."""
+    is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    in_range = is_number and abs(value) <= sys.float_info.max  # false for NaN
+    in_range = in_range and (above is None or value > above) and (least is None or value >= least)
+    if not in_range:
         allowed = "a whole number" if whole else "a finite number"
-        bound = "" if above is None else f" above {above}"
-        raise PluginError(f"{what}: must be {allowed}{bound}, got {value!r}")
+        bound = f" above {above}" if above is not None else f", at least {least}" if least is not None else ""
+        hint = "; YAML reads a number like 1e-4 as text, write 0.0001" if isinstance(value, str) else ""
+        raise PluginError(f"{what}: must be {allowed}{bound}, got {value!r}{hint}")
 
 
 def check_choice(what: str, value: Any, allowed: Iterable[Any]) -> None:

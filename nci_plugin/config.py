@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import DetectorSetup
 
 DEFAULT_DETECTORS = "all"
+BUILT_IN = ("digits",)
+"""Benchmarks whose images and checkpoints are made where they are missing."""
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+"""Names of benchmarks: they become the names of directories."""
 
 
 def config_directory() -> Path:
@@ -43,7 +49,7 @@ def load_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise PluginError(f"config '{path}': {getattr(error, 'strerror', None) or 'not a text file'}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError comes from a date that is none
         mark = getattr(error, "problem_mark", None)
         place = f" line {mark.line + 1}" if mark else ""
         raise PluginError(f"config '{path}'{place}: not valid YAML ({getattr(error, 'problem', error)})") from None
@@ -69,6 +75,8 @@ def parse_benchmark(raw: Mapping[str, Any], where: str) -> Benchmark:
     """A benchmark from the mapping under ``benchmark:``; the groups have the shape of OpenOOD's DATA_INFO."""
     required = ["name", "num_classes", "preprocessing", "id", "ood"]
     check_keys(where, raw, [*required, "csid", "network", "checkpoints", "built_in"], required)
+    if not NAME.fullmatch(str(raw["name"])):
+        raise PluginError(f"{where}: name must be letters, digits, '.', '_' and '-', got {raw['name']!r}")
     check_number(f"{where}: num_classes", raw["num_classes"], above=0, whole=True)
     preprocessing = _preprocessing(raw["preprocessing"], f"{where}: preprocessing")
     splits: dict[str, ImageList] = {}
@@ -83,6 +91,13 @@ def parse_benchmark(raw: Mapping[str, Any], where: str) -> Benchmark:
         splits.update(_group(group, entries or {"datasets": []}, preprocessing, where))
     network = raw.get("network") or {}
     check_keys(f"{where}: network", network, ["factory", "arguments"], ["factory"] if network else [])
+    _check_text(f"{where}: network: factory", network.get("factory", "absent"))
+    if not isinstance(network.get("arguments") or {}, Mapping):
+        raise PluginError(f"{where}: network: arguments must be a mapping, got {network['arguments']!r}")
+    for key in ("checkpoints", "built_in"):
+        _check_text(f"{where}: {key}", raw.get(key, "absent"))
+    if "built_in" in raw:
+        check_known(f"value of built_in in {where}", raw["built_in"], BUILT_IN)
     return Benchmark(
         name=str(raw["name"]),
         num_classes=raw["num_classes"],
@@ -91,7 +106,7 @@ def parse_benchmark(raw: Mapping[str, Any], where: str) -> Benchmark:
         network=network.get("factory"),
         network_arguments=network.get("arguments") or {},
         checkpoints=raw.get("checkpoints"),
-        built_in=bool(raw.get("built_in", False)),
+        built_in=raw.get("built_in"),
     )
 
 
@@ -99,21 +114,31 @@ def _group(group: str, entries: Any, preprocessing: Preprocessing, where: str) -
     where = f"{where}: {group}"
     if not isinstance(entries, Mapping) or not isinstance(entries.get("datasets"), list):
         raise PluginError(f"{where}: needs a list 'datasets' and one entry for each name in it, as OpenOOD's DATA_INFO")
-    for name in entries["datasets"]:
-        check_known(f"data set in {where}", name, [key for key in entries if key != "datasets"])
-    return {
-        f"{group}/{name}": _image_list(entries[name], preprocessing, f"{where}: {name}") for name in entries["datasets"]
+    # An entry that no list names is checked too: OpenOOD describes sets beyond those that it evaluates.
+    described = {
+        name: _image_list(entry, preprocessing, f"{where}: {name}")
+        for name, entry in entries.items()
+        if name != "datasets"
     }
+    for name in entries["datasets"]:
+        check_known(f"data set in {where}", str(name), map(str, described))
+    return {f"{group}/{name}": described[name] for name in entries["datasets"]}
 
 
 def _image_list(raw: Any, preprocessing: Preprocessing, where: str) -> ImageList:
     check_keys(where, raw, ["data_dir", "imglist_path", "preprocessing"], ["data_dir", "imglist_path"])
-    own = raw.get("preprocessing")
-    if own is not None:
+    for key in ("data_dir", "imglist_path"):
+        _check_text(f"{where}: {key}", raw[key])
+    if raw.get("preprocessing") is not None:
+        own = raw["preprocessing"]
         check_keys(f"{where}: preprocessing", own, [field.name for field in fields(Preprocessing)])
-        preprocessing = replace(preprocessing, **own)
-        preprocessing.check(f"{where}: preprocessing")
+        preprocessing = _preprocessing({**asdict(preprocessing), **own}, f"{where}: preprocessing")
     return ImageList(raw["imglist_path"], raw["data_dir"], preprocessing)
+
+
+def _check_text(where: str, value: Any) -> None:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise PluginError(f"{where}: must be a text, got {value!r}")
 
 
 def _preprocessing(raw: Any, where: str) -> Preprocessing:
@@ -145,21 +170,16 @@ def load_detector(name_or_path: str) -> DetectorSetup:
     return _read_detector(config_directory() / "postprocessors" / f"{name_or_path}.yml")
 
 
-def load_detectors(names: list[str]) -> list[DetectorSetup]:
-    """Detectors by name; ``all`` stands for every one. A name given twice counts once."""
-    expanded: list[str] = []
-    for name in names:
-        expanded += detector_names() if name == DEFAULT_DETECTORS else [name]
-    return [load_detector(name) for name in dict.fromkeys(expanded)]
-
-
 def _read_detector(path: Path) -> DetectorSetup:
     raw = load_yaml(path)
     where = f"config '{path}'"
     check_keys(where, raw, ["postprocessor"], ["postprocessor"])
     raw = raw["postprocessor"]
     check_keys(where, raw, ["name", "APS_mode", "postprocessor_args", "postprocessor_sweep"], ["name"])
-    detector = registry.create(raw["name"], **(raw.get("postprocessor_args") or {}))
+    detector = registry.create(str(raw["name"]))
+    arguments = raw.get("postprocessor_args") or {}
+    check_keys(f"{where}: postprocessor_args", arguments, detector.hyperparameter_names())
+    detector.set_hyperparameters(**arguments)
     sweep = raw.get("postprocessor_sweep") or {}
     allowed = [f"{name}_list" for name in detector.hyperparameter_names()]
     check_keys(f"{where}: postprocessor_sweep", sweep, allowed)
@@ -178,6 +198,8 @@ def describe_config(name_or_path: str) -> tuple[str, str]:
     """Load a benchmark or a detector; returns ``benchmark`` or ``detector`` and one line about it."""
     is_file = name_or_path.endswith((".yml", ".yaml"))
     raw = load_yaml(Path(name_or_path)) if is_file else None
+    if is_file and isinstance(raw, Mapping) and not {"benchmark", "postprocessor"} & set(raw):
+        check_keys(f"config '{name_or_path}'", raw, ["benchmark", "postprocessor"], ["benchmark"])
     if (is_file and isinstance(raw, Mapping) and "postprocessor" in raw) or name_or_path in detector_names():
         setup = load_detector(name_or_path)
         grid = ", ".join(f"{name} in {list(values)}" for name, values in setup.sweep.items())

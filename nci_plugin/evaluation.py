@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST, Benchmark
+from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import DetectorSetup, FitsOn
 from nci_plugin.feature_bank import FeatureBank
 from nci_plugin.metrics import OODMetrics, accuracy, ood_metrics
 from nci_plugin.parameter_search import Fitted, fit_and_search, score_split
-from nci_plugin.results import GROUP_ROWS, Result
+from nci_plugin.results import Result
 
 Scores = Mapping[str, NDArray[np.floating]]
 

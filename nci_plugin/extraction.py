@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from nci_plugin.benchmarks.benchmark import TEST, TRAIN, Benchmark, Features
 from nci_plugin.benchmarks.image_list import OOD_LABEL, ImageFiles
 from nci_plugin.benchmarks.opening import collate, open_splits
-from nci_plugin.checks import PluginError, check_finite, check_labels, check_width
+from nci_plugin.checks import PluginError, check_finite, check_labels, check_number, check_width
 from nci_plugin.detectors.base import FitsOn
 from nci_plugin.feature_bank import SHARD_BYTES, Chunk, FeatureBank, FeatureSplit, SplitStore
 from nci_plugin.files import digest
@@ -43,6 +44,10 @@ class ExtractionOptions:
     store: Path | None = None
     progress: bool = True
 
+    def __post_init__(self) -> None:
+        check_number("batch_size", self.batch_size, above=0, whole=True)
+        check_number("workers", self.workers, least=0, whole=True)
+
 
 def resolve_device(name: str) -> torch.device:
     """``auto`` = cuda, else mps, else cpu. Raises PluginError if the device is not there."""
@@ -55,7 +60,7 @@ def resolve_device(name: str) -> torch.device:
         device = None
     if device is None or device.type not in available:
         raise PluginError(f"device '{name}': must be auto, cuda, cuda:N, mps or cpu")
-    if not available[device.type]:
+    if not available[device.type] or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise PluginError(f"device '{name}': not available here; use --device auto")
     return device
 
@@ -84,7 +89,28 @@ def extract(
         splits.pop(TRAIN, None)
     elif TRAIN not in splits:
         raise PluginError(f"benchmark '{benchmark.name}': the split '{TRAIN}' is missing and a detector needs it")
-    return _Extraction(network, benchmark, training, options, splits).run()
+    device = resolve_device(options.device)
+    with _prepared(network, device):
+        return _Extraction(network, benchmark, training, options, splits, device).run()
+
+
+@contextmanager
+def _prepared(network: nn.Module | LinearHead, device: torch.device) -> Iterator[None]:
+    """The network on ``device`` in eval mode, without gradients; its mode and device are put back at the end."""
+    if isinstance(network, LinearHead):
+        with torch.no_grad():
+            yield
+        return
+    training = {module: module.training for module in network.modules()}
+    home = next((tensor.device for tensor in network.parameters()), device)
+    try:
+        network.to(device).eval()
+        with torch.no_grad():
+            yield
+    finally:
+        network.to(home)
+        for module, mode in training.items():
+            module.training = mode
 
 
 class _Extraction:
@@ -97,9 +123,10 @@ class _Extraction:
         training: FitsOn,
         options: ExtractionOptions,
         splits: dict[str, Any],
+        device: torch.device,
     ) -> None:
         self.benchmark, self.training, self.options, self.splits = benchmark, training, options, splits
-        self.device = resolve_device(options.device)
+        self.device = device
         self.images = {name: split for name, split in splits.items() if not isinstance(split, Features)}
         self.cut: Cut | None = None
         self.statistics: ClassStatistics | None = None
@@ -108,11 +135,9 @@ class _Extraction:
             if self.images:
                 raise PluginError(f"split '{next(iter(self.images))}': images need a network; got a linear head alone")
         elif self.images:
-            network = network.to(self.device).eval()
             first = TEST if TEST in self.images else next(iter(self.images))
             self.first_batch = next(self._batches(first, 0))[0].to(self.device)
-            with torch.no_grad():
-                self.cut = Cut.of(network, self.first_batch, options.head)
+            self.cut = Cut.of(network, self.first_batch, options.head)
             self.first_split = first
             self.head = self.cut.head
             self.network_digest = network_digest(network, self.device, options.batch_size)
@@ -128,7 +153,7 @@ class _Extraction:
         started = time.perf_counter()
         total = sum(map(len, self.images.values()))
         quiet = None if self.options.progress else True  # None: quiet unless standard error is a terminal
-        with torch.no_grad(), tqdm(total=total, unit="img", desc="extract", disable=quiet) as self.bar:
+        with tqdm(total=total, unit="img", desc="extract", disable=quiet) as self.bar:
             stored = {name: self._split(name, split) for name, split in self.splits.items()}
         provenance = {
             "network": self.head.network,
@@ -235,7 +260,7 @@ class _Extraction:
         )
         for batch in loader:
             if isinstance(batch, PluginError):
-                raise batch
+                raise PluginError(f"split '{name}': {batch}") from None
             yield batch
 
     def _train_statistics(self, split: FeatureSplit | None) -> ClassStatistics:

@@ -1,15 +1,15 @@
 """What one forward pass leaves behind: features, logits and labels of every split, in memory or on disk.
 
 On disk a split is a directory of shards. A shard is a safetensors file that holds whole batches and is named by its
-number and the hash of its bytes, so a file that was cut short or changed is found without another list; ``split.json``
-is written last and names the shards of a finished split. Files are written beside their place and renamed.
+number and the hash of number and bytes, so a file that was cut short or changed is found without another list;
+``split.json`` is written last and tells how many rows a finished split has. Files are written
+beside their place and renamed.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,28 +65,32 @@ class FeatureSplit:
     @property
     def features(self) -> Tensor:
         """All features (n, P), copied into memory where there is more than one shard."""
-        return torch.cat([shard.features for shard in self.shards])
+        return _joined([shard.features for shard in self.shards])
 
     @property
     def logits(self) -> Tensor:
         """All logits (n, K)."""
-        return torch.cat([shard.logits for shard in self.shards])
+        return _joined([shard.logits for shard in self.shards])
 
     @property
     def labels(self) -> Tensor:
         """All labels (n,), -1 = OOD."""
-        return torch.cat([shard.labels for shard in self.shards])
+        return _joined([shard.labels for shard in self.shards])
 
     @property
     def predictions(self) -> Tensor:
         """Predicted classes (n,): argmax of the logits."""
-        return torch.cat([shard.logits.argmax(dim=1) for shard in self.shards])
+        return _joined([shard.logits.argmax(dim=1) for shard in self.shards])
 
     def chunks(self, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
         """The split in order, at most ``rows`` rows at a time."""
         for shard in self.shards:
             for start in range(0, len(shard), rows):
                 yield shard.rows(start, start + rows)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @dataclass(eq=False)
@@ -128,7 +132,7 @@ class SplitStore:
         )
         chunks: list[Chunk] = []
         for number, checksum, path in found:
-            if number != len(chunks) or digest(path.read_bytes()) != checksum:
+            if number != len(chunks) or digest(str(number), path.read_bytes()) != checksum:
                 path.unlink()
                 continue
             with safetensors.safe_open(path, framework="pt") as file:
@@ -139,31 +143,34 @@ class SplitStore:
         data = safetensors.torch.save(
             {name: tensor.contiguous() for name, tensor in vars(chunk).items()}, metadata={"format": "pt"}
         )
-        write_atomically(self.directory / f"{number:05d}-{digest(data)}.safetensors", data)
+        write_atomically(self.directory / f"{number:05d}-{digest(str(number), data)}.safetensors", data)
 
     def finish(self, rows: int, provenance: dict[str, Any]) -> None:
         write_atomically(self.directory / "split.json", json.dumps({"rows": rows, **provenance}, indent=1) + "\n")
-
-    def rows(self) -> int:
-        """Number of rows of a finished split."""
-        return int(json.loads((self.directory / "split.json").read_text())["rows"])
 
     def load(self) -> FeatureSplit | None:
         """The finished split, or None where it is not finished or damaged (it is then extracted again)."""
         if not self.is_finished:
             return None
         shards = self.shards()
-        if sum(map(len, shards)) != self.rows():
-            (self.directory / "split.json").unlink()
-            return None
-        return FeatureSplit(shards)
+        try:
+            whole = sum(map(len, shards)) == json.loads((self.directory / "split.json").read_text())["rows"]
+        except (ValueError, TypeError, KeyError):
+            whole = False
+        if whole:
+            return FeatureSplit(shards)
+        (self.directory / "split.json").unlink()
+        return None
 
     # Statistics of a training split whose features need not be kept.
 
     def save_statistics(self, statistics: ClassStatistics) -> None:
         data = safetensors.torch.save(statistics.state_dict())
-        self.clear_statistics()
-        write_atomically(self.directory / f"statistics-{digest(data)}.safetensors", data)
+        path = self.directory / f"statistics-{digest(data)}.safetensors"
+        write_atomically(path, data)
+        for old in self.directory.glob("statistics-*.safetensors"):
+            if old != path:
+                old.unlink()
 
     def load_statistics(self) -> ClassStatistics | None:
         """The stored statistics, or None where there are none or their file is damaged."""
@@ -172,10 +179,3 @@ class SplitStore:
             if path.name == f"statistics-{digest(data)}.safetensors":
                 return ClassStatistics.from_state_dict(safetensors.torch.load(data))
         return None
-
-    def clear_statistics(self) -> None:
-        for path in self.directory.glob("statistics-*.safetensors"):
-            path.unlink()
-
-    def clear(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)

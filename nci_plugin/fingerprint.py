@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +23,6 @@ FORMAT_VERSION = 1
 
 def network_digest(network: nn.Module, device: torch.device, batch_size: int) -> str:
     """Hash of what the features of an image depend on beside the image: weights, code, arithmetic, batch size."""
-    classes = sorted({type(module) for module in network.modules()}, key=lambda cls: (cls.__module__, cls.__qualname__))
     arithmetic = [
         str(FORMAT_VERSION),
         str(batch_size),
@@ -30,14 +31,15 @@ def network_digest(network: nn.Module, device: torch.device, batch_size: int) ->
         torch.__version__,
         torchvision.__version__,
     ]
-    return digest(*arithmetic, repr(network), *map(_source, classes), weights_digest(network))
+    return digest(*arithmetic, repr(network), *_sources(network), weights_digest(network))
 
 
 def weights_digest(network: nn.Module | LinearHead) -> str:
     """Hash of the names, types, shapes and bytes of all weights and buffers."""
-    tensors = (
-        {"weight": network.weight, "bias": network.bias} if isinstance(network, LinearHead) else network.state_dict()
-    )
+    if isinstance(network, LinearHead):
+        tensors = {"weight": network.weight, "bias": network.bias}
+    else:
+        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     parts: list[bytes | str] = []
     for name, tensor in tensors.items():
         parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), _bytes(tensor)]
@@ -50,7 +52,7 @@ def split_digest(splits: Mapping[str, Any]) -> str:
     for name, split in splits.items():
         parts.append(name)
         if isinstance(split, ImageFiles):
-            parts.append(split.content)
+            parts.append(split.fingerprint)
         elif isinstance(split, Features):
             parts += [_bytes(t) for t in (split.features, split.labels, split.logits) if t is not None]
         else:
@@ -62,11 +64,17 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def _source(cls: type) -> str:
-    name = f"{cls.__module__}.{cls.__qualname__}"
-    if name.startswith(("torch.", "torchvision.")):
-        return name  # their versions are part of the fingerprint
-    try:
-        return name + inspect.getsource(cls)
-    except (OSError, TypeError):
-        return name  # made in an interactive session: the recomputed batch must do
+def _sources(network: nn.Module) -> list[bytes | str]:
+    """Names of the classes that the network and its bases are made of, and the files that hold their code.
+
+    The versions of torch and torchvision stand for their files. Code of an interactive session has no file: there the
+    recomputed first batch must do.
+    """
+    classes = {base for module in network.modules() for base in type(module).__mro__}
+    own = [cls for cls in classes if cls.__module__.split(".")[0] not in ("builtins", "torch", "torchvision")]
+    parts: list[bytes | str] = []
+    for cls in sorted(own, key=lambda cls: (cls.__module__, cls.__qualname__)):
+        parts.append(f"{cls.__module__}.{cls.__qualname__}")
+        with suppress(OSError, TypeError):
+            parts.append(Path(inspect.getsourcefile(cls) or "").read_bytes())
+    return parts

@@ -114,12 +114,13 @@ def fit(detector: Detector, bank: FeatureBank) -> Detector:
 
 
 def score_split(detector: Detector, split: FeatureSplit) -> NDArray[np.floating]:
-    """Scores (n,) of a split; raises PluginError if the detector gives NaN, which no metric can rank."""
+    """Scores (n,) of a split; raises PluginError on NaN and infinity, which no metric can rank."""
     parts = [detector.score(chunk.features, chunk.logits).cpu().numpy() for chunk in split.chunks()]
     scores = np.concatenate(parts)
-    if np.isnan(scores).any():
+    bad = int((~np.isfinite(scores)).sum())
+    if bad:
         raise PluginError(
-            f"detector '{detector.name}': gave NaN for {int(np.isnan(scores).sum())} of {len(scores)} samples with"
+            f"detector '{detector.name}': gave NaN or infinity for {bad} of {len(scores)} samples with"
             f" {detector.get_hyperparameters() or 'no hyper-parameters'}"
         )
     return scores

@@ -11,13 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, check_keys
 from nci_plugin.files import write_atomically
 
 SETTINGS = ("ood", "fsood")
-GROUP_ROWS = {"near": "nearood", "far": "farood"}
-"""The row that holds the unweighted mean over the data sets of a group."""
-
 METRICS = {"fpr95": "FPR@95", "auroc": "AUROC", "aupr_in": "AUPR_IN", "aupr_out": "AUPR_OUT", "acc": "ACC"}
 """Fields of a Result and the names of their columns in OpenOOD's tables."""
 
@@ -55,26 +52,37 @@ class Result:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, line: str) -> Result:
         """Parse what `to_json` wrote; raises PluginError on anything else."""
+        names = [field.name for field in fields(cls)]
         try:
             raw = json.loads(line)
-            return cls(**{field.name: raw[field.name] for field in fields(cls)})
-        except (ValueError, TypeError, KeyError) as error:
+            check_keys("result", raw, names, names)
+            values = dict(raw)
+        except (ValueError, PluginError) as error:
             raise PluginError(f"result: not a line that this version wrote ({error}); evaluate again") from None
+        for field in fields(cls):
+            kind = _JSON_TYPES.get(str(field.type), dict)
+            if not isinstance(values[field.name], kind):
+                raise PluginError(f"result: '{field.name}' is {values[field.name]!r}; evaluate again")
+        return cls(**values)
+
+
+_JSON_TYPES: dict[str, Any] = {"str": str, "int": int, "float": (int, float)}
+"""What JSON gives for the annotations of Result; the others are mappings."""
 
 
 def read_results(path: Path) -> list[Result]:
     """All rows of a JSON-lines file; raises PluginError naming the line that cannot be read."""
     results = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PluginError(f"results '{path}': {getattr(error, 'strerror', None) or 'not a text file'}") from None
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
         try:
             results.append(Result.from_json(line))
         except PluginError as error:
@@ -84,6 +92,20 @@ def read_results(path: Path) -> list[Result]:
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
     write_atomically(path, "".join(result.to_json() + "\n" for result in results))
+
+
+def is_over_seeds(results: Sequence[Result]) -> bool:
+    """Whether results are of the networks s0, s1, ... and not of a single one."""
+    return any(result.seed for result in results)
+
+
+def complete(results: Sequence[Result]) -> list[Result]:
+    """The results of the detectors that were scored for every seed: a mean over fewer would be another number."""
+    seeds = {result.seed for result in results}
+    scored: dict[str, set[str]] = {}
+    for result in results:
+        scored.setdefault(result.detector, set()).add(result.seed)
+    return [result for result in results if scored[result.detector] == seeds]
 
 
 def file_name(detector: str) -> str:

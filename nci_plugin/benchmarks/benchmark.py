@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Union
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,6 +18,8 @@ from nci_plugin.checks import PluginError
 
 TRAIN, VALIDATION, TEST, OOD_VALIDATION = "id/train", "id/val", "id/test", "ood/val"
 CSID, NEAR, FAR = "csid", "near", "far"
+GROUP_ROWS = {NEAR: "nearood", FAR: "farood"}
+"""The row of a table that holds the unweighted mean over the data sets of a group."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +57,7 @@ class Benchmark:
     network: str | None = None
     network_arguments: Mapping[str, Any] = field(default_factory=dict)
     checkpoints: str | None = None
-    built_in: bool = False
+    built_in: str | None = None
 
     @classmethod
     def from_splits(
@@ -83,6 +86,13 @@ class Benchmark:
             raise PluginError(f"benchmark '{self.name}': the split '{TEST}' is missing; add the ID test images")
         if not self.data_sets(NEAR) and not self.data_sets(FAR):
             raise PluginError(f"benchmark '{self.name}': there is no OOD set; add one to '{NEAR}' or '{FAR}'")
+        sets = [*self.data_sets(NEAR), *self.data_sets(FAR)]
+        for name in sets:
+            if sets.count(name) > 1 or name in GROUP_ROWS.values():
+                raise PluginError(
+                    f"benchmark '{self.name}': the OOD set '{name}' has the name of another row of its table;"
+                    " give each set a name of its own"
+                )
 
     def data_sets(self, group: str) -> list[str]:
         """Names of the data sets of ``csid``, ``near`` or ``far``, in order."""
@@ -118,6 +128,8 @@ class ImageSequence(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | PluginError:
         item = self.items[index]
         image, label = item if isinstance(item, (tuple, list)) else (item, OOD_LABEL)
+        if not isinstance(label, (int, np.integer)):
+            return PluginError(f"split '{self.split}' image {index}: the label must be a whole number, got {label!r}")
         try:
             if isinstance(image, Image.Image):
                 return self.preprocessing(image), torch.tensor(int(label))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Norma
 from nci_plugin.checks import PluginError, check_choice, check_number
 
 OOD_LABEL = -1
+LABEL = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def check(self, where: str) -> None:
+        """Raise PluginError on a value that cannot be used; ``where`` names the place in the message."""
         for name in ("pre_size", "img_size"):
             if getattr(self, name) is not None:
                 check_number(f"{where}: {name}", getattr(self, name), above=0, whole=True)
         check_choice(f"{where}: interpolation", self.interpolation, [mode.value for mode in InterpolationMode])
-        if np.shape(self.normalization) != (2, 3) or min(self.normalization[1]) <= 0:
+        rows = self.normalization
+        if [len(row) for row in rows] != [3, 3] or not np.isfinite(rows).all() or min(rows[1]) <= 0:
             raise PluginError(
                 f"{where}: normalization must be [[mean of R, G, B], [standard deviation > 0 of R, G, B]],"
                 f" got {self.normalization!r}"
@@ -78,12 +82,13 @@ class ImageList:
     def read(self) -> ImageFiles:
         """Parse the list and look at every file; raises PluginError on the first line that cannot be used."""
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            text = self.path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not a text file"
             raise PluginError(
                 f"image list '{self.path}': {reason}; lay the benchmark's lists under the data root or pass --data-root"
             ) from None
+        lines = text.removesuffix("\n").split("\n") if text else []  # splitlines would also split names at U+2028
         root = self.data_root / self.data_dir
         names, labels, stamps = [], [], []
         missing: list[str] = []
@@ -91,17 +96,16 @@ class ImageList:
             where = f"image list '{self.path}' line {number}"
             name, _, label = line.strip().rpartition(" ")
             if not name:
-                raise PluginError(f"{where}: expected 'path label', got {line!r}")
-            try:
-                labels.append(int(label))
-            except ValueError:
-                raise PluginError(f"{where}: the label must be a whole number, got {label!r}") from None
+                raise PluginError(f"{where}: expected 'path label', got {line!r}; correct the line")
+            if not LABEL.fullmatch(label):
+                raise PluginError(f"{where}: the label must be a small whole number, got {label!r}; correct the line")
+            labels.append(int(label))
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise PluginError(f"{where}: the path must stay inside '{root}', got '{name}'")
+                raise PluginError(f"{where}: the path must stay inside '{root}', got '{name}'; correct the line")
             try:
                 stat = (root / name).stat()
                 stamps.append((stat.st_size, stat.st_mtime_ns))
-            except OSError:
+            except (OSError, ValueError):  # a name that no file can have
                 missing.append(name)
             names.append(name)
         if not names:
@@ -148,13 +152,9 @@ class ImageFiles(Dataset):
             ) from None
 
     @property
-    def content(self) -> str:
-        """Preprocessing, names, labels and file sizes: the same after a copy to another place."""
-        return json.dumps(
-            [repr(self.source.preprocessing), self.names, self.labels.tolist(), [s for s, _ in self.stamps]]
-        )
-
-    @property
     def fingerprint(self) -> str:
-        """`content` and modification times: a file rewritten within its size and time is not seen."""
-        return json.dumps([self.content, [modified for _, modified in self.stamps]])
+        """Preprocessing, names, labels, file sizes and modification times.
+
+        An image rewritten within its size and modification time is not noticed.
+        """
+        return json.dumps([repr(self.source.preprocessing), self.names, self.labels.tolist(), self.stamps])

@@ -25,7 +25,7 @@ def _open(name: str, source: Source, benchmark: Benchmark) -> Any:
     if isinstance(source, ImageList):
         files = source.read()
         if benchmark.is_id(name):
-            check_labels(f"image list '{source.path}'", files.labels, benchmark.num_classes, first_index=1)
+            check_labels(f"image list '{source.path}'", files.labels, benchmark.num_classes, 1, "line")
         return files
     if isinstance(source, Features):
         rows, labels = len(source.features), source.labels
@@ -36,6 +36,11 @@ def _open(name: str, source: Source, benchmark: Benchmark) -> Any:
         if rows == 0 or (labels is not None and len(labels) != rows):
             raise PluginError(f"{where}: needs at least one feature and one label for each, got {rows} features")
         check_finite(where, source.features)
+        if source.logits is not None and source.logits.shape != (rows, benchmark.num_classes):
+            raise PluginError(
+                f"{where}: expected logits of shape ({rows}, {benchmark.num_classes}), got"
+                f" {tuple(source.logits.shape)}; leave them out to have them computed"
+            )
         return source
     if not isinstance(source, Dataset):
         source = ImageSequence(name, source, benchmark.preprocessing)

@@ -47,12 +47,11 @@ def run(options: argparse.Namespace) -> int:
     from nci_plugin.checks import PluginError, check_number
     from nci_plugin.config import load_benchmark
     from nci_plugin.networks.checkpoints import find_checkpoints
-    from nci_plugin.report.figures import auroc_figure
     from nci_plugin.report.files import ResultsDirectory
+    from nci_plugin.results import complete
 
     check_number("--batch-size", options.batch_size, above=0, whole=True)
-    if options.workers is not None:
-        check_number("--workers", options.workers, above=-1, whole=True)
+    check_number("--workers", options.workers or 0, least=0, whole=True)
     benchmark = load_benchmark(options.benchmark).with_data_root(options.data_root)
     setups = api.resolve_detectors(options.detectors)
     device = extraction.resolve_device(options.device)
@@ -63,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         raise PluginError(f"benchmark '{benchmark.name}': names no checkpoints; pass --ckpt-path")
     print(f"device: {_device_name(device)}")
     checkpoint_path = options.ckpt_path or RESULTS / str(benchmark.checkpoints)
-    if benchmark.built_in:
+    if benchmark.built_in is not None:
         _prepare(benchmark, options.data_root, checkpoint_path if options.ckpt_path is None else None, device)
     splits = open_splits(benchmark)
     checkpoints = find_checkpoints(checkpoint_path)
@@ -95,12 +94,10 @@ def run(options: argparse.Namespace) -> int:
         }
         evaluation = api.run_network(network, benchmark, setups, splits, pass_options, provenance, directory, seed)
         results += evaluation.results
-        failures.update(evaluation.failures)
-    over_seeds = "" not in networks
-    directory.write_tables(results, over_seeds)
-    if results:
-        auroc_figure(results, directory.path / "auroc.png")
-    _print_report(results, failures, directory.path, over_seeds)
+        for detector, reason in evaluation.failures.items():
+            failures.setdefault(detector, f"{seed}: {reason}" if seed else reason)
+    results = [result for result in complete(results) if result.detector not in failures]
+    _print_report(results, failures, directory.path, directory.write_tables(results))
     return 1 if failures else 0
 
 
@@ -148,12 +145,12 @@ def _print_inputs(checkpoints: Mapping[str, Path], splits: Mapping[str, Any]) ->
     print("images: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
 
 
-def _print_report(results: list[Result], failures: Mapping[str, str], output: Path, over_seeds: bool) -> None:
+def _print_report(results: list[Result], failures: Mapping[str, str], output: Path, written: list[str]) -> None:
     from nci_plugin.report.tables import choices_table, setting_table
     from nci_plugin.results import SETTINGS
 
     for setting in SETTINGS:
-        text = setting_table(results, setting, over_seeds)
+        text = setting_table(results, setting)
         if text:
             print(f"\n{text}")
         elif results:
@@ -162,9 +159,4 @@ def _print_report(results: list[Result], failures: Mapping[str, str], output: Pa
         print(f"\n{choices_table(results)}")
     for detector, reason in failures.items():
         print(f"\nnot scored: {detector}: {reason}")
-    print(
-        f"\nwritten to {output}: results.jsonl, auroc.png, ood/*.csv"
-        + (", fsood/*.csv" if any(result.setting == "fsood" for result in results) else "")
-        + ", s*/scores/*.npz, s*/features" * over_seeds
-        + ", scores/*.npz, features" * (not over_seeds)
-    )
+    print(f"\nwritten to {output}: {', '.join(written) or 'nothing'}")

@@ -80,7 +80,7 @@ class KNNL1(KNN):
 
     def check_hyperparameters(self) -> None:
         super().check_hyperparameters()
-        check_number(f"detector '{self.name}': alpha", self.alpha)
+        check_number(f"detector '{self.name}': alpha", self.alpha, least=0)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         return add_norm(-self._distance(features), features, self.alpha, "l1")

@@ -32,7 +32,10 @@ BLOCK_BYTES = 2**20
 """Size of a block of features whose temporary copies stay in a core's cache."""
 
 CANCELLATION_LIMIT = 16.0
-"""Above this value of ||w_c|| ||mu_G|| / ||h - mu_G|| the float32 logits no longer give pScore to 1e-5."""
+"""Where the terms of a logit are this much larger than what is left of them, float32 no longer gives pScore to 1e-5."""
+
+SQUARES_FROM, SQUARES_TO = 1e-18, 1e18
+"""Lengths whose squares neither vanish nor overflow in float32."""
 
 
 class _FeatureProximity(Detector):
@@ -51,14 +54,19 @@ class _FeatureProximity(Detector):
         self.head_ = head
         self.mean_ = mean
         self.offsets_ = head.bias.double() + weight @ mean  # what to subtract from z_c, (K,)
-        self.limits_ = weight.norm(dim=1) * mean.norm() / CANCELLATION_LIMIT  # of ||h - mu_G||, (K,)
+        self.largest_weight_ = float(weight.norm(dim=1).max())
+        self.largest_offset_ = self.largest_weight_ * float(mean.norm()) + float(head.bias.abs().max())
 
     def _p_score(self, features: Tensor, logits: Tensor) -> Tensor:
         mean = self.mean_.to(features)
         largest, predicted = logits.max(dim=1)
         distance = by_blocks(lambda rows: torch.linalg.vector_norm(rows - mean, dim=1), features)
-        score = (largest - self.offsets_.to(logits)[predicted]) / distance
-        unsafe = ~(distance > self.limits_.to(features)[predicted]) | ~torch.isfinite(score)
+        product = largest - self.offsets_.to(logits)[predicted]
+        score = product / distance
+        # The terms that the logit was summed from, against the larger of the two numbers that the score is made of.
+        terms = self.largest_offset_ + self.largest_weight_ * distance
+        safe = terms < CANCELLATION_LIMIT * torch.maximum(distance, product.abs())
+        unsafe = ~(safe & (distance > SQUARES_FROM) & (distance < SQUARES_TO))
         if unsafe.any():
             score[unsafe] = self._p_score_by_definition(features[unsafe], predicted[unsafe]).to(score)
         return score
@@ -68,7 +76,7 @@ class _FeatureProximity(Detector):
         centred = features.cpu().double() - self.mean_
         weight = self.head_.weight.double()[predicted.cpu()]
         length = centred.norm(dim=1)
-        return torch.where(length > 0, (weight * centred).sum(dim=1) / length, 0.0)
+        return torch.where(length == 0, 0.0, (weight * centred).sum(dim=1) / length)
 
 
 @register
@@ -86,7 +94,7 @@ class NCI(_FeatureProximity):
         self.alpha = alpha
 
     def check_hyperparameters(self) -> None:
-        check_number(f"detector '{self.name}': alpha", self.alpha)
+        check_number(f"detector '{self.name}': alpha", self.alpha, least=0)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         return add_norm(self._p_score(features, logits), features, self.alpha, self.norm)
@@ -132,12 +140,7 @@ class FeatureNorm(Detector):
 
 def feature_norm(features: Tensor, norm: str) -> Tensor:
     """||h|| of each row of features (n, P): (n,), clipped to the largest finite number of their type."""
-    length = by_blocks(NORMS[norm], features)
-    overflown = torch.isinf(length)
-    if overflown.any():
-        exact = NORMS[norm](features[overflown].cpu().double())
-        length[overflown] = exact.clamp(max=torch.finfo(features.dtype).max).to(length)
-    return length
+    return add_norm(torch.zeros(len(features), dtype=features.dtype, device=features.device), features, 1.0, norm)
 
 
 def by_blocks(length: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
@@ -150,5 +153,11 @@ def by_blocks(length: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
 
 def add_norm(scores: Tensor, features: Tensor, alpha: float, norm: str) -> Tensor:
     """scores + alpha ||h||, finite: a sum beyond the range of the type is clipped to its largest number."""
+    length = by_blocks(NORMS[norm], features)
+    total = scores + alpha * length
+    overflown = torch.isinf(length)
+    if overflown.any():
+        exact = scores[overflown].cpu().double() + alpha * NORMS[norm](features[overflown].cpu().double())
+        total[overflown] = exact.to(total)
     limit = torch.finfo(scores.dtype).max
-    return (scores + alpha * feature_norm(features, norm)).clamp(-limit, limit)
+    return total.clamp_(-limit, limit)

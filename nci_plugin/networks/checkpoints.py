@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from itertools import islice
@@ -34,20 +35,20 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise PluginError(f"checkpoint '{path}': there is no such file; pass --ckpt-path")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return _tensors(path, safetensors.torch.load_file(path))
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
             if damaged:
                 raise PluginError(f"checkpoint '{path}': damaged at its member '{damaged}'; fetch or train it again")
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with the file is said below
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except PluginError:
         raise
-    except (pickle.UnpicklingError, safetensors.SafetensorError, zipfile.BadZipFile) as error:
-        reason = str(error).split("\n", 1)[0][:120]
+    except pickle.UnpicklingError:
         raise PluginError(
-            f"checkpoint '{path}': not a file of tensors alone, nothing was unpickled ({reason});"
-            " save the network's state_dict()"
+            f"checkpoint '{path}': not a file of tensors alone, nothing was unpickled; save the network's state_dict()"
         ) from None
     except Exception as error:  # torch.load raises many types on bytes that are no checkpoint
         reason = (str(error) or type(error).__name__).split("\n", 1)[0][:120]
@@ -97,10 +98,10 @@ def find_checkpoints(path: Path) -> dict[str, Path]:
     """
     if path.is_file():
         return {"": path}
-    found = {file.parent.name: file for file in sorted(path.glob("s*/best.ckpt"))}
+    found = {file.parent.name: file for file in path.glob("s*/best.ckpt") if file.parent.name[1:].isdecimal()}
     if not found:
         raise PluginError(
             f"checkpoints '{path}': expected a checkpoint file, or a directory with s0/best.ckpt, s1/best.ckpt ...;"
             " pass --ckpt-path"
         )
-    return found
+    return dict(sorted(found.items(), key=lambda item: int(item[0][1:])))

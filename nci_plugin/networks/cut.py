@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +37,9 @@ class Cut:
         """
         cut = cls(network, head_name or _last_linear(network, images))
         features, logits = cut(images)
-        expected = F.linear(features, cut._layer.weight, cut._layer.bias)
-        if expected.shape != logits.shape or not torch.allclose(expected, logits, rtol=1e-4, atol=1e-4):
+        head = cut.head
+        expected = F.linear(features, head.weight.to(features), head.bias.to(features))
+        if expected.shape != logits.shape or not torch.allclose(expected, logits, rtol=1e-4, atol=1e-4, equal_nan=True):
             raise PluginError(
                 f"head '{cut.head_name}': its output is not the network's output, so its input is not the penultimate"
                 f" feature; {PASS_HEAD}"
@@ -53,7 +53,7 @@ class Cut:
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features (n, P) and logits (n, K) of a batch of images, in float32 on the network's device."""
         with _inputs_of(self._layer) as inputs:
-            logits = logits_of(self.network(images))
+            logits = _forward(self.network, images)
         if len(inputs) != 1 or inputs[0].ndim != 2 or logits.ndim != 2:
             shape = tuple(inputs[0].shape) if inputs else "nothing"
             raise PluginError(
@@ -63,9 +63,17 @@ class Cut:
         return inputs[0].float(), logits.float()
 
 
-def logits_of(output: Any) -> Tensor:
+def _forward(network: nn.Module, images: Tensor) -> Tensor:
     """The logits in what a network returns: a tensor, the first of a tuple, or the field ``logits``."""
-    logits = output[0] if isinstance(output, (tuple, list)) else getattr(output, "logits", output)
+    try:
+        output = network(images)
+    except Exception as error:  # the network is the user's code and may raise anything
+        raise PluginError(
+            f"network {type(network).__name__}: failed on a batch of shape {tuple(images.shape)} with"
+            f" {type(error).__name__}: {str(error)[:200]}; check the preprocessing's img_size, and if memory ran out"
+            " use a smaller --batch-size"
+        ) from error
+    logits = getattr(output, "logits", output[0] if isinstance(output, (tuple, list)) else output)
     if not isinstance(logits, Tensor):
         raise PluginError(
             f"network: must return logits (n, K), got {type(output).__name__}; wrap it in a factory (--net)"
@@ -76,7 +84,9 @@ def logits_of(output: Any) -> Tensor:
 @contextmanager
 def _inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    handle = layer.register_forward_pre_hook(
+        lambda _, inputs, named: seen.append((inputs[0] if inputs else named["input"]).detach()), with_kwargs=True
+    )
     try:
         yield seen
     finally:
@@ -91,12 +101,12 @@ def _last_linear(network: nn.Module, images: Tensor) -> str:
         layer.register_forward_hook(lambda layer, _, output: outputs.append((names[layer], output))) for layer in names
     ]
     try:
-        logits = logits_of(network(images))
+        logits = _forward(network, images)
     finally:
         for handle in handles:
             handle.remove()
     for name, output in reversed(outputs):
-        if output.shape == logits.shape and torch.equal(output, logits):
+        if output.shape == logits.shape and torch.allclose(output, logits, rtol=0, atol=0, equal_nan=True):
             return name
     raise PluginError(
         f"network {type(network).__name__}: no linear layer's output is the network's output, so its penultimate"

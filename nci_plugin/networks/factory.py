@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from nci_plugin.checks import PluginError, did_you_mean
+from nci_plugin.files import digest
 
 FORM = "FILE.py:FACTORY or package.module:factory"
 
@@ -43,7 +44,7 @@ def build_network(spec: str, num_classes: int, arguments: Mapping[str, Any]) -> 
         given.setdefault("num_classes", num_classes)
     try:
         network = factory(**given)
-    except Exception as error:  # the factory is the user's code and may raise anything
+    except (Exception, SystemExit) as error:  # the factory is the user's code and may raise anything
         raise PluginError(
             f"network '{spec}': the factory failed with {type(error).__name__}: {error};"
             f" it was called with {given or 'no arguments'}"
@@ -56,24 +57,29 @@ def build_network(spec: str, num_classes: int, arguments: Mapping[str, Any]) -> 
 def _import_file(path: Path, spec: str) -> Any:
     if not path.is_file():
         raise PluginError(f"network '{spec}': there is no file '{path}'; expected {FORM}")
-    module_name = f"nci_plugin_network_{path.stem}"
+    # Named by its content: two files of one name are two modules.
+    module_name = f"nci_plugin_network_{path.stem}_{digest(path.read_bytes())[:8]}"
     module_spec = importlib.util.spec_from_file_location(module_name, path)
     assert module_spec is not None
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_name] = module  # so that inspect finds the source of its classes
-    sys.path.insert(0, str(path.parent.resolve()))  # as if the file were run: its neighbours can be imported
+    _make_importable(path.parent)  # as if the file were run: its neighbours can be imported, also by the factory
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:  # the file is the user's code and may raise anything
+    except (Exception, SystemExit) as error:  # the file is the user's code and may raise anything
         raise PluginError(f"network '{spec}': '{path}' failed with {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.pop(0)
     return module
 
 
 def _import_module(name: str, spec: str) -> Any:
+    _make_importable(Path.cwd())  # as with python -m; the installed command does not do so by itself
     try:
         return importlib.import_module(name)
-    except Exception as error:  # the module may be the user's code and may raise anything
+    except (Exception, SystemExit) as error:  # the module may be the user's code and may raise anything
         raise PluginError(f"network '{spec}': cannot import '{name}' ({error}); expected {FORM}") from error
+
+
+def _make_importable(directory: Path) -> None:
+    if str(directory.resolve()) not in sys.path:
+        sys.path.insert(0, str(directory.resolve()))

@@ -10,9 +10,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from nci_plugin.benchmarks.benchmark import GROUP_ROWS
 from nci_plugin.files import write_atomically
 from nci_plugin.report.tables import TITLES, detectors_by_near_auroc
-from nci_plugin.results import GROUP_ROWS, SETTINGS, Result
+from nci_plugin.results import SETTINGS, Result
 
 COLOURS = {"near": "#0072B2", "far": "#D55E00"}
 MARKERS = {"near": "o", "far": "D"}

@@ -13,15 +13,27 @@ from nci_plugin.checks import PluginError, check_writable
 from nci_plugin.evaluation import Evaluation
 from nci_plugin.feature_bank import FeatureBank
 from nci_plugin.files import write_atomically
-from nci_plugin.results import Result, file_name, read_results, to_csv, write_results
+from nci_plugin.report.figures import auroc_figure
+from nci_plugin.results import (
+    Result,
+    complete,
+    file_name,
+    is_over_seeds,
+    read_results,
+    to_csv,
+    write_results,
+)
+
+FIGURE = "auroc.png"
 
 
 class ResultsDirectory:
     """The files of one run.
 
-    ``results.jsonl`` (one Result a line), ``ood/<detector>.csv`` and ``fsood/<detector>.csv`` (OpenOOD's tables), and
-    for each seed ``<seed>/scores/<detector>.npz`` (scores by split) and ``<seed>/scores/predictions.npz``. Other
-    detectors' files of an earlier run on the same networks and data stay; results of other networks are never mixed in.
+    ``results.jsonl`` (one Result a line), ``ood/<detector>.csv`` and ``fsood/<detector>.csv`` (OpenOOD's tables),
+    ``auroc.png``, and for each seed ``<seed>/scores/<detector>.npz`` (scores by split) and
+    ``<seed>/scores/predictions.npz``. Other detectors' files of an earlier run on the same networks and data stay;
+    results of other networks are never mixed in.
     """
 
     IDENTITY = ("weights", "data")
@@ -68,11 +80,20 @@ class ResultsDirectory:
         kept = [result for result in self.read() if result.key not in new]
         write_results(self.results_file, [*kept, *evaluation.results])
 
-    def write_tables(self, results: Sequence[Result], over_seeds: bool) -> None:
-        """Write OpenOOD's CSV for every detector and setting of ``results``."""
+    def write_tables(self, results: Sequence[Result]) -> list[str]:
+        """Write OpenOOD's CSV for every detector and setting of ``results``, and the figure of all in this directory.
+
+        Returns what is there now, as names relative to the directory.
+        """
+        over_seeds = is_over_seeds(results)
         for detector, setting in dict.fromkeys((result.detector, result.setting) for result in results):
             path = self.path / setting / f"{file_name(detector)}.csv"
             write_atomically(path, to_csv(results, detector, setting, over_seeds))
+        if results:
+            seeds = {result.seed for result in results}
+            auroc_figure(complete([result for result in self.read() if result.seed in seeds]), self.path / FIGURE)
+        patterns = ("results.jsonl", FIGURE, "ood/*.csv", "fsood/*.csv", "**/scores/*.npz")
+        return [pattern for pattern in patterns if next(self.path.glob(pattern), None) is not None]
 
 
 def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

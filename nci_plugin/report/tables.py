@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from nci_plugin.results import GROUP_ROWS, METRICS, Result, formatted, table
+from nci_plugin.benchmarks.benchmark import GROUP_ROWS
+from nci_plugin.results import METRICS, Result, formatted, is_over_seeds, table
 
 TITLES = {"ood": "standard OOD", "fsood": "full-spectrum OOD (covariate-shifted samples count as ID)"}
 WIDTH_WITHOUT_TERMINAL = 140
@@ -26,7 +27,7 @@ def detectors_by_near_auroc(results: Sequence[Result], setting: str) -> list[str
     return sorted(ranked, key=lambda name: -float(np.mean(ranked[name])))
 
 
-def setting_table(results: Sequence[Result], setting: str, over_seeds: bool) -> str:
+def setting_table(results: Sequence[Result], setting: str) -> str:
     """Rows = detectors, columns = the metrics of each group and data set; ID accuracy stands once, in the title.
 
     A group of one data set is that data set: the two share their columns.
@@ -34,6 +35,7 @@ def setting_table(results: Sequence[Result], setting: str, over_seeds: bool) -> 
     names = detectors_by_near_auroc(results, setting)
     if not names:
         return ""
+    over_seeds = is_over_seeds(results)
     tables = {name: table(results, name, setting) for name in names}
     headers = _column_headers([result for result in results if result.setting == setting])
     columns = [(row, metric) for row in headers for metric in METRICS.values() if metric != METRICS["acc"]]
@@ -85,7 +87,8 @@ def _choice(by_seed: Mapping[str, Result]) -> str:
         values.setdefault(text, []).append(seed)
     chosen = "; ".join(text if len(values) == 1 else f"{' '.join(seeds)}: {text}" for text, seeds in values.items())
     first = next(iter(by_seed.values()))
-    how = first.chosen_by + (f" for {first.seed}" if len(by_seed) > 1 and first.chosen_by.startswith("search") else "")
+    differs = len({result.chosen_by for result in by_seed.values()}) > 1
+    how = first.chosen_by + (f" for {first.seed}" if differs else "")
     return chosen if chosen == "none" else f"{chosen} ({how})"
 
 
