@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tiny import CLASSES, SIZE, Tiny, stored, tree
+from tiny import CLASSES, SIZE, Tiny, draw_nothing, stored, tree
 
 from nci_plugin import Benchmark, Features, LinearHead, PluginError, evaluate, extraction, feature_bank
 from nci_plugin.cli.main import main
 
-Read = Callable[[], Any]
 FINISHED = re.compile(r"/(\d{5}|statistics)-[0-9a-f]{32}\.safetensors$|/split\.json$")
 
 
@@ -38,13 +38,13 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
     monkeypatch.chdir(tmp_path)  # the default output is relative to the working directory
+    monkeypatch.setattr("nci_plugin.report.figures.auroc_figure", draw_nothing)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the wait for the disk is not the subject
     return Tiny(tmp_path)
 
 
 @pytest.fixture
-def refused(
-    tiny: Tiny, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., str]:
+def refused(tiny: Tiny, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Run a command that must fail: checks exit code, output and what is left on the disk; returns the error line.
 
     ``while_passing``: the input shows its fault only in the pass; features of splits finished before it may stay.
@@ -53,8 +53,11 @@ def refused(
     def run(arguments: list[str], while_passing: bool = False) -> str:
         before = tree(tiny.root)
         capfd.readouterr()
-        code = main(arguments)
+        with warnings.catch_warnings(record=True) as warned:  # each would be more lines
+            warnings.simplefilter("default")
+            code = main(arguments)
         error = capfd.readouterr().err
+        assert not [str(warning.message) for warning in warned]
         assert error.startswith("nci-ood: error: ")
         assert error.endswith("\n")
         assert len(error.splitlines()) == 1, error
@@ -73,27 +76,20 @@ def refused(
 # -------------------------------------------------------------------- the real process
 
 
-def run_process(tiny: Tiny, arguments: list[str]) -> str:
+def test_the_real_process(tiny: Tiny) -> None:
+    path, victim = tiny.root / "evil.ckpt", tiny.root / "victim"
+    path.write_bytes(pickle.dumps({"fc.weight": Payload(victim)}))
     before = tree(tiny.root)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "nci_plugin", *arguments], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-m", "nci_plugin", *tiny.eval(ckpt_path=path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent), "OMP_NUM_THREADS": "1"},
+        check=False,
     )
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert re.fullmatch(rf"nci-ood: error: checkpoint '{path}': .*nothing was unpickled.*\n", done.stderr)
     assert tree(tiny.root) == before
-    return done.stderr
-
-
-def test_process_unknown_detector(tiny: Tiny) -> None:
-    error = run_process(tiny, tiny.eval("nic"))
-    assert re.match(r"nci-ood: error: unknown detector 'nic' \(did you mean 'nci'\?\); known: ", error)
-
-
-def test_process_missing_checkpoint(tiny: Tiny) -> None:
-    missing = tiny.root / "gone.ckpt"
-    error = run_process(tiny, tiny.eval(ckpt_path=missing))
-    assert re.match(rf"nci-ood: error: .*{re.escape(str(missing))}.*--ckpt-path", error)
 
 
 # -------------------------------------------------------------------- names and keys
@@ -147,11 +143,23 @@ def test_unknown_key_of_a_benchmark(
     assert re.search(rf"config '{tiny.yaml}'.*unknown key '{key}' \(did you mean '{meant}'\?\); allowed: ", error)
 
 
-def test_data_set_that_no_list_names(tiny: Tiny, refused: Callable[..., str]) -> None:
-    """An entry beside ``datasets`` that is not in it is a typing error too: it would be left out silently."""
-    at(tiny.config, "benchmark", "ood", "near")["datasets"] = ["near"]
+def test_entry_that_no_list_names(tiny: Tiny, refused: Callable[..., str]) -> None:
+    """OpenOOD describes sets that it does not evaluate; such an entry must still be one of a data set."""
+    near = at(tiny.config, "benchmark", "ood", "near")
+    near["datasets"] = ["near"]
+    near["near2"] = {"imglist": "near2.txt"}
     tiny.save_config()
-    assert "near2" in refused(["validate", str(tiny.yaml)])
+    assert "near2: unknown key 'imglist' (did you mean 'imglist_path'?)" in refused(["validate", str(tiny.yaml)])
+
+
+@pytest.mark.parametrize("name", ["far", "nearood", "farood"])
+def test_data_set_name_that_is_taken(tiny: Tiny, refused: Callable[..., str], name: str) -> None:
+    """Rows of a table have one name for a data set or a group: two of one name would be averaged silently."""
+    near = at(tiny.config, "benchmark", "ood", "near")
+    near["datasets"] = ["near", name]
+    near[name] = near.pop("near2")
+    tiny.save_config()
+    assert f"'{name}'" in refused(tiny.eval())
 
 
 @pytest.mark.parametrize(
@@ -164,7 +172,10 @@ def test_data_set_that_no_list_names(tiny: Tiny, refused: Callable[..., str]) ->
         ({"postprocessor": {"name": "nci", "aps_mode": True}}, r"unknown key 'aps_mode' \(did you mean 'APS_mode'\?\)"),
         ({"postprocessor": {"name": "nci", "APS_mode": "yes"}}, r"APS_mode must be True or False, got 'yes'"),
         ({"postprocessor": {"name": "nci", "postprocessor_args": {"alhpa": 1}}}, r"'alhpa' \(did you mean 'alpha'\?\)"),
-        ({"postprocessor": {"name": "nci", "postprocessor_args": {"name": 1}}}, r"'nci'.*'name'"),
+        (
+            {"postprocessor": {"name": "nci", "postprocessor_args": {"name": 1}}},
+            r"postprocessor_args: unknown key 'name'; allowed: alpha",
+        ),
         ({"postprocessor": {"name": "nci", "postprocessor_args": {1: 1}}}, r"unknown key '1'"),
         ({"postprocessor": {"name": "nci", "postprocessor_args": [1]}}, r"must be a mapping"),
         (
@@ -188,19 +199,34 @@ def test_data_set_that_no_list_names(tiny: Tiny, refused: Callable[..., str]) ->
         ({"postprocessor": {"name": None}}, r"unknown detector 'None'"),
     ],
 )
-@pytest.mark.parametrize("command", ["eval", "validate"])
-def test_detector_config(tiny: Tiny, refused: Callable[..., str], command: str, detector: Any, message: str) -> None:
+def test_detector_config(tiny: Tiny, refused: Callable[..., str], detector: Any, message: str) -> None:
     path = tiny.root / "mine.yml"
     path.write_text(yaml.safe_dump(detector), encoding="utf-8")
-    error = refused(tiny.eval(str(path)) if command == "eval" else ["validate", str(path)])
-    assert re.search(message, error)
+    assert re.search(message, refused(tiny.eval(str(path))))
+
+
+def test_validate_a_detector_config(tiny: Tiny, refused: Callable[..., str]) -> None:
+    path = tiny.root / "mine.yml"
+    path.write_text("postprocesor: {name: nci}")
+    error = refused(["validate", str(path)])
+    assert re.search(r"unknown key 'postprocesor' \(did you mean 'postprocessor'\?\)", error)
+    path.write_text("postprocessor: {name: nci, postprocessor_args: {alhpa: 1}}")
+    assert re.search(r"unknown key 'alhpa' \(did you mean 'alpha'\?\)", refused(["validate", str(path)]))
+
+
+def test_two_detectors_of_one_name(tiny: Tiny, refused: Callable[..., str]) -> None:
+    """Both would be written to nci.csv, so one of them would be left out silently."""
+    path = tiny.root / "mine.yml"
+    path.write_text("postprocessor: {name: nci, postprocessor_args: {alpha: 0.5}}")
+    assert re.search(r"'nci'", refused(tiny.eval("nci", str(path))))
 
 
 def test_number_with_an_exponent_that_yaml_reads_as_text(tiny: Tiny, refused: Callable[..., str]) -> None:
     """YAML 1.1 takes ``1e-4`` for text: the message shows that."""
     path = tiny.root / "mine.yml"
     path.write_text("postprocessor: {name: nci, postprocessor_args: {alpha: 1e-4}}", encoding="utf-8")
-    assert "alpha: must be a finite number, got '1e-4'" in refused(["validate", str(path)])
+    error = refused(["validate", str(path)])
+    assert "alpha: must be a finite number, at least 0, got '1e-4'; YAML reads a number like 1e-4 as text" in error
 
 
 @pytest.mark.parametrize(
@@ -240,9 +266,11 @@ def test_yaml_that_is_none(tiny: Tiny, refused: Callable[..., str], role: str, c
         ((), "id", {}, r"id: key 'test' is missing; add it"),
         ((), "ood", {}, r"no OOD set; add one"),
         ((), "csid", ["csid"], r"csid.*needs a list 'datasets'"),
+        ((), "name", "../elsewhere", r"name.*'\.\./elsewhere'"),
+        ((), "built_in", "no", r"built_in.*'no'"),
         ((), "network", "net.py:make", r"network: must be a mapping"),
         ((), "network", {"factory": 5}, r"factory.*5"),
-        ((), "network", {"factory": "net.py:make", "arguments": [1]}, r"arguments.*mapping"),
+        ((), "network", {"factory": "code/net.py:make", "arguments": [1]}, r"arguments.*mapping"),
         (("id",), "train", "train.txt", r"id: train: must be a mapping"),
         (("id", "train"), "imglist_path", 5, r"id: train.*imglist_path.*5"),
         (("id", "train"), "data_dir", None, r"id: train.*data_dir"),
@@ -292,8 +320,8 @@ def test_missing_images(tiny: Tiny, refused: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("near/4.png zero", r"near.txt' line 3: the label must be a whole number, got 'zero'"),
-        ("near/4.png 1.0", r"near.txt' line 3: the label must be a whole number, got '1.0'"),
+        ("near/4.png zero", r"near.txt' line 3: the label must be a small whole number, got 'zero'"),
+        ("near/4.png 1.0", r"near.txt' line 3: the label must be a small whole number, got '1.0'"),
         ("near/4.png", r"near.txt' line 3: expected 'path label', got 'near/4.png'"),
         ("", r"near.txt' line 3: expected 'path label', got ''"),
         ("/etc/hostname -1", r"near.txt' line 3: the path must stay inside '.*images_classic', got '/etc/hostname'"),
@@ -316,7 +344,7 @@ def test_list_that_is_not_text(tiny: Tiny, refused: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test", "csid"])
-@pytest.mark.parametrize("label", [-1, CLASSES, 99999999999999999999])
+@pytest.mark.parametrize("label", [-1, CLASSES, 10**17])
 def test_label_outside_the_classes(tiny: Tiny, refused: Callable[..., str], split: str, label: int) -> None:
     lines = tiny.list(split).read_text().splitlines()
     lines[4] = f"{split}/4.png {label}"
@@ -330,14 +358,22 @@ def test_empty_split(tiny: Tiny, refused: Callable[..., str], split: str) -> Non
     assert re.search(rf"{split}.txt': the split is empty; it needs at least one", refused(tiny.eval()))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("fault", ["text", "empty", "cut", "directory"])
-@pytest.mark.parametrize(("split", "index"), [("near2", 5), ("test", 0)])
+@pytest.mark.parametrize(
+    ("split", "index", "fault", "workers"),
+    [
+        ("near2", 5, "text", 0),
+        ("near2", 5, "empty", 0),
+        ("near2", 5, "cut", 0),
+        ("near2", 5, "directory", 0),
+        ("near2", 5, "text", 2),
+        ("near2", 5, "cut", 2),
+        ("test", 0, "text", 0),
+        ("test", 0, "cut", 2),
+    ],
+)
 def test_image_that_cannot_be_decoded(
     tiny: Tiny, refused: Callable[..., str], split: str, index: int, fault: str, workers: int
 ) -> None:
-    if workers and split == "test" and fault != "cut":
-        pytest.skip("one fault is enough for worker processes on the first batch")
     path = tiny.image(split, index)
     data = path.read_bytes()
     path.unlink()
@@ -428,7 +464,7 @@ def test_logits_of_features() -> None:
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"workers": -1}, {"device": "nonsense"}])
 def test_options_of_the_python_function(tiny: Tiny, options: dict[str, Any]) -> None:
-    with pytest.raises(PluginError, match=re.escape(next(iter(options)).replace("_", "-")) + "|" + next(iter(options))):
+    with pytest.raises(PluginError, match=next(iter(options))):
         evaluate(tiny.loaded(), str(tiny.yaml), ["msp"], data_root=tiny.data, **{"device": "cpu", **options})
 
 
@@ -486,7 +522,7 @@ def test_malicious_checkpoint_is_not_run(tiny: Tiny, refused: Callable[..., str]
         ("cut", r"cannot be read .*; fetch or train it again"),
         ("flipped", r"damaged at its member '.*data/\d+'; fetch or train it again"),
         ("empty", r"cannot be read .*; fetch or train it again"),
-        ("text", r"nothing was unpickled .*|cannot be read .*"),
+        ("text", r"nothing was unpickled|cannot be read .*"),
         ("directory", r"expected a checkpoint file, or a directory with s0/best.ckpt.*; pass --ckpt-path"),
         ("missing", r"pass --ckpt-path"),
         ("tensor", r"expected a state dict of named tensors; save network.state_dict\(\)"),
@@ -663,13 +699,12 @@ def test_disk_that_runs_full(
 def test_disk_that_is_full_while_a_file_is_written(
     tiny: Tiny, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = os.fsync, []
+    calls: list[int] = []
 
     def fsync(descriptor: int) -> None:
         calls.append(descriptor)
         if len(calls) == 4:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
     assert main(tiny.eval()) == 2
@@ -745,15 +780,14 @@ def drop_split(path: Path) -> None:
     shutil.rmtree(path.parent)
 
 
-@pytest.mark.parametrize("damage", [flip, cut, empty, drop, drop_split])
 @pytest.mark.parametrize(
-    ("pattern", "again"),
+    ("pattern", "again", "damage"),
     [
-        ("near.near2-*/00000-*", [4, 2]),
-        ("near.near2-*/00001-*", [2]),
-        ("id.train-*/00001-*", [4, 4]),
-        ("id.train-*/statistics-*", []),
-        ("far.far-*/split.json", []),
+        *(("near.near2-*/00000-*", [4, 2], damage) for damage in (flip, cut, empty, drop, drop_split)),
+        *(("near.near2-*/00001-*", [2], damage) for damage in (flip, cut, drop)),
+        *(("id.train-*/00001-*", [4, 4], damage) for damage in (flip, cut, drop)),
+        *(("id.train-*/statistics-*", [], damage) for damage in (flip, cut, drop)),
+        *(("far.far-*/split.json", [], damage) for damage in (cut, empty, drop)),
     ],
 )
 def test_damaged_features_are_made_again(
@@ -765,8 +799,6 @@ def test_damaged_features_are_made_again(
     damage: Callable[[Path], None],
 ) -> None:
     """Silently, and no more of them than needed. One shard holds one batch here."""
-    if damage is flip and "split.json" in pattern:
-        pytest.skip("a flipped bit may leave it valid")
     monkeypatch.setattr(extraction, "SHARD_BYTES", 1)
     monkeypatch.setattr(feature_bank, "SHARD_BYTES", 1)
     small_k = tiny.root / "knn3.yml"
@@ -781,11 +813,8 @@ def test_damaged_features_are_made_again(
     assert main(arguments) == 0
     assert capfd.readouterr().err == ""
     passes = tiny.passes()
-    if damage is not drop_split:
-        first_batch = len(passes) - len(again)
-        assert passes[first_batch:] == again
-        assert passes[:first_batch] in ([4], [4, 4], [4, 4, 4])
+    first = len(passes) - len(again)
+    assert passes[first:] == again
+    assert passes[:first] in ([4], [4, 4], [4, 4, 4])
     assert stored(tiny.output) == files
     assert tree(tiny.output / "scores") == scores
-
-

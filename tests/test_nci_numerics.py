@@ -235,6 +235,15 @@ def test_an_unknown_norm_is_refused():
         FeatureNorm().set_hyperparameters(norm="l3")
 
 
+def test_a_feature_that_is_nan_scores_nan():
+    """Any number would be ranked as if it meant something; whoever ranks scores refuses NaN."""
+    case = Case()
+    features = case.test[:3].clone()
+    features[1, 2] = float("nan")
+    for detector in (PScore(), NCI(0.01), NCIL2(0.01), FeatureNorm("l1")):
+        assert case.score(detector, features).isnan().tolist() == [False, True, False]
+
+
 # -------------------------------------------------------------------- forms of the input
 
 

@@ -37,7 +37,7 @@ def reference(features, labels, num_classes):
         result["l1_norm_sums"][k] = np.abs(members).sum()
         result["l2_norm_sums"][k] = np.sqrt((members**2).sum(axis=1)).sum()
     result["global_mean"] = rows.mean(axis=0)
-    result["covariance"] = np.cov(rows, rowvar=False, bias=True).reshape(width, width)
+    result["covariance"] = np.cov(rows.T, bias=True).reshape(width, width)
     return result
 
 
@@ -171,7 +171,7 @@ def test_a_class_of_one_sample_has_its_feature_as_mean_and_no_scatter():
 def test_covariance_is_numpys_population_covariance_and_symmetric():
     features, labels = make_rows(200, 6, 4, 10.0, seed=8)
     covariance = ClassStatistics(4, 6).update(features, labels).covariance
-    expected = np.cov(features.double().numpy(), rowvar=False, bias=True)
+    expected = np.cov(features.double().numpy().T, bias=True)
     np.testing.assert_allclose(covariance.numpy(), expected, rtol=1e-10, atol=1e-12)
     assert torch.equal(covariance, covariance.T)
 
