@@ -62,7 +62,8 @@ def evaluate_bank(
         except PluginError as error:
             evaluation.failures[setup.name] = str(error)
             continue
-        rows = _Rows(bank, benchmark, fitted, seed, seconds, provenance or {})
+        searched = {name: list(values) for name, values in setup.sweep.items()}
+        rows = _Rows(bank, benchmark, fitted, seed, seconds, {**(provenance or {}), "sweep": searched})
         for setting, splits in id_splits(benchmark).items():
             evaluation.results += rows.of_setting(setting, splits, scores, accuracies[setting])
         evaluation.scores[setup.name] = scores

@@ -141,7 +141,9 @@ def _device_name(device: torch.device) -> str:
 
 
 def _print_inputs(checkpoints: Mapping[str, Path], splits: Mapping[str, Any]) -> None:
-    print("checkpoints: " + ", ".join(map(str, checkpoints.values())))
+    first = next(iter(checkpoints.values()))
+    seeds = ", ".join(filter(None, checkpoints))
+    print(f"checkpoints: {first.parents[1] / 's*' / first.name} ({seeds})" if seeds else f"checkpoint: {first}")
     print("images: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
 
 

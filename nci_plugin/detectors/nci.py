@@ -28,7 +28,7 @@ NCI_PAPER = Paper(
     "https://arxiv.org/abs/2311.01479",
 )
 
-BLOCK_BYTES = 2**20
+BLOCK_BYTES = 2**21
 """Size of a block of features whose temporary copies stay in a core's cache."""
 
 CANCELLATION_LIMIT = 16.0

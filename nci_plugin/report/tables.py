@@ -12,7 +12,7 @@ from nci_plugin.benchmarks.benchmark import GROUP_ROWS
 from nci_plugin.results import METRICS, Result, formatted, is_over_seeds, table
 
 TITLES = {"ood": "standard OOD", "fsood": "full-spectrum OOD (covariate-shifted samples count as ID)"}
-WIDTH_WITHOUT_TERMINAL = 140
+WIDTH_WITHOUT_TERMINAL = 160
 """Characters that a table may take in a file or a pipe; a wider one is split, as in a narrower terminal."""
 
 
