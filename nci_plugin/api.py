@@ -90,10 +90,10 @@ def run_network(
 ) -> Evaluation:
     """Extract, evaluate and store one network's part of a run."""
     bank = extract(network, benchmark, training_needed(setups), options, splits)
-    evaluation = evaluate_bank(bank, benchmark, setups, seed, identity)
-    if directory is not None:
-        directory.add(evaluation, bank, seed)
-    return evaluation
+    if directory is None:
+        return evaluate_bank(bank, benchmark, setups, seed, identity)
+    directory.begin(bank, seed)
+    return evaluate_bank(bank, benchmark, setups, seed, identity, lambda part: directory.add(part, seed))
 
 
 def features_directory(output: Path, seed: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -44,11 +44,13 @@ def evaluate_bank(
     setups: Sequence[DetectorSetup],
     seed: str = "",
     provenance: Mapping[str, Any] | None = None,
+    finished: Callable[[Evaluation], None] = lambda _: None,
 ) -> Evaluation:
     """Fit, search and score every detector on stored features, and compute OpenOOD's metrics in both settings.
 
     The full-spectrum setting is there only if the benchmark has covariate-shifted sets. A detector that cannot be used
-    on this network is named in ``failures`` with its reason; the others go on.
+    on this network is named in ``failures`` with its reason; the others go on. ``finished`` is called with what each
+    detector gave as soon as it is there, so that an interruption loses nothing but the detector at work.
     """
     evaluation = Evaluation()
     tested = [name for name in bank.splits if name == TEST or name.split("/")[0] in (CSID, NEAR, FAR)]
@@ -62,10 +64,18 @@ def evaluate_bank(
         except PluginError as error:
             evaluation.failures[setup.name] = str(error)
             continue
+        except Exception as error:  # a detector of the user's, or memory that ran out: the others go on
+            evaluation.failures[setup.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            continue
         searched = {name: list(values) for name, values in setup.sweep.items()}
         rows = _Rows(bank, benchmark, fitted, seed, seconds, {**(provenance or {}), "sweep": searched})
-        for setting, splits in id_splits(benchmark).items():
-            evaluation.results += rows.of_setting(setting, splits, scores, accuracies[setting])
+        results = [
+            row
+            for setting, splits in id_splits(benchmark).items()
+            for row in rows.of_setting(setting, splits, scores, accuracies[setting])
+        ]
+        finished(Evaluation(results, {setup.name: scores}))
+        evaluation.results += results
         evaluation.scores[setup.name] = scores
     return evaluation
 

@@ -24,7 +24,7 @@ from nci_plugin.checks import PluginError, check_finite, check_labels, check_num
 from nci_plugin.detectors.base import FitsOn
 from nci_plugin.feature_bank import SHARD_BYTES, Chunk, FeatureBank, FeatureSplit, SplitStore
 from nci_plugin.files import digest
-from nci_plugin.fingerprint import network_digest
+from nci_plugin.fingerprint import features_digest, network_digest
 from nci_plugin.head import LinearHead
 from nci_plugin.networks.cut import Cut
 from nci_plugin.statistics import ClassStatistics
@@ -166,7 +166,9 @@ class _Extraction:
             "extraction_seconds": round(time.perf_counter() - started, 3),
         }
         kept = {name: split for name, split in stored.items() if split is not None}
-        return FeatureBank(self.head, kept, self.statistics, provenance)
+        bank = FeatureBank(self.head, kept, self.statistics, provenance)
+        bank.provenance["features"] = features_digest(bank)
+        return bank
 
     # ---------------------------------------------------------------- one split
 

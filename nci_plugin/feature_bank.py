@@ -133,7 +133,7 @@ class SplitStore:
         chunks: list[Chunk] = []
         for number, checksum, path in found:
             if number != len(chunks) or digest(str(number), path.read_bytes()) != checksum:
-                path.unlink()
+                path.unlink(missing_ok=True)
                 continue
             with safetensors.safe_open(path, framework="pt") as file:
                 chunks.append(Chunk(*(file.get_tensor(name) for name in ("features", "logits", "labels"))))
@@ -159,7 +159,7 @@ class SplitStore:
             whole = False
         if whole:
             return FeatureSplit(shards)
-        (self.directory / "split.json").unlink()
+        (self.directory / "split.json").unlink(missing_ok=True)
         return None
 
     # Statistics of a training split whose features need not be kept.
@@ -170,7 +170,7 @@ class SplitStore:
         write_atomically(path, data)
         for old in self.directory.glob("statistics-*.safetensors"):
             if old != path:
-                old.unlink()
+                old.unlink(missing_ok=True)
 
     def load_statistics(self) -> ClassStatistics | None:
         """The stored statistics, or None where there are none or their file is damaged."""

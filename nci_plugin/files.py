@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def write_atomically(path: Path, data: bytes | str, durable: bool = True) -> Non
 
     ``durable`` also survives a power cut, at the cost of a wait for the disk. Raises PluginError if it cannot write.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from nci_plugin.benchmarks.benchmark import Features
+from nci_plugin.benchmarks.benchmark import TRAIN, Features
 from nci_plugin.benchmarks.image_list import ImageFiles
+from nci_plugin.feature_bank import FeatureBank
 from nci_plugin.files import digest
 from nci_plugin.head import LinearHead
 
@@ -47,16 +49,24 @@ def weights_digest(network: nn.Module | LinearHead) -> str:
 
 
 def split_digest(splits: Mapping[str, Any]) -> str:
-    """Hash of what the splits hold; of a Dataset or a list of images only the length can be known."""
+    """Hash of what the splits hold. A Dataset or a list of images cannot be known again: it counts as new each time."""
     parts: list[bytes | str] = []
     for name, split in splits.items():
         parts.append(name)
         if isinstance(split, ImageFiles):
-            parts.append(split.fingerprint)
+            parts.append(split.content)
         elif isinstance(split, Features):
             parts += [_bytes(t) for t in (split.features, split.labels, split.logits) if t is not None]
         else:
-            parts.append(str(len(split)))
+            parts.append(uuid.uuid4().hex)
+    return digest(*parts)
+
+
+def features_digest(bank: FeatureBank) -> str:
+    """Hash of the features of all splits but the training split, which may not have been stored."""
+    parts: list[bytes | str] = []
+    for name in sorted(set(bank.splits) - {TRAIN}):
+        parts += [name, *(_bytes(shard.features) for shard in bank.splits[name].shards)]
     return digest(*parts)
 
 

@@ -64,7 +64,7 @@ def fit_and_search(setup: DetectorSetup, bank: FeatureBank) -> Fitted:
     chosen_by = (
         f"search of {len(tried)} values of {', '.join(setup.sweep)}{skipped}: best AUROC of id/val against ood/val,"
         f" {100 * tried[best]:.2f}"
-    )
+    ) + (f"; {detector.explain_choice()}" if detector.explain_choice() else "")
     return Fitted(detector, chosen_by, timer.seconds)
 
 

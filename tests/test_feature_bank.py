@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import uuid
 
 import pytest
 import torch
@@ -334,11 +335,12 @@ def test_failed_writing_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
     assert old is None or path.read_bytes() == old
 
 
-def test_a_disk_that_fills_while_writing(tmp_path):
+def test_a_disk_that_fills_while_writing(tmp_path, monkeypatch):
     """/dev/full is a disk without space: a write that reaches it fails with ENOSPC."""
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full on this system")
-    (tmp_path / f".file.{os.getpid()}.tmp").symlink_to("/dev/full")
+    monkeypatch.setattr(files.uuid, "uuid4", lambda: uuid.UUID(int=0))
+    (tmp_path / f".file.{uuid.UUID(int=0).hex}.tmp").symlink_to("/dev/full")
     with pytest.raises(PluginError, match="No space left on device"):
         write_atomically(tmp_path / "file", b"new")
     assert list(tmp_path.iterdir()) == []

@@ -193,7 +193,7 @@ def test_the_head_is_found_and_gives_the_logits(name):
     assert cut.head_name == head_name
     assert features.shape == (3, width)
     assert cut.head.num_features == width
-    assert cut.head.network == type(network).__name__
+    assert cut.head.network == type(network.module if name == "wrapped" else network).__name__
     torch.testing.assert_close(features @ cut.head.weight.T + cut.head.bias, logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(cut.head.logits(features), logits, rtol=1e-5, atol=1e-5)
     output = output[0] if isinstance(output, (tuple, list)) else getattr(output, "logits", output)

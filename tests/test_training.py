@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.checks import PluginError
+from nci_plugin.config import load_benchmark
 from nci_plugin.networks.resnet import ResNet18_32x32
 from nci_plugin.training import SHIFT, Recipe, _shift, save_checkpoint, train
 
@@ -214,3 +215,11 @@ def test_data_that_cannot_be_trained_on(data: tuple[Tensor, Tensor]) -> None:
         train(tiny, images, labels + 3, FAST, seed=0)
     with pytest.raises(PluginError, match=r"the loss must stay finite, got nan in epoch 1; lower the recipe"):
         train(tiny, images * float("nan"), labels, FAST, seed=0)
+
+
+def test_the_digits_checkpoints_are_named_after_their_recipe() -> None:
+    """Another recipe must not find the checkpoints of an older one."""
+    benchmark, recipe = load_benchmark("digits"), Recipe()
+    width = benchmark.network_arguments["width"]
+    expected = f"digits_resnet18_32x32_w{width}_base_e{recipe.epochs}_lr{recipe.learning_rate}_default"
+    assert benchmark.checkpoints == expected

@@ -58,5 +58,5 @@ def neco(h, z, train, head, dim, scale, max_logit, **_):
     _, s, components = np.linalg.svd(scaled_train, full_matrices=False)
     share = np.cumsum(s**2) / np.sum(s**2)
     d = dim if isinstance(dim, int) else int(np.searchsorted(share, dim) + 1)
-    score = np.linalg.norm(v @ components[:d].T, axis=1) / np.linalg.norm(v, axis=1)
+    score = np.linalg.norm(v @ components[:d].T, axis=1) / np.linalg.norm(v if scale else h, axis=1)
     return score * z.max(1) if max_logit in (True, "auto") else score  # the toy network is no ResNet

@@ -7,7 +7,7 @@ images themselves cannot be scored from what one pass leaves; `EXCLUDED` names e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -199,10 +199,3 @@ def _library_class(name: str) -> Any:
     import pytorch_ood.detector
 
     return getattr(pytorch_ood.detector, name)
-
-
-def library_names() -> Iterable[str]:
-    """Names of all detector classes in the installed pytorch-ood."""
-    import pytorch_ood.detector as library
-
-    return [name for name in library.__all__ if isinstance(getattr(library, name), type)]

@@ -152,9 +152,12 @@ class ImageFiles(Dataset):
             ) from None
 
     @property
-    def fingerprint(self) -> str:
-        """Preprocessing, names, labels, file sizes and modification times.
+    def content(self) -> str:
+        """Preprocessing, names, labels and file sizes: the same after a copy to another place."""
+        sizes = [size for size, _ in self.stamps]
+        return json.dumps([repr(self.source.preprocessing), self.names, self.labels.tolist(), sizes])
 
-        An image rewritten within its size and modification time is not noticed.
-        """
-        return json.dumps([repr(self.source.preprocessing), self.names, self.labels.tolist(), self.stamps])
+    @property
+    def fingerprint(self) -> str:
+        """`content` and modification times. An image rewritten within its size and time is not noticed."""
+        return json.dumps([self.content, [modified for _, modified in self.stamps]])

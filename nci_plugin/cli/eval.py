@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         for detector, reason in evaluation.failures.items():
             failures.setdefault(detector, f"{seed}: {reason}" if seed else reason)
     results = [result for result in complete(results) if result.detector not in failures]
-    _print_report(results, failures, directory.path, directory.write_tables(results))
+    _print_report(results, failures, directory.path, directory.write_tables(results, failures))
     return 1 if failures else 0
 
 
@@ -125,11 +125,15 @@ def _load(benchmark: Benchmark, options: argparse.Namespace, factory: str, check
 
 
 def _run_name(benchmark: Benchmark, checkpoint_path: Path) -> str:
-    """The directory of the checkpoints, as in OpenOOD; for a single file the benchmark's and the file's name."""
-    if checkpoint_path.is_dir():
-        name = checkpoint_path.resolve().name
-        return name if name.startswith(benchmark.name) else f"{benchmark.name}_{name}"
-    return f"{benchmark.name}_{checkpoint_path.stem}"
+    """The directory of the checkpoints, as in OpenOOD, with the seed for one of them; else the file's name."""
+    path = checkpoint_path.resolve()
+    if path.is_dir():
+        name = path.name
+    elif path.stem == "best" and path.parent.name[1:].isdecimal():
+        name = f"{path.parents[1].name}_{path.parent.name}"
+    else:
+        return f"{benchmark.name}_{path.stem}"
+    return name if name.startswith(benchmark.name) else f"{benchmark.name}_{name}"
 
 
 def _device_name(device: torch.device) -> str:

@@ -13,8 +13,8 @@ from nci_plugin.detectors.registry import register
 from nci_plugin.feature_bank import FeatureSplit
 from nci_plugin.head import LinearHead
 
-BLOCK_BYTES = 64 * 2**20
-"""Size of one block of similarities: small enough to stay cheap, large enough for fast matrix products."""
+QUERY_ROWS, BANK_ROWS = 512, 32768
+"""Rows that are compared at once: 64 MB of similarities, whatever the number of training samples."""
 
 
 @register
@@ -41,7 +41,11 @@ class KNN(Detector):
         check_number(f"detector '{self.name}': K", self.K, above=0, whole=True)
 
     def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
-        self.bank_ = torch.cat([F.normalize(chunk.features.float()) for chunk in training.chunks()])
+        self.bank_ = torch.empty(len(training), training.num_features)
+        filled = 0
+        for chunk in training.chunks():
+            self.bank_[filled : filled + len(chunk)] = F.normalize(chunk.features.float())
+            filled += len(chunk)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         return -self._distance(features)
@@ -55,13 +59,25 @@ class KNN(Detector):
         bank = self.bank_.to(features.device)
         queries = F.normalize(features.float())
         distances = []
-        for block in queries.split(max(1, BLOCK_BYTES // (4 * len(bank)))):
-            similarity = block @ bank.T
-            neighbours = similarity.topk(self.K, dim=1, sorted=False)
-            kth = neighbours.indices.gather(1, neighbours.values.argmin(dim=1, keepdim=True))[:, 0]
+        for block in queries.split(QUERY_ROWS):
+            kth = self._kth_neighbour(block, bank)
             # From the difference, not from 2 - 2 cos: that loses half its digits for close neighbours.
             distances.append((block - bank[kth]).norm(dim=1))
         return torch.cat(distances) if distances else queries.new_zeros(0)
+
+    def _kth_neighbour(self, block: Tensor, bank: Tensor) -> Tensor:
+        """Row of the bank that is the K-th nearest to each row of the block, (n,)."""
+        similarity, index = block.new_empty(len(block), 0), torch.empty(len(block), 0, dtype=torch.long)
+        index = index.to(block.device)
+        for start in range(0, len(bank), BANK_ROWS):
+            part = bank[start : start + BANK_ROWS]
+            found = (block @ part.T).topk(min(self.K, len(part)), dim=1, sorted=False)
+            similarity = torch.cat([similarity, found.values], dim=1)
+            index = torch.cat([index, found.indices + start], dim=1)
+            if similarity.shape[1] > self.K:
+                similarity, best = similarity.topk(self.K, dim=1, sorted=False)
+                index = index.gather(1, best)
+        return index.gather(1, similarity.argmin(dim=1, keepdim=True))[:, 0]
 
 
 @register

@@ -20,15 +20,15 @@ RAW_LENGTH_NETWORKS = ("deit", "swin")
 class NECO(Detector):
     """NECO: score = ||P_d v||_2 / ||u||_2, times max_k z_k unless the network is a ResNet (Ammar et al. 2024, eq. 6).
 
-    v is the standardised, centred feature and P_d projects on the first d principal components of the training
-    features; u is v, but the raw feature h for DeiT and Swin. The equation in the paper has neither the scaler nor the
-    factor; its tables come from the authors' code, whose rules are the defaults here. Scaler and components follow from
-    the mean and the covariance, so no training feature is kept.
+    v is the standardised feature and P_d projects on the first d principal components of the training features; u is
+    v, but the raw feature h for DeiT and Swin and where nothing is standardised. The equation in the paper has neither
+    the scaler nor the factor; its tables come from the authors' code, whose rules are the defaults here. Scaler and
+    components follow from the mean and the covariance, so no training feature is kept.
 
     Args:
         dim: number of components d, or the share of the training variance that they explain, between 0 and 1. The
             default is the smallest d with 90 %; the published tables chose d on the test OOD sets.
-        scale: divide each feature by its training standard deviation; the code leaves it out for CIFAR ViTs.
+        scale: standardise the features; the authors leave it out for CIFAR ViTs, and then u is the raw feature h.
         max_logit: multiply by the largest logit; ``auto`` = unless the network's class name says ResNet.
     """
 
@@ -79,7 +79,8 @@ class NECO(Detector):
         self.components_ = components.flip(1)[:, : self.dim_]
         network = head.network.lower()
         self.uses_max_logit_ = "resnet" not in network if self.max_logit == "auto" else bool(self.max_logit)
-        self.uses_raw_length_ = any(family in network for family in RAW_LENGTH_NETWORKS)
+        self.uses_raw_length_ = not self.scale or any(family in network for family in RAW_LENGTH_NETWORKS)
+        self.network_ = head.network or "an unknown network"
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         scaled = (features - self.mean_.to(features)) / self.deviation_.to(features)
@@ -90,4 +91,6 @@ class NECO(Detector):
 
     def explain_choice(self) -> str:
         factor = "times" if self.uses_max_logit_ else "without"
-        return f"d = {self.dim_} explains {100 * self.explained_:.1f} % of the training variance, {factor} max logit"
+        reason = f" for {self.network_}" if self.max_logit == "auto" else ""
+        share = f"{100 * self.explained_:.1f} % of the training variance"
+        return f"d = {self.dim_} explains {share}, {factor} max logit{reason}"

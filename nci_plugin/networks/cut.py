@@ -48,7 +48,10 @@ class Cut:
 
     @property
     def head(self) -> LinearHead:
-        return LinearHead.from_linear(self._layer, network=type(self.network).__name__)
+        network = self.network
+        while isinstance(inner := getattr(network, "module", getattr(network, "_orig_mod", None)), nn.Module):
+            network = inner  # of DataParallel, or of a compiled network
+        return LinearHead.from_linear(self._layer, network=type(network).__name__)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features (n, P) and logits (n, K) of a batch of images, in float32 on the network's device."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,25 +65,40 @@ class ResultsDirectory:
     def read(self) -> list[Result]:
         return read_results(self.results_file) if self.results_file.exists() else []
 
-    def add(self, evaluation: Evaluation, bank: FeatureBank, seed: str) -> None:
-        """Write the scores and the result rows of one network; rows of the same detectors and seed are replaced."""
-        scores = self.path / seed / "scores"
-        for detector, by_split in evaluation.scores.items():
-            _write_npz(scores / f"{file_name(detector)}.npz", by_split)
+    def begin(self, bank: FeatureBank, seed: str) -> None:
+        """Write predictions and labels of one network, before its detectors' results are added.
+
+        Raises PluginError if results of the same network that lie here already were made from other features: an image
+        was replaced by one of the same size, and old and new rows cannot stand side by side.
+        """
+        for result in self.read():
+            same_network = (
+                result.seed == seed and result.provenance.get("fingerprint") == bank.provenance["fingerprint"]
+            )
+            if same_network and result.provenance.get("features") != bank.provenance["features"]:
+                raise PluginError(
+                    f"output '{self.path}': holds results made from other images of the same names and sizes; choose"
+                    " another --output, or move them away"
+                )
         answers = {}
-        for name in next(iter(evaluation.scores.values()), {}):
-            answers[f"{name}/predictions"] = bank.splits[name].predictions.numpy()
-            answers[f"{name}/labels"] = bank.splits[name].labels.numpy()
-        if answers:
-            _write_npz(scores / "predictions.npz", answers)
+        for name, split in bank.splits.items():
+            answers[f"{name}/predictions"] = split.predictions.numpy()
+            answers[f"{name}/labels"] = split.labels.numpy()
+        _write_npz(self.path / seed / "scores" / "predictions.npz", answers)
+
+    def add(self, evaluation: Evaluation, seed: str) -> None:
+        """Write scores and result rows of one network; rows of the same detectors and seed are replaced."""
+        for detector, by_split in evaluation.scores.items():
+            _write_npz(self.path / seed / "scores" / f"{file_name(detector)}.npz", by_split)
         new = {result.key for result in evaluation.results}
         kept = [result for result in self.read() if result.key not in new]
         write_results(self.results_file, [*kept, *evaluation.results])
 
-    def write_tables(self, results: Sequence[Result]) -> list[str]:
+    def write_tables(self, results: Sequence[Result], failed: Collection[str] = ()) -> list[str]:
         """Write OpenOOD's CSV for every detector and setting of ``results``, and the figure of all in this directory.
 
-        Returns what is there now, as names relative to the directory.
+        Older rows of the detectors that ``failed`` are not drawn. Returns what is there now, as names relative to the
+        directory.
         """
         over_seeds = is_over_seeds(results)
         for detector, setting in dict.fromkeys((result.detector, result.setting) for result in results):
@@ -91,7 +106,8 @@ class ResultsDirectory:
             write_atomically(path, to_csv(results, detector, setting, over_seeds))
         if results:
             seeds = {result.seed for result in results}
-            auroc_figure(complete([result for result in self.read() if result.seed in seeds]), self.path / FIGURE)
+            here = [result for result in self.read() if result.seed in seeds and result.detector not in failed]
+            auroc_figure(complete(here), self.path / FIGURE)
         patterns = ("results.jsonl", FIGURE, "ood/*.csv", "fsood/*.csv", "**/scores/*.npz")
         return [pattern for pattern in patterns if next(self.path.glob(pattern), None) is not None]
 
