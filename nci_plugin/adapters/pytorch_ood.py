@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,21 +125,18 @@ def load(name: str) -> DetectorSetup:
 class PytorchOODDetector(Detector):
     """A detector of pytorch-ood; score = minus its outlier score. The formula and the paper are those of its class."""
 
-    fits_on: ClassVar[FitsOn] = FitsOn.BANK
-
     def __init__(self, class_name: str, **hyperparameters: Any) -> None:
         self.class_name, self.entry = class_name, ENTRIES[class_name]
         self.hyperparameters = {**self.entry.defaults, **hyperparameters}
-        self.name = f"{PREFIX}{class_name.lower()}"  # type: ignore[misc]  # one class serves many detectors
-        self.fits_on = FitsOn.BANK if self.entry.needs_fit else FitsOn.NOTHING  # type: ignore[misc]
-        self.fit_reads = tuple(self.hyperparameters)  # type: ignore[misc]
-
-    @property
-    def paper(self) -> Paper:  # type: ignore[override]
-        paper = _library_class(self.class_name).info.paper
-        if paper is None:
-            return Paper(self.class_name, "", "pytorch-ood", 0, "")
-        return Paper(paper.title, "", paper.venue, paper.year, paper.url)
+        self.name = f"{PREFIX}{class_name.lower()}"
+        self.fits_on = FitsOn.BANK if self.entry.needs_fit else FitsOn.NOTHING
+        self.fit_reads = tuple(self.hyperparameters)
+        published = _library_class(class_name).info.paper
+        self.paper = (
+            Paper(published.title, "", published.venue, published.year, published.url)
+            if published
+            else Paper(class_name, "", "pytorch-ood", 0, "")
+        )
 
     def hyperparameter_names(self) -> tuple[str, ...]:
         return tuple(self.hyperparameters)

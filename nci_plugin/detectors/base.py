@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar, Union
+from typing import Any, Union
 
 from torch import Tensor
 
@@ -32,7 +32,7 @@ class FitsOn(Enum):
 
 @dataclass(frozen=True)
 class Paper:
-    """The publication that a detector comes from."""
+    """The publication that a detector comes from; a detector without one has year 0."""
 
     title: str
     authors: str
@@ -41,7 +41,7 @@ class Paper:
     url: str
 
     def __str__(self) -> str:
-        return f"{self.authors or self.title}, {self.venue} {self.year}"
+        return f"{self.authors or self.title}, {self.venue} {self.year or ''}".strip()
 
 
 class Detector(ABC):
@@ -52,10 +52,10 @@ class Detector(ABC):
     at, since a search must fit again only when one of those changes.
     """
 
-    name: ClassVar[str]
-    paper: ClassVar[Paper]
-    fits_on: ClassVar[FitsOn] = FitsOn.NOTHING
-    fit_reads: ClassVar[tuple[str, ...]] = ()
+    name: str
+    paper: Paper
+    fits_on: FitsOn = FitsOn.NOTHING
+    fit_reads: tuple[str, ...] = ()
 
     num_features_: int
 
