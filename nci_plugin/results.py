@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from nci_plugin.checks import PluginError, check_keys
-from nci_plugin.files import write_atomically
 
 SETTINGS = ("ood", "fsood")
 METRICS = {"fpr95": "FPR@95", "auroc": "AUROC", "aupr_in": "AUPR_IN", "aupr_out": "AUPR_OUT", "acc": "ACC"}
@@ -88,10 +87,6 @@ def read_results(path: Path) -> list[Result]:
         except PluginError as error:
             raise PluginError(f"results '{path}' line {number}: {error}") from None
     return results
-
-
-def write_results(path: Path, results: Iterable[Result]) -> None:
-    write_atomically(path, "".join(result.to_json() + "\n" for result in results))
 
 
 def is_over_seeds(results: Sequence[Result]) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nci_plugin.checks import PluginError
 from nci_plugin.report.tables import choices_table, detectors_by_near_auroc, setting_table
-from nci_plugin.results import METRICS, Result, file_name, read_results, to_csv, write_results
+from nci_plugin.results import METRICS, Result, file_name, read_results, to_csv
 
 SEEDS = ("s0", "s1", "s2")
 
@@ -143,9 +143,13 @@ def test_json_has_every_field_by_name():
     assert json.loads(row().to_json()) == asdict(row())
 
 
+def write_lines(path, results):
+    path.write_text("".join(result.to_json() + "\n" for result in results), encoding="utf-8")
+
+
 def test_files_round_trip(tmp_path):
     results = [*three_seeds(), row(detector="pytorch_ood:knn", hyperparameters={"k": 3, "method": None})]
-    write_results(tmp_path / "results.jsonl", results)
+    write_lines(tmp_path / "results.jsonl", results)
     assert read_results(tmp_path / "results.jsonl") == results
     assert len((tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()) == len(results)
 
@@ -154,7 +158,7 @@ def test_files_round_trip(tmp_path):
 def test_paths_of_any_characters_round_trip(tmp_path, path):
     """A checkpoint's path is part of the provenance; \\udcff is a byte that is not UTF-8."""
     results = [row(provenance={"checkpoint": path}), row(detector="msp")]
-    write_results(tmp_path / "results.jsonl", results)
+    write_lines(tmp_path / "results.jsonl", results)
     assert read_results(tmp_path / "results.jsonl") == results
 
 

@@ -21,7 +21,6 @@ from nci_plugin.results import (
     is_over_seeds,
     read_results,
     to_csv,
-    write_results,
 )
 
 FIGURE = "auroc.png"
@@ -41,6 +40,7 @@ class ResultsDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lines: dict[tuple[str, ...], str] = {}
 
     @property
     def results_file(self) -> Path:
@@ -71,11 +71,12 @@ class ResultsDirectory:
         Raises PluginError if results of the same network that lie here already were made from other features: an image
         was replaced by one of the same size, and old and new rows cannot stand side by side.
         """
-        for result in self.read():
-            same_network = (
-                result.seed == seed and result.provenance.get("fingerprint") == bank.provenance["fingerprint"]
-            )
-            if same_network and result.provenance.get("features") != bank.provenance["features"]:
+        here = self.read()
+        self._lines = {result.key: result.to_json() for result in here}
+        for result in here:
+            then, now = result.provenance, bank.provenance
+            same_network = result.seed == seed and then.get("fingerprint") == now["fingerprint"]
+            if same_network and then.get("features") != now["features"]:
                 raise PluginError(
                     f"output '{self.path}': holds results made from other images of the same names and sizes; choose"
                     " another --output, or move them away"
@@ -90,9 +91,10 @@ class ResultsDirectory:
         """Write scores and result rows of one network; rows of the same detectors and seed are replaced."""
         for detector, by_split in evaluation.scores.items():
             _write_npz(self.path / seed / "scores" / f"{file_name(detector)}.npz", by_split)
-        new = {result.key for result in evaluation.results}
-        kept = [result for result in self.read() if result.key not in new]
-        write_results(self.results_file, [*kept, *evaluation.results])
+        for result in evaluation.results:
+            self._lines.pop(result.key, None)  # a row that is replaced moves to the end
+            self._lines[result.key] = result.to_json()
+        write_atomically(self.results_file, "".join(f"{line}\n" for line in self._lines.values()), durable=False)
 
     def write_tables(self, results: Sequence[Result], failed: Collection[str] = ()) -> list[str]:
         """Write OpenOOD's CSV for every detector and setting of ``results``, and the figure of all in this directory.
@@ -115,4 +117,4 @@ class ResultsDirectory:
 def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **dict(arrays))  # type: ignore[arg-type]  # its stubs take names for options
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue(), durable=False)  # made again by the same command
