@@ -12,7 +12,7 @@ from nci_plugin.detectors.registry import register
 
 @register
 class MSP(Detector):
-    """Maximum softmax probability: score = max_k softmax(z)_k, in (0, 1] (Hendrycks & Gimpel 2017, sec. 2)."""
+    """Maximum softmax probability: score = max_k softmax(z)_k, in (0, 1] (Hendrycks & Gimpel 2017)."""
 
     name = "msp"
     paper = Paper(
@@ -29,7 +29,7 @@ class MSP(Detector):
 
 @register
 class MLS(Detector):
-    """Maximum logit score: score = max_k z_k (Hendrycks et al. 2022, sec. 3)."""
+    """Maximum logit score: score = max_k z_k (Hendrycks et al. 2022)."""
 
     name = "mls"
     paper = Paper(
@@ -46,7 +46,7 @@ class MLS(Detector):
 
 @register
 class EBO(Detector):
-    """Energy: score = T log sum_k exp(z_k / T), T > 0 (Liu et al. 2020, eq. 4, with the sign turned)."""
+    """Energy: score = T log sum_k exp(z_k / T), T > 0 (Liu et al. 2020, with the sign turned)."""
 
     name = "ebo"
     paper = Paper(

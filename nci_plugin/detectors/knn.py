@@ -19,7 +19,7 @@ QUERY_ROWS, BANK_ROWS = 512, 32768
 
 @register
 class KNN(Detector):
-    """Score = -||f - f_(K)||_2, f = h / ||h||_2, f_(K) its K-th nearest training feature (Sun et al. 2022, sec. 3.1).
+    """Score = -||f - f_(K)||_2, f = h / ||h||_2, f_(K) its K-th nearest training feature (Sun et al. 2022).
 
     ``K``: a whole number from 1 to the number of training samples.
     """
@@ -82,7 +82,7 @@ class KNN(Detector):
 
 @register
 class KNNL1(KNN):
-    """Ablation of NCI with another proximity: score = -||f - f_(K)||_2 + alpha ||h||_1 (Liu & Qin 2025, tab. 6).
+    """Ablation of NCI with another proximity: score = -||f - f_(K)||_2 + alpha ||h||_1 (Liu & Qin 2025).
 
     f = h / ||h||_2 as in KNN; the norm is that of the raw feature. ``alpha`` weighs it.
     """

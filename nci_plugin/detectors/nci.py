@@ -39,7 +39,7 @@ SQUARES_FROM, SQUARES_TO = 1e-18, 1e18
 
 
 class _FeatureProximity(Detector):
-    """pScore(h) = w_c . (h - mu_G) / ||h - mu_G||_2, c = argmax z (Liu & Qin 2025, eq. 5).
+    """pScore(h) = w_c . (h - mu_G) / ||h - mu_G||_2, c = argmax z (Liu & Qin 2025).
 
     mu_G is the mean over all training samples and c the class that the network predicts, bias included. Since
     w_c . h = z_c - b_c is already in the logits, the score needs the largest logit and one norm, no row of W:
@@ -81,7 +81,7 @@ class _FeatureProximity(Detector):
 
 @register
 class NCI(_FeatureProximity):
-    """NCI: score = pScore(h) + alpha ||h||_1, h not centred in the norm (Liu & Qin 2025, eq. 7).
+    """NCI: score = pScore(h) + alpha ||h||_1, h not centred in the norm (Liu & Qin 2025).
 
     pScore = w_c . (h - mu_G) / ||h - mu_G||_2. ``alpha`` >= 0 weighs the norm filter; the paper searches
     {1e-4, 1e-3, 1e-2, 1e-1}.
@@ -102,7 +102,7 @@ class NCI(_FeatureProximity):
 
 @register
 class NCIL2(NCI):
-    """Ablation of NCI with the Euclidean norm: score = pScore(h) + alpha ||h||_2 (Liu & Qin 2025, tab. 6).
+    """Ablation of NCI with the Euclidean norm: score = pScore(h) + alpha ||h||_2 (Liu & Qin 2025).
 
     pScore = w_c . (h - mu_G) / ||h - mu_G||_2.
     """
@@ -113,7 +113,7 @@ class NCIL2(NCI):
 
 @register
 class PScore(_FeatureProximity):
-    """Ablation of NCI without the filter: score = w_c . (h - mu_G) / ||h - mu_G||_2 (Liu & Qin 2025, eq. 5)."""
+    """Ablation of NCI without the filter: score = w_c . (h - mu_G) / ||h - mu_G||_2 (Liu & Qin 2025)."""
 
     name = "pscore"
 
@@ -123,7 +123,7 @@ class PScore(_FeatureProximity):
 
 @register
 class FeatureNorm(Detector):
-    """Ablation of NCI with the filter alone: score = ||h||, l1 as in the paper, l2 or linf (Liu & Qin 2025, tab. 6)."""
+    """Ablation of NCI with the filter alone: score = ||h||, l1 as in the paper, l2 or linf (Liu & Qin 2025)."""
 
     name = "feature_norm"
     paper = NCI_PAPER

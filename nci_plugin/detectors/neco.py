@@ -18,7 +18,7 @@ RAW_LENGTH_NETWORKS = ("deit", "swin")
 
 @register
 class NECO(Detector):
-    """NECO: score = ||P_d v||_2 / ||u||_2, times max_k z_k unless the network is a ResNet (Ammar et al. 2024, eq. 6).
+    """NECO: score = ||P_d v||_2 / ||u||_2, times max_k z_k unless the network is a ResNet (Ammar et al. 2024).
 
     v is the standardised feature and P_d projects on the first d principal components of the training features; u is
     v, but the raw feature h for DeiT and Swin and where nothing is standardised. The equation in the paper has neither
