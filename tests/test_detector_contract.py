@@ -31,6 +31,7 @@ SETTINGS = {
     "knn": [{"K": 10}, {"K": 1}],
     "knn_l1": [{"K": 10, "alpha": 0.01}],
     "neco": [{}, {"dim": 3}, {"scale": False}, {"max_logit": False, "dim": 0.5}],
+    "nc5": [{}, {"dim": 3, "max_logit": False}],
 }
 OWN_SETTINGS = [(name, values) for name in OWN for values in SETTINGS.get(name, [{}])]
 
@@ -137,7 +138,8 @@ def test_equals_the_papers_equation(name, values, toy):
     for features in (toy.test, toy.far):
         h, z, train = (t.double().numpy() for t in (features, toy.head.logits(features), toy.train))
         head = (toy.head.weight.double().numpy(), toy.head.bias.double().numpy())
-        expected = getattr(twins, name)(h, z, train, head, **detector.get_hyperparameters())
+        values = detector.get_hyperparameters()
+        expected = getattr(twins, name)(h, z, train, head, labels=toy.labels.numpy(), **values)
         got = score(detector, toy, features).double().numpy()
         assert np.all(np.abs(got - expected) <= 1e-5 * np.maximum(1, np.abs(expected)))
 

@@ -60,3 +60,35 @@ def neco(h, z, train, head, dim, scale, max_logit, **_):
     d = dim if isinstance(dim, int) else int(np.searchsorted(share, dim) + 1)
     score = np.linalg.norm(v @ components[:d].T, axis=1) / np.linalg.norm(v if scale else h, axis=1)
     return score * z.max(1) if max_logit in (True, "auto") else score  # the toy network is no ResNet
+
+
+def class_means(train, labels):
+    return np.stack([train[labels == k].mean(0) for k in np.unique(labels)])
+
+
+def nc1(h, z, train, head, labels, **_):
+    mu = class_means(train, labels)
+    covariance = np.cov((train - mu[labels]).T, bias=True)
+    offset = h - mu[z.argmax(1)]
+    return -np.sqrt(np.einsum("ij,jk,ik->i", offset, np.linalg.pinv(covariance, hermitian=True), offset))
+
+
+def nc2(h, z, train, head, labels, **_):
+    mu = class_means(train, labels)
+    span, centred = (mu[1:] - mu[0]).T, h - mu.mean(0)  # the span of the centred means, without a dependent column
+    inside = centred @ span @ np.linalg.pinv(span)
+    return np.linalg.norm(inside, axis=1) / np.linalg.norm(centred, axis=1)
+
+
+def nc3(h, z, train, head, labels, **_):
+    centred, w = h - class_means(train, labels).mean(0), head[0][z.argmax(1)]
+    return (centred * w).sum(1) / np.linalg.norm(centred, axis=1) / np.linalg.norm(w, axis=1)
+
+
+def nc4(h, z, train, head, labels, **_):
+    distances = np.linalg.norm(h[:, None] - class_means(train, labels), axis=2)
+    own = np.arange(distances.shape[1]) == z.argmax(1)[:, None]
+    return np.where(own, np.inf, distances).min(1) - distances[own]
+
+
+nc5 = neco

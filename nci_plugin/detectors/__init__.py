@@ -4,5 +4,22 @@ from nci_plugin.detectors.baselines import EBO, MLS, MSP
 from nci_plugin.detectors.knn import KNN, KNNL1
 from nci_plugin.detectors.nci import NCI, NCIL2, FeatureNorm, PScore
 from nci_plugin.detectors.neco import NECO
+from nci_plugin.detectors.neural_collapse import NC1, NC2, NC3, NC4, NC5
 
-__all__ = ["EBO", "KNN", "KNNL1", "MLS", "MSP", "NCI", "NCIL2", "NECO", "FeatureNorm", "PScore"]
+__all__ = [
+    "EBO",
+    "KNN",
+    "KNNL1",
+    "MLS",
+    "MSP",
+    "NC1",
+    "NC2",
+    "NC3",
+    "NC4",
+    "NC5",
+    "NCI",
+    "NCIL2",
+    "NECO",
+    "FeatureNorm",
+    "PScore",
+]

@@ -76,7 +76,7 @@ class NECO(Detector):
             )
         self.explained_ = float(shares[self.dim_ - 1] / shares[-1]) if shares[-1] > 0 else 1.0
         self.mean_, self.deviation_ = training.global_mean, deviation
-        self.components_ = components.flip(1)[:, : self.dim_]
+        self.components_ = components.flip(1)[:, : self.dim_].contiguous()  # a view would keep all of them
         network = head.network.lower()
         self.uses_max_logit_ = "resnet" not in network if self.max_logit == "auto" else bool(self.max_logit)
         self.uses_raw_length_ = not self.scale or any(family in network for family in RAW_LENGTH_NETWORKS)

@@ -1,0 +1,71 @@
+"""NC1, the collapse of the variability within classes: 0 at exact collapse, unchanged when the features are scaled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nci_plugin.collapse.geometry import (
+    RCOND,
+    ROUNDING,
+    Undefined,
+    between_directions,
+    centred_means,
+    lengths,
+    pair_distances,
+    present_classes,
+)
+from nci_plugin.statistics import ClassStatistics
+
+
+def within_covariance(statistics: ClassStatistics) -> Tensor:
+    """Sigma_W = (1/N) sum_i (h_i - mu_{y_i}) (h_i - mu_{y_i})^T, (P, P), pooled over the samples of all classes.
+
+    A class of one sample adds nothing to the sum, though it counts in N. Raises Undefined where no class has two.
+    """
+    present_classes(statistics)
+    if statistics.counts.max() < 2:
+        raise Undefined("collapse: variance within classes needs a class of two samples, every class has at most one")
+    return statistics.within_scatter / statistics.num_samples
+
+
+def class_variances(statistics: ClassStatistics) -> Tensor:
+    """v_k = mean ||h - mu_k||^2 over the samples of each class that came, (K,); 0 for a class of one sample."""
+    classes = present_classes(statistics)
+    return statistics.class_scatter_traces[classes] / statistics.counts[classes]
+
+
+def nc1_pinv(statistics: ClassStatistics, mean: str = "classes", rcond: float = RCOND) -> float:
+    """Tr(pinv(Sigma_B) Sigma_W) / K, from 0 (collapse) up (Papyan et al. 2020, whose figures leave out the 1/K).
+
+    Sigma_B = M^T M / K. Only variance in the span of the centred class means counts. ``rcond``: eigenvalues of Sigma_B
+    up to this share of the largest are taken as zero.
+    """
+    values, vectors = between_directions(centred_means(statistics, mean), rcond)
+    within = ((vectors @ within_covariance(statistics)) * vectors).sum(dim=1)
+    return float((within / values.square()).sum())  # the K of 1/K and that of Sigma_B cancel
+
+
+def nc1_quotient(statistics: ClassStatistics, mean: str = "classes") -> float:
+    """Tr(Sigma_W) / Tr(Sigma_B), from 0 (collapse) up (Tirer et al. 2023)."""
+    between = centred_means(statistics, mean).square().sum() / len(present_classes(statistics))
+    if between == 0:
+        raise Undefined("collapse: the class means are all equal, so nothing varies between classes")
+    return float(within_covariance(statistics).trace() / between)
+
+
+def nc1_cdnv(statistics: ClassStatistics) -> float:
+    """Class-distance normalised variance: pairs' mean (v_k + v_k') / (2 ||mu_k - mu_k'||^2) (Galanti et al. 2022).
+
+    From 0 (collapse) up. Classes of one sample have no variance and are left out. Raises Undefined where two means
+    are equal.
+    """
+    classes = present_classes(statistics)
+    several = statistics.counts[classes] > 1
+    means, variances = statistics.means[classes][several], class_variances(statistics)[several]
+    distances = pair_distances(means)
+    equal = int((distances <= ROUNDING * lengths(means).max()).sum())
+    if equal:
+        raise Undefined(f"collapse: {equal} of {len(distances)} pairs of classes have the same mean")
+    first, second = torch.triu_indices(len(means), len(means), offset=1)
+    return float(((variances[first] + variances[second]) / 2 / distances.square()).mean())
