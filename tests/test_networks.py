@@ -210,6 +210,33 @@ def test_features_are_the_penultimate_ones():
     assert features.min() >= 0
 
 
+@torch.no_grad()
+def test_resnet18_answers_as_openoods_networks_do():
+    """Each answer against the layers by name; tests/openood compares with OpenOOD itself."""
+    network = build(lambda: ResNet18_32x32(5, width=4))
+    maps = [F.relu(network.bn1(network.conv1(IMAGES)))]
+    for layer in (network.layer1, network.layer2, network.layer3, network.layer4):
+        maps.append(layer(maps[-1]))
+    pooled = maps[4].mean((2, 3))
+    logits, feature_list = network(IMAGES, return_feature_list=True)
+    assert torch.equal(logits, network(IMAGES))
+    assert all(torch.equal(one, other) for one, other in zip(feature_list[:4], maps))
+    assert feature_list[4].shape == (3, 32, 1, 1)
+    torch.testing.assert_close(feature_list[4].flatten(1), pooled)
+    for index in (1, 2, 3, 4):
+        assert torch.equal(network.intermediate_forward(IMAGES, index), maps[index])
+    for index in (0, 5, -1):
+        with pytest.raises(ValueError, match=r"must be 1, 2, 3 or 4"):
+            network.intermediate_forward(IMAGES, index)
+    threshold = float(pooled.median())
+    torch.testing.assert_close(network.forward_threshold(IMAGES, threshold), network.fc(pooled.clip(max=threshold)))
+    weight, bias = network.get_fc()
+    assert network.get_fc_layer() is network.fc
+    assert (weight.shape, bias.shape, type(weight).__name__) == ((5, 32), (5,), "ndarray")
+    assert torch.equal(torch.from_numpy(weight), network.fc.weight)
+    assert torch.equal(torch.from_numpy(bias), network.fc.bias)
+
+
 def test_a_head_without_bias_has_a_bias_of_zeros():
     network = build(lambda: Net(bias=False))
     assert Cut(network, "fc").head.bias.tolist() == [0] * 5
@@ -370,6 +397,43 @@ def test_factories_of_modules():
     assert network.fc.weight.shape == (7, 16)
     assert build_network("torchvision.models:resnet18", 7, {}).fc.out_features == 7
     assert build_network("torch.nn:Linear", 7, {"in_features": 2, "out_features": 3}).out_features == 3
+
+
+def test_classifiers_of_torchvision_by_name():
+    torch.manual_seed(0)
+    network = build_network("torchvision:resnet18", 7, {})
+    torch.manual_seed(0)
+    expected = torchvision.models.resnet18(num_classes=7)
+    assert weights_digest(network) == weights_digest(expected)
+    assert build_network("torchvision:vit_b_16", 7, {"image_size": 32, "num_classes": 3}).heads.head.out_features == 3
+
+
+def test_models_of_timm_by_name():
+    timm = pytest.importorskip("timm")
+    network = build_network("timm:resnet18", 7, {})
+    assert type(network) is type(timm.create_model("resnet18"))
+    assert network.fc.out_features == 7
+    with pytest.raises(PluginError, match=r"timm has no such model \(did you mean 'vit_tiny_patch16_224'\?\)$"):
+        find_factory("timm:vit_tiny_patch16_22")
+
+
+def test_timm_is_optional(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(PluginError, match=r"network 'timm:resnet18': timm cannot be imported .*; pip install timm$"):
+        find_factory("timm:resnet18")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet5O", "(did you mean 'resnet50'?)"),
+        ("fcn_resnet50", "torchvision has no such model"),  # it is no classifier
+        ("no model at all", "torchvision has no such model"),
+    ],
+)
+def test_torchvision_without_such_a_classifier(name, message):
+    with pytest.raises(PluginError, match=re.escape(message)):
+        find_factory(f"torchvision:{name}")
 
 
 def test_a_package_of_the_users(tmp_path, monkeypatch):

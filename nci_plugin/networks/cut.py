@@ -111,7 +111,8 @@ def _last_linear(network: nn.Module, images: Tensor) -> str:
     for name, output in reversed(outputs):
         if output.shape == logits.shape and torch.allclose(output, logits, rtol=0, atol=0, equal_nan=True):
             return name
+    last = ", ".join(name for name, _ in outputs[-3:]) or "none"
     raise PluginError(
         f"network {type(network).__name__}: no linear layer's output is the network's output, so its penultimate"
-        f" feature is not known; {PASS_HEAD}"
+        f" feature is not known (last linear layers that ran: {last}); {PASS_HEAD}"
     )

@@ -1,4 +1,4 @@
-"""Networks named by the user: ``FILE.py:FACTORY`` or ``package.module:factory``."""
+"""Networks named by the user: ``FILE.py:FACTORY``, ``package.module:factory``, ``torchvision:NAME``, ``timm:NAME``."""
 
 from __future__ import annotations
 
@@ -7,22 +7,29 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torchvision
 from torch import nn
 
 from nci_plugin.checks import PluginError, did_you_mean
 from nci_plugin.files import digest
 
-FORM = "FILE.py:FACTORY or package.module:factory"
+FORM = "FILE.py:FACTORY or package.module:factory, torchvision:NAME or timm:NAME"
 
 
 def find_factory(spec: str) -> Callable[..., nn.Module]:
-    """Import the factory that ``spec`` names. The file or module is code of the user's and is run."""
+    """Find the factory that ``spec`` names; one of a library makes networks with random weights.
+
+    The file or module is code of the user's and is run.
+    """
     place, _, name = spec.rpartition(":")
     if not place or not name:
         raise PluginError(f"network '{spec}': expected {FORM}")
+    if place in LIBRARIES:
+        return LIBRARIES[place](name)
     module = _import_file(Path(place), spec) if place.endswith(".py") else _import_module(place, spec)
     factory = getattr(module, name, None)
     if not callable(factory):
@@ -47,7 +54,8 @@ def build_network(spec: str, num_classes: int, arguments: Mapping[str, Any]) -> 
     except (Exception, SystemExit) as error:  # the factory is the user's code and may raise anything
         raise PluginError(
             f"network '{spec}': the factory failed with {type(error).__name__}: {error};"
-            f" it was called with {given or 'no arguments'}"
+            f" it was called with {given or 'no arguments'};"
+            " others go under network: arguments of a benchmark's YAML"
         ) from error
     if not isinstance(network, nn.Module):
         raise PluginError(f"network '{spec}': the factory must return a torch.nn.Module, got {type(network).__name__}")
@@ -78,6 +86,31 @@ def _import_module(name: str, spec: str) -> Any:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # the module may be the user's code and may raise anything
         raise PluginError(f"network '{spec}': cannot import '{name}' ({error}); expected {FORM}") from error
+
+
+def torchvision_names() -> list[str]:
+    """torchvision's image classifiers."""
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _from_torchvision(name: str) -> Callable[..., nn.Module]:
+    known = torchvision_names()
+    if name not in known:
+        raise PluginError(f"network 'torchvision:{name}': torchvision has no such model{did_you_mean(name, known)}")
+    return partial(torchvision.models.get_model, name, weights=None)
+
+
+def _from_timm(name: str) -> Callable[..., nn.Module]:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise PluginError(f"network 'timm:{name}': timm cannot be imported ({error}); pip install timm") from error
+    if not timm.is_model(name):
+        raise PluginError(f"network 'timm:{name}': timm has no such model{did_you_mean(name, timm.list_models())}")
+    return partial(timm.create_model, name, pretrained=False)
+
+
+LIBRARIES = {"torchvision": _from_torchvision, "timm": _from_timm}
 
 
 def _make_importable(directory: Path) -> None:

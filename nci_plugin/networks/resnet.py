@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,8 +37,9 @@ class BasicBlock(nn.Module):
 class ResNet18_32x32(nn.Module):
     """CIFAR-style ResNet-18: a 3x3 stem, four stages of ``width`` x (1, 2, 4, 8) channels, average pool, ``fc``.
 
-    The parameters are named as in OpenOOD, so its CIFAR checkpoints load into ``width=64``. ``feature_size`` is the
-    number of penultimate features, 8 x ``width``. Raises PluginError unless both arguments are whole numbers above 0.
+    Parameters and methods are named as in OpenOOD, so that its CIFAR checkpoints load into ``width=64`` and all of its
+    postprocessors can use the network. ``feature_size`` is the number of penultimate features, 8 x ``width``. Raises
+    PluginError unless both arguments are whole numbers above 0.
     """
 
     def __init__(self, num_classes: int = 10, width: int = 64) -> None:
@@ -51,16 +56,47 @@ class ResNet18_32x32(nn.Module):
         self.feature_size = 8 * width
         self.fc = nn.Linear(self.feature_size, num_classes)
 
-    def forward(self, x: Tensor, return_feature: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, return_feature: bool = False, return_feature_list: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor] | tuple[Tensor, list[Tensor]]:
         """Logits (n, num_classes) of images (n, 3, H, W); with ``return_feature`` also features (n, feature_size).
 
-        Features are means of ReLU outputs, so they are never negative.
+        With ``return_feature_list`` instead the maps of the stem and of the stages, the last one pooled to
+        (n, feature_size, 1, 1). Features are means of ReLU outputs, so they are never negative.
         """
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
-        features = self.avgpool(out).flatten(1)
+        *maps, last = self._maps(x)
+        pooled = self.avgpool(last)
+        features = pooled.flatten(1)
         logits = self.fc(features)
-        return (logits, features) if return_feature else logits
+        if return_feature:
+            return logits, features
+        return (logits, [*maps, pooled]) if return_feature_list else logits
+
+    def forward_threshold(self, x: Tensor, threshold: float) -> Tensor:
+        """Logits of features that are clipped at ``threshold`` (ReAct, Sun et al. 2021)."""
+        _, features = self(x, return_feature=True)
+        return self.fc(features.clip(max=threshold))
+
+    def intermediate_forward(self, x: Tensor, layer_index: int) -> Tensor:
+        """The map (n, C, H', W') behind stage ``layer_index``; raises ValueError unless that is 1, 2, 3 or 4."""
+        if layer_index not in (1, 2, 3, 4):
+            raise ValueError(f"layer_index must be 1, 2, 3 or 4, got {layer_index!r}")
+        return next(islice(self._maps(x), layer_index, None))
+
+    def get_fc(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (num_classes, feature_size) and bias (num_classes,) of the last layer, as arrays."""
+        return self.fc.weight.detach().cpu().numpy(), self.fc.bias.detach().cpu().numpy()
+
+    def get_fc_layer(self) -> nn.Linear:
+        return self.fc
+
+    def _maps(self, x: Tensor) -> Iterator[Tensor]:
+        """The map behind the stem and behind each of the four stages, computed as they are asked for."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        yield x
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            yield x
 
 
 def _stage(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
