@@ -47,6 +47,13 @@ OFFICIAL = {
         IMAGENET_FAR,
     ),
 }
+
+# The OOD sets of the papers' own suites, written out: ID set, data sets.
+PAPERS = {
+    "neco_cifar10": ("cifar10", ["cifar100", "svhn"]),
+    "neco_cifar100": ("cifar100", ["cifar10", "svhn"]),
+    "neco_imagenet": ("imagenet", ["imagenet_o", "textures", "inaturalist", "sun", "places365"]),
+}
 LISTS = {
     ("cifar10", "ood/val"): "val_tin",
     ("cifar100", "ood/val"): "val_tin",
@@ -68,7 +75,7 @@ CHECKPOINTS = {
     "cifar10": "cifar10_resnet18_32x32_base_e100_lr0.1_default",
     "cifar100": "cifar100_resnet18_32x32_base_e100_lr0.1_default",
     "imagenet200": "imagenet200_resnet18_224x224_base_e90_lr0.1_default",
-    "imagenet": None,
+    "imagenet": "pretrained_weights/resnet50_imagenet1k_v1.pth",
 }
 
 
@@ -78,7 +85,7 @@ CHECKPOINTS = {
 def test_every_shipped_file_is_known_by_its_name_and_loads():
     directory = config_directory()
     assert {path.name for path in directory.iterdir() if path.suffix in (".yml", ".yaml")} == set()
-    assert benchmark_names() == ["cifar10", "cifar100", "digits", "imagenet", "imagenet200"]
+    assert benchmark_names() == sorted([*OFFICIAL, *PAPERS, "digits"])
     for name in benchmark_names():
         assert load_benchmark(name).name == name
         assert describe_config(name)[0] == "benchmark"
@@ -125,6 +132,32 @@ def test_default_preprocessing_and_imagenet_c_without_resize_and_crop(name):
         assert source.preprocessing == expected, split
 
 
+@pytest.mark.parametrize("name", PAPERS)
+def test_suites_of_papers(name):
+    """Their OOD sets, not grouped, beside OpenOOD's ID splits, OOD validation set and preprocessing of that ID set."""
+    id_name, data_sets = PAPERS[name]
+    suite, official = load_benchmark(name), load_benchmark(id_name)
+    assert suite.num_classes == official.num_classes
+    assert suite.checkpoints == (official.checkpoints if suite.network == official.network else None)
+    shared = ["id/train", "id/val", "id/test", "ood/val"]
+    assert list(suite.splits) == [*shared, *(f"far/{each}" for each in data_sets)]
+    same = {
+        split.split("/")[1]: source
+        for split, source in official.splits.items()
+        if split.split("/")[0] in ("near", "far")
+    }
+    for split, source in suite.splits.items():
+        data_set = split.split("/")[1]
+        assert source.imglist_path.startswith(f"benchmark_imglist/{id_name}/")
+        assert source.preprocessing == official.preprocessing
+        if split in shared:
+            assert source == official.splits[split]
+        elif data_set in same:
+            assert source == same[data_set]
+        else:
+            assert source.imglist_path == f"benchmark_imglist/{id_name}/test_{data_set}.txt"
+
+
 def test_the_built_in_benchmark():
     benchmark = load_benchmark("digits")
     assert benchmark.built_in
@@ -147,6 +180,8 @@ def test_shipped_hyperparameters_and_grids():
         "knn": ({"K": 50}, {"K": [50, 100, 200, 500, 1000]}),
         "knn_l1": ({"K": 50, "alpha": 1e-4}, alphas),
         "neco": ({"dim": 0.9, "scale": True, "max_logit": "auto"}, {}),
+        **{name: ({}, {}) for name in ("nc1", "nc2", "nc3", "nc4")},
+        "nc5": ({"dim": 0.9, "scale": True, "max_logit": "auto"}, {}),
         "msp": ({}, {}),
         "mls": ({}, {}),
         "ebo": ({"temperature": 1}, {}),
@@ -168,7 +203,7 @@ def test_an_installed_package_reads_the_files_inside_it(tmp_path, monkeypatch):
     (package.parent / "configs" / "benchmarks").mkdir(parents=True)  # of some other package
     monkeypatch.setattr(nci_plugin.config, "__file__", str(package / "config.py"))
     assert config_directory() == package / "configs"
-    assert benchmark_names() == ["cifar10", "cifar100", "digits", "imagenet", "imagenet200"]
+    assert benchmark_names() == sorted([*OFFICIAL, *PAPERS, "digits"])
     assert load_detector("nci").sweep
 
 
