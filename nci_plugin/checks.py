@@ -9,7 +9,7 @@ import difflib
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,14 @@ from torch import Tensor
 
 
 class PluginError(Exception):
-    """A user's input cannot be used; the message is one line and says what to do. Commands exit with code 2."""
+    """A user's input cannot be used; the message is one line and says what to do. Commands exit with code 2.
 
-    def __init__(self, message: str) -> None:
+    ``details`` are lines, of a table say, that a command prints before it.
+    """
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
         super().__init__(" ".join(message.split()))  # other libraries' texts, quoted in it, may have many lines
+        self.details = tuple(details)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

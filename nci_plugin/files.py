@@ -34,6 +34,22 @@ def write_atomically(path: Path, data: bytes | str, durable: bool = True) -> Non
             temporary.unlink()
 
 
+def move_aside(path: Path) -> Path:
+    """Rename a file to ``<name>.old``, numbered if that exists; returns its new path.
+
+    Raises PluginError if it cannot.
+    """
+    target, number = path.with_name(f"{path.name}.old"), 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}.old{number}")
+    try:
+        path.rename(target)
+    except OSError as error:
+        raise PluginError(f"cannot move '{path}' aside: {error.strerror or error}; move it away") from None
+    return target
+
+
 def digest(*parts: bytes | str) -> str:
     """A short content hash (32 hexadecimal digits) of byte strings and texts."""
     hasher = hashlib.blake2b(digest_size=16)

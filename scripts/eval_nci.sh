@@ -7,25 +7,18 @@ case ${1-} in
     cat <<'USAGE'
 usage: bash scripts/eval_nci.sh [BENCHMARK] [options...]
 
-Evaluates NCI on BENCHMARK (default: digits). Runs in the active virtualenv or conda environment, else in .venv,
-and first installs there what is missing. Runs in the checkout: relative paths start there. The options are those
-of "nci-ood eval": bash scripts/eval_nci.sh digits --help
+Evaluates NCI on BENCHMARK. The default is all: those of OpenOOD's benchmarks whose data and checkpoints are there; where
+there are none, digits. Runs in the active virtualenv or conda environment, else in .venv, and first installs there
+what is missing. Runs in the checkout: relative paths start there. The options are those of "nci-ood eval":
+bash scripts/eval_nci.sh digits --help
 USAGE
     exit 0
     ;;
 esac
 
-benchmark=digits
-case ${1-} in
--*) ;;
-*)
-    benchmark=${1:-digits}
-    [ $# -eq 0 ] || shift
-    ;;
-esac
-
+[ -n "${1-all}" ] || shift # an empty BENCHMARK is none
 # shellcheck source=scripts/environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 # shellcheck disable=SC2119
 prepare_environment
-exec "$python" -m nci_plugin eval "$benchmark" "$@"
+exec "$python" -m nci_plugin eval "$@"

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nci_plugin.benchmarks.image_list import OOD_LABEL, ImageList, Preprocessing
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, check_known
 
 TRAIN, VALIDATION, TEST, OOD_VALIDATION = "id/train", "id/val", "id/test", "ood/val"
 CSID, NEAR, FAR = "csid", "near", "far"
@@ -109,6 +109,14 @@ class Benchmark:
             name: replace(source, data_root=data_root) if isinstance(source, ImageList) else source
             for name, source in self.splits.items()
         }
+        return replace(self, splits=splits)
+
+    def with_csid(self, names: Sequence[str]) -> Benchmark:
+        """The same benchmark with only these covariate-shifted sets; raises PluginError on an unknown one."""
+        for name in names:
+            check_known(f"covariate-shifted set (csid) of '{self.name}'", name, self.data_sets(CSID))
+        kept = {f"{CSID}/{name}" for name in names}
+        splits = {name: split for name, split in self.splits.items() if name.split("/")[0] != CSID or name in kept}
         return replace(self, splits=splits)
 
 

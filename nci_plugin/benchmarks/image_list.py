@@ -63,6 +63,14 @@ class Preprocessing:
         return Compose([*steps, ToTensor(), Normalize(*self.normalization)])
 
 
+class MissingFiles(PluginError):
+    """An image list, or images that it names, are not there; ``summary`` says so in a few words."""
+
+    def __init__(self, message: str, summary: str) -> None:
+        super().__init__(message)
+        self.summary = summary
+
+
 @dataclass(frozen=True)
 class ImageList:
     """A file of lines ``path label``; paths are relative to ``data_dir``, label -1 means OOD.
@@ -80,14 +88,20 @@ class ImageList:
         return self.data_root / self.imglist_path
 
     def read(self) -> ImageFiles:
-        """Parse the list and look at every file; raises PluginError on the first line that cannot be used."""
+        """Parse the list and look at every file.
+
+        Raises PluginError on the first line that cannot be used, MissingFiles if the list or images are not there.
+        """
         try:
             text = self.path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not a text file"
-            raise PluginError(
+            message = (
                 f"image list '{self.path}': {reason}; lay the benchmark's lists under the data root or pass --data-root"
-            ) from None
+            )
+            if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                raise MissingFiles(message, f"the list {self.imglist_path}") from None
+            raise PluginError(message) from None
         lines = text.removesuffix("\n").split("\n") if text else []  # splitlines would also split names at U+2028
         root = self.data_root / self.data_dir
         names, labels, stamps = [], [], []
@@ -111,9 +125,10 @@ class ImageList:
         if not names:
             raise PluginError(f"image list '{self.path}': the split is empty; it needs at least one 'path label' line")
         if missing:
-            raise PluginError(
+            raise MissingFiles(
                 f"image list '{self.path}': {len(missing)} of {len(names)} images are missing under '{root}', first"
-                f" '{missing[0]}'; put the images there or pass --data-root"
+                f" '{missing[0]}'; put the images there or pass --data-root",
+                f"{len(missing)} of {len(names)} images, first {self.data_dir}{missing[0]}",
             )
         return ImageFiles(self, tuple(names), torch.tensor(labels), tuple(stamps))
 

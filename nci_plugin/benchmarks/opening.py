@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch.utils.data import Dataset, default_collate
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from nci_plugin.benchmarks.benchmark import Benchmark, Features, ImageSequence, Source
-from nci_plugin.benchmarks.image_list import ImageList
+from nci_plugin.benchmarks.image_list import ImageList, MissingFiles
 from nci_plugin.checks import PluginError, check_finite, check_labels
 
 
 def open_splits(benchmark: Benchmark) -> dict[str, Any]:
     """Read every image list and check lengths and labels, before anything long starts.
 
-    Raises PluginError on the first split that cannot be used.
+    Raises PluginError on the first split that cannot be used, or one about all splits that lack lists or images.
     """
-    return {name: _open(name, source, benchmark) for name, source in benchmark.splits.items()}
+    splits, missing = survey(benchmark)
+    if missing:
+        raise missing_splits(benchmark, missing)
+    return splits
+
+
+def survey(benchmark: Benchmark) -> tuple[dict[str, Any], dict[str, MissingFiles]]:
+    """Open every split; returns those that are there, and what the others lack.
+
+    Raises PluginError on the first split that cannot be used for another reason.
+    """
+    splits: dict[str, Any] = {}
+    missing: dict[str, MissingFiles] = {}
+    for name, source in benchmark.splits.items():
+        try:
+            splits[name] = _open(name, source, benchmark)
+        except MissingFiles as error:
+            missing[name] = error
+    return splits, missing
+
+
+def missing_splits(benchmark: Benchmark, missing: Mapping[str, MissingFiles]) -> PluginError:
+    """One error about all splits that lack their list or images; its details are a line for each of them."""
+    first = str(next(iter(missing.values())))
+    count = f"{len(missing)} of {len(benchmark.splits)} splits lack their list or images"
+    width = max(map(len, missing))
+    return PluginError(
+        first if len(missing) == 1 else f"benchmark '{benchmark.name}': {count}; first {first}",
+        [f"missing: {name:{width}}  {error.summary}" for name, error in missing.items()],
+    )
 
 
 def _open(name: str, source: Source, benchmark: Benchmark) -> Any:
@@ -47,6 +77,26 @@ def _open(name: str, source: Source, benchmark: Benchmark) -> Any:
     if len(source) == 0:  # type: ignore[arg-type]  # a map-style Dataset has a length
         raise PluginError(f"{where}: the split is empty; it needs at least one image")
     return source
+
+
+def image_batches(
+    name: str, split: Dataset, batch_size: int, workers: int = 0, pin_memory: bool = False, start: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches (images (n, 3, H, W), labels (n,)) of a split from row ``start`` on.
+
+    Raises PluginError, naming the split, on an image that cannot be decoded.
+    """
+    loader = DataLoader(
+        Subset(split, range(start, len(split))),  # type: ignore[arg-type]  # a map-style Dataset has a length
+        batch_size=batch_size,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        collate_fn=collate,
+    )
+    for batch in loader:
+        if isinstance(batch, PluginError):
+            raise PluginError(f"split '{name}': {batch}") from None
+        yield batch
 
 
 def collate(items: list[Any]) -> Any:

@@ -19,13 +19,13 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from nci_plugin.benchmarks.opening import open_splits
     from nci_plugin.config import describe_config, load_benchmark
+    from nci_plugin.inputs import check_data, find_roots
 
     for name in options.configs:
         kind, summary = describe_config(name)
         print(f"{name}: valid {kind}: {summary}")
         if kind == "benchmark" and options.data_root is not None:
-            splits = open_splits(load_benchmark(name).with_data_root(options.data_root))
+            splits = check_data(load_benchmark(name), find_roots(name, options.data_root))
             print(f"{name}: all images are there: " + ", ".join(f"{split} {len(s)}" for split, s in splits.items()))
     return 0

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from nci_plugin.adapters.openood import scores as openood_scores
 from nci_plugin.checks import PluginError, check_writable
 from nci_plugin.evaluation import Evaluation
 from nci_plugin.feature_bank import FeatureBank
-from nci_plugin.files import write_atomically
+from nci_plugin.files import move_aside, write_atomically
 from nci_plugin.report.figures import auroc_figure
 from nci_plugin.results import (
     Result,
@@ -31,16 +32,19 @@ class ResultsDirectory:
 
     ``results.jsonl`` (one Result a line), ``ood/<detector>.csv`` and ``fsood/<detector>.csv`` (OpenOOD's tables),
     ``auroc.png``, and for each seed ``<seed>/scores/<detector>.npz`` (scores by split) and
-    ``<seed>/scores/predictions.npz``. Other detectors' files of an earlier run on the same networks and data stay;
-    results of other networks are never mixed in.
+    ``<seed>/scores/predictions.npz``; with ``openood_scores`` also ``<seed>/scores/<detector>.pkl`` as OpenOOD's
+    ``--save-score`` writes it. Other detectors' files of an earlier run on the same networks and data stay; results of
+    other networks are never mixed in. OpenOOD's own CSV and score files have the same names: they are moved aside.
     """
 
     IDENTITY = ("weights", "data")
     """Fields of the provenance that must agree within one directory, for each seed."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, openood_scores: bool = False) -> None:
+        self.path, self.openood_scores = path, openood_scores
         self._lines: dict[tuple[str, ...], str] = {}
+        self._answers: dict[str, np.ndarray] = {}
+        self._before: list[Result] = []
 
     @property
     def results_file(self) -> Path:
@@ -52,7 +56,8 @@ class ResultsDirectory:
         ``identities`` maps each seed to its ``weights`` and ``data`` hashes.
         """
         check_writable(self.path)
-        for result in self.read():
+        self._before = self.read()
+        for result in self._before:
             for name in self.IDENTITY:
                 expected = identities.get(result.seed, {}).get(name)
                 if expected is None or result.provenance.get(name) != expected:
@@ -81,7 +86,7 @@ class ResultsDirectory:
                     f"output '{self.path}': holds results made from other images of the same names and sizes; choose"
                     " another --output, or move them away"
                 )
-        answers = {}
+        answers = self._answers = {}
         for name, split in bank.splits.items():
             answers[f"{name}/predictions"] = split.predictions.numpy()
             answers[f"{name}/labels"] = split.labels.numpy()
@@ -90,7 +95,10 @@ class ResultsDirectory:
     def add(self, evaluation: Evaluation, seed: str) -> None:
         """Write scores and result rows of one network; rows of the same detectors and seed are replaced."""
         for detector, by_split in evaluation.scores.items():
-            _write_npz(self.path / seed / "scores" / f"{file_name(detector)}.npz", by_split)
+            path = self.path / seed / "scores" / f"{file_name(detector)}.npz"
+            _write_npz(path, by_split)
+            if self.openood_scores:
+                self._write_openood_scores(path.with_suffix(".pkl"), by_split)
         for result in evaluation.results:
             self._lines.pop(result.key, None)  # a row that is replaced moves to the end
             self._lines[result.key] = result.to_json()
@@ -105,13 +113,31 @@ class ResultsDirectory:
         over_seeds = is_over_seeds(results)
         for detector, setting in dict.fromkeys((result.detector, result.setting) for result in results):
             path = self.path / setting / f"{file_name(detector)}.csv"
-            write_atomically(path, to_csv(results, detector, setting, over_seeds))
+            text = to_csv(results, detector, setting, over_seeds)
+            if path.exists() and path.read_bytes() not in (text.encode(), self._csv_before(detector, setting)):
+                _make_way(path)
+            write_atomically(path, text)
         if results:
             seeds = {result.seed for result in results}
             here = [result for result in self.read() if result.seed in seeds and result.detector not in failed]
             auroc_figure(complete(here), self.path / FIGURE)
-        patterns = ("results.jsonl", FIGURE, "ood/*.csv", "fsood/*.csv", "**/scores/*.npz")
+        patterns = ("results.jsonl", FIGURE, "ood/*.csv", "fsood/*.csv", "**/scores/*.npz", "**/scores/*.pkl")
         return [pattern for pattern in patterns if next(self.path.glob(pattern), None) is not None]
+
+    def _csv_before(self, detector: str, setting: str) -> bytes | None:
+        """The CSV that the rows which lay here gave, None where there were none."""
+        rows = [row for row in self._before if (row.detector, row.setting) == (detector, setting)]
+        return to_csv(rows, detector, setting, is_over_seeds(rows)).encode() if rows else None
+
+    def _write_openood_scores(self, path: Path, scores: Mapping[str, np.ndarray]) -> None:
+        content = openood_scores.scores_file(scores, self._answers)
+        if path.exists() and not openood_scores.is_ours(path.read_bytes()):
+            _make_way(path)
+        write_atomically(path, content, durable=False)
+
+
+def _make_way(path: Path) -> None:
+    print(f"{path}: not written by nci_plugin, moved aside to {move_aside(path).name}")
 
 
 def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -65,7 +65,7 @@ def _column_headers(results: Sequence[Result]) -> dict[str, str]:
 def choices_table(results: Sequence[Result]) -> str:
     """The hyper-parameters of each detector, how they were chosen, and the seconds it took (mean over seeds)."""
     rows = []
-    for name in detectors_by_near_auroc(results, "ood"):
+    for name in detectors_by_near_auroc(results, results[0].setting):
         by_seed = {result.seed: result for result in results if result.detector == name}
         seconds = {
             phase: np.mean([result.seconds[phase] for result in by_seed.values()])

@@ -1,0 +1,57 @@
+"""The score files of OpenOOD's ``--save-score``. They are written here and never read."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
+
+MARK = b"written by nci_plugin"
+"""Stands behind the pickle, where no reader looks, so that a file of ours is known without unpickling it."""
+
+PROTOCOL = 4
+"""The highest whose arrays, pickled with numpy 2, can be read with numpy 1.26."""
+
+
+def scores_file(scores: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarray]) -> bytes:
+    """One detector's ``Evaluator.scores``, pickled, from its scores (n,) by split.
+
+    ``answers`` holds ``<split>/predictions`` and ``<split>/labels`` (n,). Each split is [predictions, scores, labels];
+    those that the evaluator keeps no scores of are None.
+    """
+
+    def group(name: str) -> dict[str, str]:
+        return {split.split("/", 1)[1]: split for split in scores if split.split("/")[0] == name}
+
+    def triple(split: str) -> list[np.ndarray]:
+        return [answer(split, "predictions"), scores[split], answer(split, "labels")]
+
+    def answer(split: str, kind: str) -> np.ndarray:
+        return answers[f"{split}/{kind}"].astype(int)
+
+    def tensors(kind: str) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(answer(split, kind)) for name, split in group(CSID).items()}
+
+    content: dict[str, Any] = {
+        "id": {"train": None, "val": None, "test": triple(TEST)},
+        "csid": {name: triple(split) for name, split in group(CSID).items()},
+        "ood": {
+            "val": None,
+            **{ood: {name: triple(split) for name, split in group(ood).items()} for ood in (NEAR, FAR)},
+        },
+        "id_preds": torch.from_numpy(answer(TEST, "predictions")),
+        "id_labels": torch.from_numpy(answer(TEST, "labels")),
+        "csid_preds": tensors("predictions"),
+        "csid_labels": tensors("labels"),
+    }
+    return pickle.dumps(content, PROTOCOL) + MARK
+
+
+def is_ours(content: bytes) -> bool:
+    """Whether `scores_file` made these bytes."""
+    return content.endswith(MARK)

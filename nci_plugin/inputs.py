@@ -1,0 +1,160 @@
+"""What an evaluation needs, found in OpenOOD's layout: data and results roots, image lists, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nci_plugin.adapters.openood.checkout import find_checkout, is_checkout
+from nci_plugin.adapters.openood.downloads import CHECKPOINTS, download_hint
+from nci_plugin.benchmarks.benchmark import CSID, Benchmark
+from nci_plugin.benchmarks.opening import missing_splits, survey
+from nci_plugin.checks import PluginError
+from nci_plugin.config import benchmark_names, load_benchmark
+from nci_plugin.networks.checkpoints import find_checkpoints
+
+NO_CSID = "none"
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Directories of OpenOOD's layout: lists and images, and checkpoints and results; the checkout they are in."""
+
+    data: Path
+    results: Path
+    openood: Path | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One benchmark, ready to be evaluated.
+
+    ``benchmark`` has only the covariate-shifted sets that count; where there are none, ``no_full_spectrum`` says why.
+    ``checkpoints`` maps seeds to the files in ``checkpoint_path``.
+    """
+
+    benchmark: Benchmark
+    roots: Roots
+    splits: Mapping[str, Any]
+    checkpoint_path: Path
+    checkpoints: Mapping[str, Path]
+    no_full_spectrum: str
+
+
+class MissingInputs(PluginError):
+    """Lists, images or checkpoints are not there; ``summary`` says so in a few words."""
+
+    def __init__(self, message: str, details: Sequence[str], summary: str) -> None:
+        super().__init__(message, details)
+        self.summary = summary
+
+
+def official_benchmarks() -> list[str]:
+    """OpenOOD's own benchmarks: those that its download script knows."""
+    return sorted(CHECKPOINTS)
+
+
+def find_roots(name: str, data_root: Path | None = None) -> Roots:
+    """Where the data and results of a benchmark lie, by its name or YAML file.
+
+    Shipped benchmarks of OpenOOD's data are looked for in its checkout, if there is one; all others in the working
+    directory.
+    """
+    of_openood = name in benchmark_names() and load_benchmark(name).built_in is None
+    checkout = find_checkout() if of_openood else None
+    root = checkout or Path()
+    data = root / "data"
+    if checkout is None and is_checkout(Path.cwd()) and name in benchmark_names():
+        # OpenOOD would not download its lists any more if others lay in its data/benchmark_imglist.
+        data /= "nci_plugin"
+    return Roots(data_root or data, root / "results", checkout)
+
+
+def find_inputs(
+    benchmark: Benchmark,
+    roots: Roots,
+    given: Path | Callable[[], Path] | None = None,
+    csid: Sequence[str] | None = None,
+    full_spectrum_only: bool = False,
+) -> Inputs:
+    """Look at every list, image and checkpoint of a benchmark, before anything long starts.
+
+    ``given`` are the user's checkpoints, or a function that fetches them when all else is there; None = those that the
+    benchmark names. ``csid`` are the covariate-shifted sets
+    that count, None = all; where one of those is missing then, the others do not count either, since a full spectrum
+    of fewer sets would be another number.
+
+    Raises PluginError about all that is missing, with OpenOOD's command that downloads it.
+    """
+    if given is None and benchmark.checkpoints is None:
+        raise PluginError(f"benchmark '{benchmark.name}': names no checkpoints; pass --ckpt-path")
+    path = given if isinstance(given, Path) else roots.results / str(benchmark.checkpoints)
+    benchmark = benchmark.with_data_root(roots.data)
+    reason = "the benchmark has no covariate-shifted set (csid)"
+    if csid is not None:
+        benchmark = benchmark.with_csid([] if list(csid) == [NO_CSID] else csid)
+        reason = f"--csid {' '.join(csid)}"
+    if full_spectrum_only and not benchmark.data_sets(CSID):
+        raise PluginError(f"--fsood: benchmark '{benchmark.name}' has no full spectrum: {reason}; leave --fsood out")
+    checkpoints, no_checkpoints = ({}, None) if callable(given) else _checkpoints(path, named=given is None)
+    splits, missing = survey(benchmark)
+    needless = csid is None and not full_spectrum_only
+    lacking = {name: error for name, error in missing.items() if name.split("/")[0] == CSID}
+    if needless and lacking and not no_checkpoints and len(lacking) == len(missing):
+        there = [name for name in benchmark.data_sets(CSID) if f"{CSID}/{name}" not in missing]
+        sets = ", ".join(f"{name} lacks {error.summary}" for name, error in lacking.items())
+        benchmark = benchmark.with_csid([])
+        splits = {name: split for name, split in splits.items() if name in benchmark.splits}
+        reason = f"{sets}; --csid selects other sets: {' '.join(there) or NO_CSID}"
+        missing = {}
+    if missing or no_checkpoints:
+        raise _missing_inputs(benchmark, missing, no_checkpoints, roots)
+    if callable(given):
+        path = given()
+        checkpoints = find_checkpoints(path)
+    return Inputs(benchmark, roots, splits, path, checkpoints, reason)
+
+
+def check_data(benchmark: Benchmark, roots: Roots) -> Mapping[str, Any]:
+    """Look at every list and image; raises PluginError about all that is missing."""
+    benchmark = benchmark.with_data_root(roots.data)
+    splits, missing = survey(benchmark)
+    if missing:
+        raise _missing_inputs(benchmark, missing, None, roots)
+    return splits
+
+
+def _checkpoints(path: Path, named: bool) -> tuple[Mapping[str, Path], PluginError | None]:
+    """Checkpoints by seed; of those that the benchmark itself ``named``, the error that they are not there."""
+    try:
+        return find_checkpoints(path), None
+    except PluginError as error:
+        if not named:
+            raise
+        return {}, error
+
+
+def _missing_inputs(
+    benchmark: Benchmark, missing: Mapping[str, Any], no_checkpoints: PluginError | None, roots: Roots
+) -> MissingInputs:
+    """One error about splits and checkpoints, with what to do about it."""
+    details: list[str] = []
+    summary: list[str] = []
+    first: list[PluginError] = []
+    if missing:
+        first.append(missing_splits(benchmark, missing))
+        details += first[0].details
+        summary.append(f"{len(missing)} of {len(benchmark.splits)} splits lack their list or images")
+    if no_checkpoints is not None:
+        first.append(no_checkpoints)
+        path = roots.results / str(benchmark.checkpoints)
+        details.append(f"missing: checkpoints  {path if path.suffix == '.pth' else path / 's*' / 'best.ckpt'}")
+        summary.append(f"there are no checkpoints in {path}")
+    hint = download_hint(benchmark, list(missing), no_checkpoints is not None, roots.results, roots.openood)
+    text = " and ".join(summary)
+    message = (
+        f"benchmark '{benchmark.name}': {text}; {hint}; or pass --data-root, --ckpt-path" if hint else str(first[0])
+    )
+    return MissingInputs(message, details, text)

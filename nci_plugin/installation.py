@@ -1,0 +1,229 @@
+"""Copies of this package in checkouts of OpenOOD: what is in one, and how it comes and goes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from nci_plugin.adapters.openood.checkout import LANDMARK, is_checkout
+from nci_plugin.checks import PluginError
+from nci_plugin.config import config_directory
+from nci_plugin.files import write_atomically
+
+PACKAGE = Path(__file__).parent
+MANIFEST = "nci_plugin/installed.json"
+SCRIPTS = ("eval_nci.sh", "environment.sh", "missing_requirements.py", "oldest-constraints.txt")
+OPENOODS_OWN = ("ebo", "knn", "mls", "msp", "nci")
+"""Names of ours for which OpenOOD has a YAML file itself."""
+
+
+@dataclass
+class Changes:
+    """What is done to a checkout, by path in it: files to ``write`` and to ``remove``, those ``left`` alone and why.
+
+    ``manifest`` holds the SHA-256 of every file of ours afterwards, ``directories`` what was made for them.
+    """
+
+    write: dict[str, bytes] = field(default_factory=dict)
+    remove: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    manifest: dict[str, str] = field(default_factory=dict)
+    directories: list[str] = field(default_factory=list)
+
+
+def plan_installation(checkout: Path, force: bool = False) -> Changes:
+    """What installing into ``checkout`` changes; nothing is changed yet.
+
+    Raises PluginError if that is no checkout of OpenOOD, or if a file there is not ours, unless ``force``.
+    """
+    recorded, directories = _read_manifest(_checked(checkout))
+    changes = Changes(directories=directories)
+    foreign = []
+    for name, content in _contents().items():
+        there = _read(checkout / name)
+        changes.manifest[name] = _digest(content)
+        if there == content:
+            continue
+        if there is not None and _digest(there) != recorded.get(name) and not force:
+            foreign.append(name)
+        changes.write[name] = content
+    if foreign:
+        raise PluginError(
+            f"install into '{checkout}': {len(foreign)} files there are not ours or were changed ({_some(foreign)});"
+            " move them away, or pass --force to overwrite them"
+        )
+    _plan_removal(checkout, {name: recorded[name] for name in recorded if name not in changes.manifest}, force, changes)
+    for stem in OPENOODS_OWN:
+        changes.left[f"configs/postprocessors/{stem}.yml"] = "OpenOOD's own"
+    return changes
+
+
+def plan_removal(checkout: Path, force: bool = False) -> Changes:
+    """What taking the installation out of ``checkout`` changes; a file that was changed stays unless ``force``.
+
+    Raises PluginError if nothing was installed there.
+    """
+    recorded, directories = _read_manifest(_checked(checkout))
+    if not recorded:
+        raise PluginError(f"remove from '{checkout}': there is no {MANIFEST}, so nothing was installed there")
+    changes = Changes(directories=directories)
+    _plan_removal(checkout, recorded, force, changes)
+    return changes
+
+
+def apply(changes: Changes, checkout: Path) -> None:
+    """Change the checkout: all of it, or nothing if something cannot be written. Raises PluginError then."""
+    names = [*changes.write, *changes.remove, MANIFEST]
+    made = _missing_directories(checkout, [*changes.write, *[MANIFEST] * bool(changes.manifest)])
+    for directory in {_existing(checkout / name) for name in names}:
+        _check_writable(directory)
+    undo: dict[Path, bytes | None] = {}
+    try:
+        for name, content in changes.write.items():
+            undo[checkout / name] = _read(checkout / name)
+            write_atomically(checkout / name, content, durable=False)
+        for name in changes.remove:
+            undo[checkout / name] = _read(checkout / name)
+            _unlink(checkout / name)
+        _write_manifest(checkout, changes, made)
+    except BaseException:
+        for path, before in undo.items():
+            with suppress(OSError, PluginError):
+                path.unlink(missing_ok=True) if before is None else write_atomically(path, before, durable=False)
+        _remove_empty(checkout, made)
+        raise
+    _remove_empty(checkout, changes.directories)
+
+
+def _write_manifest(checkout: Path, changes: Changes, made: Iterable[str]) -> None:
+    if changes.manifest:
+        directories = list(dict.fromkeys([*changes.directories, *made]))
+        text = json.dumps({"files": changes.manifest, "directories": directories}, indent=1)
+        write_atomically(checkout / MANIFEST, f"{text}\n", durable=False)
+    else:
+        (checkout / MANIFEST).unlink(missing_ok=True)
+
+
+# -------------------------------------------------------------------- what is installed
+
+
+def _contents() -> dict[str, bytes]:
+    """Every file of an installation, by its path in a checkout."""
+    package = {f"nci_plugin/{_relative(path, PACKAGE)}": path for path in PACKAGE.rglob("*.py")}
+    package = {name: path for name, path in package.items() if not name.startswith("nci_plugin/scripts/")}
+    configs = config_directory()
+    inside = {f"nci_plugin/configs/{_relative(path, configs)}": path for path in configs.rglob("*.yml")}
+    beside = {f"configs/postprocessors/{path.name}": path for path in (configs / "postprocessors").glob("*.yml")}
+    beside = {name: path for name, path in beside.items() if path.stem not in OPENOODS_OWN}
+    directory = _script_directory()
+    scripts = {f"scripts/{name}": directory / name for name in SCRIPTS}
+    return {name: path.read_bytes() for name, path in sorted({**package, **inside, **beside, **scripts}.items())}
+
+
+def _script_directory() -> Path:
+    """Where the shell scripts are: inside an installed package, or beside it in a checkout."""
+    for directory in (PACKAGE / "scripts", PACKAGE.parent / "scripts"):
+        if (directory / SCRIPTS[0]).is_file():
+            return directory
+    raise PluginError(f"scripts: not found beside '{PACKAGE}'; install nci_plugin again")
+
+
+# -------------------------------------------------------------------- what is there
+
+
+def _checked(checkout: Path) -> Path:
+    if not is_checkout(checkout):
+        raise PluginError(f"'{checkout}': is no checkout of OpenOOD v1.5 (it has no {LANDMARK}); pass its directory")
+    if (checkout / "nci_plugin").is_symlink():
+        raise PluginError(f"'{checkout / 'nci_plugin'}': is a link, and what it points to stays as it is; remove it")
+    return checkout
+
+
+def _read_manifest(checkout: Path) -> tuple[dict[str, str], list[str]]:
+    """SHA-256 by file, and the directories made for them; both empty where nothing was installed."""
+    content = _read(checkout / MANIFEST)
+    if content is None:
+        return {}, []
+    try:
+        raw = json.loads(content)
+        files, directories = dict(raw["files"]), list(raw["directories"])
+        inside = [PurePosixPath(name) for name in (*files, *directories)]
+    except (ValueError, TypeError, KeyError):
+        raise PluginError(f"'{checkout / MANIFEST}': is damaged; remove the installed files by hand") from None
+    if any(path.is_absolute() or ".." in path.parts for path in inside):
+        raise PluginError(f"'{checkout / MANIFEST}': names files outside the checkout; remove the files by hand")
+    return files, directories
+
+
+def _plan_removal(checkout: Path, recorded: Mapping[str, str], force: bool, changes: Changes) -> None:
+    for name, digest in recorded.items():
+        there = _read(checkout / name)
+        if there is not None and (force or _digest(there) == digest):
+            changes.remove.append(name)
+        elif there is not None:
+            changes.left[name] = "changed since it was installed (--force removes it)"
+
+
+def _check_writable(directory: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise PluginError(
+            f"'{directory}': cannot write there ({error.strerror or error}); nothing was changed"
+        ) from None
+
+
+def _unlink(path: Path) -> None:
+    """Remove a file, and what Python compiled from it."""
+    try:
+        path.unlink()
+        if path.suffix == ".py":
+            for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+                compiled.unlink()
+            with suppress(OSError):  # other files' are in it, or there is none
+                (path.parent / "__pycache__").rmdir()
+    except OSError as error:
+        raise PluginError(f"cannot remove '{path}': {error.strerror or error}") from None
+
+
+def _missing_directories(checkout: Path, names: Iterable[str]) -> list[str]:
+    parents = {parent for name in names for parent in PurePosixPath(name).parents}
+    return sorted(str(parent) for parent in parents if not (checkout / parent).is_dir())
+
+
+def _remove_empty(checkout: Path, directories: Iterable[str]) -> None:
+    for directory in sorted(directories, reverse=True):  # the inner ones first
+        with suppress(OSError):  # it is not empty
+            (checkout / directory).rmdir()
+
+
+def _existing(path: Path) -> Path:
+    """The nearest directory above ``path`` that is there."""
+    return next(parent for parent in path.parents if parent.is_dir())
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PluginError(f"cannot read '{path}': {error.strerror or error}") from None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
