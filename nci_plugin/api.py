@@ -8,12 +8,13 @@ from typing import Any, Union
 
 from torch import nn
 
+from nci_plugin.adapters.openood import methods
 from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.checks import PluginError
 from nci_plugin.config import DEFAULT_DETECTORS, detector_names, load_benchmark, load_detector
 from nci_plugin.detectors.base import Detector, DetectorSetup
-from nci_plugin.evaluation import Evaluation, evaluate_bank, training_needed
+from nci_plugin.evaluation import Contestant, Evaluation, evaluate_bank, training_needed
 from nci_plugin.extraction import ExtractionOptions, extract
 from nci_plugin.fingerprint import split_digest, weights_digest
 from nci_plugin.head import LinearHead
@@ -41,7 +42,8 @@ def evaluate(
         network: any classifier whose last layer is linear; a LinearHead or nn.Linear if all splits are features.
         benchmark: a name (``nci-ood list``), a YAML file, or a `Benchmark` of your own, whose splits are image lists,
             lists of images, torch Datasets or `Features`.
-        detectors: names (``all`` = every one), YAML files, `Detector` objects (their hyper-parameters stay fixed) or
+        detectors: names (``all`` = every one of this package and of pytorch-ood; ``openood:knn`` is OpenOOD's own,
+            ``openood:all`` all of those), YAML files, `Detector` objects (their hyper-parameters stay fixed) or
             `DetectorSetup` objects (with a sweep).
         data_root: directory that image lists are relative to.
         output: directory for results, scores and stored features; None keeps everything in memory.
@@ -81,7 +83,7 @@ def evaluate(
 def run_network(
     network: nn.Module | LinearHead,
     benchmark: Benchmark,
-    setups: Sequence[DetectorSetup],
+    setups: Sequence[Contestant],
     splits: Mapping[str, Any],
     options: ExtractionOptions,
     identity: Mapping[str, str],
@@ -91,9 +93,11 @@ def run_network(
     """Extract, evaluate and store one network's part of a run."""
     bank = extract(network, benchmark, training_needed(setups), options, splits)
     if directory is None:
-        return evaluate_bank(bank, benchmark, setups, seed, identity)
+        return evaluate_bank(bank, benchmark, setups, seed, identity, progress=options.progress)
     directory.begin(bank, seed)
-    return evaluate_bank(bank, benchmark, setups, seed, identity, lambda part: directory.add(part, seed))
+    return evaluate_bank(
+        bank, benchmark, setups, seed, identity, lambda part: directory.add(part, seed), options.progress
+    )
 
 
 def features_directory(output: Path, seed: str) -> Path:
@@ -101,12 +105,12 @@ def features_directory(output: Path, seed: str) -> Path:
     return output / seed / "features"
 
 
-def resolve_detectors(detectors: DetectorLike | Sequence[DetectorLike]) -> list[DetectorSetup]:
+def resolve_detectors(detectors: DetectorLike | Sequence[DetectorLike]) -> list[Contestant]:
     """Detector setups of names, YAML files and objects, in order; the same one given twice counts once.
 
     Raises PluginError if one name is given with different hyper-parameters: its results would lie in one file.
     """
-    setups: dict[str, DetectorSetup] = {}
+    setups: dict[str, Contestant] = {}
     for detector in [detectors] if isinstance(detectors, (str, Detector, DetectorSetup)) else detectors:
         for setup in _setups(detector):
             known = setups.setdefault(setup.name, setup)
@@ -118,13 +122,16 @@ def resolve_detectors(detectors: DetectorLike | Sequence[DetectorLike]) -> list[
     return list(setups.values())
 
 
-def _values(setup: DetectorSetup) -> tuple[Any, Any]:
-    return setup.detector.get_hyperparameters(), dict(setup.sweep)
+def _values(setup: Contestant) -> Any:
+    return (setup.detector.get_hyperparameters(), dict(setup.sweep)) if isinstance(setup, DetectorSetup) else setup
 
 
-def _setups(detector: DetectorLike) -> list[DetectorSetup]:
+def _setups(detector: DetectorLike) -> Sequence[Contestant]:
     if isinstance(detector, DetectorSetup):
         return [detector]
     if isinstance(detector, Detector):
         return [DetectorSetup(detector)]
-    return [load_detector(name) for name in (detector_names() if detector == DEFAULT_DETECTORS else [str(detector)])]
+    name = str(detector)
+    if name.startswith(methods.PREFIX):
+        return methods.load(name)
+    return [load_detector(each) for each in (detector_names() if name == DEFAULT_DETECTORS else [name])]

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from tqdm import tqdm
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import DetectorSetup, FitsOn
 from nci_plugin.feature_bank import FeatureBank
 from nci_plugin.metrics import OODMetrics, accuracy, ood_metrics
-from nci_plugin.parameter_search import Fitted, fit_and_search, score_split
+from nci_plugin.parameter_search import Answers, Method, Scores, answer
 from nci_plugin.results import Result
 
-Scores = Mapping[str, NDArray[np.floating]]
+Contestant = Union[DetectorSetup, Method]
 
 
 @dataclass
@@ -32,35 +31,39 @@ class Evaluation:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def training_needed(setups: Sequence[DetectorSetup]) -> FitsOn:
+def training_needed(setups: Sequence[Contestant]) -> FitsOn:
     """The most that any of the detectors needs of the training split."""
-    needs = {setup.detector.fits_on for setup in setups}
+    needs = {setup.fits_on for setup in setups}
     return next(need for need in (FitsOn.BANK, FitsOn.STATISTICS, FitsOn.NOTHING) if need in {*needs, FitsOn.NOTHING})
 
 
 def evaluate_bank(
     bank: FeatureBank,
     benchmark: Benchmark,
-    setups: Sequence[DetectorSetup],
+    setups: Sequence[Contestant],
     seed: str = "",
     provenance: Mapping[str, Any] | None = None,
     finished: Callable[[Evaluation], None] = lambda _: None,
+    progress: bool = False,
 ) -> Evaluation:
     """Fit, search and score every detector on stored features, and compute OpenOOD's metrics in both settings.
 
     The full-spectrum setting is there only if the benchmark has covariate-shifted sets. A detector that cannot be used
     on this network is named in ``failures`` with its reason; the others go on. ``finished`` is called with what each
-    detector gave as soon as it is there, so that an interruption loses nothing but the detector at work.
+    detector gave as soon as it is there, so that an interruption loses nothing but the detector at work. With
+    ``progress`` a bar is shown on a terminal.
     """
     evaluation = Evaluation()
     tested = [name for name in bank.splits if name == TEST or name.split("/")[0] in (CSID, NEAR, FAR)]
     accuracies = {setting: _accuracy(bank, splits) for setting, splits in id_splits(benchmark).items()}
-    for setup in setups:
+    quiet = None if progress else True  # None: quiet unless standard error is a terminal
+    for setup in (bar := tqdm(setups, desc="score", unit="detector", disable=quiet)):
+        bar.set_postfix_str(setup.name)
         try:
-            fitted = fit_and_search(setup, bank)
-            started = time.perf_counter()
-            scores = {name: score_split(fitted.detector, bank.splits[name]) for name in tested}
-            seconds = {**fitted.seconds, "score": time.perf_counter() - started}
+            if isinstance(setup, DetectorSetup):
+                answers = answer(setup, bank, tested)
+            else:
+                answers = setup.answer(bank, benchmark, tested)
         except PluginError as error:
             evaluation.failures[setup.name] = str(error)
             continue
@@ -68,15 +71,15 @@ def evaluate_bank(
             evaluation.failures[setup.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             continue
         searched = {name: list(values) for name, values in setup.sweep.items()}
-        rows = _Rows(bank, benchmark, fitted, seed, seconds, {**(provenance or {}), "sweep": searched})
+        rows = _Rows(bank, benchmark, setup.name, answers, seed, {**(provenance or {}), "sweep": searched})
         results = [
             row
             for setting, splits in id_splits(benchmark).items()
-            for row in rows.of_setting(setting, splits, scores, accuracies[setting])
+            for row in rows.of_setting(setting, splits, accuracies[setting])
         ]
-        finished(Evaluation(results, {setup.name: scores}))
+        finished(Evaluation(results, {setup.name: answers.scores}))
         evaluation.results += results
-        evaluation.scores[setup.name] = scores
+        evaluation.scores[setup.name] = answers.scores
     return evaluation
 
 
@@ -99,12 +102,13 @@ class _Rows:
 
     bank: FeatureBank
     benchmark: Benchmark
-    fitted: Fitted
+    detector: str
+    answers: Answers
     seed: str
-    seconds: Mapping[str, float]
     provenance: Mapping[str, Any]
 
-    def of_setting(self, setting: str, id_names: Sequence[str], scores: Scores, acc: float) -> list[Result]:
+    def of_setting(self, setting: str, id_names: Sequence[str], acc: float) -> list[Result]:
+        scores: Scores = self.answers.scores
         id_scores = np.concatenate([scores[name] for name in id_names])
         rows = []
         for group in (NEAR, FAR):
@@ -129,7 +133,7 @@ class _Rows:
 
         return Result(
             benchmark=self.benchmark.name,
-            detector=self.fitted.detector.name,
+            detector=self.detector,
             setting=setting,
             group=group,
             dataset=data_set,
@@ -138,9 +142,9 @@ class _Rows:
             acc=acc,
             n_id=n_id,
             n_ood=n_ood,
-            hyperparameters=self.fitted.detector.get_hyperparameters(),
-            chosen_by=self.fitted.chosen_by,
-            seconds={phase: round(value, 4) for phase, value in self.seconds.items()},
+            hyperparameters=dict(self.answers.hyperparameters),
+            chosen_by=self.answers.chosen_by,
+            seconds={phase: round(value, 4) for phase, value in self.answers.seconds.items()},
             provenance={
                 **self.bank.provenance,
                 **self.provenance,

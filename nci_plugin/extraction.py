@@ -14,15 +14,14 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from nci_plugin.benchmarks.benchmark import TEST, TRAIN, Benchmark, Features
 from nci_plugin.benchmarks.image_list import OOD_LABEL, ImageFiles
-from nci_plugin.benchmarks.opening import collate, open_splits
+from nci_plugin.benchmarks.opening import image_batches, open_splits
 from nci_plugin.checks import PluginError, check_finite, check_labels, check_number, check_width
 from nci_plugin.detectors.base import FitsOn
-from nci_plugin.feature_bank import SHARD_BYTES, Chunk, FeatureBank, FeatureSplit, SplitStore
+from nci_plugin.feature_bank import SHARD_BYTES, Chunk, FeatureBank, FeatureSplit, Images, SplitStore
 from nci_plugin.files import digest
 from nci_plugin.fingerprint import features_digest, network_digest
 from nci_plugin.head import LinearHead
@@ -85,17 +84,21 @@ def extract(
     """
     options = options or ExtractionOptions()
     splits = dict(splits or open_splits(benchmark))
+    images = {name: split for name, split in splits.items() if not isinstance(split, Features)}
     if training is FitsOn.NOTHING:
         splits.pop(TRAIN, None)
     elif TRAIN not in splits:
         raise PluginError(f"benchmark '{benchmark.name}': the split '{TRAIN}' is missing and a detector needs it")
     device = resolve_device(options.device)
-    with _prepared(network, device):
-        return _Extraction(network, benchmark, training, options, splits, device).run()
+    with prepared(network, device):
+        bank = _Extraction(network, benchmark, training, options, splits, device).run()
+    if isinstance(network, nn.Module):
+        bank.images = Images(network, device, images, options.workers)
+    return bank
 
 
 @contextmanager
-def _prepared(network: nn.Module | LinearHead, device: torch.device) -> Iterator[None]:
+def prepared(network: nn.Module | LinearHead, device: torch.device) -> Iterator[None]:
     """The network on ``device`` in eval mode, without gradients; its mode and device are put back at the end."""
     if isinstance(network, LinearHead):
         with torch.no_grad():
@@ -130,6 +133,7 @@ class _Extraction:
         self.images = {name: split for name, split in splits.items() if not isinstance(split, Features)}
         self.cut: Cut | None = None
         self.statistics: ClassStatistics | None = None
+        self.training_store: SplitStore | None = None
         if isinstance(network, LinearHead):
             self.head, self.network_digest = network, digest("head only")
             if self.images:
@@ -166,7 +170,8 @@ class _Extraction:
             "extraction_seconds": round(time.perf_counter() - started, 3),
         }
         kept = {name: split for name, split in stored.items() if split is not None}
-        bank = FeatureBank(self.head, kept, self.statistics, provenance)
+        bank = FeatureBank(self.head, kept, self.statistics, provenance, self.options.batch_size)
+        bank.training_store = self.training_store
         bank.provenance["features"] = features_digest(bank)
         return bank
 
@@ -178,6 +183,7 @@ class _Extraction:
         store = self._store(name, split)
         only_statistics = name == TRAIN and self.training is FitsOn.STATISTICS
         if store is not None and name == TRAIN:
+            self.training_store = store
             self.statistics = store.load_statistics()
             if self.statistics is not None and only_statistics:
                 self.bar.update(len(split))
@@ -252,18 +258,8 @@ class _Extraction:
             yield chunk
 
     def _batches(self, name: str, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        split = self.splits[name]
-        loader = DataLoader(
-            Subset(split, range(start, len(split))),
-            batch_size=self.options.batch_size,
-            num_workers=self.options.workers,
-            pin_memory=self.device.type == "cuda",
-            collate_fn=collate,
-        )
-        for batch in loader:
-            if isinstance(batch, PluginError):
-                raise PluginError(f"split '{name}': {batch}") from None
-            yield batch
+        pinned = self.device.type == "cuda"
+        return image_batches(name, self.splits[name], self.options.batch_size, self.options.workers, pinned, start)
 
     def _train_statistics(self, split: FeatureSplit | None) -> ClassStatistics:
         assert split is not None

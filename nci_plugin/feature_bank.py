@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nci_plugin.files import digest, write_atomically
 from nci_plugin.head import LinearHead
@@ -88,9 +88,29 @@ class FeatureSplit:
             for start in range(0, len(shard), rows):
                 yield shard.rows(start, start + rows)
 
+    def rows(self, start: int, stop: int) -> Chunk:
+        """Rows ``start`` up to ``stop``; copied only where they lie in more than one shard."""
+        parts, first = [], 0
+        for shard in self.shards:
+            low, high = max(start - first, 0), min(stop - first, len(shard))
+            if low < high:
+                parts.append(shard.rows(low, high))
+            first += len(shard)
+        return Chunk(*(_joined([getattr(part, field) for part in parts]) for field in vars(parts[0])))
+
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A network on its device, and its images by split: Datasets of (image (3, H, W), label)."""
+
+    network: nn.Module
+    device: torch.device
+    splits: Mapping[str, Any]
+    workers: int
 
 
 @dataclass(eq=False)
@@ -98,13 +118,18 @@ class FeatureBank:
     """Everything that a detector may read of one network on one benchmark.
 
     ``splits`` maps names such as ``id/test`` and ``near/cifar100`` to features; the training split is there only if a
-    detector needs it. ``statistics`` are those of the training split, None if no detector needs them.
+    detector needs it. ``statistics`` are those of the training split, None if no detector needs them. ``batch_size``
+    images went through the network at a time, and ``images`` are that network and those images, for methods that must
+    pass them again. ``training_store`` is where features of the training split are stored if they ever were.
     """
 
     head: LinearHead
     splits: dict[str, FeatureSplit]
     statistics: ClassStatistics | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 200
+    images: Images | None = None
+    training_store: SplitStore | None = None
 
 
 class SplitStore:

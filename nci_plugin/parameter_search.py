@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TRAIN, VALIDATION
+from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TRAIN, VALIDATION, Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import Detector, DetectorSetup, FitsOn
 from nci_plugin.feature_bank import FeatureBank, FeatureSplit
 from nci_plugin.metrics import auroc
+
+Scores = Mapping[str, NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,41 @@ class Fitted:
     seconds: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a detector gave on one network: scores by split, its hyper-parameters, who chose them, seconds by phase."""
+
+    scores: Scores
+    hyperparameters: Mapping[str, Any]
+    chosen_by: str
+    seconds: Mapping[str, float]
+
+
+class Method(Protocol):
+    """A detector of another library that fits, searches and scores by itself, from a FeatureBank."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fits_on(self) -> FitsOn: ...
+
+    @property
+    def sweep(self) -> Mapping[str, Sequence[Any]]: ...
+
+    def answer(self, bank: FeatureBank, benchmark: Benchmark, splits: Sequence[str]) -> Answers:
+        """Score the ``splits`` of a bank; raises PluginError if this network's bank does not do."""
+
+
+def answer(setup: DetectorSetup, bank: FeatureBank, splits: Sequence[str]) -> Answers:
+    """Fit a detector, search its hyper-parameters and score the ``splits`` of a bank."""
+    fitted = fit_and_search(setup, bank)
+    timer = Timer(fitted.seconds)
+    with timer("score"):
+        scores = {name: score_split(fitted.detector, bank.splits[name]) for name in splits}
+    return Answers(scores, fitted.detector.get_hyperparameters(), fitted.chosen_by, timer.seconds)
+
+
 def fit_and_search(setup: DetectorSetup, bank: FeatureBank) -> Fitted:
     """Fit a detector, with the hyper-parameters of the best AUROC of ``id/val`` against ``ood/val``.
 
@@ -36,43 +73,62 @@ def fit_and_search(setup: DetectorSetup, bank: FeatureBank) -> Fitted:
     configured values stay.
     """
     detector = setup.detector.clone()
-    grid = list(_grid(setup.sweep)) if setup.sweep else []
     validation, ood_validation = bank.splits.get(VALIDATION), bank.splits.get(OOD_VALIDATION)
-    if not grid or validation is None or ood_validation is None:
-        timer = _Timer()
+    if not setup.sweep or validation is None or ood_validation is None:
+        timer = Timer()
         with timer("fit"):
             fit(detector, bank)
-        reason = " (the benchmark has no validation splits to search on)" if grid else ""
-        chosen_by = detector.explain_choice() or f"fixed{reason}"
-        return Fitted(detector, chosen_by, timer.seconds)
-    timer = _Timer()
+        return Fitted(detector, detector.explain_choice() or not_searched(setup.sweep), timer.seconds)
+    timer = Timer()
     search = _Search(detector, bank, timer)
+
+    def validate(values: Mapping[str, Any]) -> float:
+        search.fit_with(values)
+        with timer("search"):
+            return auroc(score_split(detector, validation), score_split(detector, ood_validation))
+
+    best, chosen_by = choose(setup.name, setup.sweep, validate)
+    search.fit_with(best)
+    explained = f"; {detector.explain_choice()}" if detector.explain_choice() else ""
+    return Fitted(detector, f"{chosen_by}{explained}", timer.seconds)
+
+
+def not_searched(sweep: Mapping[str, Sequence[Any]]) -> str:
+    """How hyper-parameters were chosen that are those of the configuration."""
+    return "fixed (the benchmark has no validation splits to search on)" if sweep else "fixed"
+
+
+def choose(
+    name: str, sweep: Mapping[str, Sequence[Any]], validate: Callable[[Mapping[str, Any]], float]
+) -> tuple[dict[str, Any], str]:
+    """The values of ``sweep`` with the best AUROC that ``validate`` gives, and a sentence about the choice.
+
+    A value that a network cannot have, for which ``validate`` raises PluginError, is left out and counted. Raises
+    PluginError if none is left.
+    """
     tried: dict[int, float] = {}
     refused: list[str] = []
+    grid = _grid(sweep)
     for number, values in enumerate(grid):
         try:
-            search.fit_with(values)
-            with timer("search"):
-                tried[number] = auroc(score_split(detector, validation), score_split(detector, ood_validation))
-        except PluginError as error:  # e.g. more neighbours than samples: a value that this network cannot have
+            tried[number] = validate(values)
+        except PluginError as error:  # e.g. more neighbours than samples
             refused.append(f"{values}: {error}")
     if not tried:
-        raise PluginError(f"detector '{setup.name}': no value of its sweep can be used here; first {refused[0]}")
+        raise PluginError(f"detector '{name}': no value of its sweep can be used here; first {refused[0]}")
     best = max(tried, key=lambda number: tried[number])  # the first of equals
-    search.fit_with(grid[best])
     skipped = f" ({len(refused)} more cannot be used here)" if refused else ""
-    chosen_by = (
-        f"search of {len(tried)} values of {', '.join(setup.sweep)}{skipped}: best AUROC of id/val against ood/val,"
+    return grid[best], (
+        f"search of {len(tried)} values of {', '.join(sweep)}{skipped}: best AUROC of id/val against ood/val,"
         f" {100 * tried[best]:.2f}"
-    ) + (f"; {detector.explain_choice()}" if detector.explain_choice() else "")
-    return Fitted(detector, chosen_by, timer.seconds)
+    )
 
 
-class _Timer:
+class Timer:
     """Seconds spent in named phases."""
 
-    def __init__(self) -> None:
-        self.seconds = {"fit": 0.0, "search": 0.0}
+    def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
+        self.seconds = {"fit": 0.0, "search": 0.0, "score": 0.0, **(seconds or {})}
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -89,7 +145,7 @@ class _Search:
 
     detector: Detector
     bank: FeatureBank
-    timer: _Timer
+    timer: Timer
     fitted_with: dict[str, Any] | None = None
 
     def fit_with(self, values: Mapping[str, Any]) -> None:
@@ -116,12 +172,16 @@ def fit(detector: Detector, bank: FeatureBank) -> Detector:
 def score_split(detector: Detector, split: FeatureSplit) -> NDArray[np.floating]:
     """Scores (n,) of a split; raises PluginError on NaN and infinity, which no metric can rank."""
     parts = [detector.score(chunk.features, chunk.logits).cpu().numpy() for chunk in split.chunks()]
-    scores = np.concatenate(parts)
+    return check_scores(np.concatenate(parts), detector.name, detector.get_hyperparameters())
+
+
+def check_scores(scores: NDArray[np.floating], name: str, hyperparameters: Mapping[str, Any]) -> NDArray[np.floating]:
+    """The scores; raises PluginError on NaN and infinity, which no metric can rank."""
     bad = int((~np.isfinite(scores)).sum())
     if bad:
         raise PluginError(
-            f"detector '{detector.name}': gave NaN or infinity for {bad} of {len(scores)} samples with"
-            f" {detector.get_hyperparameters() or 'no hyper-parameters'}"
+            f"detector '{name}': gave NaN or infinity for {bad} of {len(scores)} samples with"
+            f" {dict(hyperparameters) or 'no hyper-parameters'}"
         )
     return scores
 

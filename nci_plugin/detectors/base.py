@@ -147,3 +147,7 @@ class DetectorSetup:
     @property
     def name(self) -> str:
         return self.detector.name
+
+    @property
+    def fits_on(self) -> FitsOn:
+        return self.detector.fits_on

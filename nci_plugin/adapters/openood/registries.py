@@ -1,0 +1,106 @@
+"""The plugin's names in OpenOOD's two registries of postprocessors. Importing this module imports openood."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from openood.evaluation_api import postprocessor as evaluation_api
+from openood.evaluation_api.datasets import DATA_INFO
+from openood.postprocessors import utils as pipelines
+from openood.postprocessors.info import num_classes_dict
+from openood.postprocessors.nci_postprocessor import NCIPostprocessor
+from openood.utils.config import Config
+from PIL import ImageFile
+
+from nci_plugin.adapters.openood.postprocessor import DetectorPostprocessor
+from nci_plugin.checks import PluginError
+from nci_plugin.detectors import registry
+from nci_plugin.detectors.configuration import load_postprocessor
+
+NCI, OPENOODS_NCI = "nci", "nci_builtin"
+OPENOODS_NAMES = frozenset(evaluation_api.postprocessors)
+OPENOODS_DATA_SETS = frozenset(num_classes_dict)
+
+_by_name = evaluation_api.get_postprocessor
+_by_config = pipelines.get_postprocessor
+_shipped = Path()
+
+
+def register(shipped: Path, override: bool) -> None:
+    """Make every detector a postprocessor of OpenOOD; ``shipped`` holds their YAML files.
+
+    Names that OpenOOD has itself stay its own, but ``nci`` becomes the plugin's with ``override``, and OpenOOD's again
+    without; ``nci_builtin`` is always OpenOOD's. The last call counts.
+    """
+    global _shipped
+    _shipped = shipped
+    ours = [name for name in registry.names() if name not in OPENOODS_NAMES]
+    evaluation_api.postprocessors.update(dict.fromkeys(ours, DetectorPostprocessor))
+    evaluation_api.postprocessors[NCI] = DetectorPostprocessor if override else NCIPostprocessor
+    evaluation_api.postprocessors[OPENOODS_NCI] = NCIPostprocessor
+    _replace(_by_name, get_by_name)
+    _replace(_by_config, get_by_config)
+    ImageFile.LOAD_TRUNCATED_IMAGES = True  # as importing OpenOOD does, whose data sets have such images
+
+
+def get_by_name(config_root: str, postprocessor_name: str, id_data_name: str) -> Any:
+    """As the evaluation API's ``get_postprocessor``; the plugin's YAML files are found without a download.
+
+    The user's ``config_root/postprocessors/<name>.yml`` comes first, then the shipped one.
+    """
+    _complete_num_classes(id_data_name, DATA_INFO.get(id_data_name, {}).get("num_classes"))
+    if not _is_ours(postprocessor_name):
+        return _by_name(config_root, postprocessor_name, id_data_name)
+    path = _find_config(Path(config_root) / "postprocessors", postprocessor_name)
+    config = Config({"postprocessor": load_postprocessor(path), "dataset": {"name": id_data_name}})
+    postprocessor = _construct(postprocessor_name, config, f"config '{path}'")
+    if not isinstance(postprocessor, DetectorPostprocessor):
+        postprocessor.APS_mode = config.postprocessor.APS_mode
+        postprocessor.hyperparam_search_done = False
+    elif postprocessor.detector.name != postprocessor_name:
+        raise PluginError(
+            f"config '{path}': its name must be '{postprocessor_name}', as its file's, got"
+            f" '{postprocessor.detector.name}'"
+        )
+    return postprocessor
+
+
+def get_by_config(config: Config) -> Any:
+    """As the pipelines' ``get_postprocessor``, for a config that has the postprocessor's YAML in it."""
+    _complete_num_classes(config.dataset.name, config.dataset.num_classes)
+    name = config.postprocessor.name
+    return _construct(name, config, f"config of postprocessor '{name}'") if _is_ours(name) else _by_config(config)
+
+
+def _is_ours(name: str) -> bool:
+    return name == OPENOODS_NCI or evaluation_api.postprocessors.get(name) is DetectorPostprocessor
+
+
+def _construct(name: str, config: Config, where: str) -> Any:
+    if name == OPENOODS_NCI:
+        return NCIPostprocessor(config)
+    return DetectorPostprocessor(config, where)
+
+
+def _find_config(directory: Path, name: str) -> Path:
+    candidates = [directory / f"{name}.yml", _shipped / f"{name}.yml"]
+    if name == OPENOODS_NCI:  # it is configured as `nci` is
+        candidates = [candidates[0], directory / f"{NCI}.yml", _shipped / f"{NCI}.yml"]
+    return next((path for path in candidates if path.is_file()), candidates[-1])
+
+
+def _complete_num_classes(data_set: str | None, num_classes: int | None) -> None:
+    """Tell OpenOOD's own postprocessors the number of classes of a data set that is not one of its four."""
+    if data_set and num_classes and data_set not in OPENOODS_DATA_SETS:
+        num_classes_dict[data_set] = num_classes
+
+
+def _replace(old: Any, new: Any) -> None:
+    """Put ``new`` wherever a module of OpenOOD holds ``old`` by name; those imported later find it there."""
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == "openood":
+            for attribute, value in list(vars(module).items()):
+                if value is old:
+                    setattr(module, attribute, new)
