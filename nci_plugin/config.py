@@ -8,14 +8,13 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, OOD_VALIDATION, Benchmark
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
 from nci_plugin.checks import PluginError, check_keys, check_known, check_number
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import DetectorSetup
+from nci_plugin.detectors.configuration import load_postprocessor, load_yaml, parse_detector
 
 DEFAULT_DETECTORS = "all"
 BUILT_IN = ("digits",)
@@ -43,23 +42,14 @@ def detector_names() -> list[str]:
     return [*registry.names(), *pytorch_ood.names()]
 
 
-def load_yaml(path: Path) -> Any:
-    """Parse a YAML file; raises PluginError naming the file and the line."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise PluginError(f"config '{path}': {getattr(error, 'strerror', None) or 'not a text file'}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError comes from a date that is none
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}" if mark else ""
-        raise PluginError(f"config '{path}'{place}: not valid YAML ({getattr(error, 'problem', error)})") from None
-
-
 # -------------------------------------------------------------------- benchmarks
 
 
-def load_benchmark(name_or_path: str) -> Benchmark:
-    """A benchmark by its name, or from a YAML file of the user's."""
+def load_benchmark(name_or_path: str, preprocessing: Mapping[str, Any] | None = None) -> Benchmark:
+    """A benchmark by its name, or from a YAML file of the user's.
+
+    ``preprocessing``, in the form of the YAML's, takes the place of the benchmark's; data sets keep the keys of theirs.
+    """
     if name_or_path.endswith((".yml", ".yaml")) or "/" in name_or_path:
         path = Path(name_or_path)
     else:
@@ -68,27 +58,27 @@ def load_benchmark(name_or_path: str) -> Benchmark:
     raw = load_yaml(path)
     where = f"config '{path}'"
     check_keys(where, raw, ["benchmark"], ["benchmark"])
-    return parse_benchmark(raw["benchmark"], where)
+    return parse_benchmark(raw["benchmark"], where, preprocessing)
 
 
-def parse_benchmark(raw: Mapping[str, Any], where: str) -> Benchmark:
+def parse_benchmark(raw: Mapping[str, Any], where: str, preprocessing: Mapping[str, Any] | None = None) -> Benchmark:
     """A benchmark from the mapping under ``benchmark:``; the groups have the shape of OpenOOD's DATA_INFO."""
     required = ["name", "num_classes", "preprocessing", "id", "ood"]
     check_keys(where, raw, [*required, "csid", "network", "checkpoints", "built_in"], required)
     if not NAME.fullmatch(str(raw["name"])):
         raise PluginError(f"{where}: name must be letters, digits, '.', '_' and '-', got {raw['name']!r}")
     check_number(f"{where}: num_classes", raw["num_classes"], above=0, whole=True)
-    preprocessing = _preprocessing(raw["preprocessing"], f"{where}: preprocessing")
+    base = _preprocessing(preprocessing or raw["preprocessing"], f"{where}: preprocessing")
     splits: dict[str, ImageList] = {}
     check_keys(f"{where}: id", raw["id"], ["train", "val", "test"], ["test"])
     for name, entry in raw["id"].items():
-        splits[f"id/{name}"] = _image_list(entry, preprocessing, f"{where}: id: {name}")
+        splits[f"id/{name}"] = _image_list(entry, base, f"{where}: id: {name}")
     ood = raw["ood"]
     check_keys(f"{where}: ood", ood, ["val", NEAR, FAR])
     if "val" in ood:
-        splits[OOD_VALIDATION] = _image_list(ood["val"], preprocessing, f"{where}: ood: val")
+        splits[OOD_VALIDATION] = _image_list(ood["val"], base, f"{where}: ood: val")
     for group, entries in ((CSID, raw.get("csid")), (NEAR, ood.get(NEAR)), (FAR, ood.get(FAR))):
-        splits.update(_group(group, entries or {"datasets": []}, preprocessing, where))
+        splits.update(_group(group, entries or {"datasets": []}, base, where))
     network = raw.get("network") or {}
     check_keys(f"{where}: network", network, ["factory", "arguments"], ["factory"] if network else [])
     _check_text(f"{where}: network: factory", network.get("factory", "absent"))
@@ -102,7 +92,7 @@ def parse_benchmark(raw: Mapping[str, Any], where: str) -> Benchmark:
         name=str(raw["name"]),
         num_classes=raw["num_classes"],
         splits=splits,
-        preprocessing=preprocessing,
+        preprocessing=base,
         network=network.get("factory"),
         network_arguments=network.get("arguments") or {},
         checkpoints=raw.get("checkpoints"),
@@ -171,27 +161,7 @@ def load_detector(name_or_path: str) -> DetectorSetup:
 
 
 def _read_detector(path: Path) -> DetectorSetup:
-    raw = load_yaml(path)
-    where = f"config '{path}'"
-    check_keys(where, raw, ["postprocessor"], ["postprocessor"])
-    raw = raw["postprocessor"]
-    check_keys(where, raw, ["name", "APS_mode", "postprocessor_args", "postprocessor_sweep"], ["name"])
-    detector = registry.create(str(raw["name"]))
-    arguments = raw.get("postprocessor_args") or {}
-    check_keys(f"{where}: postprocessor_args", arguments, detector.hyperparameter_names())
-    detector.set_hyperparameters(**arguments)
-    sweep = raw.get("postprocessor_sweep") or {}
-    allowed = [f"{name}_list" for name in detector.hyperparameter_names()]
-    check_keys(f"{where}: postprocessor_sweep", sweep, allowed)
-    grid = {key[: -len("_list")]: values for key, values in sweep.items()}
-    for name, values in grid.items():
-        if not isinstance(values, list) or not values:
-            raise PluginError(f"{where}: {name}_list must be a list of values, got {values!r}")
-        for value in values:
-            detector.clone().set_hyperparameters(**{name: value})
-    if not isinstance(raw.get("APS_mode", False), bool):
-        raise PluginError(f"{where}: APS_mode must be True or False, got {raw['APS_mode']!r}")
-    return DetectorSetup(detector, grid if raw.get("APS_mode", False) else {})
+    return parse_detector(load_postprocessor(path), f"config '{path}'")
 
 
 def describe_config(name_or_path: str) -> tuple[str, str]:
