@@ -2,14 +2,19 @@
 #
 #   prepare_environment [EXTRA...]         the active virtualenv or conda environment, else .venv
 #   prepare_oldest_environment [EXTRA...]  .venv-oldest, with the versions of oldest-constraints.txt
+#   prepare_openood_environment [EXTRA...] .venv-openood, in which OpenOOD imports too
 #
-# Both set $python and install what is missing: nothing, and without the network, when nothing is. In an active
+# Each sets $python and installs what is missing: nothing, and without the network, when nothing is. In an active
 # environment the packages already there keep their versions. A failure is one line on stderr and exit status 2.
 # shellcheck shell=bash
 
 checkout=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd -- "$checkout" || exit 2
-minimum=$(sed -n 's/^python_requires *= *>= *//p' setup.cfg)
+constraints_file=scripts/oldest-constraints.txt
+# In a checkout of OpenOOD that nci_plugin was copied into there is no setup.cfg of ours: the constraints stand for it.
+copied=
+grep -q '^name *= *nci_plugin$' setup.cfg 2>/dev/null || copied=yes
+minimum=$(sed -n 's/^# Python >= *//p' "$constraints_file")
 export PIP_USER=0 # pip would otherwise fall back to the home directory where the environment is read-only
 
 say() { printf '%s\n' "$*" >&2; }
@@ -54,9 +59,16 @@ recent_pip() {
 
 list_missing() { "$python" scripts/missing_requirements.py ${extras[@]+"${extras[@]}"}; }
 
-# pip install of the checkout in editable mode, with its requirements, the extras and the further arguments.
+# pip install of the checkout in editable mode, with its requirements, the extras and the further arguments; where it was
+# copied into OpenOOD's, of the requirements alone.
 pip_install() {
     local wanted=.
+    if [ -n "$copied" ]; then
+        # shellcheck disable=SC2046
+        "$python" -m pip install --disable-pip-version-check --no-input "$@" \
+            $(sed -n 's/==/>=/p' "$constraints_file") >&2
+        return
+    fi
     [ ${#extras[@]} -eq 0 ] || wanted=".[$(IFS=, && printf '%s' "${extras[*]}")]"
     "$python" -m pip install --disable-pip-version-check --no-input "$@" -e "$wanted" >&2
 }
@@ -103,10 +115,10 @@ extend_active() {
         return
         ;;
     esac
-    local outdated constraints status=0
-    outdated=$(printf '%s\n' "$missing" | sed -n 's/^outdated //p' | tr '\n' ' ')
-    [ -z "$outdated" ] || die "$place has packages that are too old, and they are left as they are: ${outdated% };" \
-        "upgrade them, or $remedy."
+    local unsuited constraints status=0
+    unsuited=$(printf '%s\n' "$missing" | sed -n 's/^unsuited //p' | tr '\n' ' ')
+    [ -z "$unsuited" ] || die "$place has packages of other versions, and they are left as they are: ${unsuited% };" \
+        "install these versions, or $remedy."
     has_pip || die "$place has no pip: run '$python -m ensurepip' in it, or $remedy."
     recent_pip || die "pip in $place is older than 22: run '$python -m pip install --upgrade pip', or $remedy."
     constraints=$(mktemp "${TMPDIR:-/tmp}/nci-constraints.XXXXXX")
@@ -179,5 +191,16 @@ prepare_environment() {
 prepare_oldest_environment() {
     extras=("$@")
     place="$checkout/.venv-oldest"
-    extend_own python3.9 python3.10 python3.11 python3.12 python3.13 python3 -- -c scripts/oldest-constraints.txt
+    extend_own python3.9 python3.10 python3.11 python3.12 python3.13 python3 -- -c "$constraints_file"
+}
+
+prepare_openood_environment() {
+    extras=("$@" openood)
+    place="$checkout/.venv-openood"
+    extend_own python3.11 python3.12 python3.10 python3.9 python3 # numpy<2 has no wheels for Python 3.13
+    "$python" -c 'import libmr' >/dev/null 2>&1 && return
+    # Its build reads the environment's numpy and cython, so it cannot be among the requirements.
+    say "installing into $place: libmr (built from source)"
+    "$python" -m pip install --disable-pip-version-check --no-input --no-build-isolation libmr >&2 ||
+        die "pip could not build libmr in $place (its message is above): is there a C++ compiler, is the index reachable?"
 }

@@ -2,10 +2,11 @@
 
 Usage: python missing_requirements.py [EXTRA...]
 
-Reads the requirements from setup.cfg and needs no network. The lines are
+Reads the requirements from setup.cfg, or from oldest-constraints.txt in a checkout of OpenOOD that the scripts were
+copied into, and needs no network. The lines are
 
     missing torch>=2.0.1
-    outdated scikit-learn>=1.3.0 (1.0.2 is installed)
+    unsuited scikit-learn>=1.3.0 (1.0.2 is installed)
     unlinked nci_plugin (not installed from this checkout)
 """
 
@@ -17,13 +18,25 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+SCRIPTS = Path(__file__).resolve().parent
+CHECKOUT = SCRIPTS.parent
 
 
-def requirements(extras):
-    """The requirement lines of setup.cfg: install_requires and those of the extras."""
+def own_config():
+    """setup.cfg, or None where there is none of ours: in a checkout of OpenOOD."""
     config = configparser.ConfigParser()
-    config.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    try:
+        config.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    except configparser.Error:
+        return None
+    return config if config.get("metadata", "name", fallback=None) == "nci_plugin" else None
+
+
+def requirements(config, extras):
+    """The requirement lines of setup.cfg: install_requires and those of the extras."""
+    if config is None:
+        lines = (SCRIPTS / "oldest-constraints.txt").read_text(encoding="utf-8").splitlines()
+        return [line.replace("==", ">=") for line in lines if "==" in line]
     texts = [config["options"]["install_requires"], *(config["options.extras_require"][name] for name in extras)]
     return [line.strip() for text in texts for line in text.splitlines() if line.strip()]
 
@@ -60,7 +73,7 @@ def state(line, requirement):
         return f"missing {line}"
     if parsed.specifier.contains(version, prereleases=True):
         return None
-    return f"outdated {line} ({version} is installed)"
+    return f"unsuited {line} ({version} is installed)"
 
 
 def linked():
@@ -78,11 +91,12 @@ def linked():
 
 def main(extras):
     requirement = requirement_class()
-    for line in requirements(extras):
+    config = own_config()
+    for line in requirements(config, extras):
         wrong = state(line, requirement)
         if wrong is not None:
             print(wrong)
-    if not linked():
+    if config is not None and not linked():
         print("unlinked nci_plugin (not installed from this checkout)")
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import json
 import os
 import shutil
 import stat
@@ -10,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from nci_plugin.installation import SCRIPTS
 
 ROOT = Path(__file__).resolve().parent.parent
 SHELL_SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]
@@ -23,6 +26,8 @@ case $* in
 *version_info*) [ ! -e "$STUB/old" ] ;;
 *"import ensurepip"*) [ ! -e "$STUB/no-venv" ] ;;
 *"import torchvision"*) [ ! -e "$STUB/mismatch" ] ;;
+*"import libmr"*) [ ! -e "$STUB/no-libmr" ] ;;
+*"import openood"*) [ -e "$STUB/imports-openood" ] ;;
 *missing_requirements.py*) cat "$STUB/missing" ;;
 *"list --format=freeze"*) cat "$STUB/freeze" ;;
 *"pip install"*)
@@ -62,6 +67,7 @@ class Sandbox:
         self.checkout = folder / "a checkout"
         self.stub = folder / "stub"
         self.active = folder / "an environment"
+        self.openood = folder / "an OpenOOD"
         shutil.copytree(ROOT / "scripts", self.checkout / "scripts")
         shutil.copy(ROOT / "setup.cfg", self.checkout)
         self.stub.mkdir()
@@ -77,13 +83,19 @@ class Sandbox:
         command = [BASH, str(self.checkout / "scripts" / script), *arguments]
         return subprocess.run(
             command,
-            env={**keep, "STUB": str(self.stub), **variables},
+            env={**keep, "STUB": str(self.stub), "OPENOOD_ROOT": str(self.openood), **variables},
             cwd=self.stub,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=60,
         )
+
+    def make_openood(self):
+        """An OpenOOD checkout to be found, and .venv-openood."""
+        (self.openood / "openood" / "evaluation_api").mkdir(parents=True)
+        (self.openood / "openood" / "evaluation_api" / "evaluator.py").touch()
+        shutil.copytree(self.active, self.checkout / ".venv-openood")
 
     def run_active(self, script, *arguments):
         return self.run(script, *arguments, VIRTUAL_ENV=str(self.active))
@@ -126,11 +138,11 @@ def test_help_sets_nothing_up(sandbox, script):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "eval digits"),
+        ([], "eval"),
         (["cifar10"], "eval cifar10"),
         (["cifar10", "--seed", "1"], "eval cifar10 --seed 1"),
-        (["--seed", "1"], "eval digits --seed 1"),
-        ([""], "eval digits"),
+        (["--seed", "1"], "eval --seed 1"),
+        (["", "--seed", "1"], "eval --seed 1"),
     ],
 )
 def test_eval_installs_nothing_when_all_is_there(sandbox, arguments, expected):
@@ -143,7 +155,7 @@ def test_eval_installs_nothing_when_all_is_there(sandbox, arguments, expected):
 def test_conda_environment_is_used(sandbox):
     result = sandbox.run("eval_nci.sh", CONDA_PREFIX=str(sandbox.active))
     assert result.returncode == 7
-    assert sandbox.calls("-m nci_plugin") == ["-m nci_plugin eval digits"]
+    assert sandbox.calls("-m nci_plugin") == ["-m nci_plugin eval"]
 
 
 def test_missing_packages_are_installed_under_constraints(sandbox):
@@ -177,8 +189,8 @@ def test_no_solution_is_one_line(sandbox):
     assert sandbox.calls("-m nci_plugin") == []
 
 
-def test_outdated_package_of_an_active_environment_is_left_alone(sandbox):
-    sandbox.answer("missing", "outdated scipy>=1.10.0 (1.9.0 is installed)\n")
+def test_unsuited_package_of_an_active_environment_is_left_alone(sandbox):
+    sandbox.answer("missing", "unsuited scipy>=1.10.0 (1.9.0 is installed)\n")
     assert_one_line_error(sandbox.run_active("eval_nci.sh"), "scipy>=1.10.0 (1.9.0 is installed)")
     assert sandbox.calls("pip install") == []
 
@@ -259,10 +271,92 @@ def test_oldest_runs_only_pytest_in_its_own_environment(sandbox):
     assert len(sandbox.calls("-m pytest")) == 1
 
 
+OPENOOD_RUN = "-m pytest -n 2 --dist loadfile -o testpaths=tests/openood"
+
+
+def test_openood_is_tested_last_and_in_its_own_environment(sandbox):
+    sandbox.make_openood()
+    result = sandbox.run_active("test.sh")
+    assert result.returncode == 0
+    assert sandbox.calls("missing_requirements") == [
+        "scripts/missing_requirements.py test",
+        "scripts/missing_requirements.py test openood",
+    ]
+    assert sandbox.calls("-m pytest") == ["-m pytest -n 2 --dist loadfile -m not slow", OPENOOD_RUN + " -m not slow"]
+    assert sandbox.calls("pip") == []
+
+
+def test_openood_is_tested_once_where_it_imports(sandbox):
+    sandbox.make_openood()
+    sandbox.answer("imports-openood")
+    assert sandbox.run_active("test.sh").returncode == 0
+    assert sandbox.calls("-m pytest") == ["-m pytest -n 2 --dist loadfile -m not slow"]
+
+
+def test_without_a_checkout_openood_is_not_tested(sandbox):
+    result = sandbox.run_active("test.sh")
+    assert result.returncode == 0
+    assert result.stderr.splitlines()[-1].startswith(
+        f"tests against OpenOOD skipped: no OpenOOD checkout at {sandbox.openood}"
+    )
+    assert len(sandbox.calls("-m pytest")) == 1
+    assert_one_line_error(sandbox.run_active("test.sh", "--openood"), str(sandbox.openood), "OPENOOD_ROOT")
+    assert len(sandbox.calls("-m pytest")) == 1
+
+
+def test_openood_checkout_in_the_home_directory_is_found(sandbox):
+    sandbox.make_openood()
+    home = sandbox.stub / "home"
+    home.mkdir()
+    sandbox.openood.rename(home / "OpenOOD")
+    assert sandbox.run("test.sh", "--openood", OPENOOD_ROOT="", HOME=str(home)).returncode == 0
+    assert sandbox.calls("-m pytest") == [OPENOOD_RUN + " -m not slow"]
+
+
+def test_pytest_arguments_are_for_one_run(sandbox):
+    sandbox.make_openood()
+    result = sandbox.run_active("test.sh", "-k", "a b")
+    assert result.returncode == 0
+    assert "tests against OpenOOD skipped" in result.stderr.splitlines()[-1]
+    assert len(sandbox.calls("-m pytest")) == 1
+
+
+def test_only_openood(sandbox):
+    sandbox.make_openood()
+    result = sandbox.run_active("test.sh", "--openood", "--slow", "-k", "a b")
+    assert result.returncode == 0
+    assert sandbox.calls("-m pytest") == [OPENOOD_RUN + " -k a b"]
+    assert sandbox.calls("ruff") == sandbox.calls("mypy") == []
+
+
+def test_oldest_and_openood_exclude_each_other(sandbox):
+    assert_one_line_error(sandbox.run_active("test.sh", "--oldest", "--openood"), "--oldest and --openood")
+    assert sandbox.calls() == []
+
+
+def test_libmr_is_built_after_the_rest(sandbox):
+    sandbox.make_openood()
+    sandbox.answer("missing", "missing imgaug>=0.4.0\n")
+    sandbox.answer("no-libmr")
+    assert sandbox.run_active("test.sh", "--openood").returncode == 0
+    extras, libmr = sandbox.calls("pip install")
+    assert extras.endswith(" -e .[test,openood]")
+    assert libmr.endswith(" --no-build-isolation libmr")
+
+
+def test_libmr_that_does_not_build_is_one_line(sandbox):
+    sandbox.make_openood()
+    sandbox.answer("no-libmr")
+    sandbox.answer("unsolvable")
+    assert_one_line_error(sandbox.run_active("test.sh", "--openood"), "could not build libmr")
+    assert sandbox.calls("-m pytest") == []
+
+
 def missing_requirements(folder, install_requires):
     shutil.copytree(ROOT / "scripts", folder / "scripts")
     text = (
-        f"[options]\ninstall_requires =\n    {install_requires}\n[options.extras_require]\ntest = nci-no-such-thing\n"
+        f"[metadata]\nname = nci_plugin\n[options]\ninstall_requires =\n    {install_requires}\n"
+        "[options.extras_require]\ntest = nci-no-such-thing\n"
     )
     (folder / "setup.cfg").write_text(text, encoding="utf-8")
     command = [sys.executable, str(folder / "scripts" / "missing_requirements.py")]
@@ -277,8 +371,10 @@ def test_requirement_reader(tmp_path):
     assert plain == []
     assert with_extra == ["missing nci-no-such-thing"]
     assert last.startswith("unlinked nci_plugin")
-    (plain, _), _ = missing_requirements(tmp_path / "outdated", "pytest>=999")
-    assert plain == [f"outdated pytest>=999 ({pytest.__version__} is installed)"]
+    (plain, _), _ = missing_requirements(tmp_path / "old", "pytest>=999")
+    assert plain == [f"unsuited pytest>=999 ({pytest.__version__} is installed)"]
+    (plain, _), _ = missing_requirements(tmp_path / "new", "pytest>=1.0\n    pytest<2")
+    assert plain == [f"unsuited pytest<2 ({pytest.__version__} is installed)"]
 
 
 def test_package_list_is_complete():
@@ -288,7 +384,7 @@ def test_package_list_is_complete():
     expected |= {".".join(("nci_plugin", *path.relative_to(ROOT).parts)) for path in configs}
     listed = entries(setup_cfg()["options"]["packages"])
     assert len(listed) == len(set(listed))
-    assert set(listed) == expected
+    assert set(listed) == expected | {"nci_plugin.scripts"}
 
 
 def test_every_config_file_ships():
@@ -297,6 +393,43 @@ def test_every_config_file_ships():
     for path in files:
         package = ".".join(("nci_plugin", *path.relative_to(ROOT).parent.parts))
         assert any(path.match(pattern) for pattern in entries(patterns.get(package, ""))), path
+
+
+def test_every_script_that_is_installed_ships():
+    patterns = entries(setup_cfg()["options.package_data"]["nci_plugin.scripts"].replace(",", "\n"))
+    assert {*patterns, "missing_requirements.py"} == set(SCRIPTS)  # modules of a package ship by themselves
+    assert all((ROOT / "scripts" / name).is_file() for name in SCRIPTS)
+
+
+def test_copied_scripts_install_requirements_and_not_the_checkout(sandbox):
+    """In a checkout of OpenOOD; its own setup.cfg, where it has one, is another project's."""
+    (sandbox.checkout / "setup.cfg").write_text("[metadata]\nname = openood\n", encoding="utf-8")
+    sandbox.answer("missing", "missing scipy>=1.10.0\n")
+    result = sandbox.run_active("eval_nci.sh", "digits")
+    assert result.returncode == 7
+    (install,) = sandbox.calls("pip install")
+    bounds = " ".join(entries(setup_cfg()["options"]["install_requires"]))
+    assert install.endswith(f" {bounds}")
+    assert "-e" not in install.split()
+    assert_one_line_error(sandbox.run_active("test.sh"), "in nci_plugin's own repository")
+
+
+def test_copied_requirement_reader(tmp_path):
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    command = [
+        sys.executable,
+        "-c",
+        "import json, missing_requirements as m; print(json.dumps(m.requirements(None, [])))",
+    ]
+    result = subprocess.run(command, cwd=tmp_path / "scripts", capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout) == entries(setup_cfg()["options"]["install_requires"])
+    command = [sys.executable, str(tmp_path / "scripts" / "missing_requirements.py")]
+    assert "unlinked" not in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_oldest_python_is_stated_once_more_for_copies():
+    text = (ROOT / "scripts" / "oldest-constraints.txt").read_text(encoding="utf-8")
+    assert f"# Python {setup_cfg()['options']['python_requires'].replace('>=', '>= ')}" in text.splitlines()
 
 
 def test_lower_bounds_are_the_oldest_tested_versions():
