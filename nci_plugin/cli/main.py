@@ -9,10 +9,12 @@ from collections.abc import Sequence
 
 from nci_plugin import __version__
 from nci_plugin.cli import eval as eval_command
+from nci_plugin.cli import install as install_command
 from nci_plugin.cli import list as list_command
+from nci_plugin.cli import run as run_command
 from nci_plugin.cli import validate as validate_command
 
-COMMANDS = (eval_command, list_command, validate_command)
+COMMANDS = (eval_command, run_command, list_command, validate_command, install_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except PluginError as error:
+        for line in error.details:
+            print(line)
         print(f"nci-ood: error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, head say, has seen enough
