@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import ImageFile
+from torch.utils.data import DataLoader
 
+import nci_plugin
 from nci_plugin.adapters.openood.checkout import ENVIRONMENT_VARIABLE, import_openood, is_checkout
 from nci_plugin.checks import PluginError
 
@@ -39,3 +43,21 @@ def pytest_make_collect_report(collector: pytest.Collector) -> pytest.CollectRep
     if not isinstance(collector, pytest.Module) or (reason := reason_to_skip()) is None:
         return None
     return pytest.CollectReport(collector.nodeid, "skipped", (str(collector.path), 1, f"Skipped: {reason}"), [])
+
+
+@pytest.fixture(scope="module")
+def script_host() -> Iterator[None]:
+    """No download; OpenOOD's 8 loader processes would take longer to start than a few images take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
+        patch.setattr(sys, "path", [*sys.path])
+        for name in ("urllib.request.urlretrieve", "gdown.download", "torch.hub.download_url_to_file"):
+            patch.setattr(name, _refuse)
+        make = DataLoader.__init__
+        patch.setattr(DataLoader, "__init__", lambda *args, **options: make(*args, **{**options, "num_workers": 0}))
+        yield
+        nci_plugin.register(override=False)
+
+
+def _refuse(*arguments: Any, **options: Any) -> None:
+    raise AssertionError(f"download {arguments}")

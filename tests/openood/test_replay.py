@@ -1,6 +1,6 @@
 """Replay against OpenOOD's own evaluator on the same images: scores, hyper-parameters and tables, on its ResNet-18.
 
-With all images of the benchmark: ``python scripts/bench/openood.py``.
+With all images of the benchmark: ``python scripts/bench/replay.py``.
 """
 
 from __future__ import annotations

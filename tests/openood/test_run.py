@@ -16,11 +16,8 @@ import torch
 from cifar import BENCHMARK, RUN, Checkout, network
 from openood.evaluation_api import postprocessor as evaluation_api
 from openood.networks import ResNet50
-from PIL import ImageFile
 from tiny import tree
-from torch.utils.data import DataLoader
 
-import nci_plugin
 from nci_plugin.adapters.openood.checkout import is_checkout
 from nci_plugin.cli.main import main
 
@@ -36,25 +33,7 @@ PATCHED = {
     "__main__": lambda: sys.modules["__main__"],
 }
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def host() -> Iterator[None]:
-    """No download; OpenOOD's 8 loader processes would take longer to start than these few images take."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
-        patch.setattr(sys, "path", [*sys.path])
-        patch.setattr("urllib.request.urlretrieve", refuse)
-        patch.setattr("gdown.download", refuse)
-        make = DataLoader.__init__
-        patch.setattr(DataLoader, "__init__", lambda *args, **options: make(*args, **{**options, "num_workers": 0}))
-        yield
-        nci_plugin.register(override=False)
-
-
-def refuse(*arguments: Any, **options: Any) -> None:
-    raise AssertionError(f"download {arguments}")
+pytestmark = pytest.mark.usefixtures("one_thread", "script_host")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """OpenOOD's own methods from one forward pass, against its evaluator on the same images: equality and time.
 
-    python scripts/bench/openood.py [--width N] [--methods NAME ...]
+    python scripts/bench/replay.py [--width N] [--methods NAME ...]
 
 In an environment in which OpenOOD imports (README, "Inside OpenOOD"). Runs on the CPU, on all images of `digits` and a
 network trained on them for this: first a bare pass over all lists, then one run of every replayable method and every
