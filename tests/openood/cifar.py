@@ -21,7 +21,7 @@ BENCHMARK = "cifar10"
 RUN = "cifar10_resnet18_32x32_base_e100_lr0.1_default"
 COUNTS = {"id/train": 60, "id/val": 10, "id/test": 14, "ood/val": 8}
 OTHERS = 6
-SIZE = 32
+SIZE, TINT = 32, 0.7
 
 
 class Checkout:
@@ -39,7 +39,7 @@ class Checkout:
 
 def draw(split: str, index: int, generator: np.random.Generator) -> tuple[int, Image.Image]:
     label = index % DATA_INFO[BENCHMARK]["num_classes"] if Benchmark.is_id(split) else -1
-    return label, patch(label, generator, SIZE, SIZE)
+    return label, patch(label, generator, SIZE, SIZE, TINT)
 
 
 def network(seed: int) -> nn.Module:
@@ -53,7 +53,7 @@ def _network(seed: int) -> nn.Module:
     assert preprocessing is not None
     generator = np.random.default_rng(seed)
     labels = torch.arange(num_classes).repeat_interleave(4)
-    images = torch.stack([preprocessing(patch(int(label), generator, SIZE, SIZE)) for label in labels])
+    images = torch.stack([preprocessing(patch(int(label), generator, SIZE, SIZE, TINT)) for label in labels])
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         net = ResNet18_32x32(num_classes=num_classes)
