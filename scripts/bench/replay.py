@@ -1,8 +1,8 @@
 """OpenOOD's own methods from one forward pass, against its evaluator on the same images: equality and time.
 
-    python scripts/bench/replay.py [--width N] [--methods NAME ...]
+    python scripts/bench/replay.py [--width N] [--most N] [--methods NAME ...]
 
-In an environment in which OpenOOD imports (README, "Inside OpenOOD"). Runs on the CPU, on all images of `digits` and a
+In an environment in which OpenOOD imports (README, "Inside OpenOOD"). Runs on the CPU, on the images of `digits` and a
 network trained on them for this: first a bare pass over all lists, then one run of every replayable method and every
 detector of this package, then OpenOOD's Evaluator, method by method. Prints one JSON line.
 """
@@ -27,6 +27,7 @@ from nci_plugin.adapters.openood import host, methods
 from nci_plugin.api import resolve_detectors
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
 from nci_plugin.benchmarks.digits import write_digits
+from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.config import load_benchmark
 from nci_plugin.detectors import registry
@@ -43,13 +44,25 @@ LIGHT = 0.05
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=16, help="channels of the first stage; 64 is OpenOOD's (16)")
+    parser.add_argument("--most", type=int, help="images of a split at most (all)")
     parser.add_argument("--methods", nargs="+", default=[name.removeprefix(methods.PREFIX) for name in methods.names()])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         write_digits(Path(directory))
         benchmark = load_benchmark("digits").with_data_root(Path(directory))
+        if options.most is not None:
+            shorten_lists(benchmark, options.most)
         network = trained(benchmark, options.width)
         print(json.dumps(measure(network, benchmark, options.methods)))
+
+
+def shorten_lists(benchmark: Benchmark, most: int) -> None:
+    """Leave ``most`` lines of each image list, spread over it."""
+    for source in benchmark.splits.values():
+        assert isinstance(source, ImageList)
+        lines = source.path.read_text().splitlines(keepends=True)
+        step = max(1, len(lines) / most)
+        source.path.write_text("".join(lines[int(index * step)] for index in range(min(most, len(lines)))))
 
 
 def trained(benchmark: Benchmark, width: int) -> nn.Module:
