@@ -1,10 +1,10 @@
-"""Small trainings of a classifier: SGD with momentum and one learning-rate cycle (Smith & Topin 2019)."""
+"""Small trainings of a classifier: one learning-rate cycle (Smith & Topin 2019), SGD with momentum or Adam."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,15 @@ from nci_plugin.files import write_atomically
 SHIFT = 4
 """Largest random shift in pixels, the padding of the usual CIFAR augmentation."""
 
+OPTIMIZERS = ("sgd", "adam")
+
 
 @dataclass(frozen=True)
 class Recipe:
     """How to train. Raises PluginError on a value that cannot be used.
 
-    ``learning_rate`` is the peak of the cycle; ``augment`` shifts each image by up to 4 pixels in both directions.
+    ``learning_rate`` is the peak of the cycle; ``augment`` shifts each image by up to 4 pixels in both directions;
+    ``momentum`` is that of SGD.
     """
 
     epochs: int = 12
@@ -36,6 +39,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     augment: bool = True
+    optimizer: str = "sgd"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -47,6 +51,12 @@ class Recipe:
                 bound = "at least 0" if end == math.inf else f"at least 0 and below {end:g}"
                 raise PluginError(f"recipe: {name}: must be {bound}, got {getattr(self, name)!r}; correct it")
         check_choice("recipe: augment", self.augment, (True, False))
+        check_choice("recipe: optimizer", self.optimizer, OPTIMIZERS)
+
+    def make_optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, self.learning_rate, weight_decay=self.weight_decay)
+        return torch.optim.SGD(parameters, self.learning_rate, self.momentum, weight_decay=self.weight_decay)
 
 
 EpochCallback = Callable[[nn.Module, dict[str, float]], Any]
@@ -125,9 +135,7 @@ def _fit(
     generator = torch.Generator().manual_seed(seed)
     black = images.amin(dim=(0, 2, 3)).view(1, -1, 1, 1)
     batches = math.ceil(len(images) / recipe.batch_size)
-    optimizer = torch.optim.SGD(
-        network.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    optimizer = recipe.make_optimizer(network.parameters())
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.epochs * batches, cycle_momentum=False)
     history: list[dict[str, float]] = []
     with tqdm(total=recipe.epochs * batches, desc=progress_label, unit="batch", disable=None) as bar:

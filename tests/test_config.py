@@ -85,7 +85,7 @@ CHECKPOINTS = {
 def test_every_shipped_file_is_known_by_its_name_and_loads():
     directory = config_directory()
     assert {path.name for path in directory.iterdir() if path.suffix in (".yml", ".yaml")} == set()
-    assert benchmark_names() == sorted([*OFFICIAL, *PAPERS, "digits"])
+    assert benchmark_names() == sorted([*OFFICIAL, *PAPERS, "digits", "digits_lt"])
     for name in benchmark_names():
         assert load_benchmark(name).name == name
         assert describe_config(name)[0] == "benchmark"
@@ -203,7 +203,7 @@ def test_an_installed_package_reads_the_files_inside_it(tmp_path, monkeypatch):
     (package.parent / "configs" / "benchmarks").mkdir(parents=True)  # of some other package
     monkeypatch.setattr(nci_plugin.config, "__file__", str(package / "config.py"))
     assert config_directory() == package / "configs"
-    assert benchmark_names() == sorted([*OFFICIAL, *PAPERS, "digits"])
+    assert benchmark_names() == sorted([*OFFICIAL, *PAPERS, "digits", "digits_lt"])
     assert load_detector("nci").sweep
 
 

@@ -69,6 +69,13 @@ def test_every_file_is_in_a_list(data_root: Path) -> None:
     assert {str(path.relative_to(images)) for path in images.rglob("*") if path.is_file()} == listed
 
 
+def test_the_long_tailed_list_is_a_part_of_the_training_list(data_root: Path) -> None:
+    lines = (data_root / "benchmark_imglist/digits/train_digits_lt.txt").read_text().splitlines()
+    assert set(lines) <= {f"{name} {label}" for name, label in read_list(data_root, "train")}
+    counts = np.bincount([int(line.split(" ")[1]) for line in lines])
+    assert (len(set(lines)), counts.tolist()) == (len(lines), [107, 59, 32, 18, 10, 5])
+
+
 def test_file_names_of_lists(data_root: Path) -> None:
     assert sorted(os.listdir(data_root / "benchmark_imglist/digits")) == [
         "test_digits.txt",
@@ -76,6 +83,7 @@ def test_file_names_of_lists(data_root: Path) -> None:
         "test_digits_unseen.txt",
         "test_flower.txt",
         "train_digits.txt",
+        "train_digits_lt.txt",
         "val_digit9_china.txt",
         "val_digits.txt",
     ]

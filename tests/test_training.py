@@ -200,6 +200,7 @@ def test_interrupted_saving_keeps_the_checkpoint_before(tmp_path: Path, monkeypa
         ({"momentum": 1.0}, "momentum: must be at least 0 and below 1, got 1.0"),
         ({"weight_decay": -1e-4}, "weight_decay: must be at least 0, got -0.0001"),
         ({"augment": 1}, "augment: must be one of True, False, got 1"),
+        ({"optimizer": "lion"}, "optimizer: must be one of sgd, adam, got 'lion'"),
     ],
 )
 def test_recipe_that_cannot_be_used(values: dict, message: str) -> None:

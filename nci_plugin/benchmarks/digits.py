@@ -3,7 +3,8 @@
 Digits are the 1797 handwritten 8x8 digits of `sklearn.datasets.load_digits` (Alpaydin & Kaynak 1998), upsampled to
 32x32 grey values 0..255. ID are the classes 0..5; near-OOD the classes 6, 7, 8; far-OOD patches of the photograph
 ``flower.jpg``; OOD validation the class 9 and patches of ``china.jpg``, which are in no test set. ``digits_c`` holds
-the ID test digits under four corruptions of ImageNet-C.
+the ID test digits under four corruptions of ImageNet-C. ``digits_lt`` is the same benchmark with a
+long-tailed training set.
 """
 
 from __future__ import annotations
@@ -43,13 +44,17 @@ LISTS = {
 }
 """File name of each split's list. The lists are written in this order."""
 
+LONG_TAILED_LIST = "train_digits_lt.txt"
+IMBALANCE = 20
+"""Largest over smallest class of the long-tailed training list; class sizes fall exponentially (Cao et al. 2019)."""
+
 Item = tuple[str, int, NDArray[np.uint8]]
 """Path under `IMAGE_DIR`, label and pixels of an image."""
 
 
 def is_complete(data_root: Path) -> bool:
     """Whether ``data_root`` holds every list of the benchmark and every image that they name."""
-    lists = [Path(data_root) / LIST_DIR / name for name in LISTS.values()]
+    lists = [Path(data_root) / LIST_DIR / name for name in (*LISTS.values(), LONG_TAILED_LIST)]
     if not all(path.is_file() for path in lists):
         return False
     names = (line.rpartition(" ")[0] for path in lists for line in path.read_text(encoding="utf-8").splitlines())
@@ -73,7 +78,19 @@ def write_digits(data_root: Path) -> None:
                 write_atomically(root / IMAGE_DIR / name, _png(pixels), durable=False)
                 bar.update()
     for split, items in splits.items():
-        write_atomically(root / LIST_DIR / LISTS[split], "".join(f"{name} {label}\n" for name, label, _ in items))
+        _write_list(root, LISTS[split], items)
+    _write_list(root, LONG_TAILED_LIST, _long_tailed(splits["train"]))
+
+
+def _write_list(root: Path, file_name: str, items: list[Item]) -> None:
+    write_atomically(root / LIST_DIR / file_name, "".join(f"{name} {label}\n" for name, label, _ in items))
+
+
+def _long_tailed(items: list[Item]) -> list[Item]:
+    """The first n_0 IMBALANCE^(-k / (K-1)) items of each class k, n_0 the number of items of class 0."""
+    by_class = [[item for item in items if item[1] == label] for label in range(NUM_CLASSES)]
+    sizes = len(by_class[0]) * IMBALANCE ** (-np.arange(NUM_CLASSES) / (NUM_CLASSES - 1))
+    return [item for group, size in zip(by_class, np.rint(sizes).astype(int)) for item in group[:size]]
 
 
 def _splits() -> dict[str, list[Item]]:
