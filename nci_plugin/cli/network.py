@@ -180,5 +180,3 @@ def _run_name(benchmark: Benchmark, checkpoint_path: Path, options: argparse.Nam
     else:
         return f"{benchmark.name}_{path.stem}"
     return name if name.startswith(benchmark.name) else f"{benchmark.name}_{name}"
-
-

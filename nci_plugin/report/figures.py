@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -56,6 +57,13 @@ def auroc_figure(results: Sequence[Result], path: Path) -> None:
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     networks = f"mean ± std over {len(seeds)} networks" if len(seeds) > 1 else "one network"
     figure.suptitle(f"OOD detection on {results[0].benchmark}, {networks}", fontsize=11)
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of its path's suffix; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=150, format="png")
-    write_atomically(path, buffer.getvalue())
+    kind = path.suffix[1:]
+    with rc_context({"svg.hashsalt": "nci_plugin"}):
+        figure.savefig(buffer, dpi=150, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    write_atomically(path, buffer.getvalue(), durable=False)  # drawn again by the same command

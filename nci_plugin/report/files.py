@@ -90,13 +90,13 @@ class ResultsDirectory:
         for name, split in bank.splits.items():
             answers[f"{name}/predictions"] = split.predictions.numpy()
             answers[f"{name}/labels"] = split.labels.numpy()
-        _write_npz(self.path / seed / "scores" / "predictions.npz", answers)
+        write_npz(self.path / seed / "scores" / "predictions.npz", answers)
 
     def add(self, evaluation: Evaluation, seed: str) -> None:
         """Write scores and result rows of one network; rows of the same detectors and seed are replaced."""
         for detector, by_split in evaluation.scores.items():
             path = self.path / seed / "scores" / f"{file_name(detector)}.npz"
-            _write_npz(path, by_split)
+            write_npz(path, by_split)
             if self.openood_scores:
                 self._write_openood_scores(path.with_suffix(".pkl"), by_split)
         for result in evaluation.results:
@@ -140,7 +140,7 @@ def _make_way(path: Path) -> None:
     print(f"{path}: not written by nci_plugin, moved aside to {move_aside(path).name}")
 
 
-def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **dict(arrays))  # type: ignore[arg-type]  # its stubs take names for options
     write_atomically(path, buffer.getvalue(), durable=False)  # made again by the same command

@@ -1,0 +1,109 @@
+"""``nci-ood diagnose``: what has collapsed in each network, and what that says of ID and OOD samples."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nci_plugin.cli import network
+
+if TYPE_CHECKING:
+    from nci_plugin.results import Result
+
+
+def add_parser(commands: Any) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "diagnose",
+        help="measure neural collapse, and what it says of OOD samples",
+        description="Measure neural collapse (NC1 to NC5) in the networks that 'eval' would evaluate, score one"
+        " detector for each property, and draw the figures.",
+    )
+    parser.add_argument(
+        "benchmark",
+        metavar="BENCHMARK",
+        help="a name (see 'nci-ood list') or a YAML file; or the results directory of an earlier diagnosis, which is"
+        " printed and drawn again from its files",
+    )
+    parser.add_argument("--layers", action="store_true", help="also measure every stage of the network, one pass more")
+    parser.add_argument(
+        "--second-pass",
+        action="store_true",
+        help="measure NC4 on the training set with a second pass over it, where its features are not stored",
+    )
+    network.add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from nci_plugin.report.diagnosis_files import has_diagnosis
+
+    if has_diagnosis(Path(options.benchmark)):
+        _report(Path(options.benchmark))
+        return 0
+    device = network.resolve(options)
+    print(f"device: {network.device_name(device)}")
+    return _diagnose(network.load(network.find_one(options, device), options, device))
+
+
+def _diagnose(networks: network.Networks) -> int:
+    from nci_plugin import api
+    from nci_plugin.benchmarks.benchmark import TRAIN
+    from nci_plugin.checks import PluginError
+    from nci_plugin.detectors.base import FitsOn
+    from nci_plugin.diagnosis.explanation import explain
+    from nci_plugin.diagnosis.layers import measure_layers
+    from nci_plugin.diagnosis.network import DETECTORS, diagnose_network
+    from nci_plugin.evaluation import evaluate_bank
+    from nci_plugin.extraction import extract
+    from nci_plugin.report.diagnosis_files import write_diagnosis, write_explanation
+    from nci_plugin.report.files import ResultsDirectory
+    from nci_plugin.results import complete
+
+    inputs, options, benchmark = networks.inputs, networks.options, networks.inputs.benchmark
+    setups = api.resolve_detectors(DETECTORS)
+    if TRAIN not in inputs.splits:
+        raise PluginError(f"benchmark '{benchmark.name}': collapse is measured on 'id/train', which is missing")
+    directory = ResultsDirectory(networks.output)
+    directory.open(networks.identities)
+    networks.print_inputs()
+    results: list[Result] = []
+    failures: set[str] = set()
+    records = []
+    for seed, each in networks.by_seed.items():
+        bank = extract(each, benchmark, FitsOn.STATISTICS, networks.extraction_options(seed), inputs.splits)
+        directory.begin(bank, seed)
+        evaluation = evaluate_bank(bank, benchmark, setups, seed, networks.provenance(seed))
+        directory.add(evaluation, seed)
+        results += evaluation.results
+        failures |= set(evaluation.failures)
+        diagnosis = diagnose_network(bank, benchmark, evaluation, seed, options.second_pass, options.head)
+        if options.layers:
+            diagnosis.record["layers"] = measure_layers(bank, benchmark, options.head, progress=True)
+        write_diagnosis(directory.path, seed, diagnosis)
+        records.append(diagnosis.record)
+    directory.write_tables([result for result in complete(results) if result.detector not in failures], failures)
+    write_explanation(directory.path, explain(records))
+    _report(directory.path)
+    return 0
+
+
+def _report(results: Path) -> None:
+    """Print and draw what lies in a results directory."""
+    from nci_plugin.report import diagnosis_tables as tables
+    from nci_plugin.report.diagnosis_figures import draw
+    from nci_plugin.report.diagnosis_files import FOLDER, read_diagnoses, read_explanation
+
+    stored = read_diagnoses(results)
+    records = [each.record for each in stored]
+    parts = [
+        tables.collapse_table([each.name for each in stored], records),
+        tables.ood_table(records),
+        tables.layers_table(records),
+        tables.explanation_text(read_explanation(results)),
+    ]
+    for part in filter(None, parts):
+        print(f"\n{part}")
+    figures = draw(results)
+    print(f"\nwritten to {results / FOLDER}: *.json, *.npz, and as PNG and SVG:")
+    print(", ".join(name.removeprefix(f"{FOLDER}/") for name in figures))

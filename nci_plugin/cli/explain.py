@@ -1,0 +1,88 @@
+"""``nci-ood explain``: one image's class, collapse scores and verdict, by each network of a benchmark."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nci_plugin.cli import network
+
+if TYPE_CHECKING:
+    from nci_plugin.diagnosis.image import Explanation
+
+
+def add_parser(commands: Any) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "explain",
+        help="say how one image stands to a network's training set",
+        description="Score one image with each network: predicted class, nearest class mean, pScore, feature norm and"
+        " the five collapse scores, their percentiles among ID validation samples, and the verdict of each.",
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
+    parser.add_argument(
+        "benchmark", metavar="BENCHMARK", help="a name or YAML file: the training and validation images"
+    )
+    parser.add_argument(
+        "--detectors", nargs="+", metavar="NAME", help="names or YAML files (nc1 to nc5, pscore, feature_norm)"
+    )
+    parser.add_argument(
+        "--tpr", type=float, default=95.0, metavar="PERCENT", help="share of ID validation samples to be kept (95)"
+    )
+    network.add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from nci_plugin import api
+    from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION
+    from nci_plugin.checks import PluginError
+    from nci_plugin.detectors.base import DetectorSetup, FitsOn
+    from nci_plugin.diagnosis.image import explain_image, read_image
+    from nci_plugin.diagnosis.network import DETECTORS
+    from nci_plugin.evaluation import training_needed
+    from nci_plugin.extraction import extract
+
+    device = network.resolve(options)
+    if not 0 < options.tpr <= 100:
+        raise PluginError(f"--tpr: must be a share in percent, above 0 and at most 100, got {options.tpr:g}")
+    setups: list[DetectorSetup] = []
+    for setup in api.resolve_detectors(options.detectors or DETECTORS):
+        if not isinstance(setup, DetectorSetup):
+            raise PluginError(f"--detectors: '{setup.name}' scores whole benchmarks, not one image; leave it out")
+        setups.append(setup)
+    if not options.image.is_file():
+        raise PluginError(f"image '{options.image}': there is no such file; pass an image file")
+    inputs = network.find_one(options, device)
+    splits = {name: inputs.splits[name] for name in (VALIDATION, TRAIN) if name in inputs.splits}
+    for name in (VALIDATION, TRAIN):
+        if name not in splits:
+            raise PluginError(f"benchmark '{inputs.benchmark.name}': the split '{name}' is missing; add it to the YAML")
+    image = read_image(options.image, splits[VALIDATION].source.preprocessing)
+    networks = network.load(inputs, options, device)
+    needs = FitsOn.BANK if training_needed(setups) is FitsOn.BANK else FitsOn.STATISTICS
+    for seed, each in networks.by_seed.items():
+        bank = extract(each, inputs.benchmark, needs, networks.extraction_options(seed), splits)
+        explanation = explain_image(image, bank, setups, options.tpr / 100, options.head)
+        _print(f"{options.image}, {seed or inputs.checkpoints[seed]}", explanation, options.tpr)
+    return 0
+
+
+def _print(title: str, explanation: Explanation, tpr: float) -> None:
+    from nci_plugin.report.diagnosis_tables import aligned
+
+    distance = explanation.predicted_distance
+    of_predicted = "without training samples" if distance is None else f"its mean at distance {distance:.4g}"
+    rows = [["score (larger = ID)", "value", "percentile", f"threshold at TPR {tpr:g} %", "verdict"]]
+    for score in explanation.scores:
+        numbers = (f"{score.value:.4g}", f"{score.percentile:.1f}", f"{score.threshold:.4g}")
+        rows.append([score.detector, *numbers, "ID" if score.is_id else "OOD"])
+    called_id = sum(score.is_id for score in explanation.scores)
+    print(f"\n{title}")
+    print(f"predicted class: {explanation.predicted} (softmax {explanation.probability:.4f}), {of_predicted}")
+    print(f"nearest class mean: {explanation.nearest}, at distance {explanation.nearest_distance:.4g} (feature units)")
+    print(aligned(rows))
+    print(
+        f"{called_id} of {len(rows) - 1} scores call it ID at the threshold that keeps {tpr:g} % of"
+        f" {explanation.num_validation} ID validation samples"
+    )

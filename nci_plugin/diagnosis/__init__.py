@@ -1,0 +1,1 @@
+"""What has collapsed in a network, layer by layer, and what its collapse says of ID and OOD samples."""

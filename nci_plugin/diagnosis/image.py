@@ -1,0 +1,101 @@
+"""One image against a network's training set: its class, its scores and where they lie among ID validation samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nci_plugin.benchmarks.benchmark import VALIDATION
+from nci_plugin.benchmarks.image_list import Preprocessing
+from nci_plugin.checks import PluginError, check_finite
+from nci_plugin.collapse.geometry import centre_distances, present_classes
+from nci_plugin.detectors.base import DetectorSetup
+from nci_plugin.extraction import prepared
+from nci_plugin.feature_bank import FeatureBank
+from nci_plugin.networks.cut import Cut
+from nci_plugin.parameter_search import fit_and_search, score_split
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of the image (larger = ID), its percentile among ID validation, the threshold, and whether it is ID."""
+
+    detector: str
+    value: float
+    percentile: float  # share of ID validation samples with at most this score, in percent
+    threshold: float
+    is_id: bool
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One network's view of an image; distances are Euclidean, in the unit of the features.
+
+    ``predicted_distance`` is None where the predicted class had no training sample, and so has no mean.
+    """
+
+    predicted: int
+    probability: float  # softmax, 0..1
+    predicted_distance: float | None
+    nearest: int
+    nearest_distance: float
+    scores: tuple[Score, ...]
+    num_validation: int
+
+
+def read_image(path: Path, preprocessing: Preprocessing) -> Tensor:
+    """Decode and preprocess an image to (1, 3, H, W); raises PluginError if that cannot be done."""
+    try:
+        with Image.open(path) as image:
+            return preprocessing(image)[None]
+    except Exception as error:  # Pillow's decoders raise whatever their format's code runs into
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise PluginError(f"image '{path}': cannot be decoded ({reason}); pass an image file") from None
+
+
+def explain_image(
+    image: Tensor, bank: FeatureBank, setups: Sequence[DetectorSetup], tpr: float, head: str | None = None
+) -> Explanation:
+    """Score an image (1, 3, H, W) with a bank's network.
+
+    The threshold of each score is the largest that keeps at least the share ``tpr``, 0..1, of the ID validation split.
+    Raises PluginError where the network gives NaN or infinity, or a detector cannot be used on it.
+    """
+    source, statistics, validation = bank.images, bank.statistics, bank.splits[VALIDATION]
+    assert source is not None
+    assert statistics is not None
+    with prepared(source.network, source.device):
+        batch = image.to(source.device)
+        features, logits = (tensor.cpu() for tensor in Cut.of(source.network, batch, head)(batch))
+    check_finite("the image's features", features)
+    check_finite("the image's logits", logits)
+    classes = present_classes(statistics)
+    distances = centre_distances(features, statistics.means[classes])[0]
+    by_class = dict(zip(classes.tolist(), distances.tolist()))
+    predicted = int(logits.argmax())
+    return Explanation(
+        predicted=predicted,
+        probability=float(torch.softmax(logits.double(), dim=1).max()),
+        predicted_distance=by_class.get(predicted),
+        nearest=int(classes[distances.argmin()]),
+        nearest_distance=float(distances.min()),
+        scores=tuple(_score(setup, bank, features, logits, tpr) for setup in setups),
+        num_validation=len(validation),
+    )
+
+
+def _score(setup: DetectorSetup, bank: FeatureBank, features: Tensor, logits: Tensor, tpr: float) -> Score:
+    detector = fit_and_search(setup, bank).detector
+    value = float(detector.score(features, logits))
+    validation = np.sort(score_split(detector, bank.splits[VALIDATION]).astype(np.float64))
+    kept = math.ceil(round(tpr * len(validation), 9))  # 0.55 * 100 is more than 55 in floating point
+    threshold = float(validation[-kept])
+    percentile = 100 * float(np.mean(validation <= value))
+    return Score(setup.name, value, percentile, threshold, value >= threshold)

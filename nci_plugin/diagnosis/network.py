@@ -1,0 +1,165 @@
+"""One network's diagnosis: a record of plain numbers, and the arrays that its figures are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import leaves_list, linkage
+
+from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, TRAIN, VALIDATION, Benchmark
+from nci_plugin.benchmarks.opening import image_batches
+from nci_plugin.checks import PluginError
+from nci_plugin.collapse import NearestCentre, Undefined, held_out_cdnv, measure, nearest_centre, ortho_dev
+from nci_plugin.collapse.geometry import MEAN_CONVENTIONS, centred_means, pair_cosines, pair_distances, present_classes
+from nci_plugin.diagnosis.geometry import Plane, distance_from_frame, spread
+from nci_plugin.evaluation import Evaluation
+from nci_plugin.extraction import prepared
+from nci_plugin.feature_bank import FeatureBank, FeatureSplit
+from nci_plugin.networks.cut import Cut
+from nci_plugin.statistics import ClassStatistics
+
+VERSION = 1
+"""Of the record; one of another version is not read."""
+
+DETECTORS = ("nc1", "nc2", "nc3", "nc4", "nc5", "pscore", "feature_norm")
+"""Scores whose AUROC and spread a diagnosis gives; all fit on statistics."""
+
+STORED = "stored features"
+SECOND_PASS = "a second pass over the training images"
+NOT_STORED = "not measured: no training features are stored; pass --second-pass"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """``record`` is JSON without NaN; ``arrays`` are named as in `_arrays`."""
+
+    record: dict[str, Any]
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def diagnose_network(
+    bank: FeatureBank,
+    benchmark: Benchmark,
+    evaluation: Evaluation,
+    seed: str,
+    second_pass: bool = False,
+    head: str | None = None,
+) -> Diagnosis:
+    """Measure collapse on the training statistics, and ID and OOD splits against it.
+
+    ``evaluation`` are the results and scores of DETECTORS on this bank. NC4 on the training set reads its stored
+    features, else passes its images again with ``second_pass``, else is left out. Raises PluginError on a bank without
+    statistics.
+    """
+    statistics = bank.statistics
+    if statistics is None:
+        raise PluginError("diagnosis: needs the statistics of the training split; extract it")
+    metrics = {mean: measure(statistics, bank.head, mean) for mean in MEAN_CONVENTIONS}
+    train, source = _train_nc4(bank, statistics, second_pass, head)
+    held_out = [name for name in (VALIDATION, TEST) if name in bank.splits]
+    shown = [name for name in bank.splits if name in held_out or name.split("/")[0] in (CSID, NEAR, FAR)]
+    notes: dict[str, str] = {}
+    record = {
+        "version": VERSION,
+        "benchmark": benchmark.name,
+        "seed": seed,
+        "collapse": asdict(metrics["classes"]),
+        "collapse_sample_mean": asdict(metrics["samples"]),
+        "nc4": {
+            "train": train and asdict(train),
+            "train_from": source,
+            **{name: asdict(nearest_centre(bank.splits[name], statistics)) for name in held_out},
+        },
+        "held_out_cdnv": {
+            name: _defined(f"held_out_cdnv {name}", notes, held_out_cdnv, bank.splits[name], benchmark.num_classes)
+            for name in held_out
+        },
+        "splits": {
+            name: {
+                "n": len(bank.splits[name]),
+                "ortho_dev": _defined(f"ortho_dev {name}", notes, ortho_dev, bank.splits[name], statistics),
+                "frame": _defined(f"frame {name}", notes, distance_from_frame, bank.splits[name], statistics),
+                **{
+                    score: spread(evaluation.scores[score][name])
+                    for score in ("pscore", "feature_norm")
+                    if name in evaluation.scores.get(score, {})
+                },
+            }
+            for name in shown
+        },
+        "auroc": _auroc(evaluation),
+        "not_scored": dict(evaluation.failures),
+        "notes": notes,
+        "provenance": dict(bank.provenance),
+    }
+    return Diagnosis(record, _arrays(bank, statistics, shown))
+
+
+def _defined(name: str, notes: dict[str, str], equation: Any, *arguments: Any) -> Any:
+    """The value of an equation, or None with the reason in ``notes``."""
+    try:
+        return equation(*arguments)
+    except Undefined as reason:
+        notes[name] = str(reason)
+        return None
+
+
+def _auroc(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """AUROC in percent of each detector, standard OOD, by group (mean over its sets) and by data set."""
+    found: dict[str, dict[str, float]] = {}
+    groups = {row: group for group, row in GROUP_ROWS.items()}
+    for result in evaluation.results:
+        if result.setting == "ood":
+            name = groups.get(result.dataset, f"{result.group}/{result.dataset}")
+            found.setdefault(result.detector, {})[name] = result.auroc
+    return found
+
+
+def _train_nc4(
+    bank: FeatureBank, statistics: ClassStatistics, second_pass: bool, head: str | None
+) -> tuple[NearestCentre | None, str]:
+    """NC4 on the training set, and what it was read from."""
+    stored = bank.splits.get(TRAIN) or (bank.training_store and bank.training_store.load())
+    if stored:
+        return nearest_centre(stored, statistics), STORED
+    if not second_pass or bank.images is None:
+        return None, NOT_STORED
+    source, totals = bank.images, np.zeros(2)
+    with prepared(source.network, source.device):
+        cut: Cut | None = None
+        for images, labels in image_batches(TRAIN, source.splits[TRAIN], bank.batch_size, source.workers):
+            on_device = images.to(source.device)
+            cut = cut or Cut.of(source.network, on_device, head)
+            features, logits = cut(on_device)
+            part = nearest_centre(FeatureSplit.of(features.cpu(), logits.cpu(), labels.long()), statistics)
+            totals += len(images) * np.array([part.agreement, part.accuracy])
+    return NearestCentre(*(totals / len(source.splits[TRAIN])).tolist()), SECOND_PASS
+
+
+def _arrays(bank: FeatureBank, statistics: ClassStatistics, splits: list[str]) -> dict[str, NDArray[Any]]:
+    """Cosines and distances of pairs of centred class means, and the plane of the class means with samples in it."""
+    found: dict[str, NDArray[Any]] = {}
+    centred = centred_means(statistics)
+    pairs: Mapping[str, Any] = {"pair_cosines": pair_cosines, "pair_distances": pair_distances}
+    for name, equation in pairs.items():
+        value = _defined(name, {}, equation, centred)
+        if value is not None:
+            found[name] = value.numpy()
+    if "pair_distances" in found:  # classes next to those that are close: clustered by mean distance
+        found["class_order"] = leaves_list(linkage(found["pair_distances"], "average"))
+    found["classes"] = present_classes(statistics).numpy()
+    try:
+        plane = Plane(statistics)
+    except Undefined:
+        return found
+    found["plane/means"] = plane.coordinates(statistics.means[found["classes"]])
+    found["plane/explained"] = np.array(plane.explained)
+    for name in splits:
+        if name != VALIDATION:
+            sample = plane.sample(bank.splits[name])
+            found[f"plane/points/{name}"], found[f"plane/labels/{name}"] = sample["points"], sample["labels"]
+    return found

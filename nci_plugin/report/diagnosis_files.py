@@ -1,0 +1,98 @@
+"""Where diagnoses lie: ``results/<name>/diagnosis/``.
+
+``<seed>.json`` (the record) and ``<seed>.npz`` (arrays of its figures) for each network, ``network`` in the place of
+the seed of a single one, ``explanation.json`` over all of them, and the figures, drawn from these files and the stored
+scores alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nci_plugin.checks import PluginError
+from nci_plugin.diagnosis.network import DETECTORS, VERSION, Diagnosis
+from nci_plugin.files import write_atomically
+from nci_plugin.report.files import write_npz
+
+FOLDER = "diagnosis"
+SINGLE = "network"
+EXPLANATION = "explanation"
+AGAIN = "run nci-ood diagnose again"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A diagnosis that was read back, with the scores of its detectors by detector and split."""
+
+    name: str
+    record: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]]
+    scores: Mapping[str, Mapping[str, NDArray[np.floating]]]
+
+
+def write_diagnosis(results: Path, seed: str, diagnosis: Diagnosis) -> None:
+    """Write one network's record and arrays; the record, which makes them known, comes last."""
+    path = results / FOLDER / f"{seed or SINGLE}.json"
+    write_npz(path.with_suffix(".npz"), diagnosis.arrays)
+    _write_json(path, diagnosis.record)
+
+
+def write_explanation(results: Path, explanation: Mapping[str, Any]) -> None:
+    _write_json(results / FOLDER / f"{EXPLANATION}.json", explanation)
+
+
+def has_diagnosis(results: Path) -> bool:
+    return (results / FOLDER / f"{EXPLANATION}.json").is_file()
+
+
+def read_explanation(results: Path) -> dict[str, Any]:
+    return _read_json(results / FOLDER / f"{EXPLANATION}.json")
+
+
+def read_diagnoses(results: Path) -> list[Stored]:
+    """The diagnoses of a results directory, in the order of their seeds.
+
+    Raises PluginError on a file that is damaged or of another version.
+    """
+    paths = [path for path in (results / FOLDER).glob("*.json") if path.stem != EXPLANATION]
+    found = []
+    for path in sorted(paths, key=lambda path: (len(path.stem), path.stem)):
+        record = _read_json(path)
+        if record.get("version") != VERSION:
+            raise PluginError(f"diagnosis '{path}': of version {record.get('version')}, not {VERSION}; {AGAIN}")
+        scores = {}
+        for detector in DETECTORS:
+            file = results / record["seed"] / "scores" / f"{detector}.npz"
+            if file.is_file():
+                scores[detector] = _read_npz(file)
+        found.append(Stored(path.stem, record, _read_npz(path.with_suffix(".npz")), scores))
+    return found
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n", durable=False)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PluginError(f"diagnosis '{path}': cannot be read ({error}); {AGAIN}") from None
+    if not isinstance(content, dict):
+        raise PluginError(f"diagnosis '{path}': not a diagnosis; {AGAIN}")
+    return content
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except Exception as error:  # numpy and zipfile raise many types on bytes that are no npz
+        raise PluginError(f"diagnosis '{path}': cannot be read ({error}); {AGAIN}") from None

@@ -1,0 +1,193 @@
+"""The collapse report for a terminal, from stored diagnoses alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nci_plugin.diagnosis.layers import mean_over_networks
+from nci_plugin.diagnosis.stages import POOLING
+
+Records = Sequence[Mapping[str, Any]]
+
+UNKNOWN = "-"
+
+
+def _etf(value: Callable[[int], float]) -> Callable[[Mapping[str, Any]], str]:
+    return lambda collapse: _number(value(len(collapse["classes"]))) if len(collapse["classes"]) > 1 else UNKNOWN
+
+
+METRICS: dict[str, tuple[str, str | Callable[[Mapping[str, Any]], str]]] = {
+    "nc1_pinv": ("NC1 Tr(pinv(Sigma_B) Sigma_W) / K", "0"),
+    "nc1_quotient": ("NC1 Tr(Sigma_W) / Tr(Sigma_B)", "0"),
+    "nc1_cdnv": ("NC1 class-distance normalised variance", "0"),
+    "nc2_equinorm_means": ("NC2 equinorm, centred means", "0"),
+    "nc2_equinorm_weights": ("NC2 equinorm, weights", "0"),
+    "nc2_equiangular_means": ("NC2 equiangular, centred means", "0"),
+    "nc2_equiangular_weights": ("NC2 equiangular, weights", "0"),
+    "nc2_etf_error": ("NC2 ETF error, centred means", "0"),
+    "gnc2_log_mean": ("GNC2 mean log inverse distance", _etf(lambda k: -0.5 * math.log(2 * k / (k - 1)))),
+    "gnc2_log_variance": ("GNC2 its variance", "0"),
+    "nc3_self_duality": ("NC3 self-duality", "0"),
+    "nc3_duality_error": ("NC3 duality error", "0"),
+    "nc3_cosine_mean": ("NC3 mean cos(w_k, mu_k - mu_G), centred", "1"),
+    "nc3_cosine_std": ("NC3 its std over classes", "0"),
+    "uncentred_cosine_mean": ("    mean cos(w_k, mu_k), uncentred, not NC3", UNKNOWN),
+    "mean_norm_l2": ("feature norm, mean ||h||_2", UNKNOWN),
+    "mean_norm_l1": ("feature norm, mean ||h||_1", UNKNOWN),
+    "imbalance_ratio": ("imbalance, largest / smallest class", UNKNOWN),
+    "gof_mean_abs_cosine_uncentred": ("GOF mean |cos| of uncentred means", "0 (GOF)"),
+    "gof_slope_means": ("GOF slope of log ||mu_k|| on log n_k", UNKNOWN),
+    "gof_slope_weights": ("GOF slope of log ||w_k|| on log n_k", UNKNOWN),
+    "minority_cosine_means": ("minority classes, mean cos of centred means", UNKNOWN),
+    "minority_cosine_weights": ("minority classes, mean cos of weights", UNKNOWN),
+    "smallest_angle_means": ("smallest angle of centred means, degrees", _etf(lambda k: _degrees(-1 / (k - 1)))),
+    "smallest_angle_weights": ("smallest angle of weights, degrees", _etf(lambda k: _degrees(-1 / (k - 1)))),
+    "effective_rank_means": ("effective rank of centred means", _etf(lambda k: k - 1)),
+    "effective_rank_weights": ("effective rank of weights", _etf(lambda k: k - 1)),
+}
+"""Field of CollapseMetrics -> its name in the table, and its value at exact collapse."""
+
+
+def _degrees(cosine: float) -> float:
+    return math.degrees(math.acos(cosine))
+
+
+def collapse_table(names: Sequence[str], records: Records) -> str:
+    """Collapse metrics on the training set, one column a network; NC4 and CDNV on held-out splits too."""
+    first = records[0]["collapse"]
+    rows = [["metric", "at collapse", *names]]
+    for field, (label, target) in METRICS.items():
+        rows.append([label, target if isinstance(target, str) else target(first), *_column(records, "collapse", field)])
+    splits = [name for name in records[0]["nc4"] if name not in ("train", "train_from")]
+    for name in ["train", *splits]:
+        nc4 = [record["nc4"][name] for record in records]
+        label = "id/train" if name == "train" else name
+        rows.append([f"NC4 agreement, {label}", "1", *(_number(each and each["agreement"]) for each in nc4)])
+        rows.append(
+            [f"    nearest-class-centre accuracy, {label}", UNKNOWN, *(_number(e and e["accuracy"]) for e in nc4)]
+        )
+    rows += [[f"NC1 CDNV, {name}", "0", *_column(records, "held_out_cdnv", name)] for name in splits]
+    classes = f"{len(first['classes'])} of {first['num_classes']} classes"
+    title = (
+        f"{records[0]['benchmark']}, neural collapse on {first['num_samples']} training samples: {classes},"
+        f" {first['num_features']} features; mu_G = mean of the class means; rank of Sigma_B {first['between_rank']}"
+        f" (rcond {first['rcond']:g})"
+    )
+    sources = list(dict.fromkeys(record["nc4"]["train_from"] for record in records))
+    lines = [title, aligned(rows), f"NC4 on id/train: {'; '.join(sources)}", *_notes(names, records)]
+    return "\n".join(lines)
+
+
+def _column(records: Records, part: str, field: str) -> list[str]:
+    return [_number(record[part][field]) for record in records]
+
+
+def _notes(names: Sequence[str], records: Records) -> list[str]:
+    """Reasons of values that are missing or must be read with care, once for all that share them."""
+    reasons: dict[str, list[str]] = {}
+    for record in records:
+        for field, reason in {**record["collapse"]["notes"], **record["notes"], **record["not_scored"]}.items():
+            fields = reasons.setdefault(reason, [])
+            fields += [field] * (field not in fields)
+    return [f"note: {', '.join(fields)}: {reason}" for reason, fields in reasons.items()]
+
+
+def ood_table(records: Records) -> str:
+    """Each split against the training means: means over networks."""
+    rows = [["split", "n", "OrthoDev", "share in span", "angle", "distance", "pScore 5/50/95 %", "||h||_1 5/50/95 %"]]
+    for name, split in records[0]["splits"].items():
+        same = [record["splits"][name] for record in records]
+        frame = [
+            _mean([each["frame"] and each["frame"][key] for each in same])
+            for key in ("span_share", "vertex_angle", "vertex_distance")
+        ]
+        spreads = [_quantiles([each.get(score) for each in same]) for score in ("pscore", "feature_norm")]
+        rows.append([name, str(split["n"]), _mean([each["ortho_dev"] for each in same]), *frame, *spreads])
+    return "\n".join(
+        [
+            "ID and OOD against the class means of the training set"
+            + (f", means over {len(records)} networks" if len(records) > 1 else ""),
+            aligned(rows),
+            "OrthoDev: mean |cos| of the split's mean with the class means, uncentred. Means over samples: share of"
+            " ||h - mu_G|| in the span of the centred class means; angle in degrees to the nearest of them; distance to"
+            " the nearest class mean over their mean distance from mu_G. At collapse ID has 1, 0 and 0.",
+        ]
+    )
+
+
+def _quantiles(spreads: Sequence[Mapping[str, Any] | None]) -> str:
+    known = [each["quantiles"] for each in spreads if each]
+    if len(known) < len(spreads):
+        return UNKNOWN
+    return " / ".join(_number(value) for value in np.mean(known, axis=0)[[0, 2, 4]])
+
+
+def layers_table(records: Records) -> str:
+    """Collapse after every stage, means over networks; empty where layers were not measured."""
+    if not all("layers" in record for record in records):
+        return ""
+    stages = mean_over_networks([record["layers"] for record in records])
+    groups = list(stages[0]["auroc"])
+    scores = list(dict.fromkeys(score for stage in stages for group in groups for score in stage["auroc"][group]))
+    rows = [["stage", "P", "NC1", "CDNV", "equinorm", "equiang.", "ETF error", "NCC acc.", "||h||_2", *scores]]
+    for stage in stages:
+        fields = ("nc1_quotient", "nc1_cdnv", "nc2_equinorm_means", "nc2_equiangular_means", "nc2_etf_error")
+        aurocs = [" / ".join(_percent(stage["auroc"][group].get(score)) for group in groups) for score in scores]
+        rows.append(
+            [
+                stage["stage"],
+                f"{stage['num_features']:.0f}",
+                *(_number(stage[field]) for field in fields),
+                _number(stage["nearest_centre_accuracy"]),
+                _number(stage["mean_norm_l2"]),
+                *aurocs,
+            ]
+        )
+    notes = {
+        f"note: {stage['stage']}: {field}: {reason}": None
+        for record in records
+        for stage in record["layers"]
+        for field, reason in stage["notes"].items()
+    }
+    title = (
+        "Stage by stage with a nearest-class-centre head: NC1 = Tr(Sigma_W) / Tr(Sigma_B) on train,"
+        " NCC accuracy on id/test"
+    )
+    return "\n".join(
+        [
+            title + (f", means over {len(records)} networks" if len(records) > 1 else ""),
+            aligned(rows),
+            f"last columns: AUROC in percent, {' / '.join(groups)}-OOD; {POOLING}",
+            *notes,
+        ]
+    )
+
+
+def explanation_text(explanation: Mapping[str, Any]) -> str:
+    return "\n".join(["What the numbers say, sentence by rule", *(f"- {text}" for text in explanation["sentences"])])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of one length as a table: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+        for row in rows
+    )
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    return UNKNOWN if None in values else _number(float(np.mean(values)))  # type: ignore[arg-type]  # None was excluded
+
+
+def _percent(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.1f}"
+
+
+def _number(value: float | None) -> str:
+    """Four significant digits, without an exponent where that stays short."""
+    return UNKNOWN if value is None else f"{value:.4g}"
