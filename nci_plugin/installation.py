@@ -114,7 +114,8 @@ def _write_manifest(checkout: Path, changes: Changes, made: Iterable[str]) -> No
 
 def _contents() -> dict[str, bytes]:
     """Every file of an installation, by its path in a checkout."""
-    package = {f"nci_plugin/{_relative(path, PACKAGE)}": path for path in PACKAGE.rglob("*.py")}
+    modules = [path for ending in ("*.py", "*.csv") for path in PACKAGE.rglob(ending)]
+    package = {f"nci_plugin/{_relative(path, PACKAGE)}": path for path in modules}
     package = {name: path for name, path in package.items() if not name.startswith("nci_plugin/scripts/")}
     configs = config_directory()
     inside = {f"nci_plugin/configs/{_relative(path, configs)}": path for path in configs.rglob("*.yml")}

@@ -8,17 +8,36 @@ import sys
 from collections.abc import Sequence
 
 from nci_plugin import __version__
+from nci_plugin.cli import diagnose as diagnose_command
 from nci_plugin.cli import eval as eval_command
+from nci_plugin.cli import explain as explain_command
 from nci_plugin.cli import install as install_command
+from nci_plugin.cli import leaderboard as leaderboard_command
 from nci_plugin.cli import list as list_command
+from nci_plugin.cli import report as report_command
 from nci_plugin.cli import run as run_command
+from nci_plugin.cli import train as train_command
 from nci_plugin.cli import validate as validate_command
 
-COMMANDS = (eval_command, run_command, list_command, validate_command, install_command)
+COMMANDS = (
+    eval_command,
+    diagnose_command,
+    explain_command,
+    report_command,
+    train_command,
+    leaderboard_command,
+    run_command,
+    list_command,
+    validate_command,
+    install_command,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code: 0 done, 1 a detector failed, 2 bad input, 130 interrupted."""
+    """Run a command.
+
+    Returns its exit code: 0 done, 1 a detector failed or a comparison differs, 2 bad input, 130 interrupted.
+    """
     parser = argparse.ArgumentParser(
         prog="nci-ood", description="Neural-collapse detectors of out-of-distribution samples, for OpenOOD v1.5."
     )

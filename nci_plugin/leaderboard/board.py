@@ -1,0 +1,187 @@
+"""The CSV files of OpenOOD's leaderboard, read and written so that no byte changes that was not meant to.
+
+``data/`` holds a copy of all of them, made on `SNAPSHOT_DATE`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from nci_plugin.checks import PluginError
+
+SNAPSHOT_DATE = "2026-11-21"
+COLUMNS = (
+    "Training",
+    "Postprocessor",
+    "Near-OOD_AUROC",
+    "Far-OOD_AUROC",
+    "ID_Accuracy",
+    "Outlier_Data",
+    "Arch",
+    "Additional_Description",
+)
+PAPER_COLUMNS = ("Alias", "Link")
+BOARDS = {
+    "cifar10": {"ood": "cifar10"},
+    "cifar100": {"ood": "cifar100"},
+    "imagenet200": {"ood": "imagenet200_ood", "fsood": "imagenet200_fsood"},
+    "imagenet": {"ood": "imagenet1k_ood", "fsood": "imagenet1k_fsood"},
+}
+"""Which of the leaderboard's files a benchmark and setting belong to."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a board, as text: ``88.03 ± 0.25`` over several networks, ``76.02`` of one, ``/`` of none."""
+
+    training: str
+    postprocessor: str
+    near: str
+    far: str
+    accuracy: str
+    outlier_data: str
+    arch: str
+    description: str
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What the board tells rows apart by."""
+        return self.training, self.postprocessor, self.arch, self.description
+
+    @property
+    def aliases(self) -> list[str]:
+        """The postprocessors that ``papers.csv`` must have a link of."""
+        return self.postprocessor.split(" + ")
+
+    @property
+    def file_name(self) -> str:
+        """The JSON file that the board's own converter writes for this row; two rows with one name lose one."""
+        described = [self.training, self.postprocessor, self.arch.replace("/", "-"), self.description]
+        return f"{'_'.join(filter(None, described))}.json".replace(" ", "_")
+
+    def same_network(self, other: Row) -> bool:
+        """Whether both are of the same architecture and training."""
+        return (self.training, self.arch, self.description) == (other.training, other.arch, other.description)
+
+
+def mean(cell: str) -> float | None:
+    """The number that the board ranks by, the first with a decimal point; None where there is none."""
+    found = re.search(r"\d+\.\d+", cell)
+    return float(found.group()) if found else None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV file as its raw lines, line ends included; the first is the header."""
+
+    path: Path
+    lines: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path, columns: Sequence[str]) -> Table:
+        """Raises PluginError unless the file has these columns and a cell for each in every line."""
+        try:
+            text = path.read_bytes().decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8"
+            raise PluginError(f"leaderboard '{path}': {reason}; pass the checkout's directory with --board") from None
+        table = cls(path, tuple(io.StringIO(text, newline="")))
+        if not table.lines or _cells(table.lines[0]) != list(columns):
+            raise PluginError(f"leaderboard '{path}': must have the columns {','.join(columns)}; restore the file")
+        for number, cells in table.cells().items():
+            if len(cells) != len(columns):
+                raise PluginError(
+                    f"leaderboard '{path}' line {number + 1}: must have {len(columns)} cells, got {len(cells)};"
+                    " correct it"
+                )
+        return table
+
+    @property
+    def text(self) -> str:
+        return "".join(self.lines)
+
+    def cells(self) -> dict[int, list[str]]:
+        """The cells of every row, by the index of its line; empty lines are none."""
+        return {number: _cells(line) for number, line in enumerate(self.lines) if number and line.strip()}
+
+    def replaced(self, number: int, cells: Sequence[str]) -> Table:
+        """The same file with other cells in one line."""
+        line = self.lines[number]
+        changed = csv_line(cells) + line[len(line.rstrip("\r\n")) :]
+        return Table(self.path, (*self.lines[:number], changed, *self.lines[number + 1 :]))
+
+    def appended(self, cells: Sequence[str]) -> Table:
+        """The same file with one row more and one line end more, before it where the last line has none."""
+        end = "\r\n" if self.lines[0].endswith("\r\n") else "\n"
+        *others, last = self.lines
+        if last.endswith("\n"):
+            return Table(self.path, (*self.lines, csv_line(cells) + end))
+        return Table(self.path, (*others, last + end, csv_line(cells)))
+
+
+def csv_line(cells: Sequence[str]) -> str:
+    """One line of a CSV file, without a line end."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()
+
+
+def _cells(line: str) -> list[str]:
+    return next(csv.reader([line.rstrip("\r\n")]), [])
+
+
+class Board:
+    """The rows of every benchmark, and the link of every alias.
+
+    ``name`` is how messages call it.
+    """
+
+    def __init__(self, results: Path, papers: Path, name: str) -> None:
+        self.results, self.papers_file, self.name = results, papers, name
+
+    @classmethod
+    def snapshot(cls) -> Board:
+        """The copy that ships with this package."""
+        data = Path(__file__).parent / "data"
+        return cls(data, data / "papers.csv", f"the board of {SNAPSHOT_DATE}")
+
+    @classmethod
+    def checkout(cls, path: Path) -> Board:
+        """The ``leaderboard`` branch of OpenOOD in a directory; raises PluginError if it is not there."""
+        board = cls(path / "results", path / "utils" / "papers.csv", f"the board in {path}")
+        if not board.results.is_dir() or not board.papers_file.is_file():
+            raise PluginError(
+                f"--board '{path}': must be a checkout of OpenOOD's leaderboard branch, with results/*.csv and"
+                " utils/papers.csv; git clone --branch leaderboard https://github.com/Jingkang50/OpenOOD"
+            )
+        return board
+
+    def table(self, name: str) -> Table:
+        return Table.read(self.results / f"{name}.csv", COLUMNS)
+
+    def rows(self, name: str) -> list[Row]:
+        """The rows of one board, in its order."""
+        return [Row(*cells) for cells in self.table(name).cells().values()]
+
+    def papers(self) -> Table:
+        return Table.read(self.papers_file, PAPER_COLUMNS)
+
+    def links(self) -> Mapping[str, str]:
+        """The link of every alias."""
+        return {alias: link for alias, link in self.papers().cells().values()}
+
+    def architectures(self, benchmark: str) -> list[str]:
+        """The spellings of architectures on the boards of one benchmark."""
+        rows = [row for name in BOARDS[benchmark].values() for row in self.rows(name)]
+        return list(dict.fromkeys(row.arch for row in rows))
+
+
+def cells_of(row: Row) -> tuple[str, ...]:
+    """The cells of a row, in the order of `COLUMNS`."""
+    assert len(fields(row)) == len(COLUMNS)
+    return astuple(row)
