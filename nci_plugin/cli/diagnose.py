@@ -96,14 +96,9 @@ def _report(results: Path) -> None:
 
     stored = read_diagnoses(results)
     records = [each.record for each in stored]
-    parts = [
-        tables.collapse_table([each.name for each in stored], records),
-        tables.ood_table(records),
-        tables.layers_table(records),
-        tables.explanation_text(read_explanation(results)),
-    ]
-    for part in filter(None, parts):
-        print(f"\n{part}")
+    for table in tables.all_tables([each.name for each in stored], records):
+        print(f"\n{table.text()}")
+    print(f"\n{tables.explanation_text(read_explanation(results))}")
     figures = draw(results)
     print(f"\nwritten to {results / FOLDER}: *.json, *.npz, and as PNG and SVG:")
     print(", ".join(name.removeprefix(f"{FOLDER}/") for name in figures))

@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(title: str, explanation: Explanation, tpr: float) -> None:
-    from nci_plugin.report.diagnosis_tables import aligned
+    from nci_plugin.report.tables import aligned
 
     distance = explanation.predicted_distance
     of_predicted = "without training samples" if distance is None else f"its mean at distance {distance:.4g}"

@@ -2,78 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from sklearn.metrics import roc_curve
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
-from nci_plugin.diagnosis.network import DETECTORS
+from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR
 from nci_plugin.report.diagnosis_files import FOLDER, Stored, read_diagnoses, read_explanation
-from nci_plugin.report.figures import COLOURS, MARKERS, save
+from nci_plugin.report.figures import COLOURS, MARKERS, SUFFIXES, new_figure, save
+from nci_plugin.report.score_figures import (
+    BINS,
+    DASHES,
+    GROUP_COLOURS,
+    ID_COLOUR,
+    SCORE_COLOURS,
+    roc_figure,
+    score_histograms,
+    suptitle,
+)
 
-ID_COLOUR, CSID_COLOUR = "0.45", "#009E73"
-GROUP_COLOURS = {**COLOURS, CSID: CSID_COLOUR}
-SCORE_COLOURS = dict(
-    zip(DETECTORS, ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#000000"))
-)  # Okabe & Ito
-DASHES = dict(zip(DETECTORS, ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))))
-UNITS = {
-    "nc1": "nc1, -(distance / within-class std)",
-    "nc2": "nc2, share of ||h - mu_G||",
-    "nc3": "nc3, cosine",
-    "nc4": "nc4, margin in feature units",
-    "nc5": "nc5, NECO's ratio",
-    "pscore": "pScore, in units of ||w||",
-    "feature_norm": "feature norm ||h||_1",
-}
 FEW_CLASSES = 30
 """Up to here classes get a bar or a label each, beyond a histogram."""
 
 IMBALANCE = 2.0
 """Largest over smallest class from which on their sizes say something of the lengths of means and weights."""
 
-BINS = 40
-SUFFIXES = (".png", ".svg")
-
 
 def draw(results: Path) -> list[str]:
-    """Draw every figure of ``results/diagnosis`` from its files alone; returns their paths below ``results``."""
-    drawn: list[str] = []
-
-    def write(figure: Figure | None, name: str) -> None:
-        for suffix in SUFFIXES if figure is not None else ():
-            assert figure is not None
+    """Write every figure of ``results/diagnosis``; returns their paths below ``results``, without suffix."""
+    drawn = []
+    for name, figure in figures(results):
+        for suffix in SUFFIXES:
             save(figure, results / FOLDER / f"{name}{suffix}")
-        if figure is not None:
-            drawn.append(f"{FOLDER}/{name}")
-
-    for stored in read_diagnoses(results):
-        for name, figure in FIGURES.items():
-            write(figure(stored), f"{stored.name}/{name}")
-        for group in (CSID, NEAR, FAR):
-            write(score_histograms(stored, group), f"{stored.name}/scores_{group}")
-    write(explanation_figure(read_explanation(results)), "explanation")
+        drawn.append(f"{FOLDER}/{name}")
     return drawn
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _title(figure: Figure, stored: Stored, subject: str) -> None:
-    collapse = stored.record["collapse"]
-    network = stored.name if stored.record["seed"] else "one network"
-    figure.suptitle(f"{subject}\n{stored.record['benchmark']}, {network}, K = {len(collapse['classes'])}", fontsize=10)
+def figures(results: Path) -> Iterator[tuple[str, Figure]]:
+    """Draw every figure of ``results/diagnosis`` from its files alone; yields its path there, without suffix."""
+    for stored in read_diagnoses(results):
+        for name, draw_one in FIGURES.items():
+            figure = draw_one(stored)
+            if figure is not None:
+                yield f"{stored.name}/{name}", figure
+    figure = explanation_figure(read_explanation(results))
+    if figure is not None:
+        yield "explanation", figure
 
 
 # -------------------------------------------------------------------- classes
@@ -82,7 +62,7 @@ def _title(figure: Figure, stored: Stored, subject: str) -> None:
 def class_figure(stored: Stored) -> Figure:
     """Variance within each class (NC1) and cosine of weight and centred mean (NC3): bars, or histograms of many."""
     collapse = stored.record["collapse"]
-    figure = _figure(7.6, 2.9)
+    figure = new_figure(7.6, 2.9)
     left, right = figure.subplots(1, 2)
     variances = [value for value in collapse["class_variances"] if value is not None]
     classes = [k for k, value in zip(collapse["classes"], collapse["class_variances"]) if value is not None]
@@ -92,7 +72,7 @@ def class_figure(stored: Stored) -> Figure:
     right.set_title("NC3: weights along centred means", fontsize=9)
     if len(collapse["classes"]) <= FEW_CLASSES:
         right.axhline(1, color="0.3", linewidth=0.8, linestyle="--")
-    _title(figure, stored, f"Collapse class by class, n = {collapse['num_samples']} training samples")
+    suptitle(figure, stored, f"Collapse class by class, n = {collapse['num_samples']} training samples")
     return figure
 
 
@@ -116,7 +96,7 @@ def cosine_figure(stored: Stored) -> Figure | None:
     classes, cosines = stored.arrays["classes"], stored.arrays["pair_cosines"]
     count = len(classes)
     target = -1 / (count - 1)
-    figure = _figure(9.6, 3.2)
+    figure = new_figure(9.6, 3.2)
     measured, ideal, counts = figure.subplots(1, 3)
     for axis, values, name in ((measured, cosines, "measured"), (ideal, np.full_like(cosines, target), "simplex ETF")):
         drawn = axis.imshow(_square(values, count, 1.0), vmin=-1, vmax=1, cmap="PuOr_r")
@@ -128,7 +108,7 @@ def cosine_figure(stored: Stored) -> Figure | None:
     counts.set_title(f"all pairs; dashed: ETF, -1/(K-1) = {target:.3g}", fontsize=9)
     counts.set_xlabel("cosine of a pair of centred means")
     counts.set_ylabel("pairs")
-    _title(figure, stored, f"NC2: angles between centred class means, n = {len(cosines)} pairs")
+    suptitle(figure, stored, f"NC2: angles between centred class means, n = {len(cosines)} pairs")
     return figure
 
 
@@ -138,11 +118,11 @@ def distance_figure(stored: Stored) -> Figure | None:
         return None
     order, classes = stored.arrays["class_order"], stored.arrays["classes"]
     matrix = _square(stored.arrays["pair_distances"], len(classes), 0.0)[np.ix_(order, order)]
-    figure = _figure(4.4, 3.9)
+    figure = new_figure(4.4, 3.9)
     axis = figure.subplots()
     figure.colorbar(axis.imshow(matrix, cmap="viridis", vmin=0), ax=axis, label="||mu_k - mu_k'|| (feature units)")
     _class_ticks(axis, classes[order])
-    _title(figure, stored, "Distances between class means, clustered")
+    suptitle(figure, stored, "Distances between class means, clustered")
     return figure
 
 
@@ -167,7 +147,7 @@ def count_figure(stored: Stored) -> Figure | None:
     collapse = stored.record["collapse"]
     if collapse["imbalance_ratio"] < IMBALANCE or collapse["nc2_weight_norms"] is None:
         return None
-    figure = _figure(7.6, 2.9)
+    figure = new_figure(7.6, 2.9)
     panels = {"||w_k||": ("nc2_weight_norms", "gof_slope_weights"), "||mu_k||": ("class_mean_norms", "gof_slope_means")}
     for axis, (label, (field, slope)) in zip(figure.subplots(1, 2), panels.items()):
         axis.loglog(collapse["class_counts"], collapse[field], "o", markersize=4, color=COLOURS[NEAR])
@@ -176,72 +156,7 @@ def count_figure(stored: Stored) -> Figure | None:
         known = collapse[slope]
         axis.set_title("slope not defined" if known is None else f"slope {known:.3g} in log-log", fontsize=9)
         axis.tick_params(which="both", labelsize=7)
-    _title(figure, stored, f"Class sizes, largest / smallest = {collapse['imbalance_ratio']:.3g}")
-    return figure
-
-
-# -------------------------------------------------------------------- ID and OOD
-
-
-def score_histograms(stored: Stored, group: str) -> Figure | None:
-    """Histograms of every score on the ID test split and on the sets of ``csid``, ``near`` or ``far``."""
-    known = {name: by_split for name, by_split in stored.scores.items() if _members(by_split, group)}
-    if not known:
-        return None
-    columns = 4
-    figure = _figure(10.4, 2.15 * -(-len(known) // columns) + 0.8)
-    axes = figure.subplots(-(-len(known) // columns), columns, squeeze=False).ravel()
-    for axis in axes[len(known) :]:
-        axis.axis("off")
-    for axis, (name, by_split) in zip(axes, known.items()):
-        other = np.concatenate([by_split[split] for split in _members(by_split, group)])
-        both = np.concatenate([by_split[TEST], other]).astype(np.float64)
-        low, high = np.quantile(both, [0.002, 0.998])
-        bins = np.linspace(low, high if high > low else low + 1, BINS + 1)
-        axis.hist(by_split[TEST], bins, density=True, color=ID_COLOUR, alpha=0.55)
-        axis.hist(other, bins, density=True, color=GROUP_COLOURS[group], histtype="step", linewidth=1.4)
-        auroc = stored.record["auroc"].get(name, {}).get(group)
-        axis.set_title(f"{name}" + ("" if auroc is None else f", AUROC {auroc:.1f} %"), fontsize=9)
-        axis.set_xlabel(UNITS[name], fontsize=7)
-        axis.set_yticks([])
-        axis.tick_params(labelsize=7)
-    for axis in axes[::columns]:
-        axis.set_ylabel("density", fontsize=8)
-    by_split = next(iter(known.values()))
-    sizes = ", ".join(f"{split} n = {len(by_split[split])}" for split in _members(by_split, group))
-    label = "csid" if group == CSID else f"{group}-OOD"
-    handles, names = (axes[0].patches[0], axes[0].patches[-1]), [f"ID test n = {len(by_split[TEST])}", sizes]
-    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    _title(figure, stored, f"Scores of ID and {label} samples, larger = more ID")
-    return figure
-
-
-def _members(by_split: Mapping[str, Any], group: str) -> list[str]:
-    return [split for split in by_split if split.split("/")[0] == group]
-
-
-def roc_figure(stored: Stored) -> Figure | None:
-    """ROC curves of every score against all samples of the near and of the far sets, OOD positive."""
-    groups = [g for g in (NEAR, FAR) if any(_members(by_split, g) for by_split in stored.scores.values())]
-    if not groups:
-        return None
-    figure = _figure(3.8 * len(groups) + 1.3, 3.6)
-    axes = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
-    for axis, group in zip(axes, groups):
-        for name, by_split in stored.scores.items():
-            ood = np.concatenate([by_split[split] for split in _members(by_split, group)])
-            scores = np.concatenate([by_split[TEST], ood])
-            is_ood = np.arange(len(scores)) >= len(by_split[TEST])
-            fpr, tpr, _ = roc_curve(is_ood, -scores)
-            axis.plot(
-                100 * fpr, 100 * tpr, color=SCORE_COLOURS[name], linestyle=DASHES[name], linewidth=1.3, label=name
-            )
-        axis.plot([0, 100], [0, 100], color="0.8", linewidth=0.8)
-        axis.set_title(f"{group}-OOD, n = {len(ood)}", fontsize=9)
-        axis.set_xlabel("ID samples called OOD (%)")
-    axes[0].set_ylabel("OOD samples found (%)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
-    _title(figure, stored, f"ROC curves, ID test n = {len(by_split[TEST])}")
+    suptitle(figure, stored, f"Class sizes, largest / smallest = {collapse['imbalance_ratio']:.3g}")
     return figure
 
 
@@ -251,7 +166,7 @@ def plane_figure(stored: Stored) -> Figure | None:
     if means is None or means.shape[1] < 2:
         return None
     points = {name.split("/", 2)[2]: array for name, array in stored.arrays.items() if name.startswith("plane/points/")}
-    figure = _figure(6.4, 4.6)
+    figure = new_figure(6.4, 4.6)
     axis = figure.subplots()
     order = sorted(points, key=lambda split: (CSID, FAR, NEAR, "id").index(split.split("/")[0]))
     for split in order:
@@ -287,7 +202,7 @@ def plane_figure(stored: Stored) -> Figure | None:
     axis.set_ylabel(f"second principal direction ({shares[1]})", fontsize=8)
     axis.set_aspect("equal", adjustable="datalim")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    _title(figure, stored, "Features in the plane of the class means (circles), origin mu_G, feature units")
+    suptitle(figure, stored, "Features in the plane of the class means (circles), origin mu_G, feature units")
     return figure
 
 
@@ -301,7 +216,7 @@ def layer_figure(stored: Stored) -> Figure | None:
         return None
     places = np.arange(len(stages))
     groups = list(stages[0]["auroc"])
-    figure = _figure(10.4, 5.6)
+    figure = new_figure(10.4, 5.6)
     axes = figure.subplots(2, 3, sharex=True)
     lines: list[tuple[Axes, str, dict[str, str]]] = [
         (axes[0, 0], "NC1 on train", {"Tr(S_W) / Tr(S_B)": "nc1_quotient", "CDNV": "nc1_cdnv"}),
@@ -341,7 +256,9 @@ def layer_figure(stored: Stored) -> Figure | None:
     names = [stage["stage"].rpartition(".")[2] for stage in stages]
     for axis in axes[1]:
         axis.set_xticks(places, names, rotation=35, ha="right", fontsize=8)
-    _title(figure, stored, f"Collapse stage by stage, n = {stored.record['collapse']['num_samples']} training samples")
+    suptitle(
+        figure, stored, f"Collapse stage by stage, n = {stored.record['collapse']['num_samples']} training samples"
+    )
     return figure
 
 
@@ -351,7 +268,7 @@ def explanation_figure(explanation: Mapping[str, Any]) -> Figure | None:
     names = list(dict.fromkeys(row["property"] for row in rows))
     if not rows:
         return None
-    figure = _figure(2.35 * len(names) + 0.6, 3.2)
+    figure = new_figure(2.35 * len(names) + 0.6, 3.2)
     for axis, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names):
         for row in (row for row in rows if row["property"] == name):
             group = row["group"]
@@ -381,5 +298,6 @@ FIGURES: dict[str, Callable[[Stored], Figure | None]] = {
     "roc": roc_figure,
     "plane": plane_figure,
     "layers": layer_figure,
+    **{f"scores_{group}": partial(score_histograms, group=group) for group in (CSID, NEAR, FAR)},
 }
-"""Figures of one network by file name, beside ``scores_<group>``."""
+"""Figures of one network by file name."""

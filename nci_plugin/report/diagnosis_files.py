@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nci_plugin.checks import PluginError
 from nci_plugin.diagnosis.network import DETECTORS, VERSION, Diagnosis
 from nci_plugin.files import write_atomically
-from nci_plugin.report.files import write_npz
+from nci_plugin.report.files import ResultsDirectory, read_npz, write_npz
 
 FOLDER = "diagnosis"
 SINGLE = "network"
@@ -62,17 +62,15 @@ def read_diagnoses(results: Path) -> list[Stored]:
     Raises PluginError on a file that is damaged or of another version.
     """
     paths = [path for path in (results / FOLDER).glob("*.json") if path.stem != EXPLANATION]
-    found = []
+    directory, found = ResultsDirectory(results), []
     for path in sorted(paths, key=lambda path: (len(path.stem), path.stem)):
         record = _read_json(path)
         if record.get("version") != VERSION:
             raise PluginError(f"diagnosis '{path}': of version {record.get('version')}, not {VERSION}; {AGAIN}")
-        scores = {}
-        for detector in DETECTORS:
-            file = results / record["seed"] / "scores" / f"{detector}.npz"
-            if file.is_file():
-                scores[detector] = _read_npz(file)
-        found.append(Stored(path.stem, record, _read_npz(path.with_suffix(".npz")), scores))
+        stored = {detector: directory.scores(detector, record["seed"]) for detector in DETECTORS}
+        scores = {detector: by_split for detector, by_split in stored.items() if by_split is not None}
+        arrays = read_npz(path.with_suffix(".npz"), "diagnosis", AGAIN)
+        found.append(Stored(path.stem, record, arrays, scores))
     return found
 
 
@@ -88,11 +86,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise PluginError(f"diagnosis '{path}': not a diagnosis; {AGAIN}")
     return content
-
-
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except Exception as error:  # numpy and zipfile raise many types on bytes that are no npz
-        raise PluginError(f"diagnosis '{path}': cannot be read ({error}); {AGAIN}") from None

@@ -1,4 +1,4 @@
-"""The collapse report for a terminal, from stored diagnoses alone."""
+"""The collapse report for a terminal and for the page, from stored diagnoses alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from nci_plugin.diagnosis.layers import mean_over_networks
 from nci_plugin.diagnosis.stages import POOLING
+from nci_plugin.report.tables import Table
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -56,7 +57,7 @@ def _degrees(cosine: float) -> float:
     return math.degrees(math.acos(cosine))
 
 
-def collapse_table(names: Sequence[str], records: Records) -> str:
+def collapse_table(names: Sequence[str], records: Records) -> Table:
     """Collapse metrics on the training set, one column a network; NC4 and CDNV on held-out splits too."""
     first = records[0]["collapse"]
     rows = [["metric", "at collapse", *names]]
@@ -78,15 +79,20 @@ def collapse_table(names: Sequence[str], records: Records) -> str:
         f" (rcond {first['rcond']:g})"
     )
     sources = list(dict.fromkeys(record["nc4"]["train_from"] for record in records))
-    lines = [title, aligned(rows), f"NC4 on id/train: {'; '.join(sources)}", *_notes(names, records)]
-    return "\n".join(lines)
+    return Table(title, rows, [f"NC4 on id/train: {'; '.join(sources)}", *_notes(records)])
+
+
+def all_tables(names: Sequence[str], records: Records) -> list[Table]:
+    """Every table of some diagnoses, ``names`` in the columns of the first."""
+    tables = (collapse_table(names, records), ood_table(records), layers_table(records))
+    return [table for table in tables if table is not None]
 
 
 def _column(records: Records, part: str, field: str) -> list[str]:
     return [_number(record[part][field]) for record in records]
 
 
-def _notes(names: Sequence[str], records: Records) -> list[str]:
+def _notes(records: Records) -> list[str]:
     """Reasons of values that are missing or must be read with care, once for all that share them."""
     reasons: dict[str, list[str]] = {}
     for record in records:
@@ -96,7 +102,7 @@ def _notes(names: Sequence[str], records: Records) -> list[str]:
     return [f"note: {', '.join(fields)}: {reason}" for reason, fields in reasons.items()]
 
 
-def ood_table(records: Records) -> str:
+def ood_table(records: Records) -> Table:
     """Each split against the training means: means over networks."""
     rows = [["split", "n", "OrthoDev", "share in span", "angle", "distance", "pScore 5/50/95 %", "||h||_1 5/50/95 %"]]
     for name, split in records[0]["splits"].items():
@@ -107,15 +113,15 @@ def ood_table(records: Records) -> str:
         ]
         spreads = [_quantiles([each.get(score) for each in same]) for score in ("pscore", "feature_norm")]
         rows.append([name, str(split["n"]), _mean([each["ortho_dev"] for each in same]), *frame, *spreads])
-    return "\n".join(
+    return Table(
+        "ID and OOD against the class means of the training set"
+        + (f", means over {len(records)} networks" if len(records) > 1 else ""),
+        rows,
         [
-            "ID and OOD against the class means of the training set"
-            + (f", means over {len(records)} networks" if len(records) > 1 else ""),
-            aligned(rows),
             "OrthoDev: mean |cos| of the split's mean with the class means, uncentred. Means over samples: share of"
             " ||h - mu_G|| in the span of the centred class means; angle in degrees to the nearest of them; distance to"
-            " the nearest class mean over their mean distance from mu_G. At collapse ID has 1, 0 and 0.",
-        ]
+            " the nearest class mean over their mean distance from mu_G. At collapse ID has 1, 0 and 0."
+        ],
     )
 
 
@@ -126,10 +132,10 @@ def _quantiles(spreads: Sequence[Mapping[str, Any] | None]) -> str:
     return " / ".join(_number(value) for value in np.mean(known, axis=0)[[0, 2, 4]])
 
 
-def layers_table(records: Records) -> str:
-    """Collapse after every stage, means over networks; empty where layers were not measured."""
+def layers_table(records: Records) -> Table | None:
+    """Collapse after every stage, means over networks; None where layers were not measured."""
     if not all("layers" in record for record in records):
-        return ""
+        return None
     stages = mean_over_networks([record["layers"] for record in records])
     groups = list(stages[0]["auroc"])
     scores = list(dict.fromkeys(score for stage in stages for group in groups for score in stage["auroc"][group]))
@@ -157,27 +163,15 @@ def layers_table(records: Records) -> str:
         "Stage by stage with a nearest-class-centre head: NC1 = Tr(Sigma_W) / Tr(Sigma_B) on train,"
         " NCC accuracy on id/test"
     )
-    return "\n".join(
-        [
-            title + (f", means over {len(records)} networks" if len(records) > 1 else ""),
-            aligned(rows),
-            f"last columns: AUROC in percent, {' / '.join(groups)}-OOD; {POOLING}",
-            *notes,
-        ]
+    return Table(
+        title + (f", means over {len(records)} networks" if len(records) > 1 else ""),
+        rows,
+        [f"last columns: AUROC in percent, {' / '.join(groups)}-OOD; {POOLING}", *notes],
     )
 
 
 def explanation_text(explanation: Mapping[str, Any]) -> str:
     return "\n".join(["What the numbers say, sentence by rule", *(f"- {text}" for text in explanation["sentences"])])
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of one length as a table: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
-        for row in rows
-    )
 
 
 def _mean(values: Sequence[float | None]) -> str:

@@ -20,14 +20,28 @@ COLOURS = {"near": "#0072B2", "far": "#D55E00"}
 MARKERS = {"near": "o", "far": "D"}
 """Blue circles and vermilion diamonds (Okabe & Ito): apart for colour-blind readers and in grey."""
 
+SUFFIXES = (".png", ".svg")
+"""What a figure is written as where more than one format is."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of some inches, for files alone."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
 
 def auroc_figure(results: Sequence[Result], path: Path) -> None:
+    """Write `draw_aurocs`."""
+    save(draw_aurocs(results), path)
+
+
+def draw_aurocs(results: Sequence[Result]) -> Figure:
     """Near- and far-OOD AUROC of every detector, one panel for each setting; bars are ± one std over seeds."""
     settings = [setting for setting in SETTINGS if any(result.setting == setting for result in results)]
     names = detectors_by_near_auroc(results, settings[0])[::-1]
     seeds = list(dict.fromkeys(result.seed for result in results))
-    figure = Figure(figsize=(4.6 * len(settings) + 1.4, 0.23 * len(names) + 1.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.6 * len(settings) + 1.4, 0.23 * len(names) + 1.5)
     axes = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
     for axis, setting in zip(axes, settings):
         for group, row in GROUP_ROWS.items():
@@ -57,13 +71,17 @@ def auroc_figure(results: Sequence[Result], path: Path) -> None:
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     networks = f"mean ± std over {len(seeds)} networks" if len(seeds) > 1 else "one network"
     figure.suptitle(f"OOD detection on {results[0].benchmark}, {networks}", fontsize=11)
-    save(figure, path)
+    return figure
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of its path's suffix; the same figure gives the same bytes."""
+    """Write a figure in the format of its path's suffix."""
+    write_atomically(path, rendered(figure, path.suffix[1:]), durable=False)  # drawn again by the same command
+
+
+def rendered(figure: Figure, kind: str) -> bytes:
+    """The file of a figure, ``kind`` png or svg; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    kind = path.suffix[1:]
     with rc_context({"svg.hashsalt": "nci_plugin"}):
         figure.savefig(buffer, dpi=150, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    write_atomically(path, buffer.getvalue(), durable=False)  # drawn again by the same command
+    return buffer.getvalue()

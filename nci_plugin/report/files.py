@@ -70,6 +70,14 @@ class ResultsDirectory:
     def read(self) -> list[Result]:
         return read_results(self.results_file) if self.results_file.exists() else []
 
+    def scores(self, detector: str, seed: str) -> dict[str, np.ndarray] | None:
+        """Stored scores of one detector and network by split, None where they are not here."""
+        path = self._scores_file(detector, seed)
+        return read_npz(path, "scores", "evaluate again") if path.is_file() else None
+
+    def _scores_file(self, detector: str, seed: str) -> Path:
+        return self.path / seed / "scores" / f"{file_name(detector)}.npz"
+
     def begin(self, bank: FeatureBank, seed: str) -> None:
         """Write predictions and labels of one network, before its detectors' results are added.
 
@@ -95,7 +103,7 @@ class ResultsDirectory:
     def add(self, evaluation: Evaluation, seed: str) -> None:
         """Write scores and result rows of one network; rows of the same detectors and seed are replaced."""
         for detector, by_split in evaluation.scores.items():
-            path = self.path / seed / "scores" / f"{file_name(detector)}.npz"
+            path = self._scores_file(detector, seed)
             write_npz(path, by_split)
             if self.openood_scores:
                 self._write_openood_scores(path.with_suffix(".pkl"), by_split)
@@ -138,6 +146,15 @@ class ResultsDirectory:
 
 def _make_way(path: Path) -> None:
     print(f"{path}: not written by nci_plugin, moved aside to {move_aside(path).name}")
+
+
+def read_npz(path: Path, what: str, remedy: str) -> dict[str, np.ndarray]:
+    """All arrays of a file; raises PluginError, which names it as ``what`` and says what to do, if it is damaged."""
+    try:
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except Exception as error:  # numpy and zipfile raise many types on bytes that are no npz
+        raise PluginError(f"{what} '{path}': cannot be read ({error}); {remedy}") from None
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,9 +1,10 @@
-"""Tables for a terminal, drawn from Results alone."""
+"""Tables for a terminal and for the page, drawn from Results alone."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,19 @@ from nci_plugin.results import METRICS, Result, formatted, is_over_seeds, table
 TITLES = {"ood": "standard OOD", "fsood": "full-spectrum OOD (covariate-shifted samples count as ID)"}
 WIDTH_WITHOUT_TERMINAL = 160
 """Characters that a table may take in a file or a pipe; a wider one is split, as in a narrower terminal."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """``rows`` of one length, the header first; ``notes`` stand below."""
+
+    title: str
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+    def text(self) -> str:
+        """For a terminal: the first column to the left, the others to the right."""
+        return "\n".join([self.title, aligned(self.rows), *self.notes])
 
 
 def detectors_by_near_auroc(results: Sequence[Result], setting: str) -> list[str]:
@@ -28,26 +42,36 @@ def detectors_by_near_auroc(results: Sequence[Result], setting: str) -> list[str
 
 
 def setting_table(results: Sequence[Result], setting: str) -> str:
-    """Rows = detectors, columns = the metrics of each group and data set; ID accuracy stands once, in the title.
+    """Title and `setting_frame` for a terminal; empty where the setting has no results."""
+    if not detectors_by_near_auroc(results, setting):
+        return ""
+    return f"{setting_title(results, setting)}\n{setting_frame(results, setting).to_string(line_width=_width())}"
+
+
+def setting_frame(results: Sequence[Result], setting: str) -> pd.DataFrame:
+    """Rows = detectors, columns = the metrics of each group and data set, cells = text; ID accuracy is in the title.
 
     A group of one data set is that data set: the two share their columns.
     """
     names = detectors_by_near_auroc(results, setting)
-    if not names:
-        return ""
     over_seeds = is_over_seeds(results)
     tables = {name: table(results, name, setting) for name in names}
     headers = _column_headers([result for result in results if result.setting == setting])
     columns = [(row, metric) for row in headers for metric in METRICS.values() if metric != METRICS["acc"]]
     cells = [[formatted(tables[name].loc[row, metric], over_seeds, "±") for row, metric in columns] for name in names]
     labels = pd.MultiIndex.from_tuples([(headers[row], metric) for row, metric in columns])
-    frame = pd.DataFrame(cells, index=names, columns=labels)
+    return pd.DataFrame(cells, index=names, columns=labels)
+
+
+def setting_title(results: Sequence[Result], setting: str) -> str:
+    """Benchmark, setting, ID accuracy and what the numbers are means of."""
+    over_seeds = is_over_seeds(results)
     first = next(result for result in results if result.setting == setting)
     seeds = list(dict.fromkeys(result.seed for result in results))
-    accuracy = formatted(tables[names[0]].iloc[0][METRICS["acc"]], over_seeds)
+    best = detectors_by_near_auroc(results, setting)[0]
+    accuracy = formatted(table(results, best, setting).iloc[0][METRICS["acc"]], over_seeds)
     networks = f"mean ± std over {', '.join(seeds)}" if over_seeds else "one network"
-    title = f"{first.benchmark}, {TITLES[setting]}: ACC {accuracy} on {first.n_id} ID samples; in percent, {networks}"
-    return f"{title}\n{frame.to_string(line_width=_width())}"
+    return f"{first.benchmark}, {TITLES[setting]}: ACC {accuracy} on {first.n_id} ID samples; in percent, {networks}"
 
 
 def _column_headers(results: Sequence[Result]) -> dict[str, str]:
@@ -63,8 +87,15 @@ def _column_headers(results: Sequence[Result]) -> dict[str, str]:
 
 
 def choices_table(results: Sequence[Result]) -> str:
+    """`choices_rows` for a terminal."""
+    rows = choices_rows(results)
+    widths = [max(map(len, column)) for column in zip(*(row[:4] for row in rows))]
+    return "\n".join(_aligned(row, widths) for row in rows)
+
+
+def choices_rows(results: Sequence[Result]) -> list[list[str]]:
     """The hyper-parameters of each detector, how they were chosen, and the seconds it took (mean over seeds)."""
-    rows = []
+    rows = [["detector", "fit s", "search s", "score s", "hyper-parameters, and how they were chosen"]]
     for name in detectors_by_near_auroc(results, results[0].setting):
         by_seed = {result.seed: result for result in results if result.detector == name}
         seconds = {
@@ -72,11 +103,7 @@ def choices_table(results: Sequence[Result]) -> str:
             for phase in ("fit", "search", "score")
         }
         rows.append([name, *(f"{value:.2f}" for value in seconds.values()), _choice(by_seed)])
-    widths = [
-        max(len(row[column]) for row in [*rows, ["detector", "fit s", "search s", "score s"]]) for column in range(4)
-    ]
-    header = ["detector", "fit s", "search s", "score s", "hyper-parameters, and how they were chosen"]
-    return "\n".join(_aligned(row, widths) for row in [header, *rows])
+    return rows
 
 
 def _choice(by_seed: Mapping[str, Result]) -> str:
@@ -90,6 +117,15 @@ def _choice(by_seed: Mapping[str, Result]) -> str:
     differs = len({result.chosen_by for result in by_seed.values()}) > 1
     how = first.chosen_by + (f" for {first.seed}" if differs else "")
     return chosen if chosen == "none" else f"{chosen} ({how})"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of one length as text: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+        for row in rows
+    )
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:

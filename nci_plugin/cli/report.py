@@ -1,0 +1,47 @@
+"""``nci-ood report``: one HTML page of a results directory."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(commands: Any) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "report",
+        help="write the results, and a diagnosis beside them, as one HTML page",
+        description="Write a page that needs nothing beside it: tables to sort, hyper-parameters, the diagnosis where"
+        " one was made, the scores of every detector, and where the numbers come from.",
+    )
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="a directory that 'nci-ood eval' wrote to")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the page (RESULTS/report.html)")
+    parser.add_argument(
+        "--figures", action="store_true", help="also write each detector's figure to RESULTS/detectors, as PNG and SVG"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from nci_plugin.checks import PluginError, check_writable
+    from nci_plugin.files import write_atomically
+    from nci_plugin.report.figures import SUFFIXES, save
+    from nci_plugin.report.page import detector_figures, page, read
+    from nci_plugin.results import file_name
+
+    output = options.output or options.results / "report.html"
+    results = read(options.results)
+    if output.is_dir():
+        raise PluginError(f"--output: must be a file, got the directory '{output}'; name a file in it")
+    check_writable(output.parent)
+    figures = detector_figures(options.results, results)
+    text = page(options.results, results, figures)
+    write_atomically(output, text)
+    print(f"written to {output}: {len(text.encode()) / 2**20:.1f} MiB")
+    if options.figures:
+        folder = options.results / "detectors"
+        for detector, figure in figures.items():
+            for suffix in SUFFIXES:
+                save(figure, folder / f"{file_name(detector)}{suffix}")
+        print(f"written to {folder}: *.png, *.svg")
+    return 0

@@ -1,0 +1,158 @@
+"""One self-contained HTML page of a results directory, from Results, diagnosis files and stored scores alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from nci_plugin.checks import PluginError
+from nci_plugin.report import html
+from nci_plugin.report.diagnosis_figures import figures
+from nci_plugin.report.diagnosis_files import has_diagnosis, read_diagnoses, read_explanation
+from nci_plugin.report.diagnosis_tables import all_tables
+from nci_plugin.report.figures import draw_aurocs, rendered
+from nci_plugin.report.files import ResultsDirectory
+from nci_plugin.report.html import Html, element
+from nci_plugin.report.score_figures import detector_figure
+from nci_plugin.report.tables import choices_rows, detectors_by_near_auroc, setting_frame, setting_title
+from nci_plugin.results import METRICS, SETTINGS, Result, complete
+
+FIRST_METRICS = ("AUROC", "FPR@95")
+"""Tables that are not folded."""
+
+
+def read(results: Path) -> list[Result]:
+    """The rows of a results directory; raises PluginError unless there are some, all of one benchmark."""
+    directory = ResultsDirectory(results)
+    if not directory.results_file.is_file():
+        raise PluginError(
+            f"results '{results}': there is no {directory.results_file.name}; pass the directory that 'nci-ood eval'"
+            " wrote to"
+        )
+    found = directory.read()
+    names = list(dict.fromkeys(result.benchmark for result in found))
+    if len(names) != 1:
+        raise PluginError(
+            f"results '{results}': must be of one benchmark, got {', '.join(names) or 'no rows'}; evaluate again"
+        )
+    return found
+
+
+def page(path: Path, results: Sequence[Result], scores: Mapping[str, Figure]) -> str:
+    """The HTML of ``results/<name>``, its rows and the figure of each detector; raises PluginError on damaged files.
+
+    Figures are drawn from the stored files, and nothing is computed but their bins and curves.
+    """
+    sections: dict[str, list[str]] = {"Benchmark": list(_benchmark(results))}
+    if has_diagnosis(path):
+        stored = read_diagnoses(path)
+        sections["Neural collapse"] = [
+            element("ul", *(element("li", sentence) for sentence in read_explanation(path)["sentences"])),
+            *(
+                html.table(each.title, each.rows, each.notes)
+                for each in all_tables([each.name for each in stored], [each.record for each in stored])
+            ),
+            *_diagnosis_figures(path),
+        ]
+    sections["Scores"] = [html.folded(detector, _image(figure)) for detector, figure in scores.items()]
+    sections["Hyper-parameters"] = [_wrapped("hyper-parameters, and seconds (mean over seeds)", choices_rows(results))]
+    sections["Provenance"] = [_provenance(results)]
+    sections["All rows"] = [_all_rows(results)]
+    identities = {name: name.lower().replace(" ", "-") for name in sections}
+    title = f"{results[0].benchmark}: {path.resolve().name}"
+    links = [element("a", name, href=f"#{identity}") for name, identity in identities.items()]
+    return html.document(
+        title,
+        element("h1", title),
+        element("nav", *links, aria_label="contents"),
+        *(element("section", element("h2", name), *content, id=identities[name]) for name, content in sections.items()),
+    )
+
+
+def _benchmark(results: Sequence[Result]) -> Iterator[Html]:
+    """A sortable table for each setting and metric, and the figure of all."""
+    whole = complete(results)
+    left_out = sorted({result.detector for result in results} - {result.detector for result in whole})
+    if left_out:
+        yield element("p", f"Not scored for every seed, so in no mean: {', '.join(left_out)}.", class_="note")
+    if not whole:
+        return
+    for setting in SETTINGS:
+        if not detectors_by_near_auroc(whole, setting):
+            continue
+        frame = setting_frame(whole, setting)
+        yield element("h3", setting_title(whole, setting))
+        drawn = {}
+        for metric in frame.columns.unique(level=1):
+            cells = frame.xs(metric, axis=1, level=1)
+            rows = [["detector", *cells.columns], *([name, *row] for name, row in zip(cells.index, cells.to_numpy()))]
+            drawn[metric] = html.table(f"{metric} (%)", rows, sortable=True)
+        yield element("div", *(drawn.pop(metric) for metric in FIRST_METRICS), class_="row")
+        yield html.folded(", ".join(drawn), element("div", *drawn.values(), class_="row"))
+    yield _image(draw_aurocs(whole))
+
+
+def _diagnosis_figures(path: Path) -> Iterator[Html]:
+    """The figure over all networks, then those of each network, folded but for the first."""
+    by_network: dict[str, list[Html]] = {}
+    for name, figure in figures(path):
+        by_network.setdefault(name.rpartition("/")[0], []).append(_image(figure))
+    yield from by_network.pop("", [])
+    for number, (network, images) in enumerate(by_network.items()):
+        yield html.folded(f"Figures of {network}", *images, unfolded=number == 0)
+
+
+def detector_figures(path: Path, results: Sequence[Result]) -> dict[str, Figure]:
+    """Histograms and ROC curves of every detector with stored scores, in the order of their rows."""
+    directory, found = ResultsDirectory(path), {}
+    for detector in dict.fromkeys(result.detector for result in results):
+        rows = [result for result in results if (result.detector, result.setting) == (detector, SETTINGS[0])]
+        stored = {seed: directory.scores(detector, seed) for seed in dict.fromkeys(result.seed for result in rows)}
+        figure = detector_figure(rows, {seed: scores for seed, scores in stored.items() if scores is not None})
+        if figure is not None:
+            found[detector] = figure
+    return found
+
+
+def _image(figure: Figure) -> Html:
+    alternative = figure.texts[0].get_text().replace("\n", ", ")  # its title
+    return html.image(rendered(figure, "png"), alternative)
+
+
+def _provenance(results: Sequence[Result]) -> Html:
+    """Each field of the provenance by seed; values that differ between detectors one after the other."""
+    seeds = list(dict.fromkeys(result.seed for result in results))
+    values: dict[str, dict[str, dict[str, None]]] = {}
+    for result in results:
+        for field, value in result.provenance.items():
+            values.setdefault(field, {}).setdefault(result.seed, {})[_text(value)] = None
+    rows = [["field", *(seed or "network" for seed in seeds)]]
+    rows += [[field, *("; ".join(by_seed.get(seed, {})) for seed in seeds)] for field, by_seed in values.items()]
+    return _wrapped("how the rows were made", rows)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _wrapped(caption: str, rows: Sequence[Sequence[str]]) -> Html:
+    """A table of texts."""
+    return element("div", html.table(caption, rows), class_="wrap")
+
+
+def _all_rows(results: Sequence[Result]) -> Html:
+    """Every line of results.jsonl."""
+    header = ["detector", "setting", "group", "data set", "seed", *METRICS.values(), "ID samples", "OOD samples"]
+    rows = [
+        [
+            *(result.detector, result.setting, result.group, result.dataset, result.seed or "-"),
+            *(f"{getattr(result, metric):.2f}" for metric in METRICS),
+            *(str(result.n_id), str(result.n_ood)),
+        ]
+        for result in results
+    ]
+    return html.folded(f"{len(rows)} rows, one network each", html.table("in percent", [header, *rows], sortable=True))

@@ -1,0 +1,151 @@
+"""Scores of ID and OOD samples: histograms and ROC curves, from stored scores alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.metrics import roc_curve
+
+from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
+from nci_plugin.diagnosis.network import DETECTORS
+from nci_plugin.report.diagnosis_files import Stored
+from nci_plugin.report.figures import COLOURS, new_figure
+from nci_plugin.results import Result
+
+ID_COLOUR, CSID_COLOUR = "0.45", "#009E73"
+GROUP_COLOURS = {**COLOURS, CSID: CSID_COLOUR}
+SCORE_COLOURS = dict(
+    zip(DETECTORS, ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#000000"))
+)  # Okabe & Ito
+DASHES = dict(zip(DETECTORS, ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))))
+UNITS = {
+    "nc1": "nc1, -(distance / within-class std)",
+    "nc2": "nc2, share of ||h - mu_G||",
+    "nc3": "nc3, cosine",
+    "nc4": "nc4, margin in feature units",
+    "nc5": "nc5, NECO's ratio",
+    "pscore": "pScore, in units of ||w||",
+    "feature_norm": "feature norm ||h||_1",
+}
+BINS = 40
+SET_DASHES: Any = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+"""Of the curves of the data sets of one group, in turn."""
+
+
+def suptitle(figure: Figure, stored: Stored, subject: str) -> None:
+    """Name the subject, the benchmark, the network and its number of classes."""
+    collapse = stored.record["collapse"]
+    network = stored.name if stored.record["seed"] else "one network"
+    figure.suptitle(f"{subject}\n{stored.record['benchmark']}, {network}, K = {len(collapse['classes'])}", fontsize=10)
+
+
+def score_histograms(stored: Stored, group: str) -> Figure | None:
+    """Histograms of every score on the ID test split and on the sets of ``csid``, ``near`` or ``far``."""
+    known = {name: by_split for name, by_split in stored.scores.items() if members(by_split, group)}
+    if not known:
+        return None
+    columns = 4
+    figure = new_figure(10.4, 2.15 * -(-len(known) // columns) + 0.8)
+    axes = figure.subplots(-(-len(known) // columns), columns, squeeze=False).ravel()
+    for axis in axes[len(known) :]:
+        axis.axis("off")
+    for axis, (name, by_split) in zip(axes, known.items()):
+        others = {group: np.concatenate([by_split[split] for split in members(by_split, group)])}
+        _histogram(axis, by_split[TEST], others)
+        auroc = stored.record["auroc"].get(name, {}).get(group)
+        axis.set_title(f"{name}" + ("" if auroc is None else f", AUROC {auroc:.1f} %"), fontsize=9)
+        axis.set_xlabel(UNITS[name], fontsize=7)
+        axis.tick_params(labelsize=7)
+    for axis in axes[::columns]:
+        axis.set_ylabel("density", fontsize=8)
+    by_split = next(iter(known.values()))
+    sizes = ", ".join(f"{split} n = {len(by_split[split])}" for split in members(by_split, group))
+    label = "csid" if group == CSID else f"{group}-OOD"
+    handles, names = (axes[0].patches[0], axes[0].patches[-1]), [f"ID test n = {len(by_split[TEST])}", sizes]
+    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    suptitle(figure, stored, f"Scores of ID and {label} samples, larger = more ID")
+    return figure
+
+
+def roc_figure(stored: Stored) -> Figure | None:
+    """ROC curves of every score against all samples of the near and of the far sets, OOD positive."""
+    groups = [g for g in (NEAR, FAR) if any(members(by_split, g) for by_split in stored.scores.values())]
+    if not groups:
+        return None
+    figure = new_figure(3.8 * len(groups) + 1.3, 3.6)
+    axes = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
+    for axis, group in zip(axes, groups):
+        for name, by_split in stored.scores.items():
+            ood = np.concatenate([by_split[split] for split in members(by_split, group)])
+            _roc(axis, by_split[TEST], ood, color=SCORE_COLOURS[name], linestyle=DASHES[name], label=name)
+        axis.plot([0, 100], [0, 100], color="0.8", linewidth=0.8)
+        axis.set_title(f"{group}-OOD, n = {len(ood)}", fontsize=9)
+        axis.set_xlabel("ID samples called OOD (%)")
+    axes[0].set_ylabel("OOD samples found (%)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
+    suptitle(figure, stored, f"ROC curves, ID test n = {len(by_split[TEST])}")
+    return figure
+
+
+def detector_figure(
+    results: Sequence[Result], scores: Mapping[str, Mapping[str, NDArray[np.floating]]]
+) -> Figure | None:
+    """Histogram of one detector's scores on ID, csid, near and far samples, and its ROC curve on each OOD set.
+
+    ``results`` are its rows of standard OOD, ``scores`` its stored scores by seed and split: a row of panels for each
+    seed that has them, None where none has.
+    """
+    seeds = [seed for seed in dict.fromkeys(result.seed for result in results) if seed in scores]
+    if not seeds:
+        return None
+    figure = new_figure(8.6, 2.3 * len(seeds) + 0.9)
+    for seed, (left, right) in zip(seeds, figure.subplots(len(seeds), 2, squeeze=False)):
+        by_split = scores[seed]
+        groups = {group: members(by_split, group) for group in (CSID, NEAR, FAR)}
+        pooled = {group: np.concatenate([by_split[s] for s in splits]) for group, splits in groups.items() if splits}
+        _histogram(left, by_split[TEST], pooled)
+        left.set_ylabel(f"{seed}, density" if seed else "density", fontsize=8)
+        handles, sizes = left.get_legend_handles_labels()
+        left.legend(handles, sizes, fontsize=6.5)
+        aurocs = {f"{r.group}/{r.dataset}": r.auroc for r in results if r.seed == seed}
+        for group in (NEAR, FAR):
+            for split, dashes in zip(groups[group], itertools.cycle(SET_DASHES)):
+                label = f"{split}, AUROC {aurocs[split]:.2f} %" if split in aurocs else split
+                _roc(right, by_split[TEST], by_split[split], color=COLOURS[group], linestyle=dashes, label=label)
+        right.plot([0, 100], [0, 100], color="0.8", linewidth=0.8)
+        right.set_ylabel("OOD samples found (%)", fontsize=8)
+        right.legend(fontsize=6.5, loc="lower right")
+        for axis in (left, right):
+            axis.tick_params(labelsize=7)
+    left.set_xlabel("score, larger = more ID", fontsize=8)
+    right.set_xlabel("ID samples called OOD (%)", fontsize=8)
+    figure.suptitle(f"{results[0].detector}: scores and ROC curves\n{results[0].benchmark}", fontsize=10)
+    return figure
+
+
+def _histogram(axis: Axes, id_scores: NDArray[Any], others: Mapping[str, NDArray[Any]]) -> None:
+    """Densities over the range of all but the outermost 0.4 % of the scores."""
+    low, high = np.quantile(np.concatenate([id_scores, *others.values()]).astype(np.float64), [0.002, 0.998])
+    bins = np.linspace(low, high if high > low else low + 1, BINS + 1).tolist()
+    axis.hist(id_scores, bins, density=True, color=ID_COLOUR, alpha=0.55, label=f"ID test, n = {len(id_scores)}")
+    for group, scores in others.items():
+        label = f"{group if group == CSID else f'{group}-OOD'}, n = {len(scores)}"
+        axis.hist(scores, bins, density=True, color=GROUP_COLOURS[group], histtype="step", linewidth=1.4, label=label)
+    axis.set_yticks([])
+
+
+def _roc(axis: Axes, id_scores: NDArray[Any], ood: NDArray[Any], **style: Any) -> None:
+    """OOD samples are positive; a score is larger for ID."""
+    is_ood = np.arange(len(id_scores) + len(ood)) >= len(id_scores)
+    fpr, tpr, _ = roc_curve(is_ood, -np.concatenate([id_scores, ood]))
+    axis.plot(100 * fpr, 100 * tpr, linewidth=1.3, **style)
+
+
+def members(by_split: Mapping[str, Any], group: str) -> list[str]:
+    return [split for split in by_split if split.split("/")[0] == group]
