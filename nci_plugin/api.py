@@ -15,7 +15,8 @@ from nci_plugin.checks import PluginError
 from nci_plugin.config import DEFAULT_DETECTORS, detector_names, load_benchmark, load_detector
 from nci_plugin.detectors.base import Detector, DetectorSetup
 from nci_plugin.evaluation import Contestant, Evaluation, evaluate_bank, training_needed
-from nci_plugin.extraction import ExtractionOptions, extract
+from nci_plugin.extraction import ExtractionOptions, extract, extract_share
+from nci_plugin.files import locked
 from nci_plugin.fingerprint import split_digest, weights_digest
 from nci_plugin.head import LinearHead
 from nci_plugin.report.files import ResultsDirectory
@@ -64,18 +65,13 @@ def evaluate(
     splits = open_splits(benchmark)
     identity = {"weights": weights_digest(network), "data": split_digest(splits)}
     directory = None if output is None else ResultsDirectory(Path(output))
-    if directory is not None:
+    store = None if directory is None else features_directory(directory.path, "")
+    options = ExtractionOptions(device, batch_size, workers, head, store, progress)
+    if directory is None:
+        return run_network(network, benchmark, setups, splits, options, identity, None, seed="")
+    with locked(directory.path):
         directory.open({"": identity})
-    options = ExtractionOptions(
-        device,
-        batch_size,
-        workers,
-        head,
-        None if directory is None else features_directory(directory.path, ""),
-        progress,
-    )
-    evaluation = run_network(network, benchmark, setups, splits, options, identity, directory, seed="")
-    if directory is not None:
+        evaluation = run_network(network, benchmark, setups, splits, options, identity, directory, seed="")
         directory.write_tables(evaluation.results)
     return evaluation
 
@@ -90,7 +86,10 @@ def run_network(
     directory: ResultsDirectory | None,
     seed: str,
 ) -> Evaluation:
-    """Extract, evaluate and store one network's part of a run."""
+    """Extract, evaluate and store one network's part of a run; all processes extract, the first evaluates."""
+    if not options.processes.is_first:
+        extract_share(network, benchmark, training_needed(setups), options, splits)
+        return Evaluation()
     bank = extract(network, benchmark, training_needed(setups), options, splits)
     if directory is None:
         return evaluate_bank(bank, benchmark, setups, seed, identity, progress=options.progress)

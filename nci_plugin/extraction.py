@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from nci_plugin.benchmarks.image_list import OOD_LABEL, ImageFiles
 from nci_plugin.benchmarks.opening import image_batches, open_splits
 from nci_plugin.checks import PluginError, check_finite, check_labels, check_number, check_width
 from nci_plugin.detectors.base import FitsOn
-from nci_plugin.feature_bank import SHARD_BYTES, Chunk, FeatureBank, FeatureSplit, Images, SplitStore
-from nci_plugin.files import digest
+from nci_plugin.distributed import ALONE, Processes
+from nci_plugin.feature_bank import SHARD_BYTES, SHARDS, Chunk, FeatureBank, FeatureSplit, Images, SplitStore
+from nci_plugin.files import digest, free_bytes
 from nci_plugin.fingerprint import features_digest, network_digest
 from nci_plugin.head import LinearHead
 from nci_plugin.networks.cut import Cut
@@ -31,10 +33,19 @@ from nci_plugin.statistics import ClassStatistics
 REUSE_TOLERANCE = 1e-3
 """Largest relative difference between stored features and those of a recomputed batch: other kernels, same network."""
 
+STATISTICS_SECONDS = 10.0
+"""How often statistics are stored on the way, where no features are: a file can be as large as a shard."""
+
+
+UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3}
+
 
 @dataclass(frozen=True)
 class ExtractionOptions:
-    """How the pass is run; none of it changes a number beyond rounding."""
+    """How the pass is run; none of it changes a number beyond rounding.
+
+    ``tell`` is called with a line about what is going to be stored, before the pass. ``processes`` share the pass.
+    """
 
     device: str = "auto"
     batch_size: int = 200
@@ -42,6 +53,8 @@ class ExtractionOptions:
     head: str | None = None
     store: Path | None = None
     progress: bool = True
+    tell: Callable[[str], None] | None = None
+    processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         check_number("batch_size", self.batch_size, above=0, whole=True)
@@ -79,22 +92,38 @@ def extract(
         options: device, batch size, workers, head and directory of the stored features (None = memory).
         splits: what `open_splits` returned, if it was called before.
 
-    Stored splits of the same content are used again after the first batch was recomputed and compared.
-    Raises PluginError on bad input (see `open_splits`), and on NaN or infinite features, naming split and row.
+    Stored splits of the same content are used again after the first batch was recomputed and compared. Where there are
+    more processes, this is the first of them, and the others call `extract_share`.
+    Raises PluginError on bad input (see `open_splits`), on NaN or infinite features, naming split and row, and where
+    the free space does not do.
     """
     options = options or ExtractionOptions()
     splits = dict(splits or open_splits(benchmark))
     images = {name: split for name, split in splits.items() if not isinstance(split, Features)}
-    if training is FitsOn.NOTHING:
-        splits.pop(TRAIN, None)
-    elif TRAIN not in splits:
-        raise PluginError(f"benchmark '{benchmark.name}': the split '{TRAIN}' is missing and a detector needs it")
     device = resolve_device(options.device)
     with prepared(network, device):
-        bank = _Extraction(network, benchmark, training, options, splits, device).run()
+        extraction = _Extraction(network, benchmark, training, options, splits, device)
+        extraction.check_space()
+        extraction.run_share()
+        options.processes.wait()
+        bank = extraction.collect()
     if isinstance(network, nn.Module):
         bank.images = Images(network, device, images, options.workers)
     return bank
+
+
+def extract_share(
+    network: nn.Module | LinearHead,
+    benchmark: Benchmark,
+    training: FitsOn,
+    options: ExtractionOptions,
+    splits: Mapping[str, Any],
+) -> None:
+    """What every process but the first does of `extract`: store its share of the shards, and wait for the others."""
+    device = resolve_device(options.device)
+    with prepared(network, device):
+        _Extraction(network, benchmark, training, options, splits, device).run_share()
+        options.processes.wait()
 
 
 @contextmanager
@@ -125,22 +154,26 @@ class _Extraction:
         benchmark: Benchmark,
         training: FitsOn,
         options: ExtractionOptions,
-        splits: dict[str, Any],
+        splits: Mapping[str, Any],
         device: torch.device,
     ) -> None:
-        self.benchmark, self.training, self.options, self.splits = benchmark, training, options, splits
+        self.started = time.perf_counter()
+        self.benchmark, self.training, self.options = benchmark, training, options
+        self.splits = {name: split for name, split in splits.items() if name != TRAIN or training is not FitsOn.NOTHING}
+        if training is not FitsOn.NOTHING and TRAIN not in splits:
+            raise PluginError(f"benchmark '{benchmark.name}': the split '{TRAIN}' is missing and a detector needs it")
         self.device = device
-        self.images = {name: split for name, split in splits.items() if not isinstance(split, Features)}
+        self.images = {name: split for name, split in self.splits.items() if not isinstance(split, Features)}
         self.cut: Cut | None = None
         self.statistics: ClassStatistics | None = None
-        self.training_store: SplitStore | None = None
+        self.shards: dict[str, dict[int, Chunk]] = {}
         if isinstance(network, LinearHead):
             self.head, self.network_digest = network, digest("head only")
             if self.images:
                 raise PluginError(f"split '{next(iter(self.images))}': images need a network; got a linear head alone")
         elif self.images:
             first = TEST if TEST in self.images else next(iter(self.images))
-            self.first_batch = next(self._batches(first, 0))[0].to(self.device)
+            self.first_batch = next(self._batches(first, [0]))[0].to(self.device)
             self.cut = Cut.of(network, self.first_batch, options.head)
             self.first_split = first
             self.head = self.cut.head
@@ -153,12 +186,50 @@ class _Extraction:
                 f" {benchmark.num_classes}; pass the network that was trained on it"
             )
 
-    def run(self) -> FeatureBank:
-        started = time.perf_counter()
-        total = sum(map(len, self.images.values()))
-        quiet = None if self.options.progress else True  # None: quiet unless standard error is a terminal
+        self.stores = {name: self._store(name, split) for name, split in self.images.items()}
+        unstored = next((name for name, store in self.stores.items() if store is None), None)
+        if unstored and options.processes.size > 1:
+            raise PluginError(
+                f"split '{unstored}': only stored image lists can be shared by processes; use one process"
+            )
+
+    def check_space(self) -> None:
+        """Say how many bytes each split needs; raises PluginError if more are needed than are free."""
+        if self.options.store is None or not self.images:
+            return
+        row = 4 * (self.head.num_features + self.head.num_classes) + 8  # float32 features and logits, an int64 label
+        needed = {
+            name: max(0, row * len(self.images[name]) - store.shard_bytes())
+            for name, store in self.stores.items()
+            if store is not None and not self._only_statistics(name)
+        }
+        free = free_bytes(self.options.store)
+        splits = ", ".join(f"{name} {_size(count)}" for name, count in needed.items() if count)
+        if self.options.tell and splits:
+            self.options.tell(f"features to store: {_size(sum(needed.values()))} ({splits}); {_size(free)} are free")
+        if sum(needed.values()) > free:
+            raise PluginError(
+                f"output '{self.options.store}': {_size(sum(needed.values()))} of features are to be stored and"
+                f" {_size(free)} are free; free space, choose another --output, or leave out detectors that need the"
+                " training features"
+            )
+
+    def run_share(self) -> None:
+        """This process's share of the pass: every n-th shard of every split, the shards of all splits being counted."""
+        processes, before = self.options.processes, 0
+        shares: dict[str, range] = {}
+        for name in self.images:
+            shares[name] = processes.share(self._num_shards(name), before)
+            before += self._num_shards(name)
+        quiet = None if self.options.progress and processes.is_first else True  # None: quiet unless on a terminal
+        total = sum(self._rows_of(name, number) for name, numbers in shares.items() for number in numbers)
         with tqdm(total=total, unit="img", desc="extract", disable=quiet) as self.bar:
-            stored = {name: self._split(name, split) for name, split in self.splits.items()}
+            for name, numbers in shares.items():
+                self._share(name, numbers)
+
+    def collect(self) -> FeatureBank:
+        """The bank, once all shards are there."""
+        found = {name: self._collect(name, split) for name, split in self.splits.items()}
         provenance = {
             "network": self.head.network,
             "fingerprint": self.network_digest,
@@ -167,39 +238,101 @@ class _Extraction:
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
             "python": platform.python_version(),
-            "extraction_seconds": round(time.perf_counter() - started, 3),
+            "extraction_seconds": round(time.perf_counter() - self.started, 3),
         }
-        kept = {name: split for name, split in stored.items() if split is not None}
+        kept = {name: split for name, split in found.items() if split is not None}
         bank = FeatureBank(self.head, kept, self.statistics, provenance, self.options.batch_size)
-        bank.training_store = self.training_store
+        bank.training_store = self.stores.get(TRAIN)
         bank.provenance["features"] = features_digest(bank)
         return bank
 
     # ---------------------------------------------------------------- one split
 
-    def _split(self, name: str, split: Any) -> FeatureSplit | None:
+    def _only_statistics(self, name: str) -> bool:
+        return name == TRAIN and self.training is FitsOn.STATISTICS
+
+    def _share(self, name: str, numbers: range) -> None:
+        """Extract those of a split's shards ``numbers`` that are not stored already."""
+        store = self.stores[name]
+        if name == TRAIN and store is not None:
+            self.statistics = store.load_statistics()
+        part = _part(numbers.start, self.options.processes.size)
+        shards = self.shards[name] = {}
+        if not self._only_statistics(name):
+            if store is not None:
+                shards.update(store.shards(numbers))
+            if name == self.first_split and 0 in shards:
+                self._compare(name, shards[0], store)
+            self.bar.update(sum(map(len, shards.values())))
+            for number, shard in self._pass(name, [number for number in numbers if number not in shards]):
+                shards[number] = shard if store is None else store.add_shard(number, shard)
+            if name == TRAIN and self.statistics is None:
+                own = ((number, shards[number]) for number in numbers)
+                self._sum(own, ClassStatistics(*self._shape), store, part, 0)
+        elif self.statistics is None:
+            begun = store.load_part(part) if store is not None else None
+            done, statistics = begun or (0, ClassStatistics(*self._shape))
+            self.bar.update(sum(self._rows_of(name, number) for number in numbers[:done]))
+            self._sum(self._pass(name, numbers[done:]), statistics, store, part, done)
+        else:
+            self.bar.update(sum(self._rows_of(name, number) for number in numbers))
+
+    def _sum(
+        self,
+        shards: Iterator[tuple[int, Chunk]],
+        statistics: ClassStatistics,
+        store: SplitStore | None,
+        part: str,
+        done: int,
+    ) -> None:
+        """Add shards to the statistics of this process's ``part``, of which ``done`` are there, and store them."""
+        stored = time.monotonic()
+        for _, shard in shards:
+            statistics.update(shard.features, shard.labels).flush()
+            done += 1
+            if store is not None and self._only_statistics(TRAIN) and time.monotonic() - stored > STATISTICS_SECONDS:
+                store.save_part(part, done, statistics)
+                stored = time.monotonic()
+        if self.options.processes.size == 1:
+            self.statistics = statistics
+            if store is not None:
+                store.save_statistics(statistics)
+        elif store is not None:
+            store.save_part(part, done, statistics)
+
+    def _collect(self, name: str, split: Any) -> FeatureSplit | None:
+        """A split of which every process has stored its share."""
         if isinstance(split, Features):
             return self._given(name, split)
-        store = self._store(name, split)
-        only_statistics = name == TRAIN and self.training is FitsOn.STATISTICS
-        if store is not None and name == TRAIN:
-            self.training_store = store
-            self.statistics = store.load_statistics()
-            if self.statistics is not None and only_statistics:
-                self.bar.update(len(split))
-                return None
-        loaded = store.load() if store is not None else None
-        if loaded is not None:
-            if name == self.first_split:
-                self._compare(name, loaded, store)
-            self.bar.update(len(split))
-        else:
-            loaded = self._extract(name, split, store, keep=not only_statistics)
-        if name == TRAIN and self.statistics is None:
-            self.statistics = self._train_statistics(loaded)
-            if store is not None:
-                store.save_statistics(self.statistics)
-        return loaded if not only_statistics else None
+        store, shards = self.stores[name], self.shards[name]
+        if name == TRAIN and self.statistics is None and store is not None:
+            self.statistics = self._merged(store, len(split))
+            store.save_statistics(self.statistics)
+        if self._only_statistics(name):
+            return None
+        if store is not None:
+            shards.update(store.shards([number for number in range(self._num_shards(name)) if number not in shards]))
+            rows = sum(map(len, shards.values()))
+            if rows != len(split):
+                raise PluginError(
+                    f"stored features of split '{name}' in '{store.directory}': {rows} of {len(split)} rows are there"
+                    " after the pass; all processes must see that directory, and its disk must keep what is written"
+                )
+            store.finish(rows, {"split": name, "benchmark": self.benchmark.name, "network": self.head.network})
+        return FeatureSplit([shards[number] for number in sorted(shards)])
+
+    def _merged(self, store: SplitStore, rows: int) -> ClassStatistics:
+        """The statistics of all processes' parts, in the order of their shards."""
+        statistics, size = ClassStatistics(*self._shape), self.options.processes.size
+        for first in range(size):
+            _, part = store.load_part(_part(first, size)) or (0, ClassStatistics(*self._shape))
+            statistics.merge(part)
+        if statistics.num_samples != rows:
+            raise PluginError(
+                f"stored statistics in '{store.directory}': of {statistics.num_samples} of {rows} images; all processes"
+                " must see that directory, and its disk must keep what is written"
+            )
+        return statistics
 
     def _given(self, name: str, split: Features) -> FeatureSplit | None:
         features = split.features.float()
@@ -207,66 +340,45 @@ class _Extraction:
         labels = torch.full((len(features),), OOD_LABEL) if split.labels is None else split.labels.long()
         logits = self.head.logits(features) if split.logits is None else split.logits.float()
         check_finite(f"split '{name}' logits", logits)
-        given = FeatureSplit.of(features, logits, labels)
         if name == TRAIN:
-            self.statistics = self._train_statistics(given)
-        return given
-
-    def _extract(self, name: str, split: Any, store: SplitStore | None, keep: bool) -> FeatureSplit | None:
-        """Run the network over a split; with ``keep`` false only its statistics stay."""
-        shards = store.shards() if store is not None and keep else []
-        done = sum(map(len, shards))
-        self.bar.update(done)
-        rows_per_shard = self._rows_per_shard()
-        if not keep:
-            self.statistics = ClassStatistics(self.head.num_classes, self.head.num_features)
-        pending: list[Chunk] = []
-        for chunk in self._chunks(name, done):
-            if keep:
-                pending.append(chunk)
-            else:
-                assert self.statistics is not None
+            self.statistics = ClassStatistics(*self._shape)
+            for chunk in FeatureSplit.of(features, logits, labels).chunks():
                 self.statistics.update(chunk.features, chunk.labels)
-            done += len(chunk)
-            self.bar.update(len(chunk))
-            if pending and (sum(map(len, pending)) >= rows_per_shard or done == len(split)):
-                shard = Chunk(*(torch.cat([getattr(part, field) for part in pending]) for field in vars(chunk)))
-                if store is not None:
-                    store.add_shard(len(shards), shard)
-                shards.append(shard)
-                pending = []
-        if not keep:
-            if store is not None and self.statistics is not None:
-                store.save_statistics(self.statistics)
-            return None
-        if store is not None:
-            store.finish(done, {"split": name, "benchmark": self.benchmark.name, "network": self.head.network})
-            return store.load()
-        return FeatureSplit(shards)
+        return FeatureSplit.of(features, logits, labels)
 
-    def _chunks(self, name: str, start: int) -> Iterator[Chunk]:
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.head.num_classes, self.head.num_features
+
+    # ---------------------------------------------------------------- the pass
+
+    def _pass(self, name: str, numbers: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
+        """Run the network over the batches of some shards; yields each shard with its number."""
+        size, per_shard = self.options.batch_size, self._rows_per_shard(self.images[name])
+        starts = {
+            number: range(number * per_shard, number * per_shard + self._rows_of(name, number), size)
+            for number in numbers
+        }
+        chunks = self._chunks(name, [start for each in starts.values() for start in each])
+        for number in numbers:
+            parts = list(islice(chunks, len(starts[number])))
+            yield number, Chunk(*(torch.cat([getattr(part, field) for part in parts]) for field in vars(parts[0])))
+
+    def _chunks(self, name: str, starts: Sequence[int]) -> Iterator[Chunk]:
         assert self.cut is not None
-        row = start
-        for images, labels in self._batches(name, start):
+        for row, (images, labels) in zip(starts, self._batches(name, starts)):
             features, logits = self.cut(images.to(self.device, non_blocking=True))
             chunk = Chunk(features.cpu(), logits.cpu(), labels.long())
             check_finite(f"split '{name}' features", chunk.features, first_index=row)
             check_finite(f"split '{name}' logits", chunk.logits, first_index=row)
             if self.benchmark.is_id(name):
                 check_labels(f"split '{name}'", chunk.labels, self.benchmark.num_classes, first_index=row)
-            row += len(chunk)
+            self.bar.update(len(chunk))
             yield chunk
 
-    def _batches(self, name: str, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, name: str, starts: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         pinned = self.device.type == "cuda"
-        return image_batches(name, self.splits[name], self.options.batch_size, self.options.workers, pinned, start)
-
-    def _train_statistics(self, split: FeatureSplit | None) -> ClassStatistics:
-        assert split is not None
-        statistics = ClassStatistics(self.head.num_classes, self.head.num_features)
-        for chunk in split.chunks():
-            statistics.update(chunk.features, chunk.labels)
-        return statistics
+        return image_batches(name, self.splits[name], self.options.batch_size, self.options.workers, pinned, starts)
 
     # ---------------------------------------------------------------- storage
 
@@ -277,16 +389,25 @@ class _Extraction:
         content = digest(split.fingerprint)
         return SplitStore(self.options.store / self.network_digest / f"{name.replace('/', '.')}-{content}")
 
-    def _rows_per_shard(self) -> int:
+    def _rows_per_shard(self, split: Any) -> int:
+        """Whole batches, the same whatever the number of processes."""
+        size = self.options.batch_size
         row_bytes = 4 * (self.head.num_features + self.head.num_classes)
-        batches = max(1, SHARD_BYTES // (row_bytes * self.options.batch_size))
-        return batches * self.options.batch_size
+        batches = max(1, min(SHARD_BYTES // (row_bytes * size), -(-len(split) // (size * SHARDS))))
+        return batches * size
 
-    def _compare(self, name: str, stored: FeatureSplit, store: SplitStore | None) -> None:
+    def _num_shards(self, name: str) -> int:
+        return -(-len(self.images[name]) // self._rows_per_shard(self.images[name]))
+
+    def _rows_of(self, name: str, number: int) -> int:
+        per_shard = self._rows_per_shard(self.images[name])
+        return min(per_shard, len(self.images[name]) - number * per_shard)
+
+    def _compare(self, name: str, stored: Chunk, store: SplitStore | None) -> None:
         assert self.cut is not None
         assert store is not None
         now = self.cut(self.first_batch)[0].cpu()
-        then = stored.shards[0].features[: len(now)]
+        then = stored.features[: len(now)]
         if (now - then).abs().max() > REUSE_TOLERANCE * now.abs().max():
             raise PluginError(
                 f"stored features of split '{name}' in '{store.directory}' are not what the network gives now; the"
@@ -304,7 +425,20 @@ def _head_of(network: nn.Module, name: str | None) -> LinearHead:
     return Cut(network, name or linears[-1]).head
 
 
-def default_workers() -> int:
-    """Loader processes by the cores at hand: none on one or two, where they would take time from the network."""
+def _part(first: int, size: int) -> str:
+    """The name of every ``size``-th shard from ``first`` on: a process's share, whichever process's it is."""
+    return f"{first}of{size}"
+
+
+def _size(count: int) -> str:
+    """A number of bytes as text."""
+    unit, divisor = next(((unit, size) for unit, size in UNITS.items() if count >= size), ("bytes", 1))
+    return f"{count / divisor:.1f} {unit}" if divisor > 1 else f"{count} bytes"
+
+
+def default_workers(processes: int = 1) -> int:
+    """Loader processes for each of so many, by the cores at hand: none on one or two, where they would take time from
+    the network."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores //= processes
     return 0 if cores <= 2 else min(8, cores // 2)

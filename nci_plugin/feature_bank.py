@@ -1,16 +1,16 @@
 """What one forward pass leaves behind: features, logits and labels of every split, in memory or on disk.
 
 On disk a split is a directory of shards. A shard is a safetensors file that holds whole batches and is named by its
-number and the hash of number and bytes, so a file that was cut short or changed is found without another list;
-``split.json`` is written last and tells how many rows a finished split has. Files are written
-beside their place and renamed.
+number and the hash of its bytes, its number and its place, so a file that was cut short, changed or brought from
+elsewhere is found without another list; ``split.json`` is written last and tells how many rows a finished split has.
+Files are written beside their place and renamed.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from nci_plugin.checks import PluginError
 from nci_plugin.files import digest, write_atomically
 from nci_plugin.head import LinearHead
 from nci_plugin.statistics import ClassStatistics
 
 SHARD_BYTES = 64 * 2**20
+SHARDS = 32
+"""A shard holds at most so many bytes and a split has about so many shards, or more, so that processes can share it."""
+
 CHUNK_ROWS = 4096
 """Rows that are read at once when a split is scored or fitted on."""
 
@@ -135,11 +139,14 @@ class FeatureBank:
 class SplitStore:
     """The directory of one stored split.
 
-    ``fingerprint`` says what the split was made from; a directory is named by it, so another list, network or
-    preprocessing is another directory and stale features are never read.
+    Its name and its parent's say what the split was made from, so another list, network or preprocessing is another
+    directory and stale features are never read. They are part of every file's hash, so a file of another split or
+    network is as good as a damaged one: it is removed and made again.
     """
 
-    SHARD_NAME = re.compile(r"(\d{5})-([0-9a-f]{32})\.safetensors")
+    FILE_NAME = re.compile(r"(?P<kind>[a-z0-9-]+)-(?P<hash>[0-9a-f]{32})\.safetensors")
+    SHARD = re.compile(r"\d{5}")
+    STATISTICS = "statistics"
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -148,30 +155,34 @@ class SplitStore:
     def is_finished(self) -> bool:
         return (self.directory / "split.json").is_file()
 
-    def shards(self) -> list[Chunk]:
-        """The unbroken run of valid shards from the first on; a damaged shard and those behind it are removed."""
-        found = sorted(
-            (int(match[1]), match[2], path)
-            for path in (self.directory.iterdir() if self.directory.is_dir() else ())
-            if (match := self.SHARD_NAME.fullmatch(path.name))
-        )
-        chunks: list[Chunk] = []
-        for number, checksum, path in found:
-            if number != len(chunks) or digest(str(number), path.read_bytes()) != checksum:
-                path.unlink(missing_ok=True)
+    # ---------------------------------------------------------------- features
+
+    def shards(self, numbers: Collection[int] | None = None) -> dict[int, Chunk]:
+        """The valid shards by number, of all or of some ``numbers``; damaged ones of these are removed."""
+        found: dict[int, Chunk] = {}
+        for kind, path in self._files():
+            if not self.SHARD.fullmatch(kind) or (numbers is not None and int(kind) not in numbers):
                 continue
-            with safetensors.safe_open(path, framework="pt") as file:
-                chunks.append(Chunk(*(file.get_tensor(name) for name in ("features", "logits", "labels"))))
-        return chunks
+            if int(kind) in found or self._read(path) is None:
+                path.unlink(missing_ok=True)
+            else:
+                found[int(kind)] = self._mapped(path)
+        return dict(sorted(found.items()))
 
-    def add_shard(self, number: int, chunk: Chunk) -> None:
-        data = safetensors.torch.save(
-            {name: tensor.contiguous() for name, tensor in vars(chunk).items()}, metadata={"format": "pt"}
-        )
-        write_atomically(self.directory / f"{number:05d}-{digest(str(number), data)}.safetensors", data)
+    def shard_bytes(self) -> int:
+        """Bytes of all that is stored of the features, damaged or not."""
+        return sum(path.stat().st_size for kind, path in self._files() if self.SHARD.fullmatch(kind))
 
-    def finish(self, rows: int, provenance: dict[str, Any]) -> None:
-        write_atomically(self.directory / "split.json", json.dumps({"rows": rows, **provenance}, indent=1) + "\n")
+    def add_shard(self, number: int, chunk: Chunk) -> Chunk:
+        """Store a shard; returns it as it is stored, memory-mapped."""
+        tensors = {name: tensor.contiguous() for name, tensor in vars(chunk).items()}
+        return self._mapped(self._write(f"{number:05d}", safetensors.torch.save(tensors, metadata={"format": "pt"})))
+
+    def finish(self, rows: int, provenance: Mapping[str, Any]) -> None:
+        """Say that all shards are there."""
+        path, text = self.directory / "split.json", json.dumps({"rows": rows, **provenance}, indent=1) + "\n"
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_atomically(path, text)
 
     def load(self) -> FeatureSplit | None:
         """The finished split, or None where it is not finished or damaged (it is then extracted again)."""
@@ -179,28 +190,82 @@ class SplitStore:
             return None
         shards = self.shards()
         try:
-            whole = sum(map(len, shards)) == json.loads((self.directory / "split.json").read_text())["rows"]
+            whole = sum(map(len, shards.values())) == json.loads((self.directory / "split.json").read_text())["rows"]
         except (ValueError, TypeError, KeyError):
             whole = False
-        if whole:
-            return FeatureSplit(shards)
+        if whole and list(shards) == list(range(len(shards))):
+            return FeatureSplit(list(shards.values()))
         (self.directory / "split.json").unlink(missing_ok=True)
         return None
 
-    # Statistics of a training split whose features need not be kept.
+    # ---------------------------------------------------------------- statistics
 
     def save_statistics(self, statistics: ClassStatistics) -> None:
-        data = safetensors.torch.save(statistics.state_dict())
-        path = self.directory / f"statistics-{digest(data)}.safetensors"
-        write_atomically(path, data)
-        for old in self.directory.glob("statistics-*.safetensors"):
-            if old != path:
-                old.unlink(missing_ok=True)
+        """Store the statistics of a whole training split; those of its parts are removed."""
+        path = self._write(self.STATISTICS, safetensors.torch.save(statistics.state_dict()))
+        self._remove(lambda kind: kind == self.STATISTICS or kind.startswith("part-"), but=path)
 
     def load_statistics(self) -> ClassStatistics | None:
         """The stored statistics, or None where there are none or their file is damaged."""
-        for path in self.directory.glob("statistics-*.safetensors"):
-            data = path.read_bytes()
-            if path.name == f"statistics-{digest(data)}.safetensors":
+        for kind, path in self._files():
+            if kind == self.STATISTICS and (data := self._read(path)) is not None:
                 return ClassStatistics.from_state_dict(safetensors.torch.load(data))
         return None
+
+    def save_part(self, part: str, shards: int, statistics: ClassStatistics) -> None:
+        """Store the statistics of the first ``shards`` shards of a ``part`` of the split, to go on from there."""
+        # Not durable: a file that a power cut damages is found by its hash, and the one before it is not needed.
+        data = safetensors.torch.save(statistics.state_dict())
+        path = self._write(f"part-{part}-{shards:05d}", data, durable=False)
+        self._remove(lambda kind: kind.startswith(f"part-{part}-"), but=path)
+
+    def load_part(self, part: str) -> tuple[int, ClassStatistics] | None:
+        """What `save_part` stored last of a part, or None."""
+        found = {kind: path for kind, path in self._files() if kind.startswith(f"part-{part}-")}
+        for kind, path in sorted(found.items(), reverse=True):
+            if (data := self._read(path)) is not None:
+                return int(kind.rpartition("-")[2]), ClassStatistics.from_state_dict(safetensors.torch.load(data))
+        return None
+
+    # ---------------------------------------------------------------- inside
+
+    def _files(self) -> list[tuple[str, Path]]:
+        """Kind and path of the files that are named as this class names them, in the order of their names."""
+        try:
+            found = [
+                (match["kind"], path)
+                for path in (self.directory.iterdir() if self.directory.is_dir() else ())
+                if (match := self.FILE_NAME.fullmatch(path.name)) and path.is_file()
+            ]
+        except OSError as error:
+            raise PluginError(f"cannot read '{self.directory}': {error.strerror}; delete that directory") from None
+        return sorted(found)
+
+    def _name(self, kind: str, data: bytes) -> str:
+        return f"{kind}-{digest(self.directory.parent.name, self.directory.name, kind, data)}.safetensors"
+
+    def _write(self, kind: str, data: bytes, durable: bool = True) -> Path:
+        path = self.directory / self._name(kind, data)
+        write_atomically(path, data, durable)
+        return path
+
+    def _read(self, path: Path) -> bytes | None:
+        """The bytes of a file, None if they are not those that it was named by."""
+        match = self.FILE_NAME.fullmatch(path.name)
+        assert match is not None
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:  # another process took it away
+            return None
+        except OSError as error:
+            raise PluginError(f"cannot read '{path}': {error.strerror}; delete that file") from None
+        return data if path.name == self._name(match["kind"], data) else None
+
+    def _mapped(self, path: Path) -> Chunk:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return Chunk(*(file.get_tensor(name) for name in ("features", "logits", "labels")))
+
+    def _remove(self, wanted: Callable[[str], bool], but: Path) -> None:
+        for kind, path in self._files():
+            if wanted(kind) and path != but:
+                path.unlink(missing_ok=True)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
+import sys
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, check_writable
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+LOCK = ".lock"
 
 
 def write_atomically(path: Path, data: bytes | str, durable: bool = True) -> None:
@@ -32,6 +39,75 @@ def write_atomically(path: Path, data: bytes | str, durable: bool = True) -> Non
     finally:
         with suppress(OSError):  # its directory may not exist, or not be one
             temporary.unlink()
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Work in a directory that no other command works in; makes it, and removes it again if it stays empty.
+
+    The operating system gives the lock back when a process dies, however it dies; temporary files that a killed process
+    left are removed. Where the system or the file system has no locks, a line on standard error says so. Raises
+    PluginError if another command is at work there.
+    """
+    check_writable(directory)
+    descriptor = None
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock(directory)
+        for path in directory.rglob(".*.tmp"):
+            if TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        yield
+    finally:
+        if descriptor is not None:
+            (directory / LOCK).unlink(missing_ok=True)  # before it is given back: who waited for it looks again
+            os.close(descriptor)
+        with suppress(OSError):  # it holds the run's files
+            directory.rmdir()
+
+
+def _lock(directory: Path) -> int | None:
+    """A descriptor that holds the lock of a directory, None where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        _say_not_locked(directory, "this system has no fcntl")
+        return None
+    path = directory / LOCK
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise PluginError(
+                f"cannot lock '{path}': {error.strerror}; remove it, or choose another --output"
+            ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise PluginError(
+                f"output '{directory}': another command is at work there; wait for it, or choose another --output"
+            ) from None
+        except FileNotFoundError:  # taken away since: another command ended just now
+            pass
+        except OSError as error:
+            os.close(descriptor)
+            _say_not_locked(directory, error.strerror or str(error))
+            return None
+        os.close(descriptor)
+
+
+def _say_not_locked(directory: Path, reason: str) -> None:
+    print(f"{directory}: not locked ({reason}); start no second command that writes there", file=sys.stderr)
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that are free where a path is, or would be."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return shutil.disk_usage(path).free
 
 
 def move_aside(path: Path) -> Path:

@@ -19,7 +19,7 @@ from nci_plugin.feature_bank import FeatureBank
 from nci_plugin.files import digest
 from nci_plugin.head import LinearHead
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Changes when stored features of an older version must not be read any more."""
 
 

@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from nci_plugin.checks import PluginError, check_keys
+from nci_plugin.files import digest
 
+CHECKSUM = "checksum"
 SETTINGS = ("ood", "fsood")
 METRICS = {"fpr95": "FPR@95", "auroc": "AUROC", "aupr_in": "AUPR_IN", "aupr_out": "AUPR_OUT", "acc": "ACC"}
 """Fields of a Result and the names of their columns in OpenOOD's tables."""
@@ -50,16 +52,20 @@ class Result:
         return self.detector, self.setting, self.dataset, self.seed
 
     def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self))
+        """One line of JSON, with a checksum of all the rest."""
+        fields = asdict(self)
+        return json.dumps({**fields, CHECKSUM: digest(json.dumps(fields))})
 
     @classmethod
     def from_json(cls, line: str) -> Result:
-        """Parse what `to_json` wrote; raises PluginError on anything else."""
+        """Parse what `to_json` wrote; raises PluginError on anything else. A line without a checksum is not checked."""
         names = [field.name for field in fields(cls)]
         try:
             raw = json.loads(line)
+            checksum = raw.pop(CHECKSUM, None) if isinstance(raw, dict) else None
             check_keys("result", raw, names, names)
+            if checksum not in (None, digest(json.dumps(raw))):
+                raise PluginError("its checksum differs: it was changed since")
             values = dict(raw)
         except (ValueError, PluginError) as error:
             raise PluginError(f"result: not a line that this version wrote ({error}); evaluate again") from None

@@ -121,7 +121,7 @@ class ClassStatistics:
             self._waiting += count
             start += count
             if self._waiting == BUFFER_ROWS:
-                self._flush()
+                self.flush()
         return self
 
     def merge(self, other: ClassStatistics) -> ClassStatistics:
@@ -131,10 +131,20 @@ class ClassStatistics:
                 f"statistics: cannot merge {other.num_classes} classes of {other.num_features} features into"
                 f" {self.num_classes} classes of {self.num_features}; both must come from the same network"
             )
-        self._flush()
+        self.flush()
         theirs = other._state
         self._merged["within_scatter"] += theirs["within_scatter"]
         self._merge_classes(theirs)
+        return self
+
+    def flush(self) -> ClassStatistics:
+        """Merge the rows that wait: what is merged later gives the same bits whether the state was stored here or not.
+
+        Updates and reading do it where it is needed.
+        """
+        if self._waiting:
+            waiting, self._waiting = self._waiting, 0
+            self._merge_rows(self._rows[:waiting], self._labels[:waiting])
         return self
 
     # ---------------------------------------------------------------- storage
@@ -155,13 +165,8 @@ class ClassStatistics:
 
     @property
     def _state(self) -> dict[str, Tensor]:
-        self._flush()
+        self.flush()
         return self._merged
-
-    def _flush(self) -> None:
-        if self._waiting:
-            waiting, self._waiting = self._waiting, 0
-            self._merge_rows(self._rows[:waiting], self._labels[:waiting])
 
     def _merge_rows(self, rows: Tensor, labels: Tensor) -> None:
         """Merge float64 rows (n, P), which are overwritten: the statistics of a batch are never built in full."""

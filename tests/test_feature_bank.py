@@ -52,16 +52,16 @@ def store(tmp_path):
 
 
 def shard_files(store):
-    return sorted(store.directory.glob("*.safetensors"))
+    return sorted(store.directory.glob("[0-9]*.safetensors"))
 
 
-def assert_run(store, length):
-    """The first ``length`` shards are there, whole, and nothing else that looks like a shard."""
+def assert_there(store, numbers):
+    """The shards of these numbers are there, whole, and nothing else that looks like a shard."""
     found = store.shards()
-    assert len(found) == length
-    for got, expected in zip(found, CHUNKS):
-        assert_same(got, expected)
-    assert len(shard_files(store)) == length
+    assert list(found) == list(numbers)
+    for number, got in found.items():
+        assert_same(got, CHUNKS[number])
+    assert len(shard_files(store)) == len(found)
 
 
 # -------------------------------------------------------------------- round trip
@@ -81,7 +81,7 @@ def test_values_are_kept_to_the_bit(tmp_path):
     features = torch.tensor([[0.0, -0.0, 1e-45, 3.4e38], [1.0000001, -1e-38, 1 / 3, 2.0**-126]])
     store = SplitStore(tmp_path)
     store.add_shard(0, Chunk(features, features[:, :2], torch.tensor([2**62, -1])))
-    (chunk,) = store.shards()
+    (chunk,) = store.shards().values()
     assert torch.equal(chunk.features.view(torch.int32), features.view(torch.int32))
     assert chunk.labels.tolist() == [2**62, -1]
 
@@ -99,15 +99,17 @@ def test_more_than_nine_shards_come_in_order(tmp_path):
     store = SplitStore(tmp_path)
     for number in (10, 3, 0, 1, 2, 11, 9, 4, 5, 6, 7, 8):
         store.add_shard(number, make_chunk(1, seed=number))
-    for number, chunk in enumerate(store.shards()):
+    assert list(store.shards()) == list(range(12))
+    for number, chunk in store.shards().items():
         assert_same(chunk, make_chunk(1, seed=number))
-    assert len(store.shards()) == 12
 
 
 def test_an_empty_place_holds_nothing(tmp_path):
     store = SplitStore(tmp_path / "not there")
     assert not store.is_finished
-    assert store.shards() == []
+    assert store.shards() == {}
+    assert store.shard_bytes() == 0
+    assert store.load_part("0of1") is None
     assert store.load() is None
     assert store.load_statistics() is None
     assert not store.directory.exists()
@@ -179,9 +181,36 @@ DAMAGE = [cut_short, empty, flip_last, flip_header, lengthen, remove, renumber, 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("number", range(4))
-def test_damage_leaves_the_unbroken_run_before_it(store, damage, number):
+def test_damage_costs_the_damaged_shard(store, damage, number):
     damage(shard_files(store)[number])
-    assert_run(store, number)
+    assert_there(store, [each for each in range(4) if each != number])
+
+
+def test_a_process_looks_at_its_own_shards_alone(store):
+    for path in shard_files(store)[:2]:
+        flip_last(path)
+    assert list(store.shards([1, 3])) == [3]
+    assert len(shard_files(store)) == 3, "the damaged shard of another process is its business"
+
+
+def test_files_of_another_split_or_network_are_as_good_as_damaged(store, tmp_path):
+    for place in (tmp_path / "id.test-other", tmp_path / "network" / "id.test-0123"):
+        other = SplitStore(place)
+        other.add_shard(0, CHUNKS[0])
+        other.save_statistics(statistics())
+        other.save_part("0of1", 2, statistics())
+        for path in other.directory.iterdir():
+            (store.directory / path.name).write_bytes(path.read_bytes())
+    assert_there(store, range(4))
+    assert store.load_statistics() is None
+    assert store.load_part("0of1") is None
+
+
+def test_a_directory_in_the_place_of_a_shard_is_left_alone(store):
+    path = shard_files(store)[1]
+    path.unlink()
+    path.mkdir()
+    assert list(store.shards()) == [0, 2, 3]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -199,7 +228,7 @@ def test_a_damaged_split_json_is_a_split_that_is_not_finished(store, text):
     (store.directory / "split.json").write_text(text)
     assert store.load() is None
     assert not store.is_finished
-    assert_run(store, 4)
+    assert_there(store, range(4))
 
 
 def test_files_that_are_not_ours_are_left_and_ignored(store):
@@ -221,7 +250,7 @@ def test_files_that_are_not_ours_are_left_and_ignored(store):
 
 def test_a_second_shard_of_the_same_number_is_not_read_twice(store):
     store.add_shard(1, make_chunk(3, seed=99))
-    assert [len(chunk) for chunk in store.shards()] == [5, 3, 4, 1]
+    assert [len(chunk) for chunk in store.shards().values()] == [5, 3, 4, 1]
 
 
 # -------------------------------------------------------------------- statistics
@@ -258,6 +287,27 @@ def test_damaged_statistics_are_none(tmp_path, damage):
     (path,) = tmp_path.glob("statistics-*")
     damage(path)
     assert store.load_statistics() is None
+
+
+def test_a_part_goes_on_from_its_last_whole_file(tmp_path):
+    store = SplitStore(tmp_path)
+    store.save_part("1of2", 3, statistics(0))
+    (before,) = tmp_path.iterdir()
+    old = before.read_bytes()
+    store.save_part("1of2", 12, statistics(1))
+    store.save_part("0of2", 30, statistics(2))
+    assert len(list(tmp_path.iterdir())) == 2
+    done, part = store.load_part("1of2")
+    assert done == 12
+    assert torch.equal(part.means, statistics(1).means)
+    before.write_bytes(old)
+    cut_short(next(tmp_path.glob("part-1of2-00012-*")))
+    done, part = store.load_part("1of2")
+    assert done == 3
+    assert torch.equal(part.means, statistics(0).means)
+    assert store.load_part("1of3") is None
+    store.save_statistics(statistics(3))
+    assert [path.name[:11] for path in tmp_path.iterdir()] == ["statistics-"]
 
 
 def test_statistics_that_cannot_be_replaced_stay(tmp_path, monkeypatch):
@@ -386,5 +436,5 @@ def test_a_shard_that_cannot_be_written_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "replace", no_space)
     with pytest.raises(PluginError, match="No space left"):
         store.add_shard(1, CHUNKS[1])
-    assert_run(store, 1)
+    assert_there(store, [0])
     assert len(list(tmp_path.iterdir())) == 1

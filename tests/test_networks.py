@@ -20,7 +20,7 @@ from torchvision.models.swin_transformer import SwinTransformer
 from nci_plugin.checks import PluginError
 from nci_plugin.fingerprint import network_digest, weights_digest
 from nci_plugin.head import LinearHead
-from nci_plugin.networks.checkpoints import find_checkpoints, load_checkpoint, read_state_dict
+from nci_plugin.networks.checkpoints import find_checkpoints, load_checkpoint, read_state_dict, unchecked
 from nci_plugin.networks.cut import Cut
 from nci_plugin.networks.factory import build_network, find_factory
 from nci_plugin.networks.resnet import ResNet18_32x32
@@ -505,6 +505,44 @@ def test_checkpoints_of_every_format(tmp_path, file):
     state = dict(small().state_dict())
     WRITERS[file](state, tmp_path / file)
     assert_read(tmp_path / file, state)
+
+
+def same(got, expected):
+    return list(got) == list(expected) and all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+def test_every_flipped_byte_of_a_checkpoint_is_noticed_or_harmless(tmp_path):
+    """Its zip file has bytes that nothing reads, such as times; no other weights come from it."""
+    path = tmp_path / "zip.ckpt"
+    state = {"fc.weight": torch.arange(12.0).reshape(3, 4), "fc.bias": torch.ones(3)}
+    torch.save(state, path)
+    whole, noticed = path.read_bytes(), 0
+    for place in range(len(whole)):
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        path.write_bytes(data)
+        try:
+            assert same(read_state_dict(path), state), place
+        except PluginError:
+            noticed += 1
+    print(f"{noticed} of {len(whole)} flips noticed, the others harmless")
+    assert noticed > 48
+
+
+def test_a_checkpoint_that_was_cut_short_is_noticed(tmp_path):
+    for file, write in WRITERS.items():
+        write({"fc.weight": torch.arange(12.0).reshape(3, 4)}, tmp_path / "whole")
+        whole = (tmp_path / "whole").read_bytes()
+        for length in [*range(0, len(whole), 37), len(whole) - 1]:
+            (tmp_path / file).write_bytes(whole[:length])
+            with pytest.raises(PluginError, match="train it again|not a file of tensors|expected a state"):
+                read_state_dict(tmp_path / file)
+
+
+@pytest.mark.parametrize("file", WRITERS)
+def test_which_formats_have_checksums(tmp_path, file):
+    WRITERS[file]({"fc.weight": torch.ones(2)}, tmp_path / file)
+    assert (unchecked(tmp_path / file) is None) == (file == "zip.ckpt")
 
 
 @pytest.mark.parametrize("file", WRITERS)

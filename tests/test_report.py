@@ -140,7 +140,34 @@ def test_json_round_trip(auroc, seed, name, values):
 
 
 def test_json_has_every_field_by_name():
-    assert json.loads(row().to_json()) == asdict(row())
+    fields = json.loads(row().to_json())
+    assert len(fields.pop("checksum")) == 32
+    assert fields == asdict(row())
+
+
+def test_a_line_of_before_checksums_is_read():
+    assert Result.from_json(json.dumps(asdict(row()))) == row()
+
+
+def test_every_flipped_bit_of_results_is_noticed(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text(f"{row().to_json()}\n{row(seed='s1').to_json()}\n")
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        with pytest.raises(PluginError, match=r"results '.*results.jsonl'"):
+            read_results(path)
+
+
+def test_results_that_were_cut_short_within_a_line_are_noticed(tmp_path):
+    path = tmp_path / "results.jsonl"
+    line = row().to_json()
+    for length in range(1, len(line)):
+        path.write_text(f"{line}\n{line[:length]}")
+        with pytest.raises(PluginError, match="line 2"):
+            read_results(path)
 
 
 def write_lines(path, results):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from nci_plugin.benchmarks.benchmark import Benchmark, Features, ImageSequence, Source
 from nci_plugin.benchmarks.image_list import ImageList, MissingFiles
@@ -80,15 +80,24 @@ def _open(name: str, source: Source, benchmark: Benchmark) -> Any:
 
 
 def image_batches(
-    name: str, split: Dataset, batch_size: int, workers: int = 0, pin_memory: bool = False, start: int = 0
+    name: str,
+    split: Dataset,
+    batch_size: int,
+    workers: int = 0,
+    pin_memory: bool = False,
+    starts: Iterable[int] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches (images (n, 3, H, W), labels (n,)) of a split from row ``start`` on.
+    """Batches (images (n, 3, H, W), labels (n,)) of a split: all, or those that begin at the rows ``starts``.
 
     Raises PluginError, naming the split, on an image that cannot be decoded.
     """
+    rows = len(split)  # type: ignore[arg-type]  # a map-style Dataset has a length
     loader = DataLoader(
-        Subset(split, range(start, len(split))),  # type: ignore[arg-type]  # a map-style Dataset has a length
-        batch_size=batch_size,
+        split,
+        batch_sampler=[
+            range(start, min(start + batch_size, rows))  # type: ignore[misc]  # as good as a list
+            for start in (range(0, rows, batch_size) if starts is None else starts)
+        ],
         num_workers=workers,
         pin_memory=pin_memory,
         collate_fn=collate,

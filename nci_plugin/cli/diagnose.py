@@ -36,6 +36,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from nci_plugin.files import locked
     from nci_plugin.report.diagnosis_files import has_diagnosis
 
     if has_diagnosis(Path(options.benchmark)):
@@ -43,7 +44,9 @@ def run(options: argparse.Namespace) -> int:
         return 0
     device = network.resolve(options)
     print(f"device: {network.device_name(device)}")
-    return _diagnose(network.load(network.find_one(options, device), options, device))
+    networks = network.load(network.find_one(options, device), options, device)
+    with locked(networks.output):
+        return _diagnose(networks)
 
 
 def _diagnose(networks: network.Networks) -> int:

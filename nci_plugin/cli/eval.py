@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
     from nci_plugin.evaluation import Contestant
     from nci_plugin.inputs import Inputs, Roots
+    from nci_plugin.report.files import ResultsDirectory
     from nci_plugin.results import Result
 
 
@@ -39,7 +42,18 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from nci_plugin.distributed import joined
+
+    with joined() as options.processes:
+        if options.processes.is_first:
+            return _run(options)
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     from nci_plugin import api
+    from nci_plugin.checks import PluginError
     from nci_plugin.cli.eval_all import ALL, evaluate_all
 
     device = network.resolve(options)
@@ -52,20 +66,33 @@ def run(options: argparse.Namespace) -> int:
         return _evaluate(inputs, options, setups, device)
 
     print(f"device: {network.device_name(device)}")
+    processes = options.processes
     if options.benchmark in (None, ALL):
+        if processes.size > 1:
+            raise PluginError(f"benchmark '{ALL}': {processes.size} processes share one benchmark at a time; name one")
         return evaluate_all(options, find, evaluate)
-    return evaluate(network.find_one(options, device))
+    with processes.in_turn():  # the first may make or download what is missing
+        inputs = network.find_one(options, device)
+    return evaluate(inputs)
 
 
 def _evaluate(inputs: Inputs, options: argparse.Namespace, setups: Sequence[Contestant], device: torch.device) -> int:
-    from nci_plugin import api
-    from nci_plugin.benchmarks.benchmark import CSID
     from nci_plugin.report.files import ResultsDirectory
-    from nci_plugin.results import complete
 
     networks = network.load(inputs, options, device)
     directory = ResultsDirectory(networks.output, options.save_score)
-    directory.open(networks.identities)
+    with options.processes.locked(networks.output):
+        with options.processes.in_turn():
+            directory.open(networks.identities)
+        return _score(networks, setups, directory)
+
+
+def _score(networks: network.Networks, setups: Sequence[Contestant], directory: ResultsDirectory) -> int:
+    from nci_plugin import api
+    from nci_plugin.benchmarks.benchmark import CSID
+    from nci_plugin.results import complete
+
+    inputs, options = networks.inputs, networks.options
     networks.print_inputs()
     if not inputs.benchmark.data_sets(CSID):
         print(f"full-spectrum OOD: no table, {inputs.no_full_spectrum}")
@@ -86,6 +113,8 @@ def _evaluate(inputs: Inputs, options: argparse.Namespace, setups: Sequence[Cont
         results += evaluation.results
         for detector, reason in evaluation.failures.items():
             failures.setdefault(detector, f"{seed}: {reason}" if seed else reason)
+    if not options.processes.is_first:
+        return 0
     results = [result for result in complete(results) if result.detector not in failures]
     shown = [result for result in results if result.setting == "fsood" or not options.fsood]
     written = directory.write_tables(shown, failures)

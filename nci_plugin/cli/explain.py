@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from nci_plugin.diagnosis.network import DETECTORS
     from nci_plugin.evaluation import training_needed
     from nci_plugin.extraction import extract
+    from nci_plugin.files import locked
 
     device = network.resolve(options)
     if not 0 < options.tpr <= 100:
@@ -61,10 +62,11 @@ def run(options: argparse.Namespace) -> int:
     image = read_image(options.image, splits[VALIDATION].source.preprocessing)
     networks = network.load(inputs, options, device)
     needs = FitsOn.BANK if training_needed(setups) is FitsOn.BANK else FitsOn.STATISTICS
-    for seed, each in networks.by_seed.items():
-        bank = extract(each, inputs.benchmark, needs, networks.extraction_options(seed), splits)
-        explanation = explain_image(image, bank, setups, options.tpr / 100, options.head)
-        _print(f"{options.image}, {seed or inputs.checkpoints[seed]}", explanation, options.tpr)
+    with locked(networks.output):
+        for seed, each in networks.by_seed.items():
+            bank = extract(each, inputs.benchmark, needs, networks.extraction_options(seed), splits)
+            explanation = explain_image(image, bank, setups, options.tpr / 100, options.head)
+            _print(f"{options.image}, {seed or inputs.checkpoints[seed]}", explanation, options.tpr)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from nci_plugin.checks import PluginError
 
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is at work cleans up, as after SIGINT
     try:
         return options.run(options)
     except PluginError as error:
@@ -62,3 +64,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nnci-ood: interrupted; what was finished is kept, run the same command to go on", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -43,14 +43,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def resolve(options: argparse.Namespace) -> torch.device:
-    """Check the options that need no data, and resolve ``options.weights``; returns the device."""
+    """Check the options that need no data, and resolve ``options.weights``; returns the device.
+
+    ``options.processes`` share the pass, if the command set it.
+    """
     from nci_plugin.checks import check_number
+    from nci_plugin.distributed import ALONE
     from nci_plugin.extraction import resolve_device
 
     check_number("--batch-size", options.batch_size, above=0, whole=True)
     check_number("--workers", options.workers or 0, least=0, whole=True)
     options.weights = architecture.resolve(options)
-    return resolve_device(options.device)
+    options.processes = getattr(options, "processes", ALONE)
+    return options.processes.device(resolve_device(options.device))
 
 
 def find_one(options: argparse.Namespace, device: torch.device) -> Inputs:
@@ -99,9 +104,15 @@ class Networks:
         return extraction.ExtractionOptions(
             device=str(self.device),
             batch_size=options.batch_size,
-            workers=extraction.default_workers() if options.workers is None else options.workers,
+            workers=(
+                extraction.default_workers(options.processes.on_this_machine)
+                if options.workers is None
+                else options.workers
+            ),
             head=options.head,
             store=api.features_directory(self.output, seed),
+            tell=print,
+            processes=options.processes,
         )
 
     def provenance(self, seed: str) -> dict[str, Any]:
@@ -113,10 +124,15 @@ class Networks:
         }
 
     def print_inputs(self) -> None:
+        from nci_plugin.networks.checkpoints import unchecked
+
         checkpoints = self.inputs.checkpoints
         first = next(iter(checkpoints.values()))
         seeds = ", ".join(filter(None, checkpoints))
         print(f"checkpoints: {first.parents[1] / 's*' / first.name} ({seeds})" if seeds else f"checkpoint: {first}")
+        for path in checkpoints.values():
+            if reason := unchecked(path):
+                print(f"{path}: damage within it cannot be noticed ({reason})")
         print("images: " + ", ".join(f"{name} {len(split)}" for name, split in self.inputs.splits.items()))
 
 

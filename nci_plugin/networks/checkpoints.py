@@ -56,6 +56,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return _tensors(path, loaded)
 
 
+def unchecked(path: Path) -> str | None:
+    """Why damage within the tensors of a checkpoint would not be noticed, None where it would."""
+    if path.suffix == ".safetensors":
+        return "safetensors files have no checksum"
+    return None if zipfile.is_zipfile(path) else "torch.save files of before torch 1.6 have no checksum"
+
+
 def _tensors(path: Path, loaded: Any) -> dict[str, Tensor]:
     for key in CONTAINER_KEYS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
