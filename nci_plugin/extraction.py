@@ -33,6 +33,9 @@ from nci_plugin.statistics import ClassStatistics
 REUSE_TOLERANCE = 1e-3
 """Largest relative difference between stored features and those of a recomputed batch: other kernels, same network."""
 
+PROBE_ROWS = 8
+"""Images of the first batch on which the head is found and stored features are compared."""
+
 STATISTICS_SECONDS = 10.0
 """How often statistics are stored on the way, where no features are: a file can be as large as a shard."""
 
@@ -92,7 +95,7 @@ def extract(
         options: device, batch size, workers, head and directory of the stored features (None = memory).
         splits: what `open_splits` returned, if it was called before.
 
-    Stored splits of the same content are used again after the first batch was recomputed and compared. Where there are
+    Stored splits of the same content are used again after its first images were recomputed and compared. Where there are
     more processes, this is the first of them, and the others call `extract_share`.
     Raises PluginError on bad input (see `open_splits`), on NaN or infinite features, naming split and row, and where
     the free space does not do.
@@ -173,8 +176,8 @@ class _Extraction:
                 raise PluginError(f"split '{next(iter(self.images))}': images need a network; got a linear head alone")
         elif self.images:
             first = TEST if TEST in self.images else next(iter(self.images))
-            self.first_batch = next(self._batches(first, [0]))[0].to(self.device)
-            self.cut = Cut.of(network, self.first_batch, options.head)
+            self.probe = next(self._batches(first, [0]))[0][:PROBE_ROWS].to(self.device)
+            self.cut = Cut.of(network, self.probe, options.head)
             self.first_split = first
             self.head = self.cut.head
             self.network_digest = network_digest(network, self.device, options.batch_size)
@@ -406,7 +409,7 @@ class _Extraction:
     def _compare(self, name: str, stored: Chunk, store: SplitStore | None) -> None:
         assert self.cut is not None
         assert store is not None
-        now = self.cut(self.first_batch)[0].cpu()
+        now = self.cut(self.probe)[0].cpu()
         then = stored.features[: len(now)]
         if (now - then).abs().max() > REUSE_TOLERANCE * now.abs().max():
             raise PluginError(
