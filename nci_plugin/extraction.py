@@ -95,8 +95,8 @@ def extract(
         options: device, batch size, workers, head and directory of the stored features (None = memory).
         splits: what `open_splits` returned, if it was called before.
 
-    Stored splits of the same content are used again after its first images were recomputed and compared. Where there are
-    more processes, this is the first of them, and the others call `extract_share`.
+    Stored splits of the same content are used again after their first images were recomputed and compared. Where there
+    are more processes, this is the first of them, and the others call `extract_share`.
     Raises PluginError on bad input (see `open_splits`), on NaN or infinite features, naming split and row, and where
     the free space does not do.
     """
