@@ -26,11 +26,12 @@ def run(options: argparse.Namespace) -> int:
     from nci_plugin.checks import PluginError, check_writable
     from nci_plugin.files import write_atomically
     from nci_plugin.report.figures import SUFFIXES, save
-    from nci_plugin.report.page import detector_figures, page, read
+    from nci_plugin.report.files import ResultsDirectory
+    from nci_plugin.report.page import detector_figures, page
     from nci_plugin.results import file_name
 
     output = options.output or options.results / "report.html"
-    results = read(options.results)
+    results = ResultsDirectory(options.results).read_one_benchmark()
     if output.is_dir():
         raise PluginError(f"--output: must be a file, got the directory '{output}'; name a file in it")
     check_writable(output.parent)

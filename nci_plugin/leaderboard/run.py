@@ -46,19 +46,7 @@ class Run:
     @classmethod
     def read(cls, path: Path) -> Run:
         """Raises PluginError unless there are results of one benchmark."""
-        directory = ResultsDirectory(path)
-        if not directory.results_file.is_file():
-            raise PluginError(
-                f"results '{path}': there is no {directory.results_file.name}; pass the directory that 'nci-ood eval'"
-                " wrote to"
-            )
-        results = directory.read()
-        names = list(dict.fromkeys(result.benchmark for result in results))
-        if len(names) != 1:
-            raise PluginError(
-                f"results '{path}': must be of one benchmark, got {', '.join(names) or 'no rows'}; evaluate again"
-            )
-        return cls(path, results)
+        return cls(path, ResultsDirectory(path).read_one_benchmark())
 
     @property
     def benchmark(self) -> str:

@@ -70,6 +70,21 @@ class ResultsDirectory:
     def read(self) -> list[Result]:
         return read_results(self.results_file) if self.results_file.exists() else []
 
+    def read_one_benchmark(self) -> list[Result]:
+        """The rows; raises PluginError unless there are some, all of one benchmark."""
+        if not self.results_file.is_file():
+            raise PluginError(
+                f"results '{self.path}': there is no {self.results_file.name}; pass the directory that 'nci-ood eval'"
+                " wrote to"
+            )
+        found = self.read()
+        names = list(dict.fromkeys(result.benchmark for result in found))
+        if len(names) != 1:
+            raise PluginError(
+                f"results '{self.path}': must be of one benchmark, got {', '.join(names) or 'no rows'}; evaluate again"
+            )
+        return found
+
     def scores(self, detector: str, seed: str) -> dict[str, np.ndarray] | None:
         """Stored scores of one detector and network by split, None where they are not here."""
         path = self._scores_file(detector, seed)

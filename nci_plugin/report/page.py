@@ -9,7 +9,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from nci_plugin.checks import PluginError
 from nci_plugin.report import html
 from nci_plugin.report.diagnosis_figures import figures
 from nci_plugin.report.diagnosis_files import has_diagnosis, read_diagnoses, read_explanation
@@ -23,23 +22,6 @@ from nci_plugin.results import METRICS, SETTINGS, Result, complete
 
 FIRST_METRICS = ("AUROC", "FPR@95")
 """Tables that are not folded."""
-
-
-def read(results: Path) -> list[Result]:
-    """The rows of a results directory; raises PluginError unless there are some, all of one benchmark."""
-    directory = ResultsDirectory(results)
-    if not directory.results_file.is_file():
-        raise PluginError(
-            f"results '{results}': there is no {directory.results_file.name}; pass the directory that 'nci-ood eval'"
-            " wrote to"
-        )
-    found = directory.read()
-    names = list(dict.fromkeys(result.benchmark for result in found))
-    if len(names) != 1:
-        raise PluginError(
-            f"results '{results}': must be of one benchmark, got {', '.join(names) or 'no rows'}; evaluate again"
-        )
-    return found
 
 
 def page(path: Path, results: Sequence[Result], scores: Mapping[str, Figure]) -> str:
