@@ -15,7 +15,7 @@ from nci_plugin.checks import PluginError
 from nci_plugin.config import DEFAULT_DETECTORS, detector_names, load_benchmark, load_detector
 from nci_plugin.detectors.base import Detector, DetectorSetup
 from nci_plugin.evaluation import Contestant, Evaluation, evaluate_bank, training_needed
-from nci_plugin.extraction import ExtractionOptions, extract, extract_share
+from nci_plugin.extraction import ExtractionOptions, check_amp, extract, extract_share, resolve_device
 from nci_plugin.files import locked
 from nci_plugin.fingerprint import split_digest, weights_digest
 from nci_plugin.head import LinearHead
@@ -36,6 +36,7 @@ def evaluate(
     workers: int = 0,
     head: str | None = None,
     progress: bool = True,
+    amp: str = "none",
 ) -> Evaluation:
     """Score every detector on every split of a benchmark, from one forward pass over its images.
 
@@ -52,6 +53,8 @@ def evaluate(
         batch_size, workers: of the image loader; the scores of an image may change with the batch size by rounding.
         head: name of the last linear layer, where it is not found by itself.
         progress: show a progress bar on a terminal.
+        amp: ``bf16`` or ``fp16`` passes the images under torch.autocast (bf16 on a CPU); each result's provenance then
+            says how far its detector's scores moved against float32 on the first batch of each split.
 
     Returns:
         An Evaluation: ``results`` (metrics in percent), ``scores[detector][split]`` (larger = ID) and ``failures``.
@@ -66,7 +69,8 @@ def evaluate(
     identity = {"weights": weights_digest(network), "data": split_digest(splits)}
     directory = None if output is None else ResultsDirectory(Path(output))
     store = None if directory is None else features_directory(directory.path, "")
-    options = ExtractionOptions(device, batch_size, workers, head, store, progress)
+    options = ExtractionOptions(device, batch_size, workers, head, store, progress, amp=amp)
+    check_amp(amp, resolve_device(device))
     if directory is None:
         return run_network(network, benchmark, setups, splits, options, identity, None, seed="")
     with locked(directory.path):

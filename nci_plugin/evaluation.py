@@ -16,7 +16,8 @@ from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import DetectorSetup, FitsOn
 from nci_plugin.feature_bank import FeatureBank
 from nci_plugin.metrics import OODMetrics, accuracy, ood_metrics
-from nci_plugin.parameter_search import Answers, Method, Scores, answer
+from nci_plugin.parameter_search import Answers, Method, Scores
+from nci_plugin.precision import AMP_SHIFT, answer_and_compare
 from nci_plugin.results import Result
 
 Contestant = Union[DetectorSetup, Method]
@@ -31,10 +32,9 @@ class Evaluation:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def training_needed(setups: Sequence[Contestant]) -> FitsOn:
-    """The most that any of the detectors needs of the training split."""
-    needs = {setup.fits_on for setup in setups}
-    return next(need for need in (FitsOn.BANK, FitsOn.STATISTICS, FitsOn.NOTHING) if need in {*needs, FitsOn.NOTHING})
+def training_needed(setups: Sequence[Contestant]) -> frozenset[FitsOn]:
+    """What the detectors need of the training split; empty if they need nothing."""
+    return frozenset(setup.fits_on for setup in setups) - {FitsOn.NOTHING}
 
 
 def evaluate_bank(
@@ -61,9 +61,9 @@ def evaluate_bank(
         bar.set_postfix_str(setup.name)
         try:
             if isinstance(setup, DetectorSetup):
-                answers = answer(setup, bank, tested)
+                answers, shift = answer_and_compare(setup, bank, tested)
             else:
-                answers = setup.answer(bank, benchmark, tested)
+                answers, shift = setup.answer(bank, benchmark, tested), {}
         except PluginError as error:
             evaluation.failures[setup.name] = str(error)
             continue
@@ -71,7 +71,8 @@ def evaluate_bank(
             evaluation.failures[setup.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             continue
         searched = {name: list(values) for name, values in setup.sweep.items()}
-        rows = _Rows(bank, benchmark, setup.name, answers, seed, {**(provenance or {}), "sweep": searched})
+        moved = {AMP_SHIFT: shift} if shift else {}
+        rows = _Rows(bank, benchmark, setup.name, answers, seed, {**(provenance or {}), "sweep": searched, **moved})
         results = [
             row
             for setting, splits in id_splits(benchmark).items()

@@ -23,13 +23,16 @@ FORMAT_VERSION = 2
 """Changes when stored features of an older version must not be read any more."""
 
 
-def network_digest(network: nn.Module, device: torch.device, batch_size: int) -> str:
-    """Hash of what the features of an image depend on beside the image: weights, code, arithmetic, batch size."""
+def network_digest(network: nn.Module, device: torch.device, batch_size: int, amp: str = "none") -> str:
+    """Hash of what the features of an image depend on beside the image: weights, code, arithmetic, batch size.
+
+    ``amp`` is the precision of torch.autocast, ``none`` without it.
+    """
     arithmetic = [
         str(FORMAT_VERSION),
         str(batch_size),
         device.type,
-        "float32",
+        "float32" if amp == "none" else amp,
         torch.__version__,
         torchvision.__version__,
     ]

@@ -164,24 +164,25 @@ def fit(detector: Detector, bank: FeatureBank) -> Detector:
     training = {
         FitsOn.NOTHING: None,
         FitsOn.STATISTICS: bank.statistics,
+        FitsOn.UNIT_STATISTICS: bank.unit_statistics,
         FitsOn.BANK: bank.splits.get(TRAIN),
     }[detector.fits_on]
     return detector.fit(training, bank.head, bank.splits.get(VALIDATION))
 
 
 def score_split(detector: Detector, split: FeatureSplit) -> NDArray[np.floating]:
-    """Scores (n,) of a split; raises PluginError on NaN and infinity, which no metric can rank."""
+    """Scores (n,) of a split; raises PluginError on those that no metric can rank (see `check_scores`)."""
     parts = [detector.score(chunk.features, chunk.logits).cpu().numpy() for chunk in split.chunks()]
     return check_scores(np.concatenate(parts), detector.name, detector.get_hyperparameters())
 
 
 def check_scores(scores: NDArray[np.floating], name: str, hyperparameters: Mapping[str, Any]) -> NDArray[np.floating]:
-    """The scores; raises PluginError on NaN and infinity, which no metric can rank."""
-    bad = int((~np.isfinite(scores)).sum())
+    """The scores; raises PluginError on NaN, infinity and the type's largest number, which no metric can rank."""
+    bad = int((~(np.abs(scores) < np.finfo(scores.dtype).max)).sum())
     if bad:
         raise PluginError(
-            f"detector '{name}': gave NaN or infinity for {bad} of {len(scores)} samples with"
-            f" {dict(hyperparameters) or 'no hyper-parameters'}"
+            f"detector '{name}': gave NaN, infinity or the largest {scores.dtype} for {bad} of {len(scores)} samples"
+            f" with {dict(hyperparameters) or 'no hyper-parameters'}"
         )
     return scores
 

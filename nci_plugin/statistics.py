@@ -15,6 +15,19 @@ BUFFER_ROWS = 4096
 BLOCK_ROWS = 512
 """Rows that are centred at once, to keep temporary copies small."""
 
+PRODUCT_COLUMNS = 256
+"""Columns of a symmetric product that are computed at once: wide enough for the matrix product to be at full speed."""
+
+UNIT_TOLERANCE = 1e-5
+"""How far the mean squared length of rows of length 1 may be from their mean length: those may be in float32."""
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """h / ||h||_2 of features (n, P), in float64; a row of zeros stays as it is."""
+    rows = features.double()
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return torch.where(length > 0, rows / length, 0.0)
+
 
 class ClassStatistics:
     """Counts, means and pooled within-class scatter of K classes of P-dimensional features, in float64.
@@ -94,6 +107,12 @@ class ClassStatistics:
         """Covariance of all samples about `global_mean`, divided by n, (P, P): within plus between classes."""
         offsets = (self.means - self.global_mean) * self.counts.sqrt()[:, None]
         return (self.within_scatter + offsets.T @ offsets) / self.counts.sum()
+
+    @property
+    def has_unit_rows(self) -> bool:
+        """Whether every sample can have come from `unit_rows`: the sums of ||h||_2 and ||h||_2^2 agree."""
+        squares = self.class_scatter_traces + self.counts * self.means.square().sum(dim=1)
+        return bool(((squares - self.l2_norm_sums).abs() <= UNIT_TOLERANCE * self.counts).all())
 
     # ---------------------------------------------------------------- verbs
 
@@ -184,7 +203,7 @@ class ClassStatistics:
         for part, part_labels in zip(rows.split(BLOCK_ROWS), labels.split(BLOCK_ROWS)):
             part -= batch["means"][part_labels]
         batch["class_scatter_traces"] = class_sums(torch.linalg.vector_norm(rows, 2, dim=1).square_())
-        self._merged["within_scatter"].addmm_(rows.T, rows)
+        _add_products(self._merged["within_scatter"], rows)
         self._merge_classes(batch)
 
     def _merge_classes(self, theirs: Mapping[str, Tensor]) -> None:
@@ -196,7 +215,15 @@ class ClassStatistics:
         shift = theirs["means"][here] - mine["means"][here]
         mine["means"].index_add_(0, here.nonzero()[:, 0], shift * share[:, None])
         shift *= (n_mine * share).sqrt()[:, None]  # the squared norm of a row is now n_a n_b / (n_a + n_b) ||delta||^2
-        mine["within_scatter"].addmm_(shift.T, shift)
+        _add_products(mine["within_scatter"], shift)
         mine["class_scatter_traces"][here] += shift.square().sum(1)
         for name in ("counts", "class_scatter_traces", "l1_norm_sums", "l2_norm_sums"):
             mine[name] += theirs[name]
+
+
+def _add_products(total: Tensor, rows: Tensor) -> None:
+    """Add rows^T rows, of rows (n, P), to the symmetric ``total`` (P, P): what lies on one side alone is multiplied."""
+    for start in range(0, len(total), PRODUCT_COLUMNS):
+        stop = start + PRODUCT_COLUMNS
+        total[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
+        total[stop:, start:stop] = total[start:stop, stop:].T

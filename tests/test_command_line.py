@@ -22,7 +22,7 @@ from sklearn.metrics import auc, precision_recall_curve, roc_curve
 from tiny import COUNTS, ID_SPLITS, Tiny, draw_nothing, stored, tree
 from torch.utils.data import Dataset
 
-from nci_plugin import Benchmark, Features, Preprocessing, evaluate, extraction
+from nci_plugin import Benchmark, Features, Preprocessing, evaluate
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.cli.main import main
 from nci_plugin.config import benchmark_names, config_directory, detector_names, load_detector
@@ -397,7 +397,7 @@ def test_detectors_that_fit_on_statistics_store_no_training_features(tiny: Tiny)
 @pytest.mark.parametrize("training", ["bank", "statistics"])
 def test_interrupted_run_goes_on(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, after: int, training: str) -> None:
     """Interrupted after so many passes; a shard holds one batch here."""
-    monkeypatch.setattr(extraction, "SHARD_BYTES", 1)
+    monkeypatch.setattr("nci_plugin.extraction.layout.SHARD_BYTES", 1)
     detectors = ["msp", "nci", small_knn(tiny)] if training == "bank" else ["msp", "nci"]
     assert command(tiny.eval(*detectors, output=tiny.root / "whole"))[0] == 0
     whole = len(tiny.passes())

@@ -108,7 +108,7 @@ def test_an_empty_place_holds_nothing(tmp_path):
     store = SplitStore(tmp_path / "not there")
     assert not store.is_finished
     assert store.shards() == {}
-    assert store.shard_bytes() == 0
+    assert store.listed() == {}
     assert store.load_part("0of1") is None
     assert store.load() is None
     assert store.load_statistics() is None

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nci_plugin.checks import PluginError
-from nci_plugin.statistics import BUFFER_ROWS, ClassStatistics
+from nci_plugin.statistics import BUFFER_ROWS, PRODUCT_COLUMNS, ClassStatistics
 
 RELATIVE = 1e-10
 NAMES = ("counts", "means", "within_scatter", "class_scatter_traces", "l1_norm_sums", "l2_norm_sums")
@@ -116,6 +116,16 @@ def test_more_rows_than_the_buffer(batch_size):
     for rows, classes in zip(features.split(batch_size), labels.split(batch_size)):
         statistics.update(rows, classes)
     assert_equals_reference(statistics, features, labels)
+
+
+@pytest.mark.parametrize("width", [PRODUCT_COLUMNS, 2 * PRODUCT_COLUMNS + 37])
+def test_wide_features_are_multiplied_by_columns(width):
+    features, labels = make_rows(300, width, 3, 10.0, seed=5)
+    statistics = ClassStatistics(3, width)
+    for rows, classes in zip(features.split(70), labels.split(70)):
+        statistics.merge(ClassStatistics(3, width).update(rows, classes))
+    assert_equals_reference(statistics, features, labels)
+    assert torch.equal(statistics.within_scatter, statistics.within_scatter.T)
 
 
 def test_sorted_by_class_and_one_row_at_a_time():

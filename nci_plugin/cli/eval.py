@@ -35,6 +35,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--detectors", nargs="+", default=["all"], metavar="NAME", help="names or YAML files (all)")
     network.add_options(parser)
+    parser.add_argument(
+        "--amp", metavar="NAME", help="pass the images in bf16 or fp16 (torch.autocast), and say what that moves (none)"
+    )
     parser.add_argument("--fsood", action="store_true", help="tables and CSV of the full spectrum only (both)")
     parser.add_argument("--save-csv", action="store_true", help="CSV files, which are always written")
     parser.add_argument("--save-score", action="store_true", help="scores for OpenOOD too, as s*/scores/<detector>.pkl")
@@ -123,7 +126,7 @@ def _score(networks: network.Networks, setups: Sequence[Contestant], directory: 
 
 
 def _print_report(results: list[Result], failures: Mapping[str, str], output: Path, written: list[str]) -> None:
-    from nci_plugin.report.tables import choices_table, setting_table
+    from nci_plugin.report.tables import amp_table, choices_table, setting_table
     from nci_plugin.results import SETTINGS
 
     for setting in SETTINGS:
@@ -132,6 +135,8 @@ def _print_report(results: list[Result], failures: Mapping[str, str], output: Pa
             print(f"\n{text}")
     if results:
         print(f"\n{choices_table(results)}")
+    if table := amp_table(results):
+        print(f"\n{table.text()}")
     for detector, reason in failures.items():
         print(f"\nnot scored: {detector}: {reason}")
     print(f"\nwritten to {output}: {', '.join(written) or 'nothing'}")

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
             raise PluginError(f"benchmark '{inputs.benchmark.name}': the split '{name}' is missing; add it to the YAML")
     image = read_image(options.image, splits[VALIDATION].source.preprocessing)
     networks = network.load(inputs, options, device)
-    needs = FitsOn.BANK if training_needed(setups) is FitsOn.BANK else FitsOn.STATISTICS
+    needs = training_needed(setups) | {FitsOn.STATISTICS}
     with locked(networks.output):
         for seed, each in networks.by_seed.items():
             bank = extract(each, inputs.benchmark, needs, networks.extraction_options(seed), splits)

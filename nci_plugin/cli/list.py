@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     print("\ndetectors")
     for name in detector_names():
         detector = load_detector(name).detector
-        print(f"  {name:30} fits on {detector.fits_on.value:10}  {detector.paper}")
+        print(f"  {name:30} fits on {detector.fits_on.value:15}  {detector.paper}")
     print("\npytorch-ood's detectors that cannot be scored from stored features")
     for name, reason in pytorch_ood.EXCLUDED.items():
         print(f"  {name:30} {reason}")

@@ -19,27 +19,41 @@ if TYPE_CHECKING:
     from nci_plugin.inputs import Inputs, Roots
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser, checkpoints: bool = True) -> None:
+    """The options of a command; without ``checkpoints``, of one that takes those as arguments."""
     parser.add_argument(
         "--net", metavar="FACTORY", help="FILE.py:FACTORY, package.module:factory, torchvision:NAME or timm:NAME"
     )
     architecture.add_options(parser)
-    checkpoints = parser.add_mutually_exclusive_group()
-    checkpoints.add_argument(
-        "--ckpt-path",
-        type=Path,
-        metavar="PATH",
-        help="a checkpoint, or a directory with s0/best.ckpt, s1/best.ckpt ... (the benchmark's own, under results)",
-    )
-    checkpoints.add_argument("--root", type=Path, metavar="DIR", dest="ckpt_path", help="the same, as OpenOOD names it")
+    parser.set_defaults(ckpt_path=None)
+    if checkpoints:
+        where = parser.add_mutually_exclusive_group()
+        where.add_argument(
+            "--ckpt-path",
+            type=Path,
+            metavar="PATH",
+            help="a checkpoint, or a directory with s0/best.ckpt, s1/best.ckpt ... (the benchmark's own, in results)",
+        )
+        where.add_argument("--root", type=Path, metavar="DIR", dest="ckpt_path", help="the same, as OpenOOD names it")
     parser.add_argument("--head", metavar="LAYER", help="name of the last linear layer, if it is not found by itself")
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="images and lists (data, of OpenOOD's checkout)")
     parser.add_argument("--csid", nargs="+", metavar="NAME", help="covariate-shifted sets that count, or none (all)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (results/<name>)")
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (auto)")
     parser.add_argument("--batch-size", type=int, default=200, metavar="N", help="images a batch (200)")
-    parser.add_argument("--workers", type=int, default=None, metavar="N", help="loader processes (by the cores)")
-    parser.set_defaults(fsood=False)
+    parser.add_argument(
+        "--workers",
+        type=number_or_auto,
+        default="auto",
+        metavar="N",
+        help="loader processes, or auto: by the cores (auto)",
+    )
+    parser.set_defaults(fsood=False, amp="none")
+
+
+def number_or_auto(text: str) -> int | None:
+    """None for ``auto``; argparse names this function where it raises ValueError."""
+    return None if text == "auto" else int(text)
 
 
 def resolve(options: argparse.Namespace) -> torch.device:
@@ -49,13 +63,15 @@ def resolve(options: argparse.Namespace) -> torch.device:
     """
     from nci_plugin.checks import check_number
     from nci_plugin.distributed import ALONE
-    from nci_plugin.extraction import resolve_device
+    from nci_plugin.extraction import check_amp, resolve_device
 
     check_number("--batch-size", options.batch_size, above=0, whole=True)
     check_number("--workers", options.workers or 0, least=0, whole=True)
     options.weights = architecture.resolve(options)
     options.processes = getattr(options, "processes", ALONE)
-    return options.processes.device(resolve_device(options.device))
+    device = resolve_device(options.device)
+    check_amp(options.amp, device)
+    return options.processes.device(device)
 
 
 def find_one(options: argparse.Namespace, device: torch.device) -> Inputs:
@@ -113,6 +129,7 @@ class Networks:
             store=api.features_directory(self.output, seed),
             tell=print,
             processes=options.processes,
+            amp=options.amp,
         )
 
     def provenance(self, seed: str) -> dict[str, Any]:
@@ -142,12 +159,13 @@ def load(inputs: Inputs, options: argparse.Namespace, device: torch.device) -> N
 
     benchmark = inputs.benchmark
     factory = str(options.net or benchmark.network)
-    networks = {seed: _load(benchmark, options, factory, path) for seed, path in inputs.checkpoints.items()}
+    networks = {seed: load_one(benchmark, options, factory, path) for seed, path in inputs.checkpoints.items()}
     data = fingerprint.split_digest(inputs.splits)
     identities = {
         seed: {"weights": fingerprint.weights_digest(network), "data": data} for seed, network in networks.items()
     }
-    output = options.output or inputs.roots.results / _run_name(benchmark, inputs.checkpoint_path, options)
+    name = _run_name(benchmark, inputs.checkpoint_path, options) + (f"_{options.amp}" if options.amp != "none" else "")
+    output = options.output or inputs.roots.results / name
     return Networks(inputs, options, device, factory, networks, identities, output)
 
 
@@ -173,7 +191,8 @@ def _prepare(benchmark: Benchmark, roots: Roots, device: torch.device, with_chec
         )
 
 
-def _load(benchmark: Benchmark, options: argparse.Namespace, factory: str, checkpoint: Path) -> nn.Module:
+def load_one(benchmark: Benchmark, options: argparse.Namespace, factory: str, checkpoint: Path) -> nn.Module:
+    """The network of a factory, with the weights of one checkpoint."""
     from nci_plugin.networks.checkpoints import load_checkpoint
     from nci_plugin.networks.factory import build_network
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Union
 
+import torch
 from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_keys, check_width
@@ -23,10 +24,11 @@ Training = Union[ClassStatistics, FeatureSplit, None]
 
 
 class FitsOn(Enum):
-    """What `Detector.fit` must see of the training set."""
+    """What `Detector.fit` must see of the training set: nothing, its ClassStatistics or those of h / ||h||_2, or h."""
 
     NOTHING = "nothing"
     STATISTICS = "statistics"
+    UNIT_STATISTICS = "unit statistics"
     BANK = "bank"
 
 
@@ -63,15 +65,16 @@ class Detector(ABC):
         """Learn from the training set.
 
         Args:
-            training: what ``fits_on`` says: nothing (None), ClassStatistics, or the training features themselves.
+            training: what ``fits_on`` says: nothing (None), ClassStatistics of the features or of their `unit_rows`, or
+                the training features themselves.
             head: the classifier's last linear layer, W (K, P) and b (K,).
             validation: features of the ID validation split, for detectors that calibrate on them; never OOD samples.
 
         Raises PluginError if ``training`` is of the wrong kind or of another width than the head.
         """
         if self.fits_on is not FitsOn.NOTHING:
-            wanted = ClassStatistics if self.fits_on is FitsOn.STATISTICS else FeatureSplit
-            if training is None or not isinstance(training, wanted):
+            wanted = FeatureSplit if self.fits_on is FitsOn.BANK else ClassStatistics
+            if not isinstance(training, wanted):
                 raise PluginError(
                     f"detector '{self.name}': fits on {wanted.__name__} of the training set,"
                     f" got {type(training).__name__}; extract the benchmark's training split"
@@ -81,7 +84,18 @@ class Detector(ABC):
                     f"detector '{self.name}': the head expects {head.num_features} features, the training set has"
                     f" {training.num_features}; both must come from the same network"
                 )
+            unit = self.fits_on is FitsOn.UNIT_STATISTICS
+            if unit and isinstance(training, ClassStatistics) and not training.has_unit_rows:
+                raise PluginError(
+                    f"detector '{self.name}': fits on statistics of features of length 1, got other lengths; pass"
+                    " those of unit_rows(features)"
+                )
         self.check_hyperparameters()
+        if self.needs_validation and validation is None:
+            raise PluginError(
+                f"detector '{self.name}': calibrates on the ID validation split, which is missing; add id/val to the"
+                " benchmark, or give its hyper-parameters as numbers"
+            )
         self._fit(training, head, validation)
         self.num_features_ = head.num_features
         return self
@@ -129,9 +143,20 @@ class Detector(ABC):
         """A detector with the same hyper-parameters that has learned nothing."""
         return type(self)(**self.get_hyperparameters())
 
+    @property
+    def needs_validation(self) -> bool:
+        """Whether `fit` must have the features of the ID validation split, with the present hyper-parameters."""
+        return False
+
     def explain_choice(self) -> str:
         """How a hyper-parameter that fit itself chose was chosen; empty where there is none."""
         return ""
+
+
+def in_range_of(scores: Tensor, like: Tensor) -> Tensor:
+    """Scores in the type and on the device of ``like``, clipped to the largest number of that type."""
+    limit = torch.finfo(like.dtype).max
+    return scores.clamp(-limit, limit).to(like)
 
 
 @dataclass(frozen=True)

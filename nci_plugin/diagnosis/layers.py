@@ -1,33 +1,28 @@
 """Collapse layer by layer: each stage of a network measured as if a nearest-class-centre head stood on it.
 
-One pass over the training images fills a ClassStatistics for each stage, and one over the test and OOD images scores
-them; no feature is kept.
+Everything is read from the bank: the training statistics of each stage, and its pooled outputs of the test and OOD
+images, which the one forward pass left beside the features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST, TRAIN, Benchmark
-from nci_plugin.benchmarks.opening import image_batches
-from nci_plugin.checks import PluginError, check_finite
+from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST, Benchmark
+from nci_plugin.checks import PluginError
 from nci_plugin.collapse import measure
 from nci_plugin.collapse.geometry import centred_means, global_mean, present_classes
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import Detector
-from nci_plugin.diagnosis.stages import StageFeatures
-from nci_plugin.extraction import prepared
 from nci_plugin.feature_bank import FeatureBank
 from nci_plugin.head import LinearHead
 from nci_plugin.metrics import auroc
-from nci_plugin.networks.cut import Cut
+from nci_plugin.networks.stages import PENULTIMATE
 from nci_plugin.statistics import ClassStatistics
 
 SCORES: dict[str, dict[str, Any]] = {"nc1": {}, "nc2": {}, "nc3": {}, "nc4": {}, "nc5": {"max_logit": False}}
@@ -63,99 +58,73 @@ def nearest_centre_head(statistics: ClassStatistics) -> LinearHead:
     return LinearHead(weight, bias)
 
 
-@dataclass
-class _Stage:
-    """What is collected of one stage."""
-
-    statistics: ClassStatistics
-    head: LinearHead | None = None
-    detectors: dict[str, Detector] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    scores: dict[str, dict[str, list[Tensor]]] = field(default_factory=dict)
-    right: dict[str, int] = field(default_factory=dict)
-
-    def fit(self) -> None:
-        self.head = nearest_centre_head(self.statistics)
-        for name, settings in SCORES.items():
-            detector = registry.create(name, **settings)
-            try:
-                self.detectors[name] = detector.fit(self.statistics, self.head)
-            except PluginError as error:
-                self.notes[name] = str(error)
-
-    def add(self, split: str, features: Tensor, labels: Tensor) -> None:
-        assert self.head is not None
-        features = features.double()
-        logits = self.head.logits(features)
-        self.right[split] = self.right.get(split, 0) + int((logits.argmax(dim=1) == labels).sum())
-        for name, detector in self.detectors.items():
-            self.scores.setdefault(name, {}).setdefault(split, []).append(detector.score(features, logits))
-
-    def summary(self, name: str, benchmark: Benchmark, sizes: Mapping[str, int]) -> dict[str, Any]:
-        assert self.head is not None
-        metrics = measure(self.statistics, self.head)
-        scores = {
-            detector: {split: torch.cat(parts).numpy() for split, parts in by_split.items()}
-            for detector, by_split in self.scores.items()
-        }
-        notes = {key: reason for key, reason in metrics.notes.items() if key in METRICS}
-        return {
-            "stage": name,
-            **{metric: getattr(metrics, metric) for metric in METRICS},
-            "nearest_centre_accuracy": self.right[TEST] / sizes[TEST],
-            "auroc": {
-                group: {
-                    detector: float(
-                        100 * np.mean([auroc(by_split[TEST], by_split[f"{group}/{each}"]) for each in sets])
-                    )
-                    for detector, by_split in scores.items()
-                }
-                for group in (NEAR, FAR)
-                if (sets := benchmark.data_sets(group))
-            },
-            "notes": {**notes, **self.notes},
-        }
-
-
-def measure_layers(bank: FeatureBank, benchmark: Benchmark, head: str | None, progress: bool) -> list[dict[str, Any]]:
+def measure_layers(bank: FeatureBank, benchmark: Benchmark) -> list[dict[str, Any]]:
     """NC1, NC2, feature norm, nearest-class-centre accuracy (ID test) and AUROC of nc1 to nc5 after every stage.
 
     Each stage is a mapping of METRICS, shares in 0..1 and AUROC in percent; a value that does not exist is None, or
-    left out of ``auroc``, with the reason under ``notes``. Raises PluginError where the bank has no images.
+    left out of ``auroc``, with the reason under ``notes``. Raises PluginError where the bank has no stages: it was
+    extracted without, or the benchmark holds features.
     """
-    source = bank.images
-    if source is None or TRAIN not in source.splits:
+    stages = bank.stages
+    sets = {group: [f"{group}/{name}" for name in benchmark.data_sets(group)] for group in (NEAR, FAR)}
+    tested = [TEST, *(name for names in sets.values() for name in names)]
+    if stages is None or bank.statistics is None or not stages.statistics or not set(tested) <= set(stages.splits):
         raise PluginError("layers: stages can only be measured on images; the benchmark holds features")
-    tested = [TEST, *(f"{group}/{name}" for group in (NEAR, FAR) for name in benchmark.data_sets(group))]
-    sizes = {split: len(source.splits[split]) for split in (TRAIN, *tested)}
-    stages: dict[str, _Stage] = {}
-    quiet = None if progress else True  # None: quiet unless standard error is a terminal
-    with (
-        prepared(source.network, source.device),
-        tqdm(total=sum(sizes.values()), unit="img", desc="layers", disable=quiet) as bar,
-    ):
-        first = next(image_batches(TRAIN, source.splits[TRAIN], bank.batch_size))[0]
-        network = StageFeatures(source.network, Cut.of(source.network, first.to(source.device), head))
-        for split in (TRAIN, *tested):
-            row = 0
-            for images, labels in image_batches(split, source.splits[split], bank.batch_size, source.workers):
-                for name, features in network(images.to(source.device)).items():
-                    check_finite(f"split '{split}' features of {name}", features, first_index=row)
-                    if split == TRAIN:
-                        stage = stages.setdefault(name, _Stage(_statistics(benchmark, features)))
-                        stage.statistics.update(features, labels.long())
-                    else:
-                        stages[name].add(split, features, labels)
-                row += len(images)
-                bar.update(len(images))
-            if split == TRAIN:
-                for stage in stages.values():
-                    stage.fit()
-    return [stage.summary(name, benchmark, sizes) for name, stage in stages.items()]
+    statistics = {**stages.statistics, PENULTIMATE: bank.statistics}
+    return [_measured(bank, name, each, tested, sets) for name, each in statistics.items()]
 
 
-def _statistics(benchmark: Benchmark, features: Tensor) -> ClassStatistics:
-    return ClassStatistics(benchmark.num_classes, features.shape[1])
+def _measured(
+    bank: FeatureBank, stage: str, statistics: ClassStatistics, tested: Sequence[str], sets: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """One stage."""
+    head = nearest_centre_head(statistics)
+    detectors, notes = _fitted(statistics, head)
+    scores: dict[str, dict[str, list[Tensor]]] = {name: {split: [] for split in tested} for name in detectors}
+    right = 0
+    for split in tested:
+        for rows, labels in _batches(bank, split, stage):
+            features = rows.double()
+            logits = head.logits(features)
+            right += int((logits.argmax(dim=1) == labels).sum()) if split == TEST else 0
+            for name, detector in detectors.items():
+                scores[name][split].append(detector.score(features, logits))
+    whole = {name: {split: torch.cat(parts).numpy() for split, parts in each.items()} for name, each in scores.items()}
+    metrics = measure(statistics, head)
+    return {
+        "stage": stage,
+        **{metric: getattr(metrics, metric) for metric in METRICS},
+        "nearest_centre_accuracy": right / len(bank.splits[TEST]),
+        "auroc": {
+            group: {
+                name: float(100 * np.mean([auroc(by_split[TEST], by_split[each]) for each in splits]))
+                for name, by_split in whole.items()
+            }
+            for group, splits in sets.items()
+            if splits
+        },
+        "notes": {**{name: reason for name, reason in metrics.notes.items() if name in METRICS}, **notes},
+    }
+
+
+def _fitted(statistics: ClassStatistics, head: LinearHead) -> tuple[dict[str, Detector], dict[str, str]]:
+    """The detectors of SCORES on a stage, and why the others have no score on it."""
+    fitted: dict[str, Detector] = {}
+    notes: dict[str, str] = {}
+    for name, settings in SCORES.items():
+        try:
+            fitted[name] = registry.create(name, **settings).fit(statistics, head)
+        except PluginError as error:
+            notes[name] = str(error)
+    return fitted, notes
+
+
+def _batches(bank: FeatureBank, split: str, stage: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """A stage's features (n, P) of a split, a batch of the pass at a time, and their labels."""
+    assert bank.stages is not None
+    for shard, outputs in zip(bank.splits[split].shards, bank.stages.splits[split]):
+        features = shard.features if stage == PENULTIMATE else outputs[stage]
+        yield from zip(features.split(bank.batch_size), shard.labels.split(bank.batch_size))
 
 
 def mean_over_networks(layers: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from nci_plugin.benchmarks.benchmark import GROUP_ROWS
+from nci_plugin.precision import AMP_SHIFT
 from nci_plugin.results import METRICS, Result, formatted, is_over_seeds, table
 
 TITLES = {"ood": "standard OOD", "fsood": "full-spectrum OOD (covariate-shifted samples count as ID)"}
@@ -117,6 +118,34 @@ def _choice(by_seed: Mapping[str, Result]) -> str:
     differs = len({result.chosen_by for result in by_seed.values()}) > 1
     how = first.chosen_by + (f" for {first.seed}" if differs else "")
     return chosen if chosen == "none" else f"{chosen} ({how})"
+
+
+def amp_table(results: Sequence[Result]) -> Table | None:
+    """How far the precision of the pass moved each detector's scores against float32, over seeds; None if it did not.
+
+    See `precision.shift`: the largest difference, their mean, the lowest rank correlation, and the largest difference
+    of an AUROC.
+    """
+    shifts: dict[str, dict[str, Mapping[str, float]]] = {}
+    for result in results:
+        if AMP_SHIFT in result.provenance:
+            shifts.setdefault(result.detector, {})[result.seed] = result.provenance[AMP_SHIFT]
+    if not shifts:
+        return None
+    summaries: dict[str, Callable[[list[float]], float]] = {
+        "largest": max,
+        "mean": lambda values: float(np.mean(values)),
+        "rank_correlation": min,
+        "auroc": max,
+    }
+    rows = [["detector", "largest |difference|", "mean", "rank correlation", "AUROC (points)"]]
+    for detector, by_seed in shifts.items():
+        values = {name: [shift[name] for shift in by_seed.values() if name in shift] for name in summaries}
+        rows.append([detector, *(f"{f(values[name]):.3g}" if values[name] else "-" for name, f in summaries.items())])
+    first = next(iter(shifts.values()))
+    count = sum(int(shift["rows"]) for shift in first.values())
+    precision = next(result.provenance["amp"] for result in results if AMP_SHIFT in result.provenance)
+    return Table(f"scores in {precision} against float32, on {count} rows that passed in both", rows)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -8,13 +8,11 @@ import pytest
 from children import Whole
 from tiny import Tiny, draw_nothing
 
-from nci_plugin import extraction
-
 TRAINING = {"bank": ["msp", "nci", "knn3.yml"], "statistics": ["msp", "nci"]}
 
 
 @pytest.fixture(params=TRAINING)
 def whole(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Whole:
     monkeypatch.setattr("nci_plugin.report.figures.auroc_figure", draw_nothing)
-    monkeypatch.setattr(extraction, "STATISTICS_SECONDS", 0)
+    monkeypatch.setattr("nci_plugin.extraction.split.STATISTICS_SECONDS", 0)
     return Whole(Tiny(tmp_path), TRAINING[request.param])

@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from children import Whole, crew
-from tiny import COUNTS, tree
+from tiny import COUNTS, Tiny, tree
 
 from nci_plugin import distributed
 from nci_plugin.checks import PluginError
@@ -31,8 +31,8 @@ def split_files(output: Path) -> dict[str, bytes | None]:
     return {path: data for path, data in files.items() if "statistics-" not in path}
 
 
-def statistics(output: Path) -> dict[str, torch.Tensor]:
-    (path,) = output.rglob("statistics-*")
+def statistics(output: Path, of: str = "") -> dict[str, torch.Tensor]:
+    (path,) = output.rglob(f"{of}statistics-*")
     return safetensors.torch.load_file(path)
 
 
@@ -62,6 +62,17 @@ def test_the_same_numbers(whole: Whole, size: int) -> None:
     assert [child.text for child in children[1:]] == [""] * (size - 1)
     assert len(whole.tiny.passes()) <= alone + 3 * (size - 1), "each image passes once, but for the first batch"
     assert_agrees(whole, "out")
+
+
+def test_statistics_of_unit_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nci_plugin.extraction.split.STATISTICS_SECONDS", 0)
+    whole = Whole(Tiny(tmp_path), ["msp", "nci", "mds_pp"])
+    assert [child.wait() for child in crew(whole.arguments("out"), 2)] == [0, 0]
+    here, alone = (whole.tiny.root / name for name in ("out", "whole"))
+    for of in ("", "unit-"):
+        for name, expected in statistics(alone, of).items():
+            assert (statistics(here, of)[name] - expected).norm() <= 1e-12 * expected.norm(), name
+    assert not list(here.rglob("*part-*"))
 
 
 def test_several_networks(whole: Whole) -> None:

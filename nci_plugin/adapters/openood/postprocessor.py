@@ -14,10 +14,11 @@ from openood.utils.config import Config
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nci_plugin.adapters.openood.training_pass import device_of, training_pass
+from nci_plugin.adapters.openood.training_pass import device_of, features_of, training_pass
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import FitsOn, Training
 from nci_plugin.detectors.configuration import parse_detector
+from nci_plugin.feature_bank import FeatureSplit
 from nci_plugin.fingerprint import weights_digest
 from nci_plugin.head import LinearHead
 from nci_plugin.networks.cut import Cut
@@ -48,14 +49,15 @@ class DetectorPostprocessor(BasePostprocessor):
         self.hyperparam_search_done = False
         self.head_name: str | None = None
         self.weights: str | None = None
-        self._fitted_on: tuple[Training, LinearHead] | None = None
+        self._fitted_on: tuple[Training, LinearHead, FeatureSplit | None] | None = None
 
     # ---------------------------------------------------------------- fit
 
     def setup(self, net: nn.Module, id_loader_dict: Mapping[str, Any], ood_loader_dict: Any) -> None:
         """Fit on ``id_loader_dict["train"]``, unless that was done with these weights; leaves the network in eval mode.
 
-        Postprocessors that are set up on the same network and training images share one pass over them.
+        Postprocessors that are set up on the same network and training images share one pass over them. A detector that
+        calibrates on ID validation images passes those of ``id_loader_dict["val"]`` too; none reads OOD images.
         """
         net.eval()
         weights = weights_digest(net)
@@ -67,13 +69,15 @@ class DetectorPostprocessor(BasePostprocessor):
         if self.detector.fits_on is not FitsOn.NOTHING:
             if "train" not in id_loader_dict:
                 raise PluginError(f"postprocessor '{self.detector.name}': needs the loader of the training images")
-            with_features = self.detector.fits_on is FitsOn.BANK
-            done = training_pass(net, id_loader_dict["train"], with_features)
-            training: Training = done.bank if with_features else done.statistics
-            self.detector.fit(training, done.head)
+            done = training_pass(net, id_loader_dict["train"], self.detector.fits_on is FitsOn.BANK)
+            training = done.training(self.detector.fits_on)
+            validation = None
+            if self.detector.needs_validation and "val" in id_loader_dict:
+                validation = features_of(net, done.head_name, id_loader_dict["val"])
+            self.detector.fit(training, done.head, validation)
             self.head_name = done.head_name
             if self.detector.fit_reads:  # to fit again when the search changes what fit reads
-                self._fitted_on = training, done.head
+                self._fitted_on = training, done.head, validation
         self.weights = weights
         self.setup_flag = True
 

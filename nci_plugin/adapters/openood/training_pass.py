@@ -17,13 +17,14 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 from tqdm import tqdm
 
 from nci_plugin.checks import PluginError
+from nci_plugin.detectors.base import FitsOn, Training
 from nci_plugin.extraction import REUSE_TOLERANCE
 from nci_plugin.feature_bank import Chunk, FeatureSplit
 from nci_plugin.files import digest
 from nci_plugin.fingerprint import network_digest
 from nci_plugin.head import LinearHead
 from nci_plugin.networks.cut import Cut
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.statistics import ClassStatistics, unit_rows
 
 PROBE_ROWS = 8
 """Images that are passed again before a pass is used again."""
@@ -31,7 +32,7 @@ PROBE_ROWS = 8
 
 @dataclass(frozen=True, eq=False)
 class TrainingPass:
-    """What one pass left: the head and its name, the statistics, and the features only if a detector asked for them.
+    """What one pass left: the head and its name, both statistics, and the features only if a detector asked for them.
 
     ``probe`` are a few of the images with their features.
     """
@@ -39,8 +40,18 @@ class TrainingPass:
     head_name: str
     head: LinearHead
     statistics: ClassStatistics
+    unit_statistics: ClassStatistics
     bank: FeatureSplit | None
     probe: tuple[Tensor, Tensor]
+
+    def training(self, fits_on: FitsOn) -> Training:
+        """What a detector fits on."""
+        return {
+            FitsOn.NOTHING: None,
+            FitsOn.STATISTICS: self.statistics,
+            FitsOn.UNIT_STATISTICS: self.unit_statistics,
+            FitsOn.BANK: self.bank,
+        }[fits_on]
 
     def is_of(self, network: nn.Module) -> bool:
         """Whether the network, known by its weights and source, still computes the same."""
@@ -78,6 +89,17 @@ def training_pass(network: nn.Module, loader: Any, with_features: bool) -> Train
     return done
 
 
+@torch.no_grad()
+def features_of(network: nn.Module, head_name: str, loader: Any) -> FeatureSplit:
+    """Features, logits and labels of OpenOOD's batches of other images; the network must be in eval mode."""
+    cut, device = Cut(network, head_name), device_of(network)
+    chunks = []
+    for batch in tqdm(loader, desc="setup", disable=None):
+        features, logits = cut(batch["data"].to(device).float())
+        chunks.append(Chunk(features.cpu(), logits.cpu(), batch["label"].cpu().long()))
+    return FeatureSplit(chunks)
+
+
 def device_of(network: nn.Module) -> torch.device:
     """Where the network's first parameter, or buffer, is; the CPU if it has neither."""
     return next((tensor.device for tensor in chain(network.parameters(), network.buffers())), torch.device("cpu"))
@@ -92,16 +114,18 @@ def _pass(network: nn.Module, loader: Any, with_features: bool) -> TrainingPass:
         if cut is None:
             cut = Cut.of(network, images)
             head = cut.head
-            statistics = ClassStatistics(head.num_classes, head.num_features)
+            statistics, unit_statistics = (ClassStatistics(head.num_classes, head.num_features) for _ in range(2))
             probe = images[:PROBE_ROWS].cpu(), cut(images[:PROBE_ROWS])[0].cpu()
         features, logits = cut(images)
         chunk = Chunk(features.cpu(), logits.cpu(), batch["label"].cpu().long())
         statistics.update(chunk.features, chunk.labels)
+        unit_statistics.update(unit_rows(chunk.features), chunk.labels)
         if with_features:
             chunks.append(chunk)
     if cut is None:
         raise PluginError("training loader: it is empty; it needs at least one batch")
-    return TrainingPass(cut.head_name, head, statistics, FeatureSplit(chunks) if with_features else None, probe)
+    bank = FeatureSplit(chunks) if with_features else None
+    return TrainingPass(cut.head_name, head, statistics, unit_statistics, bank, probe)
 
 
 def _content(loader: Any) -> Hashable:

@@ -53,20 +53,22 @@ def _parameters(module: nn.Module, name: str, head: str) -> int:
 
 
 class StageFeatures:
-    """A network whose forward pass gives the pooled output (n, P) of every stage, and the penultimate features."""
+    """A network whose forward pass gives the pooled outputs of its stages beside features and logits."""
 
     def __init__(self, network: nn.Module, cut: Cut) -> None:
         self.cut = cut
         modules = dict(network.named_modules())
         self._stages = {name: modules[name] for name in find_stages(network, cut.head_name)}
 
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Features (n, P) in float32 on the CPU by stage, in the order in which the stages ran."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Features (n, P), logits (n, K) and the pooled output (n, P_s) of every stage that has one.
+
+        All are float32 on the network's device; stages come in the order in which they ran.
+        """
         with _outputs_of(self._stages) as outputs:
-            features, _ = self.cut(images)
+            features, logits = self.cut(images)
         pooled = {name: pool(output, len(images)) for name, output in outputs.items()}
-        found = {name: tensor.float().cpu() for name, tensor in pooled.items() if tensor is not None}
-        return {**found, PENULTIMATE: features.cpu()}
+        return features, logits, {name: tensor.float() for name, tensor in pooled.items() if tensor is not None}
 
 
 def pool(output: Any, count: int) -> Tensor | None:

@@ -1,0 +1,61 @@
+"""Everything that one network left on one benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nci_plugin.feature_bank.split import FeatureSplit
+from nci_plugin.feature_bank.store import SplitStore
+from nci_plugin.head import LinearHead
+from nci_plugin.statistics import ClassStatistics
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A network on its device, and its images by split: Datasets of (image (3, H, W), label)."""
+
+    network: nn.Module
+    device: torch.device
+    splits: Mapping[str, Any]
+    workers: int
+
+
+@dataclass(frozen=True, eq=False)
+class Stages:
+    """Pooled outputs of the network's stages, in the order in which they ran; the penultimate features are the bank's.
+
+    ``statistics`` are those of the training split by stage. ``splits`` maps a split to its shards, of as many rows as
+    those of its features, and a shard maps a stage to its output (n, P_s) in float32.
+    """
+
+    statistics: Mapping[str, ClassStatistics]
+    splits: Mapping[str, Sequence[Mapping[str, Tensor]]]
+
+
+@dataclass(eq=False)
+class FeatureBank:
+    """Everything that a detector may read of one network on one benchmark.
+
+    ``splits`` maps names such as ``id/test`` and ``near/cifar100`` to features; the training split is there only if a
+    detector needs it. ``statistics`` are those of the training split and ``unit_statistics`` those of its `unit_rows`;
+    None if no detector needs them. ``batch_size`` images went through the network at a time, and ``images`` are that
+    network and those images, for methods that must pass them again. ``training_store`` is where features of the
+    training split are stored if they ever were. ``stages`` are there if asked for. ``float32`` holds the first rows of
+    the tested splits once more, in float32, where the pass was in another precision.
+    """
+
+    head: LinearHead
+    splits: dict[str, FeatureSplit]
+    statistics: ClassStatistics | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 200
+    images: Images | None = None
+    training_store: SplitStore | None = None
+    unit_statistics: ClassStatistics | None = None
+    stages: Stages | None = None
+    float32: dict[str, FeatureSplit] = field(default_factory=dict)
