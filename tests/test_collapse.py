@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse import Undefined, held_out_cdnv, measure, nearest_centre, ortho_dev
-from nci_plugin.collapse.means import log_mean, log_variance
+from nci_plugin.collapse.geometry import centre_distances, chords
+from nci_plugin.collapse.means import log_mean, log_variance, nearest_etf, smallest_angles
 from nci_plugin.collapse.measure import NEEDS_ETF
 from nci_plugin.collapse.variability import nc1_cdnv, nc1_pinv, nc1_quotient
 from nci_plugin.feature_bank import Chunk, FeatureSplit
@@ -110,8 +111,10 @@ def test_equals_the_golden_values(golden, values, digits):
         assert got[name] == pytest.approx(expected, rel=1e-10), name
     cosines = values["public"]["nc3_cosines"]
     assert (metrics.nc3_cosine_mean, metrics.nc3_cosine_std) == near((np.mean(cosines), np.std(cosines, ddof=1)))
-    assert metrics.notes.keys() == {"minority_cosine_means", "minority_cosine_weights"}  # one class is in the minority
-    assert metrics.minority_classes == (2,)
+    unequal = {"gof_slope_means", "gof_slope_weights", "minority_cosine_means", "minority_cosine_weights"}
+    reason = "collapse: largest / smallest class is 1.27; this is defined from 2 on"
+    assert metrics.notes == dict.fromkeys(unequal, reason)
+    assert metrics.minority_classes == ()
     assert (metrics.mean_convention, metrics.between_rank, metrics.classes) == ("classes", 5, tuple(range(6)))
 
 
@@ -173,8 +176,39 @@ def test_more_classes_than_a_simplex_has_room_for_say_so():
 
 def test_the_simplex_minimises_the_log_mean_and_has_no_variance():
     vertices, others = etf(6, 8), imbalanced([1] * 6, 8)[0]
-    assert log_mean(vertices) < log_mean(others)
-    assert log_variance(vertices) < 1e-25 < log_variance(others)
+    assert log_mean(chords(vertices)) < log_mean(chords(others))
+    assert log_variance(chords(vertices)) < 1e-25 < log_variance(chords(others))
+
+
+def test_nearest_etf_undoes_rotation_scale_and_noise():
+    vertices = etf(5, 9)
+    torch.testing.assert_close(nearest_etf(7 * vertices + 3), vertices, rtol=0, atol=1e-12)
+    noise = 0.1 * torch.randn(5, 9, dtype=torch.float64, generator=torch.manual_seed(0))
+    rows = vertices + noise - noise.mean(dim=0)
+    found, overlap = nearest_etf(rows), float((nearest_etf(rows) * rows).sum())
+    torch.testing.assert_close(found @ found.T, vertices @ vertices.T, rtol=0, atol=1e-12)  # a simplex ETF
+    others = [vertices, *(etf(5, 9, seed) for seed in range(1, 20))]
+    assert all(overlap > float((other * rows).sum()) for other in others)  # no other ETF lies as near
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (torch.ones(1, 4), "1 classes in 4 features: a simplex ETF needs"),
+        (torch.randn(5, 3), "5 classes in 3 features: a simplex ETF needs"),
+        (torch.eye(4)[[0, 1, 1, 1]], "span fewer than K - 1 = 3 dimensions"),
+    ],
+)
+def test_there_is_not_always_a_nearest_etf(rows, reason):
+    with pytest.raises(Undefined, match=reason):
+        nearest_etf(rows.double())
+
+
+def test_smallest_angle_of_each_class():
+    turned = torch.tensor([0.0, 1e-6, 90.0, 210.0]).double().deg2rad()
+    rows = torch.stack([turned.cos(), turned.sin()], dim=1) * torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    angles = smallest_angles(chords(rows), 4)
+    assert angles.tolist() == pytest.approx([1e-6, 1e-6, 90 - 1e-6, 120], rel=1e-6)
 
 
 def test_orthogonal_frame():
@@ -185,6 +219,7 @@ def test_orthogonal_frame():
     assert metrics.nc2_equiangular_weights == pytest.approx(1 / 4)
     assert metrics.effective_rank_weights == pytest.approx(5)
     assert metrics.smallest_angle_weights == pytest.approx(90)
+    assert metrics.smallest_angles_weights == pytest.approx([90] * 5)
 
 
 def test_ortho_dev_as_constructed():
@@ -259,6 +294,14 @@ def test_float32_far_from_the_origin_agrees_with_float64():
     assert len(agreements) == 1
 
 
+def test_distances_to_centres_keep_their_digits_far_from_the_origin():
+    features, labels, _ = imbalanced()
+    centres = statistics_of(features, labels, 4).means
+    expected = (features[:, None] - centres).norm(dim=2)
+    offset = 2.0**20  # of which sums with the features lose 1e-10
+    torch.testing.assert_close(centre_distances(features + offset, centres + offset), expected, rtol=0, atol=1e-7)
+
+
 def test_weighted_and_unweighted_mean_are_both_there():
     features, labels, head = imbalanced()
     statistics = statistics_of(features, labels, 4)
@@ -311,7 +354,7 @@ def test_one_sample_of_each_class():
     assert metrics.nc1_pinv is metrics.nc1_quotient is metrics.nc1_cdnv is None
     assert "two samples" in metrics.notes["nc1_pinv"]
     assert metrics.nc2_etf_error is not None
-    assert "every class has 1 samples" in metrics.notes["gof_slope_means"]
+    assert "largest / smallest class is 1;" in metrics.notes["gof_slope_means"]
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e4 / 3])
@@ -379,7 +422,18 @@ def test_merged_minority_classes():
     assert metrics.effective_rank_weights < 3
     assert "same direction" not in metrics.notes.get("gnc2_log_mean", "")
     with pytest.raises(Undefined, match="3 of 15 pairs of classes have the same direction"):
-        log_mean(weight)
+        log_mean(chords(weight))
+
+
+@pytest.mark.parametrize(("counts", "minority"), [((19, 12, 11, 10), ()), ((20, 12, 11, 10), (1, 2, 3))])
+def test_class_sizes_count_as_unequal_from_twice_on(counts, minority):
+    """Below, a slope against them would be noise, as large as one likes."""
+    features, labels, head = imbalanced(counts)
+    metrics = measure(statistics_of(features, labels, 4), head)
+    assert metrics.minority_classes == minority
+    for name in ("gof_slope_means", "gof_slope_weights", "minority_cosine_means", "minority_cosine_weights"):
+        assert (getattr(metrics, name) is None) == (not minority), name
+    assert ("defined from 2 on" in metrics.notes.get("gof_slope_means", "")) == (not minority)
 
 
 def test_slopes_of_a_general_orthogonal_frame():

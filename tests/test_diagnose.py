@@ -21,16 +21,17 @@ from nci_plugin.diagnosis.explanation import MIN_CHECKPOINTS, PROPERTIES, correl
 from nci_plugin.diagnosis.geometry import Plane, distance_from_frame
 from nci_plugin.diagnosis.layers import mean_over_networks, nearest_centre_head
 from nci_plugin.diagnosis.network import DETECTORS, NOT_STORED, SECOND_PASS, STORED
-from nci_plugin.diagnosis.stages import PENULTIMATE, StageFeatures, find_stages, pool
 from nci_plugin.feature_bank import FeatureSplit
 from nci_plugin.networks.cut import Cut
 from nci_plugin.networks.factory import build_network
+from nci_plugin.networks.stages import PENULTIMATE, StageFeatures, find_stages, pool
 from nci_plugin.statistics import ClassStatistics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SEEDS = ["s0", "s1"]
-FIGURES = {"classes", "cosines", "distances", "roc", "plane", "layers", "scores_csid", "scores_near", "scores_far"}
+SCORES = {f"scores_{group}" for group in ("csid", "near", "far")}
+FIGURES = {"variances", "duality", "cosines", "distances", "roc", "plane", "layers", *SCORES}
 
 
 def diagnose(tiny: Tiny, *flags: str, **options: Any) -> list[str]:
@@ -86,6 +87,8 @@ def test_run_prints_every_part_and_says_where_nc4_comes_from(run):
         "neural collapse on 12 training samples: 3 of 3 classes",
         "OrthoDev",
         "penultimate",
+        "s1: class by class on 12 training samples",
+        "cos(w_k, mu_k), not NC3",
         "sentence by rule",
     ):
         assert text in out
@@ -154,7 +157,7 @@ def test_vector_figures_are_the_same_each_time(tmp_path):
 
     explanation = explain(records_of([0.1, 0.2], [90.0, 80.0]))
     for name in ("first", "second"):
-        figure = explanation_figure(explanation)
+        figure = explanation_figure(explanation, "tiny")
         assert figure is not None
         save(figure, tmp_path / f"{name}.svg")
     assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
@@ -226,7 +229,7 @@ def test_a_damaged_diagnosis_is_refused(tiny):
     assert command(diagnose(tiny))[0] == 0
     path = tiny.output / "diagnosis" / "network.json"
     content = path.read_text()
-    for text in (content[:50], "[]", content.replace('"version": 1', '"version": 0')):
+    for text in (content[:50], "[]", content.replace('"version": 2', '"version": 1')):
         path.write_text(text)
         code, _, err = command(["diagnose", str(tiny.output)])
         assert (code, err.count("\n")) == (2, 1)
@@ -276,11 +279,11 @@ def test_stage_features_are_pooled_maps_and_the_penultimate_feature():
     network = build_network("nci_plugin.networks.resnet:ResNet18_32x32", 6, {"width": 4}).eval()
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
-        found = StageFeatures(network, Cut.of(network, images))(images)
+        features, _, found = StageFeatures(network, Cut.of(network, images))(images)
         _, maps = network(images, return_feature_list=True)
-    assert list(found) == ["layer1", "layer2", "layer3", "layer4", PENULTIMATE]
+    assert list(found) == ["layer1", "layer2", "layer3", "layer4"]
     torch.testing.assert_close(found["layer2"], maps[2].mean(dim=(2, 3)))
-    torch.testing.assert_close(found["layer4"], found[PENULTIMATE])
+    torch.testing.assert_close(found["layer4"], features)
     assert not any(module._forward_hooks for module in network.modules())
 
 
@@ -327,11 +330,13 @@ def test_distances_from_a_frame_are_those_of_the_definition():
             FeatureSplit.of(features, torch.zeros(len(rows), 3), torch.zeros(len(rows))), statistics
         )
 
-    assert frame(means[1]) == pytest.approx({"span_share": 1, "vertex_angle": 0, "vertex_distance": 0}, abs=1e-5)
+    collapsed = {"span_share": 1, "vertex_angle": 0, "etf_angle": 0, "vertex_distance": 0}
+    assert frame(means[1]) == pytest.approx(collapsed, abs=1e-5)
     away = frame(mean + torch.tensor([0, 0, 0, 3.0]).double())  # orthogonal to the span
     radius = float((means[0] - mean).norm())
     assert away["span_share"] == pytest.approx(0, abs=1e-12)
     assert away["vertex_angle"] == pytest.approx(90)
+    assert away["etf_angle"] == pytest.approx(90)
     assert away["vertex_distance"] == pytest.approx(math.hypot(3, radius) / radius)
     both = frame(means[1], mean + torch.tensor([0, 0, 0, 3.0]).double())
     assert both["span_share"] == pytest.approx(0.5)
@@ -491,7 +496,7 @@ def test_train_makes_the_checkpoints_that_are_missing(tmp_path, monkeypatch):
     """On images that are not there: the training itself is the subject of test_training.py."""
     calls = []
 
-    def train_checkpoint(benchmark, directory, seed, device, recipe):
+    def train_checkpoint(benchmark, directory, seed, device, recipe, save_every):
         calls.append((benchmark.name, directory, seed, recipe.optimizer, recipe.augment, recipe.weight_decay))
         return {"accuracy": 100.0, "loss": 0.0}
 

@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
         help="a name (see 'nci-ood list') or a YAML file; or the results directory of an earlier diagnosis, which is"
         " printed and drawn again from its files",
     )
-    parser.add_argument("--layers", action="store_true", help="also measure every stage of the network, one pass more")
+    parser.add_argument("--layers", action="store_true", help="also measure every stage of the network")
     parser.add_argument(
         "--second-pass",
         action="store_true",
@@ -74,7 +74,8 @@ def _diagnose(networks: network.Networks) -> int:
     failures: set[str] = set()
     records = []
     for seed, each in networks.by_seed.items():
-        bank = extract(each, benchmark, FitsOn.STATISTICS, networks.extraction_options(seed), inputs.splits)
+        extraction_options = networks.extraction_options(seed)
+        bank = extract(each, benchmark, {FitsOn.STATISTICS}, extraction_options, inputs.splits, options.layers)
         directory.begin(bank, seed)
         evaluation = evaluate_bank(bank, benchmark, setups, seed, networks.provenance(seed))
         directory.add(evaluation, seed)
@@ -82,7 +83,7 @@ def _diagnose(networks: network.Networks) -> int:
         failures |= set(evaluation.failures)
         diagnosis = diagnose_network(bank, benchmark, evaluation, seed, options.second_pass, options.head)
         if options.layers:
-            diagnosis.record["layers"] = measure_layers(bank, benchmark, options.head, progress=True)
+            diagnosis.record["layers"] = measure_layers(bank, benchmark)
         write_diagnosis(directory.path, seed, diagnosis)
         records.append(diagnosis.record)
     directory.write_tables([result for result in complete(results) if result.detector not in failures], failures)
@@ -94,12 +95,15 @@ def _diagnose(networks: network.Networks) -> int:
 def _report(results: Path) -> None:
     """Print and draw what lies in a results directory."""
     from nci_plugin.report import diagnosis_tables as tables
+    from nci_plugin.report.class_figures import FEW_CLASSES
     from nci_plugin.report.diagnosis_figures import draw
     from nci_plugin.report.diagnosis_files import FOLDER, read_diagnoses, read_explanation
 
     stored = read_diagnoses(results)
     records = [each.record for each in stored]
-    for table in tables.all_tables([each.name for each in stored], records):
+    by_class = [tables.class_table(each.name, each.record) for each in stored]
+    few = [table for table in by_class if len(table.rows) <= FEW_CLASSES]
+    for table in [*tables.all_tables([each.name for each in stored], records), *few]:
         print(f"\n{table.text()}")
     print(f"\n{tables.explanation_text(read_explanation(results))}")
     figures = draw(results)

@@ -66,6 +66,18 @@ def between_directions(centred: Tensor, rcond: float = RCOND) -> tuple[Tensor, T
     return values[kept], vectors[kept]
 
 
+def whitening(covariance: Tensor, rcond: float = RCOND) -> Tensor:
+    """T (P, rank) with T T^T = pinv(covariance): ||T^T x||_2 is the length of x in units of the covariance (P, P).
+
+    Directions whose variance is at most ``rcond`` times the largest are left out. Raises Undefined where all are.
+    """
+    variances, vectors = torch.linalg.eigh(covariance)
+    kept = variances > rcond * variances[-1]
+    if not kept.any():
+        raise Undefined("collapse: the features do not vary within classes, so distances have no unit")
+    return vectors[:, kept] / variances[kept].sqrt()
+
+
 def lengths(rows: Tensor) -> Tensor:
     """Euclidean lengths, (K,)."""
     return torch.linalg.vector_norm(rows, dim=1)
@@ -83,6 +95,14 @@ def pair_distances(rows: Tensor) -> Tensor:
     """Distances between all pairs k < k' in the order of torch.triu_indices, (K (K - 1) / 2,)."""
     _check_pairs(rows)
     return torch.pdist(rows)  # from differences, so that close rows keep their digits
+
+
+def chords(rows: Tensor) -> Tensor:
+    """Distances between the directions of all pairs, 0 to 2, in the order of `pair_distances`.
+
+    A chord of length c spans the angle 2 arcsin(c / 2); the arccos of a cosine would lose small angles.
+    """
+    return pair_distances(directions(rows))
 
 
 def pair_cosines(rows: Tensor) -> Tensor:

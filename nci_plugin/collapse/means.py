@@ -1,6 +1,7 @@
 """NC2, how the class means or the weights stand to each other: simplex, hypersphere, orthogonal frame, or merged.
 
-Each equation takes vectors of K classes, ``rows`` (K, P): centred class means, raw class means or rows of the weight.
+Each equation takes vectors of K classes, ``rows`` (K, P): centred class means, raw class means or rows of the weight;
+or what many equations need of them, the `chords` (K (K - 1) / 2,) between their directions.
 None changes when all rows are scaled or rotated together, but for a slope's intercept, which is not returned.
 """
 
@@ -12,7 +13,10 @@ import torch
 from scipy.stats import linregress
 from torch import Tensor
 
-from nci_plugin.collapse.geometry import ROUNDING, Undefined, directions, lengths, pair_cosines, pair_distances
+from nci_plugin.collapse.geometry import RCOND, ROUNDING, Undefined, lengths, pair_cosines
+
+IMBALANCE = 2.0
+"""Largest over smallest class from which on class sizes count as unequal: below, a slope against them is only noise."""
 
 
 def equinorm(rows: Tensor) -> float:
@@ -45,28 +49,44 @@ def frame_error(products: Tensor) -> float:
     return float(torch.linalg.matrix_norm(products / norm - frame / math.sqrt(count - 1)))
 
 
-def log_inverse_distances(rows: Tensor) -> Tensor:
+def nearest_etf(rows: Tensor) -> Tensor:
+    """Unit vertices (K, P) of the simplex ETF that lies nearest to the centred rows, turned and scaled as they are.
+
+    With rows U S V^T, it is sqrt(K / (K-1)) U V^T (orthogonal Procrustes problem, Schoenemann 1966). Raises Undefined
+    where there is none, for K > P + 1, and where the rows span fewer than K - 1 dimensions, so that it is not unique.
+    """
+    count, width = rows.shape
+    if not 2 <= count <= width + 1:
+        raise Undefined(f"collapse: {count} classes in {width} features: a simplex ETF needs 2 <= K <= P + 1")
+    left, values, right = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)
+    if values[count - 2].square() <= RCOND * values[0].square():
+        raise Undefined(
+            f"collapse: the class means span fewer than K - 1 = {count - 1} dimensions, so no ETF is nearest"
+        )
+    return math.sqrt(count / (count - 1)) * left[:, : count - 1] @ right[: count - 1]
+
+
+def log_inverse_distances(chords: Tensor) -> Tensor:
     """log(1 / ||u_k - u_k'||) of all pairs, u = row / its length, (K (K - 1) / 2,), each at least -log 2.
 
     Generalised NC2, hyperspherical uniformity (Liu et al. 2023), which also holds for K > P + 1 where no simplex ETF
     exists: the mean is smallest and the variance 0 at a simplex ETF, where every pair gives -0.5 log(2K / (K-1)).
     Raises Undefined where two directions are equal.
     """
-    distances = pair_distances(directions(rows))
-    equal = int((distances <= ROUNDING).sum())
+    equal = int((chords <= ROUNDING).sum())
     if equal:
-        raise Undefined(f"collapse: {equal} of {len(distances)} pairs of classes have the same direction")
-    return -distances.log()
+        raise Undefined(f"collapse: {equal} of {len(chords)} pairs of classes have the same direction")
+    return -chords.log()
 
 
-def log_mean(rows: Tensor) -> float:
+def log_mean(chords: Tensor) -> float:
     """Mean of `log_inverse_distances`; a simplex ETF gives -0.5 log(2K / (K-1)), the least (Liu et al. 2023)."""
-    return float(log_inverse_distances(rows).mean())
+    return float(log_inverse_distances(chords).mean())
 
 
-def log_variance(rows: Tensor) -> float:
+def log_variance(chords: Tensor) -> float:
     """Variance of `log_inverse_distances` over pairs, by their number less one; 0 at an ETF (Liu et al. 2023)."""
-    values = log_inverse_distances(rows)
+    values = log_inverse_distances(chords)
     if len(values) < 2:
         raise Undefined("collapse: the variance over pairs needs two pairs, two classes have one")
     return float(values.var())
@@ -83,7 +103,7 @@ def mean_abs_cosine(rows: Tensor) -> float:
 def log_slope(rows: Tensor, counts: Tensor) -> float:
     """Slope of log ||row_k|| against log n_k, counts (K,) (Dang et al. 2023): 0 where lengths ignore the class size.
 
-    In a general orthogonal frame the lengths follow the class sizes. Raises Undefined for balanced classes.
+    In a general orthogonal frame the lengths follow the class sizes. Raises Undefined below IMBALANCE.
     """
     length = lengths(rows)
     _check_imbalanced(counts)
@@ -95,15 +115,16 @@ def log_slope(rows: Tensor, counts: Tensor) -> float:
 def is_minority(counts: Tensor) -> Tensor:
     """Which classes are smaller than sqrt(largest * smallest class), (K,) bool: half-way on a logarithmic scale.
 
-    For two sizes of classes (Fang et al. 2021) that parts them. No class of a balanced set is in the minority.
+    For two sizes of classes (Fang et al. 2021) that parts them. Below IMBALANCE no class is in the minority.
     """
-    return counts < (counts.max() * counts.min()).sqrt()
+    unequal = counts.max() >= IMBALANCE * counts.min()
+    return (counts < (counts.max() * counts.min()).sqrt()) & unequal
 
 
 def minority_cosine(rows: Tensor, counts: Tensor) -> float:
     """Mean cosine over pairs of minority classes, -1 to 1; 1 where they have merged (Fang et al. 2021).
 
-    Raises Undefined where fewer than two classes are in the minority.
+    Raises Undefined below IMBALANCE and where fewer than two classes are in the minority.
     """
     _check_imbalanced(counts)
     minority = rows[is_minority(counts)]
@@ -112,10 +133,15 @@ def minority_cosine(rows: Tensor, counts: Tensor) -> float:
     return float(pair_cosines(minority).mean())
 
 
-def smallest_angle(rows: Tensor) -> float:
-    """Smallest angle between two rows in degrees, 0 (merged) to arccos(-1/(K-1)) (ETF)."""
-    chord = pair_distances(directions(rows)).min()
-    return math.degrees(2 * math.asin(min(float(chord) / 2, 1.0)))  # arccos would lose small angles
+def smallest_angles(chords: Tensor, count: int) -> Tensor:
+    """Angle of each of ``count`` rows to the row nearest in direction, degrees (K,), 0 (merged) to 180.
+
+    At a simplex ETF all are arccos(-1/(K-1)), which the smallest of them never exceeds.
+    """
+    nearest = chords.new_full((count,), 2.0)
+    for side in torch.triu_indices(count, count, offset=1):
+        nearest.scatter_reduce_(0, side, chords, "amin")
+    return torch.rad2deg(2 * (nearest / 2).clamp(max=1).asin())
 
 
 def effective_rank(rows: Tensor) -> float:
@@ -130,5 +156,6 @@ def effective_rank(rows: Tensor) -> float:
 
 
 def _check_imbalanced(counts: Tensor) -> None:
-    if counts.max() == counts.min():
-        raise Undefined(f"collapse: every class has {int(counts.max())} samples; this is defined for unequal classes")
+    ratio = float(counts.max() / counts.min())
+    if ratio < IMBALANCE:
+        raise Undefined(f"collapse: largest / smallest class is {ratio:.3g}; this is defined from {IMBALANCE:g} on")

@@ -5,14 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Optional
 
-import torch
 from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_finite, check_number
 from nci_plugin.collapse import duality, means, variability
-from nci_plugin.collapse.geometry import RCOND, Undefined, centred_means, lengths, present_classes
+from nci_plugin.collapse.geometry import (
+    RCOND,
+    Undefined,
+    between_directions,
+    centred_means,
+    chords,
+    lengths,
+    present_classes,
+)
 from nci_plugin.head import LinearHead
 from nci_plugin.statistics import ClassStatistics
 
@@ -81,10 +89,12 @@ class CollapseMetrics:
     gof_mean_abs_cosine_uncentred: Value
     gof_slope_means: Value  # of log ||mu_k|| against log n_k
     gof_slope_weights: Value
-    minority_classes: tuple[int, ...]  # smaller than sqrt(largest * smallest)
+    minority_classes: tuple[int, ...]  # smaller than sqrt(largest * smallest); none below IMBALANCE
     minority_cosine_means: Value  # of centred means
     minority_cosine_weights: Value
-    smallest_angle_means: Value  # of centred means, in degrees
+    smallest_angles_means: PerClass  # of each centred mean to another, in degrees
+    smallest_angles_weights: PerClass
+    smallest_angle_means: Value  # the smallest of them
     smallest_angle_weights: Value
     effective_rank_means: Value  # of centred means
     effective_rank_weights: Value
@@ -115,8 +125,10 @@ def measure(
     counts = statistics.counts[classes]
     raw, centred = statistics.means[classes], centred_means(statistics, mean)
     weight = head.weight.detach().cpu().double()[classes]
+    between = cache(lambda: between_directions(centred, rcond))
+    centred_chords, weight_chords = cache(lambda: chords(centred)), cache(lambda: chords(weight))
     equations: dict[str, Callable[[], float | Tensor]] = {
-        "nc1_pinv": lambda: variability.nc1_pinv(statistics, mean, rcond),
+        "nc1_pinv": lambda: variability.pinv_trace(statistics, *between()),
         "nc1_quotient": lambda: variability.nc1_quotient(statistics, mean),
         "nc1_cdnv": lambda: variability.nc1_cdnv(statistics),
         "nc2_centred_norms": lambda: lengths(centred),
@@ -126,8 +138,8 @@ def measure(
         "nc2_equiangular_means": lambda: means.equiangular(centred),
         "nc2_equiangular_weights": lambda: means.equiangular(weight),
         "nc2_etf_error": lambda: means.etf_error(centred),
-        "gnc2_log_mean": lambda: means.log_mean(centred),
-        "gnc2_log_variance": lambda: means.log_variance(centred),
+        "gnc2_log_mean": lambda: means.log_mean(centred_chords()),
+        "gnc2_log_variance": lambda: means.log_variance(centred_chords()),
         "nc3_self_duality": lambda: duality.self_duality(weight, centred),
         "nc3_duality_error": lambda: duality.duality_error(weight, centred),
         "nc3_cosines": lambda: duality.class_cosines(weight, centred),
@@ -145,8 +157,10 @@ def measure(
         "gof_slope_weights": lambda: means.log_slope(weight, counts),
         "minority_cosine_means": lambda: means.minority_cosine(centred, counts),
         "minority_cosine_weights": lambda: means.minority_cosine(weight, counts),
-        "smallest_angle_means": lambda: means.smallest_angle(centred),
-        "smallest_angle_weights": lambda: means.smallest_angle(weight),
+        "smallest_angles_means": lambda: means.smallest_angles(centred_chords(), len(classes)),
+        "smallest_angles_weights": lambda: means.smallest_angles(weight_chords(), len(classes)),
+        "smallest_angle_means": lambda: means.smallest_angles(centred_chords(), len(classes)).min(),
+        "smallest_angle_weights": lambda: means.smallest_angles(weight_chords(), len(classes)).min(),
         "effective_rank_means": lambda: means.effective_rank(centred),
         "effective_rank_weights": lambda: means.effective_rank(weight),
     }
@@ -163,7 +177,7 @@ def measure(
         etf_exists=etf_exists,
         classes=tuple(classes.tolist()),
         class_counts=tuple(map(int, counts.tolist())),
-        between_rank=int(torch.linalg.matrix_rank(centred, rtol=math.sqrt(rcond))),
+        between_rank=_value("between_rank", lambda: len(between()[0]), {}) or 0,
         class_variances=tuple(v if n > 1 else None for v, n in zip(variances, counts.tolist())),
         minority_classes=tuple(classes[means.is_minority(counts)].tolist()),
         notes=notes,

@@ -41,7 +41,11 @@ def nc1_pinv(statistics: ClassStatistics, mean: str = "classes", rcond: float = 
     Sigma_B = M^T M / K. Only variance in the span of the centred class means counts. ``rcond``: eigenvalues of Sigma_B
     up to this share of the largest are taken as zero.
     """
-    values, vectors = between_directions(centred_means(statistics, mean), rcond)
+    return pinv_trace(statistics, *between_directions(centred_means(statistics, mean), rcond))
+
+
+def pinv_trace(statistics: ClassStatistics, values: Tensor, vectors: Tensor) -> float:
+    """`nc1_pinv` from the `between_directions` of the centred class means, values (r,) and vectors (r, P)."""
     within = ((vectors @ within_covariance(statistics)) * vectors).sum(dim=1)
     return float((within / values.square()).sum())  # the K of 1/K and that of Sigma_B cancel
 

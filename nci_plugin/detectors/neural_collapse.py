@@ -11,16 +11,16 @@ from torch import Tensor
 
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse.geometry import (
-    RCOND,
     between_directions,
     centre_distances,
     centred_means,
     global_mean,
     lengths,
     present_classes,
+    whitening,
 )
 from nci_plugin.collapse.variability import within_covariance
-from nci_plugin.detectors.base import Detector, FitsOn, Paper
+from nci_plugin.detectors.base import Detector, FitsOn, Paper, in_range_of
 from nci_plugin.detectors.neco import NECO
 from nci_plugin.detectors.registry import register
 from nci_plugin.feature_bank import FeatureSplit
@@ -50,20 +50,13 @@ class NC1(Detector):
     fits_on = FitsOn.STATISTICS
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
-        variances, directions = torch.linalg.eigh(within_covariance(training))
-        kept = variances > RCOND * variances[-1]
-        if not kept.any():
-            raise PluginError(
-                f"detector '{self.name}': the training features do not vary within classes, so distances have no unit;"
-                " leave this detector out"
-            )
         self.classes_ = present_classes(training)
         self.means_ = training.means[self.classes_]
-        self.whitening_ = directions[:, kept] / variances[kept].sqrt()  # (P, rank)
+        self.whitening_ = whitening(within_covariance(training))  # (P, rank)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         offsets = features.double() - self.means_.to(features.device)[_predicted(logits, self.classes_)]
-        return _finite(-lengths(offsets @ self.whitening_.to(features.device)), logits)
+        return in_range_of(-lengths(offsets @ self.whitening_.to(features.device)), like=logits)
 
 
 @register
@@ -137,7 +130,7 @@ class NC4(Detector):
         distances = centre_distances(features, self.means_.to(features.device))
         predicted = _predicted(logits, self.classes_)[:, None]
         own = distances.gather(1, predicted)[:, 0]
-        return _finite(distances.scatter(1, predicted, torch.inf).amin(dim=1) - own, logits)
+        return in_range_of(distances.scatter(1, predicted, torch.inf).amin(dim=1) - own, like=logits)
 
 
 @register
@@ -155,9 +148,3 @@ def _predicted(logits: Tensor, classes: Tensor) -> Tensor:
 def _share(part: Tensor, whole: Tensor) -> Tensor:
     """part / whole, 0 where ``whole`` is."""
     return torch.where(whole > 0, part / whole, 0.0)
-
-
-def _finite(scores: Tensor, like: Tensor) -> Tensor:
-    """Scores in the type of ``like``, clipped to its largest number."""
-    limit = torch.finfo(like.dtype).max
-    return scores.clamp(-limit, limit).to(like)

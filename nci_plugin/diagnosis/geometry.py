@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nci_plugin.collapse.geometry import (
+    Undefined,
     between_directions,
     centre_distances,
     centred_means,
@@ -18,6 +20,7 @@ from nci_plugin.collapse.geometry import (
     lengths,
     present_classes,
 )
+from nci_plugin.collapse.means import nearest_etf
 from nci_plugin.feature_bank import FeatureSplit
 from nci_plugin.statistics import ClassStatistics
 
@@ -26,27 +29,32 @@ PROJECTED_ROWS = 400
 """Samples of a split that are projected for the figure, evenly spaced."""
 
 
-def distance_from_frame(split: FeatureSplit, statistics: ClassStatistics) -> dict[str, float]:
+def distance_from_frame(split: FeatureSplit, statistics: ClassStatistics) -> dict[str, float | None]:
     """How far the features of a split lie from the frame of centred class means m_k = mu_k - mu_G.
 
     Means over samples of ``span_share``: share of ||h - mu_G|| inside the span of the m_k, 0..1 (1 at collapse);
-    ``vertex_angle``: angle between h - mu_G and the nearest m_k, degrees (0 at collapse); ``vertex_distance``:
-    min_k ||h - mu_k|| in units of the mean ||m_k|| (0 at collapse). A feature at mu_G has angle 90 and share 0.
+    ``vertex_angle``: angle between h - mu_G and the nearest m_k, degrees (0 at collapse); ``etf_angle``: and the
+    nearest vertex of the simplex ETF that fits the m_k best (0 at collapse), None where there is no such ETF;
+    ``vertex_distance``: min_k ||h - mu_k|| in units of the mean ||m_k|| (0 at collapse). A feature at mu_G has angles
+    of 90 and share 0.
     """
     centred, mean = centred_means(statistics), global_mean(statistics)
     _, basis = between_directions(centred)
-    unit, radius = directions(centred[lengths(centred) > 0]), float(lengths(centred).mean())
+    vertices, radius = [directions(centred[lengths(centred) > 0])], float(lengths(centred).mean())
+    with suppress(Undefined):
+        vertices.append(nearest_etf(centred))
     centres = statistics.means[present_classes(statistics)]
-    totals = torch.zeros(3, dtype=torch.float64)
+    totals = torch.zeros(2 + len(vertices), dtype=torch.float64)
     for chunk in split.chunks():
         offsets = chunk.features.double() - mean
         length = lengths(offsets)
         share = torch.where(length > 0, lengths(offsets @ basis.T) / length, 0.0)
-        cosine = torch.where(length > 0, (offsets @ unit.T).amax(dim=1) / length, 0.0)
+        cosines = [torch.where(length > 0, (offsets @ each.T).amax(dim=1) / length, 0.0) for each in vertices]
+        angles = [cosine.clamp(-1, 1).arccos().rad2deg().sum() for cosine in cosines]
         distance = centre_distances(chunk.features, centres).amin(dim=1) / radius
-        totals += torch.stack([share.sum(), cosine.clamp(-1, 1).arccos().rad2deg().sum(), distance.sum()])
+        totals += torch.stack([share.sum(), distance.sum(), *angles])
     values = (totals / len(split)).tolist()
-    return dict(zip(("span_share", "vertex_angle", "vertex_distance"), values))
+    return {"etf_angle": None, **dict(zip(("span_share", "vertex_distance", "vertex_angle", "etf_angle"), values))}
 
 
 class Plane:

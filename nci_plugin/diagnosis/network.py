@@ -22,7 +22,7 @@ from nci_plugin.feature_bank import FeatureBank, FeatureSplit
 from nci_plugin.networks.cut import Cut
 from nci_plugin.statistics import ClassStatistics
 
-VERSION = 1
+VERSION = 2
 """Of the record; one of another version is not read."""
 
 DETECTORS = ("nc1", "nc2", "nc3", "nc4", "nc5", "pscore", "feature_norm")

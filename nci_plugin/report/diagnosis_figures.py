@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR
+from nci_plugin.report.class_figures import (
+    FEW_CLASSES,
+    cosine_figure,
+    count_figure,
+    distance_figure,
+    duality_figure,
+    variance_figure,
+)
 from nci_plugin.report.diagnosis_files import FOLDER, Stored, read_diagnoses, read_explanation
 from nci_plugin.report.figures import COLOURS, MARKERS, SUFFIXES, new_figure, save
 from nci_plugin.report.score_figures import (
-    BINS,
     DASHES,
     GROUP_COLOURS,
     ID_COLOUR,
@@ -26,12 +32,6 @@ from nci_plugin.report.score_figures import (
     score_histograms,
     suptitle,
 )
-
-FEW_CLASSES = 30
-"""Up to here classes get a bar or a label each, beyond a histogram."""
-
-IMBALANCE = 2.0
-"""Largest over smallest class from which on their sizes say something of the lengths of means and weights."""
 
 
 def draw(results: Path) -> list[str]:
@@ -46,118 +46,15 @@ def draw(results: Path) -> list[str]:
 
 def figures(results: Path) -> Iterator[tuple[str, Figure]]:
     """Draw every figure of ``results/diagnosis`` from its files alone; yields its path there, without suffix."""
-    for stored in read_diagnoses(results):
+    diagnoses = read_diagnoses(results)
+    for stored in diagnoses:
         for name, draw_one in FIGURES.items():
             figure = draw_one(stored)
             if figure is not None:
                 yield f"{stored.name}/{name}", figure
-    figure = explanation_figure(read_explanation(results))
+    figure = explanation_figure(read_explanation(results), diagnoses[0].record["benchmark"])
     if figure is not None:
         yield "explanation", figure
-
-
-# -------------------------------------------------------------------- classes
-
-
-def class_figure(stored: Stored) -> Figure:
-    """Variance within each class (NC1) and cosine of weight and centred mean (NC3): bars, or histograms of many."""
-    collapse = stored.record["collapse"]
-    figure = new_figure(7.6, 2.9)
-    left, right = figure.subplots(1, 2)
-    variances = [value for value in collapse["class_variances"] if value is not None]
-    classes = [k for k, value in zip(collapse["classes"], collapse["class_variances"]) if value is not None]
-    _per_class(left, classes, variances, "mean ||h - mu_k||² (feature units²)", COLOURS[NEAR])
-    left.set_title("NC1: variance within classes", fontsize=9)
-    _per_class(right, collapse["classes"], collapse["nc3_cosines"] or [], "cos(w_k, mu_k - mu_G)", COLOURS[FAR])
-    right.set_title("NC3: weights along centred means", fontsize=9)
-    if len(collapse["classes"]) <= FEW_CLASSES:
-        right.axhline(1, color="0.3", linewidth=0.8, linestyle="--")
-    suptitle(figure, stored, f"Collapse class by class, n = {collapse['num_samples']} training samples")
-    return figure
-
-
-def _per_class(axis: Axes, classes: Sequence[int], values: Sequence[float], label: str, colour: str) -> None:
-    if len(classes) <= FEW_CLASSES:
-        places = range(len(values))
-        axis.bar(places, values, color=colour)
-        axis.set_xticks(places, [str(k) for k in classes][: len(values)], fontsize=8)
-        axis.set_xlabel("class")
-        axis.set_ylabel(label, fontsize=8)
-    else:
-        axis.hist(values, BINS, color=colour)
-        axis.set_xlabel(label, fontsize=8)
-        axis.set_ylabel("classes")
-
-
-def cosine_figure(stored: Stored) -> Figure | None:
-    """Cosines of all pairs of centred class means: K x K beside the simplex ETF's, and their histogram."""
-    if "pair_cosines" not in stored.arrays:
-        return None
-    classes, cosines = stored.arrays["classes"], stored.arrays["pair_cosines"]
-    count = len(classes)
-    target = -1 / (count - 1)
-    figure = new_figure(9.6, 3.2)
-    measured, ideal, counts = figure.subplots(1, 3)
-    for axis, values, name in ((measured, cosines, "measured"), (ideal, np.full_like(cosines, target), "simplex ETF")):
-        drawn = axis.imshow(_square(values, count, 1.0), vmin=-1, vmax=1, cmap="PuOr_r")
-        axis.set_title(name, fontsize=9)
-        _class_ticks(axis, classes)
-    figure.colorbar(drawn, ax=[measured, ideal], label="cosine", shrink=0.8)
-    counts.hist(cosines, BINS if count > 6 else 12, color=COLOURS[NEAR])
-    counts.axvline(target, color=COLOURS[FAR], linestyle="--")
-    counts.set_title(f"all pairs; dashed: ETF, -1/(K-1) = {target:.3g}", fontsize=9)
-    counts.set_xlabel("cosine of a pair of centred means")
-    counts.set_ylabel("pairs")
-    suptitle(figure, stored, f"NC2: angles between centred class means, n = {len(cosines)} pairs")
-    return figure
-
-
-def distance_figure(stored: Stored) -> Figure | None:
-    """Distances of all pairs of class means, classes ordered so that close ones are neighbours."""
-    if "class_order" not in stored.arrays:
-        return None
-    order, classes = stored.arrays["class_order"], stored.arrays["classes"]
-    matrix = _square(stored.arrays["pair_distances"], len(classes), 0.0)[np.ix_(order, order)]
-    figure = new_figure(4.4, 3.9)
-    axis = figure.subplots()
-    figure.colorbar(axis.imshow(matrix, cmap="viridis", vmin=0), ax=axis, label="||mu_k - mu_k'|| (feature units)")
-    _class_ticks(axis, classes[order])
-    suptitle(figure, stored, "Distances between class means, clustered")
-    return figure
-
-
-def _square(pairs: NDArray[Any], count: int, diagonal: float) -> NDArray[Any]:
-    matrix = np.full((count, count), diagonal)
-    rows, columns = np.triu_indices(count, 1)
-    matrix[rows, columns] = matrix[columns, rows] = pairs
-    return matrix
-
-
-def _class_ticks(axis: Axes, classes: NDArray[Any]) -> None:
-    if len(classes) <= FEW_CLASSES:
-        names = [str(k) for k in classes.tolist()]
-        axis.set_xticks(range(len(names)), names, fontsize=7)
-        axis.set_yticks(range(len(names)), names, fontsize=7)
-    axis.set_xlabel("class", fontsize=8)
-    axis.set_ylabel("class", fontsize=8)
-
-
-def count_figure(stored: Stored) -> Figure | None:
-    """Lengths of weights and class means against the class sizes; none where those differ by less than IMBALANCE."""
-    collapse = stored.record["collapse"]
-    if collapse["imbalance_ratio"] < IMBALANCE or collapse["nc2_weight_norms"] is None:
-        return None
-    figure = new_figure(7.6, 2.9)
-    panels = {"||w_k||": ("nc2_weight_norms", "gof_slope_weights"), "||mu_k||": ("class_mean_norms", "gof_slope_means")}
-    for axis, (label, (field, slope)) in zip(figure.subplots(1, 2), panels.items()):
-        axis.loglog(collapse["class_counts"], collapse[field], "o", markersize=4, color=COLOURS[NEAR])
-        axis.set_xlabel("training samples of the class n_k")
-        axis.set_ylabel(f"{label} (feature units)" if "mu" in label else label)
-        known = collapse[slope]
-        axis.set_title("slope not defined" if known is None else f"slope {known:.3g} in log-log", fontsize=9)
-        axis.tick_params(which="both", labelsize=7)
-    suptitle(figure, stored, f"Class sizes, largest / smallest = {collapse['imbalance_ratio']:.3g}")
-    return figure
 
 
 def plane_figure(stored: Stored) -> Figure | None:
@@ -204,9 +101,6 @@ def plane_figure(stored: Stored) -> Figure | None:
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     suptitle(figure, stored, "Features in the plane of the class means (circles), origin mu_G, feature units")
     return figure
-
-
-# -------------------------------------------------------------------- layers, networks
 
 
 def layer_figure(stored: Stored) -> Figure | None:
@@ -262,7 +156,7 @@ def layer_figure(stored: Stored) -> Figure | None:
     return figure
 
 
-def explanation_figure(explanation: Mapping[str, Any]) -> Figure | None:
+def explanation_figure(explanation: Mapping[str, Any], benchmark: str) -> Figure | None:
     """AUROC of each property's score against its collapse metric, a point a network."""
     rows = [row for row in explanation["properties"] if None not in row["metric"] and None not in row["auroc"]]
     names = list(dict.fromkeys(row["property"] for row in rows))
@@ -286,12 +180,15 @@ def explanation_figure(explanation: Mapping[str, Any]) -> Figure | None:
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False
     )
-    figure.suptitle(f"Collapse and detection, a point a network, n = {explanation['checkpoints']}", fontsize=10)
+    figure.suptitle(
+        f"Collapse and detection on {benchmark}, a point a network, n = {explanation['checkpoints']}", fontsize=10
+    )
     return figure
 
 
 FIGURES: dict[str, Callable[[Stored], Figure | None]] = {
-    "classes": class_figure,
+    "variances": variance_figure,
+    "duality": duality_figure,
     "cosines": cosine_figure,
     "distances": distance_figure,
     "class_sizes": count_figure,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nci_plugin.diagnosis.layers import mean_over_networks
-from nci_plugin.diagnosis.stages import POOLING
+from nci_plugin.networks.stages import POOLING
 from nci_plugin.report.tables import Table
 
 Records = Sequence[Mapping[str, Any]]
@@ -82,9 +82,52 @@ def collapse_table(names: Sequence[str], records: Records) -> Table:
     return Table(title, rows, [f"NC4 on id/train: {'; '.join(sources)}", *_notes(records)])
 
 
+def sample_mean_table(names: Sequence[str], records: Records) -> Table | None:
+    """Collapse metrics that differ, in the digits shown, where mu_G is the mean of all samples; None if none does."""
+    columns = {field: _column(records, "collapse_sample_mean", field) for field in METRICS}
+    rows = [
+        [METRICS[field][0], *column]
+        for field, column in columns.items()
+        if column != _column(records, "collapse", field)
+    ]
+    title = f"{records[0]['benchmark']}, the metrics that differ where mu_G = mean of all samples"
+    return Table(title, [["metric", *names], *rows]) if rows else None
+
+
+PER_CLASS = {
+    "class_counts": "n_k",
+    "class_variances": "mean ||h - mu_k||^2",
+    "class_norms_l2": "mean ||h||_2",
+    "class_mean_norms": "||mu_k||",
+    "nc2_centred_norms": "||mu_k - mu_G||",
+    "nc2_weight_norms": "||w_k||",
+    "nc3_cosines": "cos(w_k, mu_k - mu_G)",
+    "uncentred_cosines": "cos(w_k, mu_k), not NC3",
+    "smallest_angles_means": "angle of mu_k - mu_G",
+    "smallest_angles_weights": "angle of w_k",
+}
+"""Field of CollapseMetrics with a value for each class -> its header."""
+
+
+def class_table(name: str, record: Mapping[str, Any]) -> Table:
+    """What is known of each class of one network."""
+    collapse = record["collapse"]
+    classes = collapse["classes"]
+    columns = [[_number(value) for value in collapse[field] or [None] * len(classes)] for field in PER_CLASS]
+    header = ["class", *PER_CLASS.values()]
+    note = "angle: the smallest to another class, in degrees; mu_G = mean of the class means"
+    title = f"{record['benchmark']}, {name}: class by class on {collapse['num_samples']} training samples"
+    return Table(title, [header, *(list(row) for row in zip(map(str, classes), *columns))], [note])
+
+
 def all_tables(names: Sequence[str], records: Records) -> list[Table]:
-    """Every table of some diagnoses, ``names`` in the columns of the first."""
-    tables = (collapse_table(names, records), ood_table(records), layers_table(records))
+    """Every table of some diagnoses over all classes, ``names`` in the columns of the first."""
+    tables = (
+        collapse_table(names, records),
+        sample_mean_table(names, records),
+        ood_table(records),
+        layers_table(records),
+    )
     return [table for table in tables if table is not None]
 
 
@@ -104,12 +147,24 @@ def _notes(records: Records) -> list[str]:
 
 def ood_table(records: Records) -> Table:
     """Each split against the training means: means over networks."""
-    rows = [["split", "n", "OrthoDev", "share in span", "angle", "distance", "pScore 5/50/95 %", "||h||_1 5/50/95 %"]]
+    rows = [
+        [
+            "split",
+            "n",
+            "OrthoDev",
+            "share in span",
+            "angle",
+            "to ETF",
+            "distance",
+            "pScore 5/50/95 %",
+            "||h||_1 5/50/95 %",
+        ]
+    ]
     for name, split in records[0]["splits"].items():
         same = [record["splits"][name] for record in records]
         frame = [
             _mean([each["frame"] and each["frame"][key] for each in same])
-            for key in ("span_share", "vertex_angle", "vertex_distance")
+            for key in ("span_share", "vertex_angle", "etf_angle", "vertex_distance")
         ]
         spreads = [_quantiles([each.get(score) for each in same]) for score in ("pscore", "feature_norm")]
         rows.append([name, str(split["n"]), _mean([each["ortho_dev"] for each in same]), *frame, *spreads])
@@ -119,8 +174,9 @@ def ood_table(records: Records) -> Table:
         rows,
         [
             "OrthoDev: mean |cos| of the split's mean with the class means, uncentred. Means over samples: share of"
-            " ||h - mu_G|| in the span of the centred class means; angle in degrees to the nearest of them; distance to"
-            " the nearest class mean over their mean distance from mu_G. At collapse ID has 1, 0 and 0."
+            " ||h - mu_G|| in the span of the centred class means; angle in degrees to the nearest of them, and"
+            " to the nearest vertex of the simplex ETF that fits them best; distance to the nearest class mean over"
+            " their mean distance from mu_G. At collapse ID has 1, 0, 0 and 0."
         ],
     )
 
@@ -183,5 +239,5 @@ def _percent(value: float | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Four significant digits, without an exponent where that stays short."""
-    return UNKNOWN if value is None else f"{value:.4g}"
+    """Four significant digits, without an exponent where that stays short; whole numbers in full."""
+    return UNKNOWN if value is None else str(value) if isinstance(value, int) else f"{value:.4g}"

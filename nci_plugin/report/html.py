@@ -50,7 +50,7 @@ def table(caption: str, rows: Sequence[Sequence[str]], notes: Sequence[str] = ()
 def image(data: bytes, alternative: str) -> Html:
     """A PNG inside the page."""
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    return element("figure", element("img", src=source, alt=alternative, loading="lazy"), tabindex="0")
+    return element("figure", element("img", src=source, alt=alternative), tabindex="0")
 
 
 def folded(summary: str, *content: str, unfolded: bool = False) -> Html:
@@ -114,7 +114,8 @@ img { display: block; max-width: 100%; height: auto; }
   th, td { padding: 0.1rem 0.35rem; }
   thead { display: table-header-group; }
   tr, figure { break-inside: avoid; }
-  h2, summary, caption { break-after: avoid; }
+  h2, summary, caption, thead { break-after: avoid; }
+  tbody tr:first-child { break-before: avoid; }
   img { max-height: 120mm; }
 }
 """
@@ -137,5 +138,11 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
     table.tBodies[0].append(...known, ...rows.filter(row => key(row) === "-"));
   }));
 }
+const folded = [];
+addEventListener("beforeprint", () => {
+  folded.push(...document.querySelectorAll("details:not([open])"));
+  for (const part of folded) part.open = true;
+});
+addEventListener("afterprint", () => { for (const part of folded.splice(0)) part.open = false; });
 """
-"""Columns sort at a click, values that are missing last."""
+"""Columns sort at a click, values that are missing last; a print is whole, whatever is folded on the screen."""

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from nci_plugin.report import html
 from nci_plugin.report.diagnosis_figures import figures
-from nci_plugin.report.diagnosis_files import has_diagnosis, read_diagnoses, read_explanation
-from nci_plugin.report.diagnosis_tables import all_tables
+from nci_plugin.report.diagnosis_files import Stored, has_diagnosis, read_diagnoses, read_explanation
+from nci_plugin.report.diagnosis_tables import all_tables, class_table
 from nci_plugin.report.figures import draw_aurocs, rendered
 from nci_plugin.report.files import ResultsDirectory
 from nci_plugin.report.html import Html, element
@@ -38,6 +38,7 @@ def page(path: Path, results: Sequence[Result], scores: Mapping[str, Figure]) ->
                 html.table(each.title, each.rows, each.notes)
                 for each in all_tables([each.name for each in stored], [each.record for each in stored])
             ),
+            *(_class_table(each) for each in stored),
             *_diagnosis_figures(path),
         ]
     sections["Scores"] = [html.folded(detector, _image(figure)) for detector, figure in scores.items()]
@@ -76,6 +77,12 @@ def _benchmark(results: Sequence[Result]) -> Iterator[Html]:
         yield element("div", *(drawn.pop(metric) for metric in FIRST_METRICS), class_="row")
         yield html.folded(", ".join(drawn), element("div", *drawn.values(), class_="row"))
     yield _image(draw_aurocs(whole))
+
+
+def _class_table(stored: Stored) -> Html:
+    table = class_table(stored.name, stored.record)
+    drawn = html.table(table.title, table.rows, table.notes, sortable=True)
+    return html.folded(f"Classes of {stored.name}", drawn)
 
 
 def _diagnosis_figures(path: Path) -> Iterator[Html]:

@@ -9,35 +9,27 @@ same batches. Making the synthetic features is not counted.
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
-import sys
 import time
 
 import torch
+from measuring import parser, peak_mb, publish
 
 from nci_plugin.collapse import measure
 from nci_plugin.head import LinearHead
 from nci_plugin.statistics import BUFFER_ROWS, ClassStatistics
 
 
-def peak_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024**2 if sys.platform == "darwin" else 1024)  # kilobytes, but bytes on macOS
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=1_281_167)
-    parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--features", type=int, default=2048)
-    options = parser.parse_args()
+def main(arguments: list[str] | None = None) -> None:
+    made = parser(__doc__)
+    made.add_argument("--samples", type=int, default=1_281_167, metavar="N")
+    made.add_argument("--classes", type=int, default=1000, metavar="K")
+    made.add_argument("--features", type=int, default=2048, metavar="P")
+    options = made.parse_args(arguments)
     small = torch.randn(64, 64)
     torch.linalg.svd(small @ small.T)
     own = peak_mb()
 
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(options.seed)
     head = LinearHead(torch.randn(options.classes, options.features, generator=generator), torch.zeros(options.classes))
     centres = torch.rand(options.classes, options.features, generator=generator)
     statistics = ClassStatistics(options.classes, options.features)
@@ -60,13 +52,13 @@ def main() -> None:
     seconds["measure"] = time.perf_counter() - started
     report = {
         "shape": [options.samples, options.features, options.classes],
-        "threads": torch.get_num_threads(),
+        "sizes": {"threads": torch.get_num_threads()},
         "memory_beyond_torch_MB": round(peak_mb() - own),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "time_over_products": round((seconds["updates"] + seconds["measure"]) / seconds["products"], 2),
-        "nc1_quotient": metrics.nc1_quotient,
+        "metrics": {"nc1_quotient": metrics.nc1_quotient},
     }
-    print(json.dumps(report))
+    publish(report, options.json)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ sentences about all networks together, with rank correlations where there are en
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from measuring import parser, publish
 
 from nci_plugin.diagnosis.explanation import GROUPS, explain, over_networks
 from nci_plugin.report.diagnosis_files import has_diagnosis, read_diagnoses
@@ -34,31 +35,43 @@ METRICS = {
 }
 
 
-def row(name: str, by_directory: Sequence[Sequence[float | None]], form: str) -> str:
-    cells = [over_networks(values, form) for values in by_directory]
-    return f"| {name} | {' | '.join(cells)} |"
+def cells(by_directory: Sequence[Sequence[float | None]], form: str) -> list[str]:
+    return [over_networks(values, form) for values in by_directory]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", nargs="+", type=Path)
-    directories = [path for path in parser.parse_args().results if has_diagnosis(path)]
-    records: list[list[Mapping[str, Any]]] = [[each.record for each in read_diagnoses(path)] for path in directories]
-    print(f"| | {' | '.join(path.name for path in directories)} |")
-    print("|---|" + "---|" * len(directories))
-    print(row("networks", [[len(each)] for each in records], ".0f").replace(" ± 0", ""))
+def rows(records: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[str]]:
+    """The table: a row for each metric, a cell for each results directory."""
+    table = {"networks": [str(len(each)) for each in records]}
     for name, field in METRICS.items():
-        print(row(name, [[record["collapse"][field] for record in each] for each in records], ".3g"))
+        table[name] = cells([[record["collapse"][field] for record in each] for each in records], ".3g")
     test = [[record["nc4"]["id/test"] for record in each] for each in records]
-    print(row("NC4 agreement, ID test", [[nc4["agreement"] for nc4 in each] for each in test], ".4f"))
-    print(row("nearest-class-centre accuracy, ID test", [[nc4["accuracy"] for nc4 in each] for each in test], ".4f"))
+    table["NC4 agreement, ID test"] = cells([[nc4["agreement"] for nc4 in each] for each in test], ".4f")
+    accuracy = cells([[nc4["accuracy"] for nc4 in each] for each in test], ".4f")
+    table["nearest-class-centre accuracy, ID test"] = accuracy
     for score in dict.fromkeys(score for each in records for record in each for score in record["auroc"]):
         for group in GROUPS:
             values = [[record["auroc"].get(score, {}).get(group) for record in each] for each in records]
-            print(row(f"AUROC {score}, {group}-OOD (%)", values, ".2f"))
+            table[f"AUROC {score}, {group}-OOD (%)"] = cells(values, ".2f")
+    return table
+
+
+def main(arguments: list[str] | None = None) -> None:
+    made = parser(__doc__)
+    made.add_argument("results", nargs="+", type=Path)
+    options = made.parse_args(arguments)
+    directories = [path for path in options.results if has_diagnosis(path)]
+    records: list[list[Mapping[str, Any]]] = [[each.record for each in read_diagnoses(path)] for path in directories]
+    table = rows(records)
+    sentences = explain([record for each in records for record in each])["sentences"]
+    print(f"| | {' | '.join(path.name for path in directories)} |")
+    print("|---|" + "---|" * len(directories))
+    for name, values in table.items():
+        print(f"| {name} | {' | '.join(values)} |")
     print("\nAll networks together:")
-    for sentence in explain([record for each in records for record in each])["sentences"]:
+    for sentence in sentences:
         print(f"- {sentence}")
+    if options.json is not None:
+        publish({"results": [str(path) for path in directories], "rows": table, "sentences": sentences}, options.json)
 
 
 if __name__ == "__main__":

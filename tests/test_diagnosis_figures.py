@@ -1,0 +1,259 @@
+"""What the figures and tables of a diagnosis show, read off their axes and rows; also of odd classes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_collapse import etf, head_of, imbalanced
+
+from nci_plugin import Benchmark, Features
+from nci_plugin.api import resolve_detectors
+from nci_plugin.detectors.base import FitsOn
+from nci_plugin.diagnosis.explanation import explain
+from nci_plugin.diagnosis.network import DETECTORS, diagnose_network
+from nci_plugin.evaluation import evaluate_bank
+from nci_plugin.extraction import extract
+from nci_plugin.head import LinearHead
+from nci_plugin.report.class_figures import (
+    FEW_CLASSES,
+    cosine_figure,
+    count_figure,
+    distance_figure,
+    duality_figure,
+    variance_figure,
+)
+from nci_plugin.report.diagnosis_figures import FIGURES, figures
+from nci_plugin.report.diagnosis_files import Stored, read_diagnoses, write_diagnosis, write_explanation
+from nci_plugin.report.diagnosis_tables import PER_CLASS, class_table, ood_table, sample_mean_table
+from nci_plugin.report.figures import rendered
+from nci_plugin.report.score_figures import members
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LONG_TAIL = tuple(int(200 * 0.9**k) + 1 for k in range(40))
+
+
+def diagnosed(features, labels, head) -> Stored:
+    """The diagnosis of these training features; the test and OOD sets are noise about them."""
+    width, head = features.shape[1], LinearHead(head.weight.float(), head.bias.float())
+
+    def noise(count: int, seed: int, scale: float = 1.0) -> torch.Tensor:
+        return scale * torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+    few = slice(None, None, max(1, len(features) // 50))
+    test = Features(features[few].float() + noise(len(features[few]), 1, 0.1), labels[few])
+    benchmark = Benchmark.from_splits(
+        "made",
+        num_classes=head.num_classes,
+        train=Features(features.float(), labels),
+        test=test,
+        csid={"shifted": Features(test.features + 0.5, test.labels)},
+        near={"first": Features(noise(30, 2), None), "second": Features(noise(40, 3, 2.0), None)},
+        far={"third": Features(noise(50, 4) + 5, None)},
+    )
+    bank = extract(head, benchmark, {FitsOn.STATISTICS})
+    evaluation = evaluate_bank(bank, benchmark, resolve_detectors(DETECTORS), "", {})
+    diagnosis = diagnose_network(bank, benchmark, evaluation, "")
+    scores = {name: by_split for name, by_split in evaluation.scores.items() if name in DETECTORS}
+    return Stored("network", diagnosis.record, diagnosis.arrays, scores)
+
+
+@pytest.fixture(scope="module")
+def few() -> Stored:
+    return diagnosed(*imbalanced((40, 20, 10, 5)))
+
+
+@pytest.fixture(scope="module")
+def many() -> Stored:
+    """40 classes of 200 down to 4 samples, in 50 features, one of 41 absent."""
+    features, labels, head = imbalanced(LONG_TAIL, width=50)
+    weight = torch.cat([head.weight, torch.ones(1, 50, dtype=torch.float64)])
+    return diagnosed(features, labels, head_of(weight))
+
+
+def all_figures(stored: Stored):
+    return {name: figure for name, draw in FIGURES.items() if (figure := draw(stored)) is not None}
+
+
+@pytest.mark.parametrize("which", ["few", "many"])
+def test_every_figure_names_subject_benchmark_network_and_number(which, request):
+    stored = request.getfixturevalue(which)
+    drawn = all_figures(stored)
+    assert set(drawn) == set(FIGURES) - {"layers"}  # which only images have
+    for name, figure in drawn.items():
+        title = figure.get_suptitle()
+        assert f"made, one network, K = {len(stored.record['collapse']['classes'])}" in title, name
+        texts = [
+            title,
+            *(
+                t.get_text()
+                for a in figure.axes
+                for t in [a.title, *(a.get_legend_handles_labels()[1])]
+                if hasattr(t, "get_text")
+            ),
+        ]
+        legends = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+        assert any("n = " in text for text in [*texts, *legends]), name
+
+
+def test_variances_of_few_classes_one_by_one_and_as_a_histogram(few):
+    bars, counts = variance_figure(few).axes
+    assert [bar.get_height() for bar in bars.patches] == list(few.record["collapse"]["class_variances"])
+    assert sum(bar.get_width() for bar in counts.patches) == 4
+    assert "feature units²" in bars.get_ylabel()
+
+
+def test_variances_of_many_classes_are_a_histogram_of_those_that_have_one(many):
+    (axis,) = variance_figure(many).axes
+    assert sum(bar.get_height() for bar in axis.patches) == len(LONG_TAIL)
+
+
+def test_weight_cosines_are_shown_centred_and_uncentred(few):
+    collapse = few.record["collapse"]
+    (axis,) = duality_figure(few).axes
+    drawn = {line.get_label(): list(line.get_ydata()) for line in axis.lines}
+    assert drawn["cos(w_k, mu_k - mu_G), centred: NC3"] == list(collapse["nc3_cosines"])
+    assert drawn["cos(w_k, mu_k), uncentred: not NC3"] == list(collapse["uncentred_cosines"])
+    assert drawn["NC3 at collapse"] == [1, 1]
+
+
+def test_cosines_have_the_line_of_the_simplex(few):
+    measured, ideal, counts, _ = cosine_figure(few).axes
+    means = np.array([few.arrays["plane/means"][k] for k in range(4)])
+    assert means.shape == (4, 2)
+    matrix = measured.images[0].get_array()
+    assert matrix[0, 1] == few.arrays["pair_cosines"][0] == matrix[1, 0]
+    assert set(np.unique(ideal.images[0].get_array())) == {-1 / 3, 1.0}
+    assert list(counts.lines[0].get_xdata()) == [-1 / 3, -1 / 3]
+    assert sum(bar.get_height() for bar in counts.patches) == 6
+
+
+@pytest.mark.parametrize("which", ["few", "many"])
+def test_distances_are_in_the_order_of_the_clustering_and_labelled(which, request):
+    stored = request.getfixturevalue(which)
+    axis = distance_figure(stored).axes[0]
+    matrix, classes = axis.images[0].get_array(), stored.arrays["classes"][stored.arrays["class_order"]]
+    assert np.array_equal(matrix, matrix.T)
+    labels = {int(place): text.get_text() for place, text in zip(axis.get_xticks(), axis.get_xticklabels())}
+    assert 2 <= len(labels) <= FEW_CLASSES
+    assert all(str(classes[place]) == label for place, label in labels.items())
+    first, second = sorted(classes[:2])
+    pair = [tuple(each) for each in np.stack(np.triu_indices(len(classes), 1), axis=1)].index((first, second))
+    assert matrix[0, 1] == stored.arrays["pair_distances"][pair]
+
+
+def test_class_sizes_against_lengths_with_the_slope_and_against_angles(few):
+    collapse = few.record["collapse"]
+    of_weights, of_means, angles = count_figure(few).axes
+    for axis, field, slope in (
+        (of_weights, "nc2_weight_norms", "gof_slope_weights"),
+        (of_means, "class_mean_norms", "gof_slope_means"),
+    ):
+        points, line = axis.lines
+        assert list(points.get_xdata()) == [40, 20, 10, 5]
+        assert list(points.get_ydata()) == list(collapse[field])
+        x, y = np.log(line.get_xdata()), np.log(line.get_ydata())
+        fit = np.polyfit(np.log(collapse["class_counts"]), np.log(collapse[field]), 1)
+        assert (y[1] - y[0]) / (x[1] - x[0]) == pytest.approx(fit[0]) == pytest.approx(collapse[slope])
+        assert y == pytest.approx(np.polyval(fit, x))
+    drawn = {line.get_label(): list(line.get_ydata()) for line in angles.lines}
+    assert drawn["w_k"] == list(collapse["smallest_angles_weights"])
+    assert drawn["mu_k - mu_G"] == list(collapse["smallest_angles_means"])
+    assert drawn["ETF, 109.5°"][0] == pytest.approx(math.degrees(math.acos(-1 / 3)))
+    assert count_figure(diagnosed(*imbalanced((9, 9, 9)))) is None
+
+
+def test_scores_and_roc_curves_hold_every_sample_of_their_group(few):
+    for group, count in (("near", 70), ("far", 50)):
+        figure = FIGURES[f"scores_{group}"](few)
+        legend = " ".join(text.get_text() for text in figure.legends[0].get_texts())
+        sizes = [len(few.scores["nc1"][split]) for split in members(few.scores["nc1"], group)]
+        assert sum(sizes) == count
+        assert all(f"n = {size}" in legend for size in sizes)
+        assert [axis.get_title().split(",")[0] for axis in figure.axes if axis.get_title()] == list(few.scores)
+        assert f"{group}-OOD, n = {count}" in [axis.get_title() for axis in FIGURES["roc"](few).axes]
+
+
+# -------------------------------------------------------------------- from files alone, and odd classes
+
+
+def test_figures_are_drawn_from_files_alone_and_the_same(few, tmp_path):
+    from nci_plugin.diagnosis.network import Diagnosis
+
+    write_diagnosis(tmp_path, "", Diagnosis(dict(few.record), dict(few.arrays)))
+    write_explanation(tmp_path, explain([few.record]))
+    (tmp_path / "scores").mkdir()
+    for detector, by_split in few.scores.items():
+        np.savez(tmp_path / "scores" / f"{detector}.npz", **by_split)
+    (again,) = read_diagnoses(tmp_path)
+    assert again.name == few.name
+    drawn = {Path(name).name: rendered(figure, "png") for name, figure in figures(tmp_path)}
+    assert drawn.pop("explanation")
+    assert drawn == {name: rendered(figure, "png") for name, figure in all_figures(few).items()}
+
+
+@pytest.mark.parametrize(
+    ("counts", "width", "without"),
+    [
+        ((7,), 5, {"cosines", "distances", "class_sizes", "plane", "duality"}),  # one class
+        ((6, 4), 5, {"class_sizes", "plane"}),  # two: their means lie on a line
+        ((1, 1, 1), 5, {"variances", "class_sizes"}),  # nothing varies within classes
+        ((9, 1, 5), 2, set()),  # more classes than features, one of a single sample
+        ((9, 0, 5), 4, {"class_sizes", "plane"}),  # one absent
+    ],
+)
+def test_odd_classes_draw_what_there_is(counts, width, without):
+    stored = diagnosed(*imbalanced(counts, width=width))
+    assert set(FIGURES) - {"layers"} - set(all_figures(stored)) == without
+    rows = class_table("network", stored.record).rows
+    assert len(rows) - 1 == sum(count > 0 for count in counts)
+
+
+def test_constant_features_draw_what_there_is():
+    stored = diagnosed(torch.full((12, 4), 2.0), torch.arange(12) % 3, head_of(torch.randn(3, 4)))
+    assert {"cosines", "duality", "plane"}.isdisjoint(all_figures(stored))
+    assert "vary" in " ".join(stored.record["not_scored"].values())
+
+
+# -------------------------------------------------------------------- tables
+
+
+def test_table_of_classes_holds_every_value(few):
+    header, *rows = class_table("network", few.record).rows
+    assert header == ["class", *PER_CLASS.values()]
+    assert [row[:2] for row in rows] == [["0", "40"], ["1", "20"], ["2", "10"], ["3", "5"]]
+    cosines = few.record["collapse"]["nc3_cosines"]
+    assert [row[header.index("cos(w_k, mu_k - mu_G)")] for row in rows] == [f"{cosine:.4g}" for cosine in cosines]
+
+
+def test_other_global_mean_is_shown_where_it_makes_a_difference(few):
+    header, *rows = sample_mean_table(["network"], [few.record]).rows
+    assert header == ["metric", "network"]
+    shown = {label: value for label, value in rows}
+    sample = few.record["collapse_sample_mean"]
+    assert shown["NC1 Tr(Sigma_W) / Tr(Sigma_B)"] == f"{sample['nc1_quotient']:.4g}"
+    assert shown["NC2 ETF error, centred means"] == f"{sample['nc2_etf_error']:.4g}"
+    assert "NC1 class-distance normalised variance" not in shown  # is free of mu_G
+    assert "feature norm, mean ||h||_2" not in shown
+    assert sample_mean_table(["network"], [diagnosed(*imbalanced((9, 9, 9))).record]) is None
+
+
+def test_angle_to_the_simplex_is_that_to_the_means_where_they_are_one():
+    vertices = etf(4, 6)
+    stored = diagnosed(3 * vertices.repeat(5, 1), torch.arange(4).repeat(5), head_of(vertices))
+    for split in stored.record["splits"].values():
+        assert split["frame"]["etf_angle"] == pytest.approx(split["frame"]["vertex_angle"])
+    assert stored.record["splits"]["id/test"]["frame"]["etf_angle"] < 10
+    header, *rows = ood_table([stored.record]).rows
+    assert {row[header.index("angle")] for row in rows} == {row[header.index("to ETF")] for row in rows}
+
+
+def test_angle_to_a_simplex_that_does_not_exist_is_unknown():
+    stored = diagnosed(*imbalanced((9, 8, 7, 6), width=2))
+    assert all(split["frame"]["etf_angle"] is None for split in stored.record["splits"].values())
+    header, *rows = ood_table([stored.record]).rows
+    assert {row[header.index("to ETF")] for row in rows} == {"-"}
