@@ -334,6 +334,7 @@ def test_issue_has_every_field_and_the_csv_files_beside_it(vit, run, tmp_path):
         ("pytorch_ood:vim", "VIM"),
         ("pytorch_ood:rmd", "RMDS"),
         ("knn_l1", "KNN-L1"),
+        ("rmds_pp", "RMDS++"),
     ],
 )
 def test_detectors_have_the_names_of_the_board(name, expected):

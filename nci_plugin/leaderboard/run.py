@@ -24,6 +24,8 @@ ALIASES = {
     "mds_ensemble": "MDSEns",
     "pscore": "pScore",
     "feature_norm": "FeatureNorm",
+    "mds_pp": "MDS++",
+    "rmds_pp": "RMDS++",
 }
 """The leaderboard's names of detectors, where they are not the name here in another spelling."""
 

@@ -10,11 +10,13 @@ import pytest
 
 from nci_plugin.adapters.openood import methods
 from nci_plugin.benchmarks.opening import open_splits
+from nci_plugin.detectors import registry
 from nci_plugin.evaluation import evaluate_bank
 from nci_plugin.extraction import ExtractionOptions, extract
-from nci_plugin.feature_bank import FeatureBank
+from nci_plugin.feature_bank import FeatureBank, FeatureSplit
 from nci_plugin.fingerprint import features_digest
 from nci_plugin.results import METRICS
+from nci_plugin.statistics import ClassStatistics, unit_rows
 
 BATCH_SIZE = 100
 OTHER_CONFIG = {"vim": {"postprocessor_sweep": {"dim_list": [12, 24]}}, "residual": {"postprocessor_args": {"dim": 24}}}
@@ -39,6 +41,22 @@ def method(name: str) -> methods.OpenOODMethod:
 def test_all_methods_of_the_vectors_are_tested(golden: Any) -> None:
     assert len(golden.tables) == 22
     assert set(golden.tables) <= {name.removeprefix(methods.PREFIX) for name in methods.names()}
+
+
+@pytest.mark.parametrize("name", ["mds", "rmds"])
+def test_mahalanobis_plus_plus_is_openoods_on_features_of_length_1(name: str, golden: Any, bank: FeatureBank) -> None:
+    unit = {
+        split: FeatureSplit.of(unit_rows(each.features).float(), each.logits, each.labels)
+        for split, each in bank.splits.items()
+    }
+    theirs = evaluate_bank(replace(bank, splits=unit), golden.benchmark(), [method(name)])
+    train = unit["id/train"]
+    statistics = ClassStatistics(golden.head.num_classes, train.num_features).update(train.features, train.labels)
+    detector = registry.create(f"{name}_pp").fit(statistics, golden.head)
+    for split, expected in theirs.scores[f"openood:{name}"].items():
+        each = bank.splits[split]
+        got = detector.score(each.features, each.logits)
+        np.testing.assert_allclose(got, expected, atol=TOLERANCE[name] * np.abs(expected).max(), rtol=0)
 
 
 def names() -> list[str]:

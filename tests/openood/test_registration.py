@@ -34,6 +34,7 @@ from nci_plugin.adapters.openood.device import cuda_on
 from nci_plugin.adapters.openood.postprocessor import DetectorPostprocessor, make_postprocessor
 from nci_plugin.config import config_directory, load_detector
 from nci_plugin.detectors import registry
+from nci_plugin.feature_bank import FeatureSplit
 
 KEPT = ["knn", "msp", "mls", "ebo"]
 NEW = [name for name in registry.names() if name not in KEPT]
@@ -282,7 +283,8 @@ def test_one_pass_for_all(net: nn.Module, checkout: Checkout) -> None:
     assert sorted(passed)[-TRAIN_BATCHES:].count(BATCH) >= COUNTS["id/train"] // BATCH
     assert first.head_name == "fc"
 
-    for name, hyperparameters in (("neco", {}), ("pscore", {}), ("nci_l2", {"alpha": 0.1}), ("feature_norm", {})):
+    others = {"neco": {}, "pscore": {}, "nci_l2": {"alpha": 0.1}, "feature_norm": {}, "mds_pp": {}, "ora": {}}
+    for name, hyperparameters in others.items():
         seen.clear()
         set_up(name, net, loaders(checkout)["id"], **hyperparameters)
         assert seen in ([training_pass.PROBE_ROWS], []), name  # a few images, to see that nothing changed
@@ -290,11 +292,25 @@ def test_one_pass_for_all(net: nn.Module, checkout: Checkout) -> None:
     seen.clear()
     with_bank = set_up("knn_l1", net, loaders(checkout)["id"])
     assert seen == passed  # the features were not kept
-    assert len(with_bank.detector.bank_) == COUNTS["id/train"]
+    assert len(with_bank.detector.training_) == COUNTS["id/train"]
     for name in ("knn", "nci"):
         seen.clear()
         set_up(name, net, loaders(checkout)["id"])
         assert seen == [training_pass.PROBE_ROWS]
+
+
+def test_both_statistics_of_the_pass(net: nn.Module, checkout: Checkout) -> None:
+    """Those of the features, and those of the features divided by their lengths."""
+    done = training_pass.training_pass(net, loaders(checkout)["id"]["train"], with_features=True)
+    features, labels = done.bank.features.double(), done.bank.labels
+    for statistics, rows in (
+        (done.statistics, features),
+        (done.unit_statistics, features / features.norm(dim=1, keepdim=True)),
+    ):
+        assert statistics.num_samples == COUNTS["id/train"]
+        for label in labels.unique():
+            torch.testing.assert_close(statistics.means[label], rows[labels == label].mean(dim=0))
+        torch.testing.assert_close(statistics.covariance, torch.cov(rows.T, correction=0))
 
 
 def test_another_network_is_another_pass(net: nn.Module, checkout: Checkout) -> None:
@@ -466,6 +482,8 @@ def test_pickle_round_trip(name: str, net: nn.Module, checkout: Checkout) -> Non
     postprocessor = set_up(name, net, id_loaders)
     content = pickle.dumps(postprocessor)
     learned = [value for value in vars(postprocessor.detector).values() if torch.is_tensor(value)]
+    for split in [value for value in vars(postprocessor.detector).values() if isinstance(value, FeatureSplit)]:
+        learned += [tensor for shard in split.shards for tensor in vars(shard).values()]
     assert len(content) < 64_000 + (0 if name == "nci" else sum(each.nbytes for each in learned))
     again = pickle.loads(content)
     images = next(iter(id_loaders["test"]))["data"]

@@ -1,0 +1,69 @@
+"""Mahalanobis++: Mahalanobis distances of features of length 1 (Mueller & Hein, ICML 2025)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nci_plugin.collapse.geometry import centre_distances, present_classes, whitening
+from nci_plugin.collapse.variability import within_covariance
+from nci_plugin.detectors.base import Detector, FitsOn, Paper, in_range_of
+from nci_plugin.detectors.registry import register
+from nci_plugin.feature_bank import FeatureSplit
+from nci_plugin.head import LinearHead
+from nci_plugin.statistics import ClassStatistics, unit_rows
+
+
+@register
+class MDSPlusPlus(Detector):
+    """MDS++: score = -min_k (f - mu_k)^T pinv(Sigma_W) (f - mu_k), f = h / ||h||_2, at most 0 (Mueller & Hein 2025).
+
+    mu_k are the class means of the training set's f and Sigma_W their covariance within classes, pooled over all
+    samples and divided by their number. Directions in which Sigma_W has less than 1e-12 of its largest variance are
+    left out, and so are classes without training samples. Computed in float64.
+    """
+
+    name = "mds_pp"
+    paper = Paper(
+        "Mahalanobis++: Improving OOD Detection via Feature Normalization",
+        "Mueller & Hein",
+        "ICML",
+        2025,
+        "https://arxiv.org/abs/2505.18032",
+    )
+    fits_on = FitsOn.UNIT_STATISTICS
+
+    def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
+        self.whitening_ = whitening(within_covariance(training))  # (P, rank)
+        self.centres_ = training.means[present_classes(training)] @ self.whitening_
+
+    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+        return in_range_of(-self._nearest(unit_rows(features)), like=logits)
+
+    def _nearest(self, rows: Tensor) -> Tensor:
+        """The squared distance of each row (n, P) to the nearest class mean, (n,)."""
+        centres = self.centres_.to(rows.device)
+        whitened = rows @ self.whitening_.to(rows.device)
+        # From the difference, since the distances to all centres come from squares that cancel.
+        nearest = centre_distances(whitened, centres).argmin(dim=1)
+        return (whitened - centres[nearest]).square().sum(dim=1)
+
+
+@register
+class RMDSPlusPlus(MDSPlusPlus):
+    """RMDS++: score = d_0(f) - min_k d_k(f), f = h / ||h||_2 (Mueller & Hein 2025; Ren et al. 2021).
+
+    d_k(f) = (f - mu_k)^T pinv(Sigma_W) (f - mu_k) as in MDS++, and d_0(f) = (f - mu)^T pinv(Sigma) (f - mu) with the
+    mean and the covariance of all training samples, whatever their class.
+    """
+
+    name = "rmds_pp"
+
+    def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
+        super()._fit(training, head, validation)
+        self.background_ = whitening(training.covariance)
+        self.mean_ = training.global_mean
+
+    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+        rows = unit_rows(features)
+        background = ((rows - self.mean_.to(rows.device)) @ self.background_.to(rows.device)).square().sum(dim=1)
+        return in_range_of(background - self._nearest(rows), like=logits)

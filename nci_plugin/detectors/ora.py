@@ -1,0 +1,84 @@
+"""ORA (Demirel et al., NeurIPS 2025)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nci_plugin.checks import PluginError
+from nci_plugin.collapse.geometry import centre_distances, lengths
+from nci_plugin.detectors.base import Detector, FitsOn, Paper
+from nci_plugin.detectors.registry import register
+from nci_plugin.feature_bank import FeatureSplit
+from nci_plugin.head import LinearHead
+from nci_plugin.statistics import ClassStatistics
+
+BLOCK_BYTES = 2**22
+"""Size of a block of features and logits in float64: the temporary copies of their angles stay small."""
+
+EQUAL = 1e-6
+"""Rows of W whose distance is below this times the largest are equal: weights are float32."""
+
+ACCURACY = 1e-5
+"""Where rounding of the logits, in float32, can change an angle by more radians, they are computed again in float64."""
+
+
+@register
+class ORA(Detector):
+    """ORA: score = max_{k != c} angle(h - mu, h_k - mu), in radians, 0 to pi (Demirel et al. 2025).
+
+    c is the predicted class, h_k the projection of h on the decision boundary between c and class k, and mu the mean of
+    all training samples. The authors' code divides by pi, and its mu is the mean of the class means of ID test images.
+
+    Seen from mu along the boundary's normal w_c - w_k, h lies at a = (w_c - w_k) . (h - mu) / ||w_c - w_k|| and h_k at
+    e = a - (z_c - z_k) / ||w_c - w_k||; along the boundary both lie at r, r^2 = ||h - mu||^2 - a^2. So logits and one
+    norm give the angle: its tangent is r (a - e) / (r^2 + a e). It is 0 where h or h_k is mu, and where
+    w_c = w_k leaves no boundary. Needs two classes.
+    """
+
+    name = "ora"
+    paper = Paper(
+        "Out-of-Distribution Detection with Relative Angles",
+        "Demirel et al.",
+        "NeurIPS",
+        2025,
+        "https://arxiv.org/abs/2410.04525",
+    )
+    fits_on = FitsOn.STATISTICS
+
+    def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
+        if head.num_classes < 2:
+            raise PluginError(f"detector '{self.name}': needs a decision boundary, the head has one class")
+        self.mean_, self.weight_ = training.global_mean, head.weight.detach().double()
+        self.mean_logits_ = head.bias.detach().double() + self.weight_ @ self.mean_
+        gaps = centre_distances(self.weight_, self.weight_)
+        self.gaps_ = torch.where(gaps > EQUAL * gaps.max(), gaps, 0.0)  # ||w_c - w_k||, (K, K)
+        self.largest_weight_ = float(lengths(self.weight_).max())
+        self.largest_offset_ = self.largest_weight_ * float(self.mean_.norm()) + float(head.bias.abs().max())
+
+    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+        rows = max(1, BLOCK_BYTES // (8 * (features.shape[1] + logits.shape[1])))
+        blocks = zip(features.split(rows), logits.split(rows))
+        return torch.cat([self._largest_angle(*block) for block in blocks]).to(logits)
+
+    def _largest_angle(self, features: Tensor, logits: Tensor) -> Tensor:
+        centred, predicted = features.double() - self.mean_.to(features.device), logits.argmax(dim=1)
+        distance = lengths(centred)
+        angles, error = self._angles(logits.double(), predicted, distance)
+        unsafe = ~(error <= ACCURACY).all(dim=1)  # not a number where h is mu
+        if unsafe.any():
+            exact = centred[unsafe] @ self.weight_.to(centred).T + self.mean_logits_.to(centred)
+            angles[unsafe] = self._angles(exact, predicted[unsafe], distance[unsafe])[0]
+        return angles.amax(dim=1)
+
+    def _angles(self, logits: Tensor, predicted: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
+        """The angles (n, K), 0 for the predicted class, and about how far rounding of the logits puts them off."""
+        gaps, of_mean, own = self.gaps_.to(logits)[predicted], self.mean_logits_.to(logits), predicted[:, None]
+        to_boundary = (logits.gather(1, own) - logits) / gaps
+        boundary = (of_mean - of_mean[own]) / gaps  # e: where the boundary lies, seen from the mean
+        across = to_boundary + boundary  # a: where the feature lies
+        along = (distance[:, None].square() - across.square()).clamp(min=0)  # r^2
+        angles = torch.atan2(along.sqrt() * to_boundary.abs(), along + across * boundary)
+        terms = self.largest_offset_ + self.largest_weight_ * distance  # what the logits were summed from, at most
+        error = torch.finfo(torch.float32).eps * (terms * distance)[:, None] / (gaps * along)
+        return torch.where(gaps > 0, angles, 0.0), torch.where(gaps > 0, error, 0.0)
