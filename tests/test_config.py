@@ -174,13 +174,14 @@ def test_shipped_hyperparameters_and_grids():
     alphas = {"alpha": [1e-4, 1e-3, 1e-2, 1e-1]}
     assert grids == {
         "nci": ({"alpha": 1e-4}, alphas),
+        "nci_auto": ({"alpha": "auto"}, {}),
         "nci_l2": ({"alpha": 1e-4}, alphas),
         "pscore": ({}, {}),
         "feature_norm": ({"norm": "l1"}, {}),
         "knn": ({"K": 50}, {"K": [50, 100, 200, 500, 1000]}),
         "knn_l1": ({"K": 50, "alpha": 1e-4}, alphas),
         "neco": ({"dim": 0.9, "scale": True, "max_logit": "auto"}, {}),
-        **{name: ({}, {}) for name in ("nc1", "nc2", "nc3", "nc4")},
+        **{name: ({}, {}) for name in ("nc1", "nc2", "nc3", "nc4", "mds_pp", "rmds_pp", "ora", "nci_plus")},
         "nc5": ({"dim": 0.9, "scale": True, "max_logit": "auto"}, {}),
         "msp": ({}, {}),
         "mls": ({}, {}),

@@ -19,13 +19,15 @@ from nci_plugin.detectors.base import DetectorSetup, FitsOn
 from nci_plugin.feature_bank import FeatureBank, FeatureSplit
 from nci_plugin.head import LinearHead
 from nci_plugin.parameter_search import fit_and_search
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.statistics import ClassStatistics, unit_rows
 
 OWN = registry.names()
+STATISTICS = (FitsOn.STATISTICS, FitsOn.UNIT_STATISTICS)
 ALL = config.detector_names()
 SETTINGS = {
     "ebo": [{}, {"temperature": 2.0}],
     "nci": [{}, {"alpha": 0.1}],
+    "nci_auto": [{}, {"alpha": 0.1}],
     "nci_l2": [{}, {"alpha": 0.1}],
     "feature_norm": [{"norm": "l1"}, {"norm": "l2"}, {"norm": "linf"}],
     "knn": [{"K": 10}, {"K": 1}],
@@ -33,6 +35,7 @@ SETTINGS = {
     "neco": [{}, {"dim": 3}, {"scale": False}, {"max_logit": False, "dim": 0.5}],
     "nc5": [{}, {"dim": 3, "max_logit": False}],
 }
+UNIT = [name for name in OWN if registry.detector_class(name).fits_on is FitsOn.UNIT_STATISTICS]
 OWN_SETTINGS = [(name, values) for name in OWN for values in SETTINGS.get(name, [{}])]
 
 
@@ -45,8 +48,13 @@ def training(detector, toy):
     return {
         FitsOn.NOTHING: None,
         FitsOn.STATISTICS: toy.statistics,
+        FitsOn.UNIT_STATISTICS: toy.unit_statistics,
         FitsOn.BANK: split(toy.head, toy.train, toy.labels),
     }[detector.fits_on]
+
+
+def validation(toy):
+    return split(toy.head, toy.test[::2])
 
 
 def make(name, **values):
@@ -58,7 +66,7 @@ def make(name, **values):
 
 def fitted(name, toy, **values):
     detector = make(name, **values)
-    return detector.fit(training(detector, toy), toy.head)
+    return detector.fit(training(detector, toy), toy.head, validation(toy))
 
 
 def score(detector, toy, features):
@@ -87,7 +95,7 @@ def test_inputs_are_left_alone(name, toy):
     features, head = toy.test.clone(), copy.deepcopy(toy.head)
     logits = head.logits(features)
     before = [t.clone() for t in (features, logits, head.weight, head.bias, toy.train)]
-    detector.fit(data, head).score(features, logits)
+    detector.fit(data, head, validation(toy)).score(features, logits)
     for tensor, kept in zip((features, logits, head.weight, head.bias, toy.train), before):
         assert torch.equal(tensor, kept)
 
@@ -97,10 +105,12 @@ def test_refit_is_a_fresh_fit(name, toy):
     other_head = LinearHead(toy.head.weight * 0.7, toy.head.bias + 1)
     other = split(other_head, toy.test * 2, toy.labels)
     detector = make(name)
-    kind = detector.fits_on
-    statistics = ClassStatistics(toy.head.num_classes, toy.head.num_features).update(toy.test * 2, toy.labels)
-    detector.fit({FitsOn.NOTHING: None, FitsOn.STATISTICS: statistics, FitsOn.BANK: other}[kind], other_head)
-    detector.fit(training(detector, toy), toy.head)
+    shape = toy.head.num_classes, toy.head.num_features
+    statistics = ClassStatistics(*shape).update(toy.test * 2, toy.labels)
+    unit = ClassStatistics(*shape).update(unit_rows(toy.test), toy.labels)
+    given = {FitsOn.STATISTICS: statistics, FitsOn.UNIT_STATISTICS: unit, FitsOn.BANK: other}
+    detector.fit(given.get(detector.fits_on), other_head, other)
+    detector.fit(training(detector, toy), toy.head, validation(toy))
     assert torch.equal(score(detector, toy, toy.test), score(fitted(name, toy), toy, toy.test))
 
 
@@ -132,14 +142,21 @@ def test_wrong_training_is_an_error(name, toy):
         make(name).fit(training(make(name), toy), head)
 
 
+@pytest.mark.parametrize("name", UNIT)
+def test_statistics_of_other_lengths_are_an_error(name, toy):
+    with pytest.raises(PluginError, match="features of length 1"):
+        make(name).fit(toy.statistics, toy.head)
+
+
 @pytest.mark.parametrize(("name", "values"), OWN_SETTINGS)
 def test_equals_the_papers_equation(name, values, toy):
     detector = fitted(name, toy, **values)
     for features in (toy.test, toy.far):
         h, z, train = (t.double().numpy() for t in (features, toy.head.logits(features), toy.train))
         head = (toy.head.weight.double().numpy(), toy.head.bias.double().numpy())
-        values = detector.get_hyperparameters()
-        expected = getattr(twins, name)(h, z, train, head, labels=toy.labels.numpy(), **values)
+        held_out = tuple(t.double().numpy() for t in (validation(toy).features, validation(toy).logits))
+        given = {**detector.get_hyperparameters(), "labels": toy.labels.numpy(), "validation": held_out}
+        expected = getattr(twins, name)(h, z, train, head, **given)
         got = score(detector, toy, features).double().numpy()
         assert np.all(np.abs(got - expected) <= 1e-5 * np.maximum(1, np.abs(expected)))
 
@@ -165,15 +182,16 @@ def test_float32_is_near_float64(name, values, toy):
 
 @pytest.mark.parametrize(
     ("name", "values"),
-    [(name, values) for name, values in OWN_SETTINGS if registry.detector_class(name).fits_on is FitsOn.STATISTICS],
+    [each for each in OWN_SETTINGS if registry.detector_class(each[0]).fits_on in STATISTICS],
 )
 def test_fit_of_merged_statistics_is_fit_of_all(name, values, toy):
     detector = make(name, **values)
+    train = unit_rows(toy.train) if name in UNIT else toy.train
     halves = [
-        ClassStatistics(toy.head.num_classes, toy.head.num_features).update(toy.train[part], toy.labels[part])
+        ClassStatistics(toy.head.num_classes, toy.head.num_features).update(train[part], toy.labels[part])
         for part in (slice(0, 70), slice(70, None))
     ]
-    merged = detector.fit(halves[0].merge(halves[1]), toy.head)
+    merged = detector.fit(halves[0].merge(halves[1]), toy.head, validation(toy))
     torch.testing.assert_close(score(merged, toy, toy.test), score(fitted(name, toy, **values), toy, toy.test))
 
 
@@ -222,6 +240,7 @@ def test_refused_values_of_a_sweep_are_skipped_and_counted(name, toy):
             "ood/val": split(toy.head, toy.far),
         },
         toy.statistics,
+        unit_statistics=toy.unit_statistics,
     )
     found = fit_and_search(setup, bank)
     assert torch.isfinite(score(found.detector, toy, toy.test)).all()

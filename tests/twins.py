@@ -10,6 +10,10 @@ def softmax(z):
     return e / e.sum(1, keepdims=True)
 
 
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
 def msp(h, z, train, head, **_):
     return softmax(z).max(1)
 
@@ -37,13 +41,35 @@ def nci_l2(h, z, train, head, alpha, **_):
     return pscore(h, z, train, head) + alpha * np.linalg.norm(h, axis=1)
 
 
+def nci_auto(h, z, train, head, alpha, labels, validation, **_):
+    p, n = pscore(*validation, train, head), np.abs(validation[0]).sum(1)
+    within = ((train - class_means(train, labels)[labels]) ** 2).sum() / ((train - train.mean(0)) ** 2).sum()
+    return nci(h, z, train, head, p.std() / n.std() * within if alpha == "auto" else alpha)
+
+
+def nci_plus(h, z, train, head, **_):
+    w, b = head
+
+    def terms(h, z):
+        return np.stack([pscore(h, z, train, head), np.abs(h).sum(1)], axis=1)
+
+    logits = train @ w.T + b
+    t, c = terms(train, logits), logits.argmax(1)
+    n = np.bincount(c, minlength=len(b))[:, None]
+    mean = np.stack([t[c == k].mean(0) if (c == k).any() else t.mean(0) for k in range(len(b))])
+    variance = ((t - mean[c]) ** 2).mean(0)
+    spread = np.maximum(((mean - t.mean(0)) ** 2)[n[:, 0] > 0].mean(0) - variance * (1 / n[n > 0]).mean(), 0)
+    mean = t.mean(0) + (mean - t.mean(0)) * n * spread / (n * spread + variance)
+    u, v = ((terms(h, z) - mean[z.argmax(1)]) / np.sqrt(variance)).T
+    return u - np.log1p(np.exp(-v - 0.5))
+
+
 def feature_norm(h, z, train, head, norm, **_):
     return np.linalg.norm(h, {"l1": 1, "l2": 2, "linf": np.inf}[norm], axis=1)
 
 
 def knn(h, z, train, head, K, **_):
-    unit, bank = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (h, train))
-    distances = np.linalg.norm(unit[:, None] - bank[None], axis=2)
+    distances = np.linalg.norm(unit(h)[:, None] - unit(train)[None], axis=2)
     return -np.sort(distances, axis=1)[:, K - 1]
 
 
@@ -66,11 +92,14 @@ def class_means(train, labels):
     return np.stack([train[labels == k].mean(0) for k in np.unique(labels)])
 
 
+def squared_distance(offset, covariance):
+    return np.einsum("ij,jk,ik->i", offset, np.linalg.pinv(covariance, hermitian=True), offset)
+
+
 def nc1(h, z, train, head, labels, **_):
     mu = class_means(train, labels)
     covariance = np.cov((train - mu[labels]).T, bias=True)
-    offset = h - mu[z.argmax(1)]
-    return -np.sqrt(np.einsum("ij,jk,ik->i", offset, np.linalg.pinv(covariance, hermitian=True), offset))
+    return -np.sqrt(squared_distance(h - mu[z.argmax(1)], covariance))
 
 
 def nc2(h, z, train, head, labels, **_):
@@ -92,3 +121,30 @@ def nc4(h, z, train, head, labels, **_):
 
 
 nc5 = neco
+
+
+def mds_pp(h, z, train, head, labels, **_):
+    f, train = unit(h), unit(train)
+    mu = class_means(train, labels)
+    covariance = np.cov((train - mu[labels]).T, bias=True)
+    return -np.min([squared_distance(f - mean, covariance) for mean in mu], axis=0)
+
+
+def rmds_pp(h, z, train, head, labels, **_):
+    f, train_f = unit(h), unit(train)
+    background = squared_distance(f - train_f.mean(0), np.cov(train_f.T, bias=True))
+    return mds_pp(h, z, train, head, labels) + background
+
+
+def ora(h, z, train, head, **_):
+    w, mean, scores = head[0], train.mean(0), []
+    for feature, logits in zip(h, z):
+        c, angles = logits.argmax(), []
+        for k in range(len(w)):
+            if k != c:
+                normal = w[c] - w[k]
+                projection = feature - (logits[c] - logits[k]) / (normal @ normal) * normal
+                a, b = feature - mean, projection - mean
+                angles.append(np.arccos(np.clip(a @ b / np.linalg.norm(a) / np.linalg.norm(b), -1, 1)))
+        scores.append(max(angles))
+    return np.array(scores)

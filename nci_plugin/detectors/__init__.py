@@ -2,9 +2,12 @@
 
 from nci_plugin.detectors.baselines import EBO, MLS, MSP
 from nci_plugin.detectors.knn import KNN, KNNL1
-from nci_plugin.detectors.nci import NCI, NCIL2, FeatureNorm, PScore
+from nci_plugin.detectors.mahalanobis import MDSPlusPlus, RMDSPlusPlus
+from nci_plugin.detectors.nci import NCI, NCIL2, FeatureNorm, NCIAuto, PScore
+from nci_plugin.detectors.nci_plus import NCIPlus
 from nci_plugin.detectors.neco import NECO
 from nci_plugin.detectors.neural_collapse import NC1, NC2, NC3, NC4, NC5
+from nci_plugin.detectors.ora import ORA
 
 __all__ = [
     "EBO",
@@ -20,6 +23,11 @@ __all__ = [
     "NCI",
     "NCIL2",
     "NECO",
+    "ORA",
     "FeatureNorm",
+    "MDSPlusPlus",
+    "NCIAuto",
+    "NCIPlus",
     "PScore",
+    "RMDSPlusPlus",
 ]

@@ -1,0 +1,172 @@
+"""NCI with alpha learned from ID data, and NCI+: no OOD image, no rare class and no other split changes a score."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tiny import Tiny
+
+from nci_plugin import evaluate
+from nci_plugin.benchmarks.benchmark import Benchmark
+from nci_plugin.checks import PluginError
+from nci_plugin.detectors import registry
+from nci_plugin.detectors.nci_plus import shrunk_means
+from nci_plugin.feature_bank import FeatureSplit
+from nci_plugin.statistics import ClassStatistics
+
+DETECTORS = ["nci_auto", "nci_plus"]
+
+
+def split(toy, features):
+    return FeatureSplit.of(features, toy.head.logits(features), torch.full((len(features),), -1))
+
+
+def auto(toy, validation, **values):
+    detector = registry.create("nci", alpha="auto", **values)
+    return detector.fit(toy.statistics, toy.head, split(toy, validation))
+
+
+# -------------------------------------------------------------------- no OOD image
+
+
+def test_the_same_without_the_ood_files(tmp_path):
+    """The benchmark, and the benchmark without any OOD file but one, since a benchmark must have an OOD set."""
+    tiny = Tiny(tmp_path)
+    network = tiny.loaded()
+    options = {"data_root": tiny.data, "device": "cpu", "progress": False}
+    whole = evaluate(network, tiny.yaml, DETECTORS, **options)
+    for name in ("oodval", "near", "near2"):
+        tiny.list(name).unlink()
+        shutil.rmtree(tiny.image(name, 0).parent)
+    tiny.list("far").write_text("far/0.png -1\n", encoding="utf-8")
+    far = tiny.config["benchmark"]["ood"].pop("far")
+    tiny.config["benchmark"]["ood"] = {"far": far}
+    tiny.save_config()
+    alone = evaluate(network, tiny.yaml, DETECTORS, **options)
+    assert not whole.failures
+    assert not alone.failures
+    for name in DETECTORS:
+        for id_split in ("id/test", "csid/csid"):
+            np.testing.assert_array_equal(whole.scores[name][id_split], alone.scores[name][id_split])
+
+
+def test_a_search_is_not_asked_for_and_the_choice_is_recorded(golden):
+    results = evaluate(golden.head, golden.benchmark(), ["nci_auto", "nci_plus"], progress=False).results
+    chosen = {result.detector: result for result in results}
+    assert chosen["nci_auto"].hyperparameters == {"alpha": "auto"}
+    assert chosen["nci_auto"].chosen_by.startswith("alpha = ")
+    assert chosen["nci_auto"].chosen_by.endswith("from the ID validation split alone")
+    assert chosen["nci_plus"].hyperparameters == {}
+
+
+def test_no_validation_split_is_an_error(golden):
+    features = {name: golden.features(name) for name in ("train", "test", "far")}
+    benchmark = Benchmark.from_splits(
+        "golden", 6, train=features["train"], test=features["test"], near={}, far={"far": features["far"]}
+    )
+    found = evaluate(golden.head, benchmark, ["nci_auto", "nci", "nci_plus"], progress=False)
+    assert set(found.failures) == {"nci_auto"}
+    assert "calibrates on the ID validation split, which is missing; add id/val" in found.failures["nci_auto"]
+
+
+# -------------------------------------------------------------------- alpha
+
+
+def test_alpha_is_the_quotient_of_spreads_times_the_share_within_classes(toy):
+    detector = auto(toy, toy.test)
+    p_score = registry.create("pscore").fit(toy.statistics, toy.head).score(toy.test, toy.head.logits(toy.test))
+    p_score, norm = p_score.double(), toy.test.double().abs().sum(dim=1)
+    within = toy.statistics.within_scatter.trace() / toy.statistics.covariance.trace() / len(toy.train)
+    expected = p_score.std(correction=0) / norm.std(correction=0) * within
+    assert detector.alpha_ == pytest.approx(float(expected), rel=1e-4)
+    fixed = registry.create("nci", alpha=detector.alpha_).fit(toy.statistics, toy.head)
+    logits = toy.head.logits(toy.far)
+    assert torch.equal(detector.score(toy.far, logits), fixed.score(toy.far, logits))
+    assert auto(toy, toy.test).alpha_ == detector.alpha_
+
+
+def test_alpha_follows_the_units_of_the_features(toy):
+    """Features c times as long and weights 1/c as long are the same network, whose scores are 1/c as large."""
+    factor = 8.0
+    head = type(toy.head)(toy.head.weight / factor, toy.head.bias)
+    statistics = ClassStatistics(head.num_classes, head.num_features).update(toy.train * factor, toy.labels)
+    logits = toy.head.logits(toy.test)
+    scaled = FeatureSplit.of(toy.test * factor, logits, torch.zeros(len(logits)))
+    other = registry.create("nci_auto").fit(statistics, head, scaled)
+    torch.testing.assert_close(
+        other.score(toy.far * factor, toy.head.logits(toy.far)) * factor,
+        auto(toy, toy.test).score(toy.far, toy.head.logits(toy.far)),
+    )
+
+
+def test_a_validation_split_without_a_scale_is_an_error(toy):
+    with pytest.raises(PluginError, match="on which the norm varies"):
+        auto(toy, toy.test[:1])
+    with pytest.raises(PluginError, match="alpha: must be a finite number, at least 0, got 'Auto'"):
+        registry.create("nci", alpha="Auto")
+
+
+def test_auto_after_a_fit_without_validation_is_an_error(toy):
+    detector = registry.create("nci").fit(toy.statistics, toy.head)
+    detector.set_hyperparameters(alpha="auto")
+    with pytest.raises(PluginError, match="add the split id/val"):
+        detector.score(toy.test, toy.head.logits(toy.test))
+
+
+# -------------------------------------------------------------------- NCI+
+
+
+def plus(toy, features):
+    return registry.create("nci_plus").fit(split(toy, features), toy.head)
+
+
+def test_shards_do_not_matter(toy):
+    shards = [split(toy, rows).shards[0] for rows in toy.train.split(7)]
+    pieces = registry.create("nci_plus").fit(FeatureSplit(shards), toy.head)
+    logits = toy.head.logits(toy.far)
+    torch.testing.assert_close(pieces.score(toy.far, logits), plus(toy, toy.train).score(toy.far, logits))
+
+
+def test_a_class_never_predicted_has_the_mean_of_all(toy):
+    detector = plus(toy, toy.train[toy.head.logits(toy.train).argmax(dim=1) > 0])
+    others = detector.class_means_[1:]
+    assert torch.isfinite(detector.class_means_).all()
+    assert ((detector.class_means_[0] >= others.amin(dim=0)) & (detector.class_means_[0] <= others.amax(dim=0))).all()
+    assert torch.isfinite(detector.score(toy.test, toy.head.logits(toy.test))).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_few_training_samples_give_finite_scores(toy, rows):
+    assert torch.isfinite(plus(toy, toy.train[:rows]).score(toy.test, toy.head.logits(toy.test))).all()
+
+
+def test_the_norm_counts_where_it_is_low(toy):
+    """Features on one ray from mu_G have one pScore: a longer one scores higher, but only up to a bound."""
+    detector = plus(toy, toy.train)
+    ray = toy.train[0] - detector.mean_
+    features = torch.stack([detector.mean_ + factor * ray for factor in (1.0, 2.0, 1e3, 1e6)]).float()
+    scores = detector.score(features, toy.head.logits(features))
+    assert (scores.diff()[:2] > 0).all()
+    assert scores[2] == pytest.approx(float(scores[3]), abs=1e-3)
+
+
+def shrunk(values, groups, num_groups):
+    terms = ClassStatistics(num_groups, 1).update(torch.tensor(values)[:, None], torch.tensor(groups))
+    return terms, shrunk_means(terms, terms.within_scatter.diagonal() / terms.num_samples)[:, 0]
+
+
+def test_means_of_noise_are_one_mean_and_means_without_noise_their_own():
+    terms, means = shrunk([0.0, 2.0, 0.5, 1.5, 1.0], [0, 0, 1, 1, 1], 3)
+    torch.testing.assert_close(means, terms.global_mean.expand(3))
+    terms, means = shrunk([0.0, 0.0, 4.0], [0, 0, 2], 3)
+    torch.testing.assert_close(means, torch.tensor([0.0, 4.0 / 3, 4.0]).double())
+
+
+def test_a_rare_class_is_shrunk_more():
+    values = [-10.0, -8.0, *[0.0, 2.0] * 20, 9.0]
+    terms, means = shrunk(values, [0, 0, *[1] * 40, 2], 3)
+    kept = (means - terms.global_mean) / (terms.means - terms.global_mean)[:, 0]
+    assert 0 < kept[2] < kept[0] < kept[1] < 1
