@@ -123,7 +123,11 @@ def load(name: str) -> DetectorSetup:
 
 
 class PytorchOODDetector(Detector):
-    """A detector of pytorch-ood; score = minus its outlier score. The formula and the paper are those of its class."""
+    """A detector of pytorch-ood; score = minus its outlier score. The formula and the paper are those of its class.
+
+    The library fits on whole tensors: all training features (or logits) are in memory once while it does, and for as
+    long as the library keeps them.
+    """
 
     def __init__(self, class_name: str, **hyperparameters: Any) -> None:
         self.class_name, self.entry = class_name, ENTRIES[class_name]
@@ -161,9 +165,9 @@ class PytorchOODDetector(Detector):
         with _Reported(self.name, self.hyperparameters):
             self.detector_ = library_class(**self.entry.arguments(head), **self.hyperparameters)
             if training is not None and self.entry.reads_logits:
-                self.detector_.fit_logits(training.logits.clone(), training.labels)
+                self.detector_.fit_logits(_copy(training, "logits"), training.labels)
             elif training is not None:
-                self.detector_.fit_features(training.features.clone(), training.labels)
+                self.detector_.fit_features(_copy(training, "features"), training.labels)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         with _Reported(self.name, self.hyperparameters), torch.no_grad():
@@ -190,6 +194,11 @@ class _Reported:
                 f"detector '{self.name}' with {self.hyperparameters or 'no hyper-parameters'}:"
                 f" {kind.__name__ if kind else ''}: {reason}"
             ) from error
+
+
+def _copy(training: FeatureSplit, field: str) -> Tensor:
+    """One copy of all rows: the library may write into what it is given."""
+    return torch.cat([getattr(shard, field) for shard in training.shards])
 
 
 def _library_class(name: str) -> Any:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,9 +15,10 @@ from nci_plugin.detectors.base import Detector, FitsOn, Paper
 from nci_plugin.detectors.nci import NCI_PAPER, add_norm
 from nci_plugin.detectors.registry import register
 from nci_plugin.feature_bank import FeatureSplit
+from nci_plugin.files import digest
 from nci_plugin.head import LinearHead
 
-QUERY_ROWS, BANK_ROWS = 512, 32768
+QUERY_ROWS, BANK_ROWS = 1024, 16384
 """Rows that are compared at once: 64 MB of similarities, whatever the number of training samples."""
 
 
@@ -21,7 +26,8 @@ QUERY_ROWS, BANK_ROWS = 512, 32768
 class KNN(Detector):
     """Score = -||f - f_(K)||_2, f = h / ||h||_2, f_(K) its K-th nearest training feature (Sun et al. 2022).
 
-    ``K``: a whole number from 1 to the number of training samples.
+    ``K``: a whole number from 1 to the number of training samples. The training features stay where they are stored
+    and are read block by block, once for all rows that are scored together.
     """
 
     name = "knn"
@@ -41,43 +47,83 @@ class KNN(Detector):
         check_number(f"detector '{self.name}': K", self.K, above=0, whole=True)
 
     def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
-        self.bank_ = torch.empty(len(training), training.num_features)
-        filled = 0
-        for chunk in training.chunks():
-            self.bank_[filled : filled + len(chunk)] = F.normalize(chunk.features.float())
-            filled += len(chunk)
+        self.training_ = training
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         return -self._distance(features)
 
     def _distance(self, features: Tensor) -> Tensor:
         """Distance of each row to its K-th nearest training feature, (n,) in 0..2."""
-        if len(self.bank_) < self.K:
+        if len(self.training_) < self.K:
             raise PluginError(
-                f"detector '{self.name}': K must be at most the {len(self.bank_)} training samples, got {self.K}"
+                f"detector '{self.name}': K must be at most the {len(self.training_)} training samples, got {self.K}"
             )
-        bank = self.bank_.to(features.device)
         queries = F.normalize(features.float())
-        distances = []
-        for block in queries.split(QUERY_ROWS):
-            kth = self._kth_neighbour(block, bank)
-            # From the difference, not from 2 - 2 cos: that loses half its digits for close neighbours.
-            distances.append((block - bank[kth]).norm(dim=1))
-        return torch.cat(distances) if distances else queries.new_zeros(0)
+        # From the difference, not from 2 - 2 cos: that loses half its digits for close neighbours.
+        return (queries - self._training_rows(self._kth_neighbour(queries.detach()))).norm(dim=1)
 
-    def _kth_neighbour(self, block: Tensor, bank: Tensor) -> Tensor:
-        """Row of the bank that is the K-th nearest to each row of the block, (n,)."""
-        similarity, index = block.new_empty(len(block), 0), torch.empty(len(block), 0, dtype=torch.long)
-        index = index.to(block.device)
-        for start in range(0, len(bank), BANK_ROWS):
-            part = bank[start : start + BANK_ROWS]
-            found = (block @ part.T).topk(min(self.K, len(part)), dim=1, sorted=False)
-            similarity = torch.cat([similarity, found.values], dim=1)
-            index = torch.cat([index, found.indices + start], dim=1)
-            if similarity.shape[1] > self.K:
-                similarity, best = similarity.topk(self.K, dim=1, sorted=False)
-                index = index.gather(1, best)
-        return index.gather(1, similarity.argmin(dim=1, keepdim=True))[:, 0]
+    def _kth_neighbour(self, queries: Tensor) -> Tensor:
+        """Row of the training set that is the K-th nearest to each query, (n,); reads the training set once."""
+        nearest = [_Nearest.none(block) for block in queries.split(QUERY_ROWS)]
+        start, memory = 0, queries.new_empty(min(QUERY_ROWS, len(queries)) * min(BANK_ROWS, len(self.training_)))
+        for bank in self._blocks(queries):
+            nearest = [found.among(bank, start, self.K, memory) for found in nearest]
+            start += len(bank)
+        return torch.cat([found.kth() for found in nearest])
+
+    def _blocks(self, like: Tensor) -> Iterator[Tensor]:
+        """The normalised training set in order, up to BANK_ROWS rows at a time, in one piece of memory."""
+        block, filled = like.new_empty(min(BANK_ROWS, len(self.training_)), self.training_.num_features), 0
+        for chunk in self.training_.chunks(BANK_ROWS):
+            if filled + len(chunk) > len(block):
+                yield block[:filled]
+                filled = 0
+            F.normalize(chunk.features.to(block), out=block[filled : filled + len(chunk)])
+            filled += len(chunk)
+        yield block[:filled]
+
+    def _training_rows(self, index: Tensor) -> Tensor:
+        """Rows (n, P) of the normalised training set, read from where they are stored."""
+        rows = index.new_empty(len(index), self.training_.num_features, dtype=torch.float32)
+        first = 0
+        for shard in self.training_.shards:
+            here = (index >= first) & (index < first + len(shard))
+            rows[here] = shard.features[(index[here] - first).to(shard.features.device)].to(rows)
+            first += len(shard)
+        return F.normalize(rows)
+
+
+@dataclass(frozen=True)
+class _Nearest:
+    """The nearest rows that were found for a block of queries so far: similarities and row numbers (n, up to K)."""
+
+    queries: Tensor
+    similarity: Tensor
+    index: Tensor
+
+    @classmethod
+    def none(cls, queries: Tensor) -> _Nearest:
+        empty = queries.new_empty(len(queries), 0)
+        return cls(queries, empty, empty.long())
+
+    def among(self, bank: Tensor, start: int, K: int, memory: Tensor) -> _Nearest:
+        """The K nearest (or all, if there are fewer) of these and the rows of ``bank``, whose first is ``start``.
+
+        ``memory`` is where all similarities are put: made anew for each block, they would leave holes.
+        """
+        shape = len(self.queries), len(bank)
+        similarities = torch.mm(self.queries, bank.T, out=memory[: math.prod(shape)].view(shape))
+        found = similarities.topk(min(K, len(bank)), dim=1, sorted=False)
+        similarity = torch.cat([self.similarity, found.values], dim=1)
+        index = torch.cat([self.index, found.indices + start], dim=1)
+        if similarity.shape[1] > K:
+            similarity, best = similarity.topk(K, dim=1, sorted=False)
+            index = index.gather(1, best)
+        return _Nearest(self.queries, similarity, index)
+
+    def kth(self) -> Tensor:
+        """Row number of the farthest of them, (n,)."""
+        return self.index.gather(1, self.similarity.argmin(dim=1, keepdim=True))[:, 0]
 
 
 @register
@@ -98,5 +144,16 @@ class KNNL1(KNN):
         super().check_hyperparameters()
         check_number(f"detector '{self.name}': alpha", self.alpha, least=0)
 
+    def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
+        super()._fit(training, head, validation)
+        self.distances_: dict[tuple[int, str], Tensor] = {}
+
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         return add_norm(-self._distance(features), features, self.alpha, "l1")
+
+    def _distance(self, features: Tensor) -> Tensor:
+        """As of KNN, kept by K and the hash of the features: a search of ``alpha`` looks for each neighbour once."""
+        key = self.K, digest(features.detach().float().cpu().numpy().tobytes())
+        if key not in self.distances_:
+            self.distances_[key] = super()._distance(features)
+        return self.distances_[key]
