@@ -13,7 +13,7 @@ import torch
 
 from nci_plugin.benchmarks.benchmark import Benchmark, Features
 from nci_plugin.head import LinearHead
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.statistics import ClassStatistics, unit_rows
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -72,6 +72,20 @@ def golden() -> Golden:
     return Golden()
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What the fault tests counted: kills survived, bytes flipped, mutants tried."""
+    counts = [
+        f"{report.nodeid.rpartition('::')[2]}: {value}"
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        for name, value in report.user_properties
+        if report.when == "call" and name == "count"
+    ]
+    if counts:
+        terminalreporter.section("faults tried")
+        terminalreporter.write("".join(f"{line}\n" for line in counts))
+
+
 class Toy:
     """A collapsed network: features near K orthogonal class means, OOD features near their centre."""
 
@@ -85,6 +99,7 @@ class Toy:
         self.test = self.rows(means[self.labels], generator)
         self.far = self.rows(means.mean(0).repeat(len(self.labels), 1) * 0.5, generator)
         self.statistics = ClassStatistics(num_classes, num_features).update(self.train, self.labels)
+        self.unit_statistics = ClassStatistics(num_classes, num_features).update(unit_rows(self.train), self.labels)
 
     @staticmethod
     def rows(means: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -21,8 +21,9 @@ import torch
 import yaml
 from tiny import CLASSES, SIZE, Tiny, draw_nothing, stored, tree
 
-from nci_plugin import Benchmark, Features, LinearHead, PluginError, evaluate, extraction, feature_bank
+from nci_plugin import Benchmark, Features, LinearHead, PluginError, evaluate, extraction
 from nci_plugin.cli.main import main
+from nci_plugin.detectors import NCI
 
 FINISHED = re.compile(r"/(\d{5}|statistics)-[0-9a-f]{32}\.safetensors$|/split\.json$")
 
@@ -237,8 +238,9 @@ def test_number_with_an_exponent_that_yaml_reads_as_text(tiny: Tiny, refused: Ca
         (b"benchmark: 2001-99-99\n", r"not valid YAML"),
         (b"benchmark: !!python/object/apply:os.system ['true']\n", r"not valid YAML"),
         (b"benchmark: 3\n", r"must be a mapping of keys to values, got int"),
+        (b"benchmark: " + b"[" * 3000, r"not valid YAML"),
     ],
-    ids=["cut", "colon", "list", "empty", "text", "binary", "nul", "date", "code", "number"],
+    ids=["cut", "colon", "list", "empty", "text", "binary", "nul", "date", "code", "number", "deep"],
 )
 @pytest.mark.parametrize("role", ["benchmark", "validate", "detector"])
 def test_yaml_that_is_none(tiny: Tiny, refused: Callable[..., str], role: str, content: bytes, message: str) -> None:
@@ -426,6 +428,12 @@ def test_features_too_large_for_float32() -> None:
         evaluate(tiny_head(), feature_benchmark(splits), ["nci"])
 
 
+def test_scores_that_are_all_as_large_as_can_be() -> None:
+    """An ``alpha`` of 1e300 would make every score the largest float32, and every AUROC 50."""
+    reason = evaluate(tiny_head(), feature_benchmark(feature_splits()), [NCI(alpha=1e300)]).failures["nci"]
+    assert re.search(r"'nci': gave NaN, infinity or the largest float32 for \d+ of 6 samples with .*1e\+300", reason)
+
+
 def test_head_of_other_features() -> None:
     head = LinearHead(torch.zeros(CLASSES, 9), torch.zeros(CLASSES))
     with pytest.raises(PluginError, match=r"'id/train'.*\(n, 9\), got \(6, 5\).*network that this head belongs to"):
@@ -522,6 +530,9 @@ def test_malicious_checkpoint_is_not_run(tiny: Tiny, refused: Callable[..., str]
         ("missing", r"pass --ckpt-path"),
         ("tensor", r"expected a state dict of named tensors; save network.state_dict\(\)"),
         ("numbers", r"expected a state dict of named tensors; save network.state_dict\(\)"),
+        ("unnamed", r"expected a state dict of named tensors; save network.state_dict\(\)"),
+        ("complex", r"'conv.weight' is torch.complex64, the network has torch.float32"),
+        ("quantised", r"'conv.weight' is torch.int8, the network has torch.float32"),
         ("no safetensors", r"not a file of tensors.*|cannot be read .*"),
         ("nan", r"'conv.bias' holds NaN or infinity; fetch or train it again"),
     ],
@@ -542,7 +553,10 @@ def test_checkpoint_file(tiny: Tiny, refused: Callable[..., str], fault: str, me
         path.write_bytes(b"" if fault == "empty" else b"not a checkpoint at all")
     elif fault != "missing":
         weights["conv.bias"][0] = float("nan")
-        torch.save({"tensor": torch.zeros(3), "numbers": {"epoch": 3}, "nan": weights}[fault], path)
+        other = {"complex": torch.complex64, "quantised": torch.int8}.get(fault, torch.float32)
+        cast = {**weights, "conv.weight": weights["conv.weight"].to(other)}
+        contents = {"tensor": torch.zeros(3), "numbers": {"epoch": 3}, "unnamed": {**weights, 7: torch.zeros(3)}}
+        torch.save(weights if fault == "nan" else contents.get(fault, cast), path)
     error = refused(tiny.eval(ckpt_path=path))
     assert re.search(rf"checkpoints? '{path}': .*({message})", error)
 
@@ -795,8 +809,7 @@ def test_damaged_features_are_made_again(
     damage: Callable[[Path], None],
 ) -> None:
     """Silently, and no more of them than needed. One shard holds one batch here."""
-    monkeypatch.setattr(extraction, "SHARD_BYTES", 1)
-    monkeypatch.setattr(feature_bank, "SHARD_BYTES", 1)
+    monkeypatch.setattr("nci_plugin.extraction.layout.SHARD_BYTES", 1)
     small_k = tiny.root / "knn3.yml"
     small_k.write_text("postprocessor: {name: knn, postprocessor_args: {K: 3}}\n")
     arguments = tiny.eval("msp", "nci", str(small_k))

@@ -19,7 +19,7 @@ def load_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise PluginError(f"config '{path}': {getattr(error, 'strerror', None) or 'not a text file'}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError comes from a date that is none
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of a date that is none, of a thousand brackets
         mark = getattr(error, "problem_mark", None)
         place = f" line {mark.line + 1}" if mark else ""
         raise PluginError(f"config '{path}'{place}: not valid YAML ({getattr(error, 'problem', error)})") from None

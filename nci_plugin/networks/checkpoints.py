@@ -67,7 +67,8 @@ def _tensors(path: Path, loaded: Any) -> dict[str, Tensor]:
     for key in CONTAINER_KEYS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
+    named = isinstance(loaded, Mapping) and loaded and all(isinstance(name, str) for name in loaded)
+    if not named or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise PluginError(f"checkpoint '{path}': expected a state dict of named tensors; save network.state_dict()")
     prefix = "module."  # of torch.nn.DataParallel
     wrapped = all(name.startswith(prefix) for name in loaded)
@@ -84,6 +85,11 @@ def load_checkpoint(network: nn.Module, path: Path) -> None:
             f"'{name}' is {tuple(given[name].shape)}, the network has {tuple(wanted[name].shape)}"
             for name in wanted
             if name in given and given[name].shape != wanted[name].shape
+        ),
+        *(  # complex or quantised numbers would be cast, quietly
+            f"'{name}' is {given[name].dtype}, the network has {wanted[name].dtype}"
+            for name in wanted
+            if name in given and wanted[name].is_floating_point() and not given[name].is_floating_point()
         ),
     ]
     if differences:

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from children import Child, Whole
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_kill_9_at_random_moments(whole: Whole, request: pytest.FixtureRequest) -> None:
+def test_kill_9_at_random_moments(whole: Whole, record_property: Callable[[str, Any], None]) -> None:
     """Whatever was at work then; most kills come upon what those before left. A run that ended first is checked."""
     whole.control("sleep", "0.01")
     moments, killed, ended = random.Random(0), 0, 0
@@ -39,7 +41,7 @@ def test_kill_9_at_random_moments(whole: Whole, request: pytest.FixtureRequest) 
             ended += 1
     assert main(whole.arguments(f"out{ended}")) == 0
     whole.assert_same(f"out{ended}")
-    print(f"{request.node.name}: {killed} kills survived, in {ended + 1} runs")
+    record_property("count", f"{killed} kills survived, in {ended + 1} runs")
 
 
 @pytest.mark.parametrize("after", [1, 4, 7, 11, 16])
