@@ -127,7 +127,7 @@ def test_ci_run_is_executable():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
-@pytest.mark.parametrize("script", ["eval_nci.sh", "test.sh"])
+@pytest.mark.parametrize("script", ["eval_nci.sh", "test.sh", "bench.sh"])
 def test_help_sets_nothing_up(sandbox, script):
     result = sandbox.run_active(script, "--help")
     assert result.returncode == 0

@@ -1,22 +1,23 @@
 """Peak memory of fitting the detectors that need only statistics, against the number of training samples.
 
-    python scripts/bench/memory.py
+    python scripts/bench/memory.py [--sizes N ...] [--features P] [--classes K]
 
 Each size runs in a process of its own, which streams synthetic batches into ClassStatistics and fits.
 """
 
 from __future__ import annotations
 
-import json
-import resource
+import argparse
 import subprocess
 import sys
 
-SIZES, FEATURES, CLASSES, BATCH = (20_000, 200_000), 2048, 1000, 1000
+from measuring import parser, peak_mb, publish
+
+BATCH = 1000
 DETECTORS = ("nci", "pscore", "feature_norm", "neco")
 
 
-def fit(samples: int) -> float:
+def fit(samples: int, options: argparse.Namespace) -> float:
     """Fit on ``samples`` random features; returns the peak resident memory of this process in MB."""
     import torch
 
@@ -25,29 +26,46 @@ def fit(samples: int) -> float:
     from nci_plugin.head import LinearHead
     from nci_plugin.statistics import ClassStatistics
 
-    generator = torch.Generator().manual_seed(0)
-    head = LinearHead(torch.randn(CLASSES, FEATURES, generator=generator), torch.zeros(CLASSES))
-    statistics = ClassStatistics(CLASSES, FEATURES)
-    for _ in range(samples // BATCH):
-        features = torch.randn(BATCH, FEATURES, generator=generator).relu_()
-        statistics.update(features, torch.randint(CLASSES, (BATCH,), generator=generator))
+    classes, width = options.classes, options.features
+    generator = torch.Generator().manual_seed(options.seed)
+    head = LinearHead(torch.randn(classes, width, generator=generator), torch.zeros(classes))
+    statistics = ClassStatistics(classes, width)
+    for start in range(0, samples, BATCH):
+        count = min(BATCH, samples - start)
+        features = torch.randn(count, width, generator=generator).relu_()
+        statistics.update(features, torch.randint(classes, (count,), generator=generator))
     for name in DETECTORS:
         detector = registry.create(name)
         detector.fit(statistics if detector.fits_on is FitsOn.STATISTICS else None, head)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024**2 if sys.platform == "darwin" else 1024)  # kilobytes, but bytes on macOS
+    return peak_mb()
 
 
-def main() -> None:
-    if len(sys.argv) == 2:
-        print(fit(int(sys.argv[1])))
+def main(arguments: list[str] | None = None) -> None:
+    made = parser(__doc__)
+    made.add_argument("--sizes", nargs="+", type=int, default=[20_000, 200_000], metavar="N", help="(20000 200000)")
+    made.add_argument("--features", type=int, default=2048, metavar="P", help="their width (2048)")
+    made.add_argument("--classes", type=int, default=1000, metavar="K", help="classes (1000)")
+    made.add_argument("--one", type=int, metavar="N", help="only print the peak of this process for one size")
+    options = made.parse_args(arguments)
+    if options.one is not None:
+        print(fit(options.one, options))
         return
-    peaks = {
-        samples: float(subprocess.run([sys.executable, __file__, str(samples)], capture_output=True, check=True).stdout)
-        for samples in SIZES
-    }
-    smallest, largest = (peaks[size] for size in SIZES)
-    print(json.dumps({"peak_MB": peaks, "difference_MB": largest - smallest, "detectors": DETECTORS}))
+    same = [f"--{name}={getattr(options, name)}" for name in ("features", "classes", "seed")]
+    peaks = {}
+    for samples in options.sizes:
+        command = [sys.executable, __file__, f"--one={samples}", *same]
+        peaks[samples] = float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    smallest, largest = min(peaks), max(peaks)
+    publish(
+        {
+            "peak_MB": peaks,
+            "difference_MB": peaks[largest] - peaks[smallest],
+            f"peak_of_{largest}_over_{smallest}": peaks[largest] / peaks[smallest],
+            f"features_of_{largest}_MB": 4 * options.features * largest / 2**20,
+            "detectors": DETECTORS,
+        },
+        options.json,
+    )
 
 
 if __name__ == "__main__":

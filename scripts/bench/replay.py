@@ -9,10 +9,9 @@ detector of this package, then OpenOOD's Evaluator, method by method. Prints one
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import json
+import statistics
 import tempfile
 import time
 from collections.abc import Mapping
@@ -21,7 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import parser, publish, timed
 from torch import nn
+from workload import shorten
 
 from nci_plugin.adapters.openood import host, methods
 from nci_plugin.api import resolve_detectors
@@ -31,7 +32,7 @@ from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.config import load_benchmark
 from nci_plugin.detectors import registry
-from nci_plugin.evaluation import Evaluation, evaluate_bank
+from nci_plugin.evaluation import Evaluation, evaluate_bank, training_needed
 from nci_plugin.extraction import ExtractionOptions, extract
 from nci_plugin.networks.resnet import ResNet18_32x32
 from nci_plugin.training import Recipe, train
@@ -41,36 +42,33 @@ LIGHT = 0.05
 """Share of the bare pass under which a method's own scoring counts as light."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=16, help="channels of the first stage; 64 is OpenOOD's (16)")
-    parser.add_argument("--most", type=int, help="images of a split at most (all)")
-    parser.add_argument("--methods", nargs="+", default=[name.removeprefix(methods.PREFIX) for name in methods.names()])
-    options = parser.parse_args()
+def main(arguments: list[str] | None = None) -> None:
+    every = [name.removeprefix(methods.PREFIX) for name in methods.names()]
+    made = parser(__doc__)
+    made.add_argument(
+        "--width", type=int, default=16, metavar="N", help="channels of the first stage, 64 is OpenOOD's (16)"
+    )
+    made.add_argument("--most", type=int, metavar="N", help="images of a split at most (all)")
+    made.add_argument(
+        "--methods", nargs="+", default=every, metavar="NAME", help="OpenOOD's names (all that can be replayed)"
+    )
+    options = made.parse_args(arguments)
     with tempfile.TemporaryDirectory() as directory:
         write_digits(Path(directory))
         benchmark = load_benchmark("digits").with_data_root(Path(directory))
-        if options.most is not None:
-            shorten_lists(benchmark, options.most)
-        network = trained(benchmark, options.width)
-        print(json.dumps(measure(network, benchmark, options.methods)))
+        for name, source in benchmark.splits.items():
+            assert isinstance(source, ImageList)
+            shorten({name: source}, options.most)
+        network = trained(benchmark, options.width, options.seed)
+        publish(measure(network, benchmark, options.methods), options.json)
 
 
-def shorten_lists(benchmark: Benchmark, most: int) -> None:
-    """Leave ``most`` lines of each image list, spread over it."""
-    for source in benchmark.splits.values():
-        assert isinstance(source, ImageList)
-        lines = source.path.read_text().splitlines(keepends=True)
-        step = max(1, len(lines) / most)
-        source.path.write_text("".join(lines[int(index * step)] for index in range(min(most, len(lines)))))
-
-
-def trained(benchmark: Benchmark, width: int) -> nn.Module:
+def trained(benchmark: Benchmark, width: int, seed: int) -> nn.Module:
     files = open_splits(benchmark)[TRAIN]
     items = [files.item(index) for index in range(len(files))]
     images, labels = (torch.stack([item[part] for item in items]) for part in (0, 1))
     network, _ = train(
-        lambda: ResNet18_32x32(benchmark.num_classes, width), images, labels, Recipe(), 0, torch.device("cpu")
+        lambda: ResNet18_32x32(benchmark.num_classes, width), images, labels, Recipe(), seed, torch.device("cpu")
     )
     return network.eval()
 
@@ -98,17 +96,24 @@ def measure(network: nn.Module, benchmark: Benchmark, names: list[str]) -> dict[
         if f"{methods.PREFIX}{name}" in evaluation.scores:
             differences[name] = difference(evaluation.scores[f"{methods.PREFIX}{name}"], answers.scores)
     compared = [name for name in light if name in theirs]
+    if not differences:
+        raise SystemExit(f"replay: no method could be compared: {failures}")
+    light_theirs = sum(theirs[name] for name in compared)
     return {
-        "images": sum(map(len, open_splits(benchmark).values())),
-        "bare_pass_s": round(bare, 2),
-        "one_run_s": round(whole, 2),
-        "scoring_s": {name: round(value, 2) for name, value in seconds.items()},
-        "one_run_over_pass_and_scoring": round(whole / (bare + sum(seconds.values())), 3),
+        "sizes": {"images": sum(map(len, open_splits(benchmark).values()))},
+        "bare_pass_s": bare,
+        "one_run_s": whole,
+        "scoring_s": seconds,
+        "one_run_over_pass_and_scoring": whole / (bare + sum(seconds.values())),
         "not_light": sorted(set(names) - set(light)),
         "light_methods": compared,
-        "light_run_s": round(ours, 2),
-        "openood_s": {name: round(value, 2) for name, value in theirs.items()},
-        "light_run_over_openood": round(ours / sum(theirs[name] for name in compared), 4),
+        "light_run_s": ours,
+        "openood_s": theirs,
+        "openood_all_methods_s": sum(theirs.values()),
+        "openood_another_method_s": statistics.median(theirs.values()),
+        **({"light_run_over_openood": ours / light_theirs} if compared else {}),
+        "openood_all_methods_over_one_run": sum(theirs.values()) / whole,
+        "methods_compared": len(differences),
         "largest_difference": max(differences.values()),
         "equal_methods": sum(value == 0 for value in differences.values()),
         "failures": failures,
@@ -118,20 +123,24 @@ def measure(network: nn.Module, benchmark: Benchmark, names: list[str]) -> dict[
 def bare_pass(network: nn.Module, benchmark: Benchmark) -> float:
     """Seconds of decoding every image of every list and passing it through the network, and nothing else."""
     splits = open_splits(benchmark)
-    started = time.perf_counter()
-    with torch.no_grad():
+
+    def work() -> None:
         for split in splits.values():
             for images, _ in torch.utils.data.DataLoader(split, BATCH_SIZE):
                 network(images)
-    return time.perf_counter() - started
+
+    with torch.no_grad():
+        return timed(work)[0]
 
 
 def one_run(network: nn.Module, benchmark: Benchmark, detectors: list[str]) -> tuple[float, Evaluation]:
     setups = resolve_detectors(detectors)
-    started = time.perf_counter()
-    bank = extract(network, benchmark, options=ExtractionOptions("cpu", BATCH_SIZE))
-    evaluation = evaluate_bank(bank, benchmark, setups)
-    return time.perf_counter() - started, evaluation
+
+    def work() -> Evaluation:
+        bank = extract(network, benchmark, training_needed(setups), ExtractionOptions("cpu", BATCH_SIZE))
+        return evaluate_bank(bank, benchmark, setups)
+
+    return timed(work)
 
 
 def difference(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float:

@@ -1,6 +1,6 @@
 """Time of scoring NCI on stored features against the textbook formula written out in torch, and against a plain copy.
 
-    python scripts/bench/scoring.py
+    python scripts/bench/scoring.py [--samples N] [--features P] [--classes K] [--rounds N]
 
 Both sides run in turn in one process; ratios of medians are printed. The textbook is given the predicted class for
 nothing; NCI finds it in the logits itself.
@@ -8,39 +8,33 @@ nothing; NCI finds it in the logits itself.
 
 from __future__ import annotations
 
-import json
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from measuring import in_turn, parser, publish
 
 from nci_plugin.detectors import NCI
 from nci_plugin.head import LinearHead
 from nci_plugin.statistics import ClassStatistics
 
-SAMPLES, FEATURES, CLASSES, BATCH, ROUNDS, ALPHA = 20_000, 2048, 1000, 200, 9, 1e-3
+BATCH, ALPHA = 200, 1e-3
 
 
-def medians(*sides: Callable[[], object]) -> list[float]:
-    """Median seconds of each side, measured in turn."""
-    seconds: list[list[float]] = [[] for _ in sides]
-    for _ in range(ROUNDS + 1):
-        for side, times in zip(sides, seconds):
-            started = time.perf_counter()
-            side()
-            times.append(time.perf_counter() - started)
-    return [statistics.median(times[1:]) for times in seconds]  # the first round warms up
-
-
-def main() -> None:
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(SAMPLES, FEATURES, generator=generator).relu_()
-    head = LinearHead(torch.randn(CLASSES, FEATURES, generator=generator) / 45, torch.zeros(CLASSES))
+def main(arguments: list[str] | None = None) -> None:
+    options = parser(__doc__)
+    options.add_argument("--samples", type=int, default=20_000, metavar="N", help="features to score (20000)")
+    options.add_argument("--features", type=int, default=2048, metavar="P", help="their width (2048)")
+    options.add_argument("--classes", type=int, default=1000, metavar="K", help="classes (1000)")
+    options.add_argument("--rounds", type=int, default=9, metavar="N", help="timed rounds after one that warms up (9)")
+    asked = options.parse_args(arguments)
+    samples, width, classes = asked.samples, asked.features, asked.classes
+    generator = torch.Generator().manual_seed(asked.seed)
+    features = torch.randn(samples, width, generator=generator).relu_()
+    head = LinearHead(torch.randn(classes, width, generator=generator) / width**0.5, torch.zeros(classes))
     logits, weight = head.logits(features), head.weight
     predicted = logits.argmax(dim=1)
-    labels = torch.randint(CLASSES, (SAMPLES,), generator=generator)
-    nci = NCI(ALPHA).fit(ClassStatistics(CLASSES, FEATURES).update(features, labels), head)
+    labels = torch.randint(classes, (samples,), generator=generator)
+    nci = NCI(ALPHA).fit(ClassStatistics(classes, width).update(features, labels), head)
     mean = nci.mean_.float()
 
     def textbook(h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
@@ -52,19 +46,31 @@ def main() -> None:
             score(h, other)
 
     difference = (textbook(features, predicted) - nci.score(features, logits)).abs().max().item()
-    whole = medians(lambda: textbook(features, predicted), lambda: nci.score(features, logits), features.clone)
-    batches = medians(lambda: in_batches(textbook, predicted), lambda: in_batches(nci.score, logits))
-    read = (features.nbytes + logits.nbytes) / 1e9
-    report = {
-        "shape": [SAMPLES, FEATURES, CLASSES],
-        "threads": torch.get_num_threads(),
-        "largest_difference": difference,
-        "textbook_over_nci": whole[0] / whole[1],
-        f"textbook_over_nci_in_batches_of_{BATCH}": batches[0] / batches[1],
-        "nci_reads_GB_per_s": read / whole[1],
-        "copy_GB_per_s": 2 * features.nbytes / 1e9 / whole[2],
-    }
-    print(json.dumps({key: round(value, 7) if isinstance(value, float) else value for key, value in report.items()}))
+    seconds = in_turn(
+        {
+            "textbook": lambda: textbook(features, predicted),
+            "nci": lambda: nci.score(features, logits),
+            "copy": features.clone,
+            "textbook_in_batches": lambda: in_batches(textbook, predicted),
+            "nci_in_batches": lambda: in_batches(nci.score, logits),
+        },
+        asked.rounds,
+    )
+    read = 4 * (features.numel() + logits.numel()) / 1e9 / seconds["nci"]  # bytes of float32
+    copied = 4 * 2 * features.numel() / 1e9 / seconds["copy"]
+    publish(
+        {
+            "shape": [samples, width, classes],
+            "sizes": {"threads": torch.get_num_threads(), "batch": BATCH},
+            "largest_difference": difference,
+            "textbook_over_nci": seconds["textbook"] / seconds["nci"],
+            f"textbook_over_nci_in_batches_of_{BATCH}": seconds["textbook_in_batches"] / seconds["nci_in_batches"],
+            "nci_reads_GB_per_s": read,
+            "copy_GB_per_s": copied,
+            "nci_reads_over_copy": read / copied,
+        },
+        asked.json,
+    )
 
 
 if __name__ == "__main__":

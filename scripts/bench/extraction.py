@@ -1,0 +1,83 @@
+"""Extraction against the bare loop ``for images, labels in loader: network(images.to(device))`` on the same loader.
+
+    python scripts/bench/extraction.py [--workload NAME] [--train N] [--test N] [--width N] [--batch-size N]
+        [--device DEVICE] [--workers N] [--amp NAME] [--rounds N]
+
+All images of all splits, in turn: the bare loop; the extraction that stores every feature; the one that keeps
+statistics of the training split, as most detectors need; and that with the outputs of the network's stages. Each
+extraction begins with an empty directory. A ratio is one of medians.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import in_turn, parser, publish
+from workload import Work, add_options, opened
+
+from nci_plugin.benchmarks.opening import image_batches, open_splits
+from nci_plugin.detectors.base import FitsOn
+from nci_plugin.extraction import AMP, ExtractionOptions, check_amp, extract, prepared, resolve_device
+
+STATISTICS = {FitsOn.STATISTICS}
+
+
+def sides(work: Work, options: Any) -> dict[str, Callable[[], object]]:
+    device, dtype = resolve_device(options.device), AMP[options.amp]
+    splits, store = open_splits(work.benchmark), work.directory / "features"
+    on_gpu = device.type == "cuda"
+
+    def bare() -> None:
+        precision = torch.autocast(device.type, dtype) if dtype is not None else nullcontext()
+        with prepared(work.network, device), precision:
+            for name, split in splits.items():
+                for images, _ in image_batches(name, split, options.batch_size, options.workers, on_gpu):
+                    work.network(images.to(device, non_blocking=on_gpu))
+            if on_gpu:
+                torch.cuda.synchronize(device)
+
+    def extraction(training: set[FitsOn], stages: bool = False) -> None:
+        settings = ExtractionOptions(
+            options.device, options.batch_size, options.workers, store=store, progress=False, amp=options.amp
+        )
+        extract(work.network, work.benchmark, training, settings, splits, stages)
+        emptied(store)
+
+    return {
+        "bare": bare,
+        "stored": lambda: extraction({FitsOn.BANK}),
+        "statistics": lambda: extraction(STATISTICS),
+        "stages": lambda: extraction(STATISTICS, stages=True),
+    }
+
+
+def emptied(store: Path) -> None:
+    shutil.rmtree(store, ignore_errors=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    made = parser(__doc__)
+    add_options(made)
+    made.add_argument("--amp", default="none", metavar="NAME", help=f"{', '.join(AMP)} (none), for both sides")
+    made.add_argument("--rounds", type=int, default=7, metavar="N", help="timed rounds after one that warms up (7)")
+    options = made.parse_args(arguments)
+    check_amp(options.amp, resolve_device(options.device))
+    with opened(options) as work:
+        emptied(work.directory / "features")
+        seconds = in_turn(sides(work, options), options.rounds)
+        count = sum(map(len, open_splits(work.benchmark).values()))
+    report: dict[str, Any] = {f"{name}_s": value for name, value in seconds.items()}
+    report.update({f"{name}_over_bare": value / seconds["bare"] for name, value in seconds.items() if name != "bare"})
+    report["stored_images_per_second"] = count / seconds["stored"]
+    sizes = {"images": count, "threads": torch.get_num_threads()}
+    sizes.update({name: getattr(options, name) for name in ("batch_size", "workers", "rounds")})
+    publish({"device": options.device, "amp": options.amp, "sizes": sizes, **report}, options.json)
+
+
+if __name__ == "__main__":
+    main()

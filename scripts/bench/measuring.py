@@ -1,0 +1,87 @@
+"""What the measuring scripts share: their options, sides timed in turn, and where a report goes.
+
+A report is a mapping. Its numbers at the top level are results, which `bench.sh` shows in its table, named for what
+they are: ``a_over_b`` is a ratio, others end in their unit. What is nested (sizes, single times) is detail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nci_plugin.files import write_atomically
+
+DIGITS = 5
+"""Significant digits of a number in a report."""
+
+
+def parser(documentation: str | None) -> argparse.ArgumentParser:
+    """The options that every script has: ``--json`` and ``--seed``."""
+    made = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--json", type=Path, metavar="PATH", help="also write the report to this file")
+    made.add_argument("--seed", type=int, default=0, help="of all random numbers (0)")
+    return made
+
+
+def publish(report: Mapping[str, Any], path: Path | None) -> None:
+    """Print a report as one line of JSON, and write it to ``path``, whole or not at all."""
+    line = json.dumps(_rounded(report))
+    print(line)
+    if path is not None:
+        write_atomically(path, f"{line}\n")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {str(key): _rounded(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(each) for each in value]
+    return value
+
+
+def in_turn(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each side, measured in turn after one round that warms up.
+
+    Each round begins with another side, so that none always follows the same one.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        first = number % len(sides)
+        for name in [*sides][first:] + [*sides][:first]:
+            seconds[name].append(timed(sides[name])[0])
+    return {name: statistics.median(each[1:]) for name, each in seconds.items()}
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that ``work`` took, and what it returned."""
+    started = time.perf_counter()
+    result = work()
+    return time.perf_counter() - started, result
+
+
+@contextmanager
+def counted(network: Any) -> Iterator[list[int]]:
+    """Collects the number of images of every forward pass of a network."""
+    passes: list[int] = []
+    handle = network.register_forward_pre_hook(lambda _, images: passes.append(len(images[0])))
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+def peak_mb() -> float:
+    """Peak resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024**2 if sys.platform == "darwin" else 1024)  # kilobytes, but bytes on macOS
