@@ -21,6 +21,7 @@ _PUBLIC = {
     "ClassStatistics": "nci_plugin.statistics",
     "LinearHead": "nci_plugin.head",
     "Detector": "nci_plugin.detectors.base",
+    "CollapseMonitor": "nci_plugin.dynamics.monitor",
     "PluginError": "nci_plugin.checks",
 }
 __all__ = ["__version__", *_PUBLIC]

@@ -1,18 +1,29 @@
-"""What the built-in benchmark needs and a fresh machine lacks: its images and its checkpoints."""
+"""What the built-in benchmark needs and a fresh machine lacks: its images and its checkpoints.
+
+A training leaves ``training.json`` (network and recipe), and for every seed ``s0/history.jsonl`` (a line an epoch),
+``s0/model_epoch10.ckpt`` where epochs are saved, named as OpenOOD's recorder names them, and last ``s0/best.ckpt``.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
 from nci_plugin.benchmarks.digits import is_complete, write_digits
 from nci_plugin.benchmarks.image_list import ImageList
+from nci_plugin.checks import PluginError, check_keys, check_known, check_number
+from nci_plugin.files import write_atomically
 from nci_plugin.networks.factory import build_network
-from nci_plugin.training import Recipe, save_checkpoint, train
+from nci_plugin.training import Entry, Recipe, save_checkpoint, train
 
-SEEDS = {"s0": 0, "s1": 1, "s2": 2}
+SEEDS = (0, 1, 2)
 
 REGIMES = {
     "standard": Recipe(),
@@ -21,6 +32,44 @@ REGIMES = {
     "long_tailed": Recipe(),
 }
 """How `train_checkpoint` can train. ``long_tailed`` is the standard recipe on the benchmark's long-tailed variant."""
+
+TRAINING, HISTORY, LAST = "training.json", "history.jsonl", "best.ckpt"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A small network: its factory, and which of the factory's arguments each option sets."""
+
+    factory: str
+    options: Mapping[str, str]
+
+
+ARCHITECTURES = {
+    "resnet": Architecture(
+        "nci_plugin.networks.resnet:ResNet18_32x32",
+        {"width": "width", "depth": "blocks_per_stage", "head": "head"},
+    ),
+    "mlp": Architecture(
+        "nci_plugin.networks.mlp:MLP",
+        {"width": "width", "depth": "depth", "activation": "activation", "head": "head", "image_size": "image_size"},
+    ),
+}
+"""``depth`` is the number of blocks in each of the four stages of ``resnet``, and of hidden layers of ``mlp``."""
+
+
+def with_network(benchmark: Benchmark, architecture: str, options: Mapping[str, Any]) -> Benchmark:
+    """The benchmark with another network: ``options`` are width, depth, activation and head, as far as they are set.
+
+    Raises PluginError on an unknown architecture, or on an option that it does not have.
+    """
+    check_known("network", architecture, ARCHITECTURES)
+    chosen = ARCHITECTURES[architecture]
+    check_keys(f"network '{architecture}'", options, chosen.options)
+    arguments = {chosen.options[name]: value for name, value in options.items()}
+    if chosen.factory == benchmark.network:
+        arguments = {**benchmark.network_arguments, **arguments}
+    build_network(chosen.factory, benchmark.num_classes, arguments)  # raises on values that cannot be used
+    return replace(benchmark, network=chosen.factory, network_arguments=arguments)
 
 
 def write_data(data_root: Path) -> bool:
@@ -31,29 +80,94 @@ def write_data(data_root: Path) -> bool:
     return True
 
 
-def missing_checkpoints(directory: Path) -> list[str]:
-    """Seeds whose ``best.ckpt`` is not in ``directory``."""
-    return [seed for seed in SEEDS if not (directory / seed / "best.ckpt").is_file()]
+def checkpoint_name(epoch: int) -> str:
+    """File name of an epoch's checkpoint, as OpenOOD's recorder with ``save_all_models`` writes it."""
+    return f"model_epoch{epoch}.ckpt"
+
+
+def saved_epochs(epochs: int, every: int | None) -> range:
+    """The epochs whose checkpoints are kept, beside the last network's: each ``every``-th, None = none."""
+    if every is None:
+        return range(0)
+    check_number("save every", every, above=0, whole=True)
+    return range(every, epochs + 1, every)
+
+
+def missing_checkpoints(directory: Path, seeds: Iterable[int] = SEEDS, epochs: Collection[int] = ()) -> list[str]:
+    """Seeds, as ``s0``, whose ``best.ckpt`` or checkpoint of one of the ``epochs`` is not in ``directory``."""
+    wanted = [LAST, *map(checkpoint_name, epochs)]
+    return [f"s{seed}" for seed in seeds if not all((directory / f"s{seed}" / name).is_file() for name in wanted)]
 
 
 def train_checkpoint(
-    benchmark: Benchmark, directory: Path, seed: str, device: torch.device, recipe: Recipe | None = None
-) -> dict[str, float]:
-    """Train one seed's network on the benchmark's training images; returns its last epoch's loss and accuracy."""
-    source = benchmark.splits[TRAIN]
-    assert isinstance(source, ImageList)
-    assert benchmark.network is not None
-    factory = benchmark.network
-    files = source.read()
-    items = [files.item(index) for index in range(len(files))]
+    benchmark: Benchmark,
+    directory: Path,
+    seed: str,
+    device: torch.device,
+    recipe: Recipe | None = None,
+    save_every: int | None = None,
+) -> Entry:
+    """Train one seed's network (``s0``, ``s1`` ...) on the benchmark's training images; returns its last epoch's entry.
+
+    ``save_every`` also keeps the checkpoints of every so many epochs. A training that was interrupted starts again and
+    leaves the same bytes. Raises PluginError if ``directory`` holds another training.
+    """
+    recipe = recipe or Recipe()
+    _describe(benchmark, directory, recipe)
+    kept, history = saved_epochs(recipe.epochs, save_every), list[Entry]()
+
+    def save(network: nn.Module, entry: Entry) -> None:
+        history.append(entry)
+        if entry["epoch"] in kept:
+            save_checkpoint(network, directory / seed / checkpoint_name(entry["epoch"]))
+            _write_history(directory / seed / HISTORY, history)
+
     network, history = train(
-        lambda: build_network(factory, benchmark.num_classes, benchmark.network_arguments),
-        torch.stack([image for image, _ in items]),
-        torch.stack([label for _, label in items]),
-        recipe or Recipe(),
-        SEEDS[seed],
+        lambda: build_benchmark_network(benchmark),
+        *training_tensors(benchmark),
+        recipe,
+        int(seed[1:]),
         device,
+        save,
         progress_label=f"train {seed}",
     )
-    save_checkpoint(network, directory / seed / "best.ckpt")
+    _write_history(directory / seed / HISTORY, history)
+    save_checkpoint(network, directory / seed / LAST)  # comes last: a training that was interrupted lacks it
     return history[-1]
+
+
+def build_benchmark_network(benchmark: Benchmark) -> nn.Module:
+    """The benchmark's own network with random weights."""
+    assert benchmark.network is not None
+    return build_network(benchmark.network, benchmark.num_classes, benchmark.network_arguments)
+
+
+def training_tensors(benchmark: Benchmark) -> tuple[Tensor, Tensor]:
+    """Images (n, 3, H, W) and labels (n,) of the training list, decoded."""
+    source = benchmark.splits[TRAIN]
+    assert isinstance(source, ImageList)
+    files = source.read()
+    items = [files.item(index) for index in range(len(files))]
+    return torch.stack([image for image, _ in items]), torch.stack([label for _, label in items])
+
+
+def _describe(benchmark: Benchmark, directory: Path, recipe: Recipe) -> None:
+    """Write what is trained in ``directory``; raises PluginError if something else was."""
+    path = directory / TRAINING
+    text = json.dumps(
+        {
+            "benchmark": benchmark.name,
+            "network": benchmark.network,
+            "network_arguments": dict(benchmark.network_arguments),
+            "recipe": asdict(recipe),
+        },
+        indent=1,
+    )
+    if not path.is_file():
+        write_atomically(path, text + "\n")
+    elif path.read_text(encoding="utf-8") != text + "\n":
+        raise PluginError(f"output '{directory}': holds another training, see {path}; choose another --output")
+
+
+def _write_history(path: Path, history: Sequence[Entry]) -> None:
+    write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in history))

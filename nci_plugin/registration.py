@@ -13,6 +13,8 @@ def register(override: bool = True) -> None:
     for any network) and OpenOOD's stays reachable as ``nci_builtin``. With ``override=False`` ``nci`` is OpenOOD's,
     even if an earlier call had taken it: the last call counts.
 
+    The recorder ``collapse`` of trainings is added too: ``recorder: {name: collapse}`` in a configuration of main.py.
+
     Raises PluginError if there is no checkout of OpenOOD, or if it cannot be imported.
     """
     import_openood()

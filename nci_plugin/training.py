@@ -1,4 +1,4 @@
-"""Small trainings of a classifier: one learning-rate cycle (Smith & Topin 2019), SGD with momentum or Adam."""
+"""Small trainings of a classifier: SGD with momentum or Adam, one cycle (Smith & Topin 2019) or a cosine."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
 from nci_plugin.checks import PluginError, check_choice, check_labels, check_number
 from nci_plugin.files import write_atomically
+from nci_plugin.losses import CE_THEN_MSE, LOSSES, NAMES
 
 SHIFT = 4
 """Largest random shift in pixels, the padding of the usual CIFAR augmentation."""
 
 OPTIMIZERS = ("sgd", "adam")
+SCHEDULES = ("one_cycle", "cosine")
+
+CE_SHARE = 0.4
+"""Share of the epochs of ``ce_then_mse`` that are cross-entropy's: 200 of 500 in arXiv 2604.00230."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How to train. Raises PluginError on a value that cannot be used.
 
-    ``learning_rate`` is the peak of the cycle; ``augment`` shifts each image by up to 4 pixels in both directions;
-    ``momentum`` is that of SGD.
+    ``learning_rate`` is the peak of the schedule; ``augment`` shifts each image by up to 4 pixels in both directions;
+    ``momentum`` is that of SGD. Each phase of the loss ``ce_then_mse`` has an optimizer and a schedule of its own.
     """
 
     epochs: int = 12
@@ -40,6 +45,8 @@ class Recipe:
     weight_decay: float = 5e-4
     augment: bool = True
     optimizer: str = "sgd"
+    schedule: str = "one_cycle"
+    loss: str = "ce"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -52,14 +59,32 @@ class Recipe:
                 raise PluginError(f"recipe: {name}: must be {bound}, got {getattr(self, name)!r}; correct it")
         check_choice("recipe: augment", self.augment, (True, False))
         check_choice("recipe: optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("recipe: schedule", self.schedule, SCHEDULES)
+        check_choice("recipe: loss", self.loss, NAMES)
+        if self.loss == CE_THEN_MSE and self.epochs < 2:
+            raise PluginError(f"recipe: epochs: must be at least 2 for the loss {CE_THEN_MSE}, got {self.epochs}")
+
+    @property
+    def phases(self) -> list[tuple[str, int]]:
+        """Each phase's loss, a key of LOSSES, and its number of epochs."""
+        if self.loss != CE_THEN_MSE:
+            return [(self.loss, self.epochs)]
+        first = max(1, round(CE_SHARE * self.epochs))
+        return [("ce", first), ("mse", self.epochs - first)]
 
     def make_optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
         if self.optimizer == "adam":
             return torch.optim.Adam(parameters, self.learning_rate, weight_decay=self.weight_decay)
         return torch.optim.SGD(parameters, self.learning_rate, self.momentum, weight_decay=self.weight_decay)
 
+    def make_schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
+        if self.schedule == "cosine":
+            return CosineAnnealingLR(optimizer, steps)
+        return OneCycleLR(optimizer, self.learning_rate, total_steps=steps, cycle_momentum=False)
 
-EpochCallback = Callable[[nn.Module, dict[str, float]], Any]
+
+Entry = dict[str, Any]
+EpochCallback = Callable[[nn.Module, Entry], Any]
 
 
 def train(
@@ -71,12 +96,13 @@ def train(
     device: torch.device | str = "cpu",
     on_epoch: EpochCallback | None = None,
     progress_label: str = "train",
-) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Train the network of ``factory()`` with cross-entropy; returns it in eval mode on ``device``, and its history.
+) -> tuple[nn.Module, list[Entry]]:
+    """Train the network of ``factory()``; returns it in eval mode on ``device``, and its history.
 
     ``images`` (n, 3, H, W) are normalised floats, ``labels`` (n,) whole numbers from 0. The history has one entry an
-    epoch: ``epoch`` from 1, and the means over its training batches of ``loss`` (nats) and ``accuracy`` (percent).
-    ``on_epoch(network, entry)`` is called after each epoch with the network in eval mode.
+    epoch: ``epoch`` from 1, its ``phase`` (the loss's name), and the means over its training batches of ``loss`` (see
+    LOSSES for its unit) and ``accuracy`` (percent). ``on_epoch(network, entry)`` is called after each epoch with the
+    network in eval mode; it may change weights in place. Parameters that need no gradient stay as they are.
 
     The same seed gives the same network on the same machine; PyTorch's global random state is left as it was.
     Raises PluginError if images and labels do not fit together or the loss is no longer finite.
@@ -103,7 +129,7 @@ def save_checkpoint(network: nn.Module, path: Path) -> None:
     Raises PluginError if it cannot be written.
     """
     buffer = io.BytesIO()
-    torch.save({name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}, buffer)
+    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, buffer)
     write_atomically(Path(path), buffer.getvalue())
 
 
@@ -130,48 +156,51 @@ def _fit(
     seed: int,
     on_epoch: EpochCallback | None,
     progress_label: str,
-) -> list[dict[str, float]]:
+) -> list[Entry]:
     # Of its own, so that a callback or dropout cannot change which images are drawn.
     generator = torch.Generator().manual_seed(seed)
     black = images.amin(dim=(0, 2, 3)).view(1, -1, 1, 1)
     batches = math.ceil(len(images) / recipe.batch_size)
-    optimizer = recipe.make_optimizer(network.parameters())
-    schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.epochs * batches, cycle_momentum=False)
-    history: list[dict[str, float]] = []
+    history: list[Entry] = []
     with tqdm(total=recipe.epochs * batches, desc=progress_label, unit="batch", disable=None) as bar:
-        for epoch in range(1, recipe.epochs + 1):
-            network.train()
-            loss_sum, right = torch.zeros((), device=images.device), torch.zeros((), device=images.device)
-            order = torch.randperm(len(images), generator=generator).to(images.device)
-            for indices in order.split(recipe.batch_size):
-                batch, targets = images[indices], labels[indices]
-                if recipe.augment:
-                    batch = _shift(batch, black, generator)
-                logits = network(batch)
-                loss = F.cross_entropy(logits, targets)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                loss_sum += loss.detach() * len(indices)
-                right += (logits.argmax(dim=1) == targets).sum()
-                bar.update()
-            network.eval()
-            entry = {
-                "epoch": epoch,
-                "loss": loss_sum.item() / len(images),
-                "accuracy": 100 * right.item() / len(images),
-            }
-            if not math.isfinite(entry["loss"]):
-                raise PluginError(
-                    f"training: the loss must stay finite, got {entry['loss']} in epoch {epoch};"
-                    f" lower the recipe's learning_rate ({recipe.learning_rate:g}) or check the images"
-                )
-            history.append(entry)
-            bar.set_postfix(loss=f"{entry['loss']:.3f}", accuracy=f"{entry['accuracy']:.1f} %")
-            if on_epoch is not None:
-                on_epoch(network, entry)
+        for phase, epochs in recipe.phases:
+            loss_of = LOSSES[phase]
+            optimizer = recipe.make_optimizer(each for each in network.parameters() if each.requires_grad)
+            schedule = recipe.make_schedule(optimizer, epochs * batches)
+            for _ in range(epochs):
+                network.train()
+                loss_sum, right = torch.zeros((), device=images.device), torch.zeros((), device=images.device)
+                order = torch.randperm(len(images), generator=generator).to(images.device)
+                for indices in order.split(recipe.batch_size):
+                    batch, targets = images[indices], labels[indices]
+                    if recipe.augment:
+                        batch = _shift(batch, black, generator)
+                    logits = network(batch)
+                    loss = loss_of(logits, targets)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    schedule.step()
+                    loss_sum += loss.detach() * len(indices)
+                    right += (logits.argmax(dim=1) == targets).sum()
+                    bar.update()
                 network.eval()
+                entry: Entry = {
+                    "epoch": len(history) + 1,
+                    "phase": phase,
+                    "loss": loss_sum.item() / len(images),
+                    "accuracy": 100 * right.item() / len(images),
+                }
+                if not math.isfinite(entry["loss"]):
+                    raise PluginError(
+                        f"training: the loss must stay finite, got {entry['loss']} in epoch {entry['epoch']};"
+                        f" lower the recipe's learning_rate ({recipe.learning_rate:g}) or check the images"
+                    )
+                history.append(entry)
+                bar.set_postfix(loss=f"{entry['loss']:.3f}", accuracy=f"{entry['accuracy']:.1f} %", refresh=False)
+                if on_epoch is not None:
+                    on_epoch(network, entry)
+                    network.eval()
     return history
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nci_plugin.checks import check_number
-
-BLOCKS_PER_STAGE = 2
+from nci_plugin.head import LinearHead
+from nci_plugin.networks.etf import make_head
 
 
 class BasicBlock(nn.Module):
@@ -38,23 +38,26 @@ class ResNet18_32x32(nn.Module):
     """CIFAR-style ResNet-18: a 3x3 stem, four stages of ``width`` x (1, 2, 4, 8) channels, average pool, ``fc``.
 
     Parameters and methods are named as in OpenOOD, so that its CIFAR checkpoints load into ``width=64`` and all of its
-    postprocessors can use the network. ``feature_size`` is the number of penultimate features, 8 x ``width``. Raises
-    PluginError unless both arguments are whole numbers above 0.
+    postprocessors can use the network. ``feature_size`` is the number of penultimate features, 8 x ``width``; with
+    other ``blocks_per_stage`` than 2 it has 2 + 8 x ``blocks_per_stage`` layers; ``head`` as in `make_head`. Raises
+    PluginError on arguments that cannot be used.
     """
 
-    def __init__(self, num_classes: int = 10, width: int = 64) -> None:
+    def __init__(
+        self, num_classes: int = 10, width: int = 64, blocks_per_stage: int = 2, head: str = "learned"
+    ) -> None:
         super().__init__()
-        check_number("ResNet18_32x32: num_classes", num_classes, above=0, whole=True)
-        check_number("ResNet18_32x32: width", width, above=0, whole=True)
+        for name, value in (("num_classes", num_classes), ("width", width), ("blocks_per_stage", blocks_per_stage)):
+            check_number(f"ResNet18_32x32: {name}", value, above=0, whole=True)
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = _stage(width, width, stride=1)
-        self.layer2 = _stage(width, 2 * width, stride=2)
-        self.layer3 = _stage(2 * width, 4 * width, stride=2)
-        self.layer4 = _stage(4 * width, 8 * width, stride=2)
+        self.layer1 = _stage(width, width, blocks_per_stage, stride=1)
+        self.layer2 = _stage(width, 2 * width, blocks_per_stage, stride=2)
+        self.layer3 = _stage(2 * width, 4 * width, blocks_per_stage, stride=2)
+        self.layer4 = _stage(4 * width, 8 * width, blocks_per_stage, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.feature_size = 8 * width
-        self.fc = nn.Linear(self.feature_size, num_classes)
+        self.fc = make_head(self.feature_size, num_classes, head)
 
     def forward(
         self, x: Tensor, return_feature: bool = False, return_feature_list: bool = False
@@ -85,7 +88,8 @@ class ResNet18_32x32(nn.Module):
 
     def get_fc(self) -> tuple[np.ndarray, np.ndarray]:
         """Weights (num_classes, feature_size) and bias (num_classes,) of the last layer, as arrays."""
-        return self.fc.weight.detach().cpu().numpy(), self.fc.bias.detach().cpu().numpy()
+        head = LinearHead.from_linear(self.fc)
+        return head.weight.numpy(), head.bias.numpy()
 
     def get_fc_layer(self) -> nn.Linear:
         return self.fc
@@ -99,6 +103,6 @@ class ResNet18_32x32(nn.Module):
             yield x
 
 
-def _stage(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
-    later = [BasicBlock(out_channels, out_channels, stride=1) for _ in range(BLOCKS_PER_STAGE - 1)]
+def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
+    later = [BasicBlock(out_channels, out_channels, stride=1) for _ in range(blocks - 1)]
     return nn.Sequential(BasicBlock(in_channels, out_channels, stride), *later)

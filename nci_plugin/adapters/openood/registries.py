@@ -1,4 +1,4 @@
-"""The plugin's names in OpenOOD's two registries of postprocessors. Importing this module imports openood."""
+"""The plugin's names in OpenOOD's registries of postprocessors and recorders. Importing this module imports openood."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import openood.recorders
 from openood.evaluation_api import postprocessor as evaluation_api
 from openood.evaluation_api.datasets import DATA_INFO
 from openood.postprocessors import utils as pipelines
@@ -15,6 +16,7 @@ from openood.utils.config import Config
 from PIL import ImageFile
 
 from nci_plugin.adapters.openood.postprocessor import DetectorPostprocessor
+from nci_plugin.adapters.openood.recorder import COLLAPSE, CollapseRecorder
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.configuration import load_postprocessor
@@ -25,11 +27,12 @@ OPENOODS_DATA_SETS = frozenset(num_classes_dict)
 
 _by_name = evaluation_api.get_postprocessor
 _by_config = pipelines.get_postprocessor
+_recorder = openood.recorders.get_recorder
 _shipped = Path()
 
 
 def register(shipped: Path, override: bool) -> None:
-    """Make every detector a postprocessor of OpenOOD; ``shipped`` holds their YAML files.
+    """Make every detector a postprocessor of OpenOOD; ``shipped`` holds their YAML files. Adds the recorder too.
 
     Names that OpenOOD has itself stay its own, but ``nci`` becomes the plugin's with ``override``, and OpenOOD's again
     without; ``nci_builtin`` is always OpenOOD's. The last call counts.
@@ -42,6 +45,7 @@ def register(shipped: Path, override: bool) -> None:
     evaluation_api.postprocessors[OPENOODS_NCI] = NCIPostprocessor
     _replace(_by_name, get_by_name)
     _replace(_by_config, get_by_config)
+    _replace(_recorder, get_recorder)
     ImageFile.LOAD_TRUNCATED_IMAGES = True  # as importing OpenOOD does, whose data sets have such images
 
 
@@ -72,6 +76,11 @@ def get_by_config(config: Config) -> Any:
     _complete_num_classes(config.dataset.name, config.dataset.num_classes)
     name = config.postprocessor.name
     return _construct(name, config, f"config of postprocessor '{name}'") if _is_ours(name) else _by_config(config)
+
+
+def get_recorder(config: Config) -> Any:
+    """As OpenOOD's own, which knows its recorders by name; ``collapse`` is this package's, around one of those."""
+    return CollapseRecorder(config, _recorder) if config.recorder.name == COLLAPSE else _recorder(config)
 
 
 def _is_ours(name: str) -> bool:

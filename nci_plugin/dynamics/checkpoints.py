@@ -1,0 +1,133 @@
+"""The epoch checkpoints that a training loop left, and what it wrote beside them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nci_plugin.checks import PluginError
+from nci_plugin.dynamics.trajectory import EpochRecord
+
+EPOCH = re.compile(r"epoch[-_= ]?(\d+)", re.IGNORECASE)
+"""The number of an epoch in a file name: ``model_epoch10.ckpt``, ``epoch-10_loss0.1.ckpt``, ``epoch_010.pth``."""
+
+SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
+
+COPIES = ("best", "last")
+"""OpenOOD's recorder also writes ``best_epoch10_acc0.9000.ckpt``: not another network than that of epoch 10."""
+
+SEED = re.compile(r"s(\d+)")
+"""Directories of seeds, as OpenOOD names them."""
+
+HISTORIES = ("history.jsonl", "history.csv")
+COLUMNS = {"train_loss": ("train_loss", "loss"), "train_accuracy": ("train_accuracy", "accuracy")}
+"""Number of an EpochRecord -> its column in a history, the first that is there; accuracy in percent."""
+
+
+@dataclass(frozen=True)
+class CheckpointRun:
+    """The checkpoints of one run by epoch, in increasing order, and the number of its seed where its directory says."""
+
+    name: str
+    directory: Path
+    files: Mapping[int, Path]
+    seed: int | None = None
+
+
+def find_runs(paths: Sequence[Path]) -> list[CheckpointRun]:
+    """The runs of some paths: each directory is one, or one for each of its ``s0``, ``s1`` ...; all files together one.
+
+    Raises PluginError where a path has no epoch checkpoint, or two of one epoch.
+    """
+    files = [path for path in paths if path.is_file()]
+    runs = [_run(files[0].resolve().parent, files, given=True)] if files else []
+    for path in paths:
+        if path in files:
+            continue
+        if not path.is_dir():
+            raise PluginError(f"checkpoints '{path}': there is no such file or directory; pass epoch checkpoints")
+        seeds = sorted((each for each in path.iterdir() if SEED.fullmatch(each.name)), key=lambda each: each.name)
+        inside = [(each, _candidates(each)) for each in (path, *seeds) if each.is_dir()]
+        found = [_run(each.resolve(), candidates) for each, candidates in inside if candidates]
+        if not found:
+            raise PluginError(
+                f"checkpoints '{path}': no file is named like epoch-10_loss0.1.ckpt, epoch_010.pth or"
+                f" last_epoch100_acc0.9.ckpt ({', '.join(SUFFIXES)}); save the network every few epochs, with OpenOOD"
+                " --recorder.save_all_models True, or pass the files"
+            )
+        runs += found
+    return runs
+
+
+def epoch_of(path: Path) -> int | None:
+    """The number after ``epoch`` in a file's name, None where there is none."""
+    match = EPOCH.search(path.name)
+    return int(match[1]) if match else None
+
+
+def _candidates(directory: Path) -> list[Path]:
+    return [path for path in sorted(directory.iterdir()) if path.suffix in SUFFIXES and epoch_of(path) is not None]
+
+
+def _run(directory: Path, files: Sequence[Path], given: bool = False) -> CheckpointRun:
+    by_epoch: dict[int, Path] = {}
+    for path in sorted(files, key=lambda each: (each.name.lower().startswith(COPIES), each.name)):
+        epoch = epoch_of(path)
+        if epoch is None:
+            raise PluginError(f"checkpoint '{path}': its name must tell its epoch, as in epoch_010.ckpt; rename it")
+        there = by_epoch.setdefault(epoch, path)
+        if there != path and (given or not path.name.lower().startswith(COPIES)):
+            raise PluginError(f"checkpoints: '{there}' and '{path}' are both of epoch {epoch}; pass those of one run")
+    seed = SEED.fullmatch(directory.name)
+    name = f"{directory.parent.name}_{directory.name}" if seed else directory.name
+    return CheckpointRun(name, directory, dict(sorted(by_epoch.items())), int(seed[1]) if seed else None)
+
+
+# -------------------------------------------------------------------- what lies beside
+
+
+def read_history(directory: Path) -> dict[int, Mapping[str, Any]]:
+    """The entries of a training's ``history.jsonl`` or ``history.csv`` by epoch; empty where there is none.
+
+    An entry has ``epoch``, and as far as they were logged the COLUMNS, and ``phase``. Raises PluginError on a file that
+    is something else.
+    """
+    path = next((directory / name for name in HISTORIES if (directory / name).is_file()), None)
+    if path is None:
+        return {}
+    try:
+        table = pd.read_json(path, lines=True) if path.suffix == ".jsonl" else pd.read_csv(path)
+        entries = table.to_dict("records")
+        return {int(entry["epoch"]): {**entry, "from": path.name} for entry in entries}
+    except (ValueError, KeyError, OSError) as error:
+        raise PluginError(
+            f"history '{path}': expected a line an epoch with epoch, loss and accuracy ({error}); move it away"
+        ) from None
+
+
+def with_history(record: EpochRecord, entry: Mapping[str, Any] | None) -> EpochRecord:
+    """The record with the loss and the training accuracy that its training logged, as far as it did."""
+    for field, names in COLUMNS.items():
+        known = [float(entry[name]) for name in names if entry and pd.notna(entry.get(name))]
+        if known and entry:
+            source = f"{entry['from']}: as logged while training"
+            record = replace(record, **{field: known[0]}, train_from=source)  # type: ignore[arg-type]
+    return record
+
+
+def read_training(directory: Path, name: str) -> Mapping[str, Any]:
+    """What a training says of itself in a JSON file, in its directory or the one above; empty without that file."""
+    for path in (directory / name, directory.parent / name):
+        if path.is_file():
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+            except (ValueError, OSError) as error:
+                raise PluginError(f"training '{path}': cannot be read ({error}); move it away") from None
+            return content if isinstance(content, dict) else {}
+    return {}

@@ -1,0 +1,104 @@
+"""A claim against what was measured: a verdict by a stated rule, and the words that a finding is written in.
+
+A rule answers ``confirmed``, ``not confirmed``, or ``cannot tell`` where the runs are too few or disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy import stats
+
+from nci_plugin.dynamics.intervals import LEVEL, Interval
+from nci_plugin.dynamics.regularities import NEVER
+
+CONFIRMED, NOT_CONFIRMED, CANNOT_TELL = "confirmed", "not confirmed", "cannot tell"
+
+PUBLISHED_CV = 0.08
+PUBLISHED_LEAD, PUBLISHED_MAE = 62, 24
+PUBLISHED_WIDTH_SHIFT = 0.13
+PUBLISHED_SMALLEST_NC1 = 0.076
+"""All of arXiv 2604.00230; lead and error in epochs, in sample, over 8 runs; the NC1 is that of cross-entropy alone."""
+
+SUPPORT = 0.95
+"""Share of runs or of resamples in which a pattern must hold to be confirmed."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim, what was measured, on how many runs, with what interval, and the verdict by the rule."""
+
+    claim: str
+    measured: str
+    n: str
+    interval: str
+    verdict: str
+    rule: str
+
+
+def untested(claim: str, rule: str, lacking: str) -> Finding:
+    """A claim that these runs say nothing of, and why."""
+    return Finding(claim, f"not tested: {lacking}", "0", "-", CANNOT_TELL, rule)
+
+
+# -------------------------------------------------------------------- intervals
+
+
+def by_bounds_within(bounds: Interval, least: float, most: float) -> str:
+    """Confirmed where an interval lies within limits, not confirmed where it lies outside."""
+    if bounds is None:
+        return CANNOT_TELL
+    if least <= bounds[0] and bounds[1] <= most:
+        return CONFIRMED
+    return NOT_CONFIRMED if bounds[1] < least or bounds[0] > most else CANNOT_TELL
+
+
+def by_bounds(bounds: Interval, limit: float, below: bool) -> str:
+    """Confirmed where an interval lies on the claimed side of a limit, not confirmed where on the other."""
+    if bounds is None:
+        return CANNOT_TELL
+    if (bounds[1] < limit) if below else (bounds[0] > limit):
+        return CONFIRMED
+    if (bounds[0] > limit) if below else (bounds[1] < limit):
+        return NOT_CONFIRMED
+    return CANNOT_TELL
+
+
+def proportion(count: int, total: int) -> Interval:
+    """Exact interval of a share (Clopper & Pearson 1934)."""
+    if not total:
+        return None
+    bounds = stats.binomtest(count, total).proportion_ci(LEVEL, method="exact")
+    return float(bounds.low), float(bounds.high)
+
+
+def low(bounds: Interval) -> float:
+    return -NEVER if bounds is None else bounds[0]
+
+
+def high(bounds: Interval) -> float:
+    return NEVER if bounds is None else bounds[1]
+
+
+# -------------------------------------------------------------------- words
+
+
+def name_of(group: Sequence[str]) -> str:
+    return ", ".join(group)
+
+
+def interval_text(bounds: Interval, form: str) -> str:
+    return "-" if bounds is None else f"[{bounds[0]:{form}}, {bounds[1]:{form}}]"
+
+
+def value_text(value: float | None, form: str = ".0f") -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def share_of(value: float | None) -> float:
+    return 0.0 if value is None else value
+
+
+def epoch_text(value: float) -> str:
+    return "never" if value == NEVER else f"{value:g}"

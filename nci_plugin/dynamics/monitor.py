@@ -1,0 +1,185 @@
+"""`CollapseMonitor`: neural collapse, logged from inside a training loop.
+
+>>> monitor = CollapseMonitor(network, loader, every=5, output="run/trajectory.jsonl")   # doctest: +SKIP
+>>> for epoch in range(1, 101):                                                          # doctest: +SKIP
+...     train_one_epoch()
+...     monitor.step(epoch)
+...     if monitor.settled("nc1_quotient", tolerance=0.05, patience=3):
+...         break
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from nci_plugin.checks import PluginError, check_finite, check_known, check_number
+from nci_plugin.dynamics.measure import collapse_numbers, network_numbers, training_numbers
+from nci_plugin.dynamics.trajectory import Condition, EpochRecord, Trajectory, TrajectoryFile
+from nci_plugin.extraction import prepared
+from nci_plugin.feature_bank import Chunk, FeatureSplit
+from nci_plugin.losses import LOSSES
+from nci_plugin.networks.cut import Cut
+from nci_plugin.statistics import ClassStatistics
+
+FEATURE_BYTES = 2**30
+"""NC4 needs the features again once their means are known: up to so many bytes of them are held, beyond it is None."""
+
+
+class CollapseMonitor:
+    """Measures collapse on the training images of ``loader`` after every ``every``-th epoch, in one pass.
+
+    Args:
+        network: any classifier that ends in a linear layer, alone or in DataParallel.
+        loader: batches (images (n, 3, H, W), labels (n,)), or OpenOOD's dictionaries. They are measured as they come:
+            give the training images with the test preprocessing, without augmentation.
+        every: epochs between two records, counted from epoch 0.
+        samples_per_class: so many images of each class, the same at every step, instead of all; the loader must be a
+            DataLoader of a dataset with a length. Its labels are read once, which decodes its images.
+        output: file to log to; a run that was interrupted goes on in it.
+        run, conditions: of the trajectory.
+        loss: a key of LOSSES, of the logits in eval mode.
+        head: name of the last linear layer, where it is not found by itself.
+
+    The network's mode, gradients, buffers and every global random state are left as they were. A record names its
+    sample in ``train_from``. Raises PluginError on input that cannot be used.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loader: Iterable[Any],
+        every: int = 1,
+        *,
+        samples_per_class: int | None = None,
+        output: str | Path | None = None,
+        run: str = "run",
+        conditions: Mapping[str, Condition] | None = None,
+        loss: str = "ce",
+        head: str | None = None,
+    ) -> None:
+        check_number("monitor: every", every, above=0, whole=True)
+        if samples_per_class is not None:
+            check_number("monitor: samples_per_class", samples_per_class, above=0, whole=True)
+        check_known("loss", loss, LOSSES)
+        inner = getattr(network, "module", network)  # a pass of one process must not wait for the others
+        assert isinstance(inner, nn.Module)
+        self.network, self.every, self.loss, self.head = inner, every, loss, head
+        self._loader, self.samples_per_class = loader, samples_per_class
+        self._file = None if output is None else TrajectoryFile(Path(output), run, conditions or {})
+        self._run, self._conditions = run, dict(conditions or {})
+        self._records = dict(self._file.records) if self._file else {}
+        self._sampled = samples_per_class is None
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """What was measured, by increasing epoch, with what ``output`` held already."""
+        return Trajectory(self._run, self._conditions, [self._records[epoch] for epoch in sorted(self._records)])
+
+    def step(self, epoch: int) -> EpochRecord | None:
+        """Measure the network if the epoch's turn has come; returns the record, None if it has not."""
+        check_number("monitor: epoch", epoch, least=0, whole=True)
+        if epoch % self.every:
+            return None
+        device = next(self.network.parameters()).device
+        with _random_states_kept(), prepared(self.network, device):
+            if not self._sampled:
+                self._loader, self._sampled = _class_balanced(self._loader, self.samples_per_class or 0), True
+            record = self._measure(epoch, device)
+        if self._file is not None:
+            self._file.add(record)
+        self._records[epoch] = record
+        return record
+
+    def settled(self, name: str, tolerance: float = 0.05, patience: int = 3) -> bool:
+        """Whether a number has settled: its last ``patience`` + 1 records lie within ``tolerance`` of their mean.
+
+        ``name`` is as in `Trajectory.series`; ``tolerance`` is relative, a share of the mean's absolute value. False
+        while there are fewer records, or one of them has no value. Raises PluginError on a name that is not logged.
+        """
+        check_number("settled: tolerance", tolerance, least=0)
+        check_number("settled: patience", patience, above=0, whole=True)
+        if not self._records:
+            return False
+        last = self.trajectory.series(name)[-(patience + 1) :]
+        if len(last) <= patience or not np.isfinite(last).all():
+            return False
+        return bool(np.abs(last - last.mean()).max() <= tolerance * abs(last.mean()))
+
+    def _measure(self, epoch: int, device: torch.device) -> EpochRecord:
+        cut: Cut | None = None
+        chunks: list[Chunk] = []
+        logits: list[Tensor] = []
+        labels: list[Tensor] = []
+        held = 0
+        for images, targets in map(_images_and_labels, self._loader):
+            images = images.to(device)
+            if cut is None:
+                cut = Cut(self.network, self.head) if self.head else Cut.of(self.network, images[:1])
+                head = cut.head
+                self.head = cut.head_name
+                statistics = ClassStatistics(head.num_classes, head.num_features)
+            features, outputs = (each.cpu() for each in cut(images))
+            check_finite(f"monitor: epoch {epoch}: features", features)
+            statistics.update(features, targets)
+            logits.append(outputs)
+            labels.append(targets)
+            held += features.numel() * features.element_size()
+            if held <= FEATURE_BYTES:
+                chunks.append(Chunk(features, outputs, targets))
+            else:
+                chunks.clear()
+        if cut is None:
+            raise PluginError("monitor: the loader gave no batch; it needs at least one")
+        numbers = training_numbers(torch.cat(logits), torch.cat(labels), self.loss)
+        sample = f"{self.samples_per_class} a class of" if self.samples_per_class else "all of"
+        numbers["train_from"] += f", {sample} the loader: {statistics.num_samples}"
+        return EpochRecord(
+            epoch=epoch,
+            collapse=collapse_numbers(statistics, head, FeatureSplit(chunks) if held <= FEATURE_BYTES else None),
+            **numbers,
+            **network_numbers(self.network),
+        )
+
+
+def _images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(batch, Mapping):
+        batch = batch["data"], batch["label"]
+    images, labels, *_ = batch
+    return images.float(), labels.cpu().long()
+
+
+def _class_balanced(loader: Any, samples_per_class: int) -> DataLoader:
+    """A loader of the first so many samples of each class, in an order drawn once, of another loader's dataset."""
+    if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
+        raise PluginError(
+            f"monitor: samples_per_class needs a DataLoader of a dataset with a length, got {type(loader).__name__};"
+            " pass one, or leave it out"
+        )
+    batch_size, workers = loader.batch_size or 1, loader.num_workers
+    in_order = DataLoader(loader.dataset, batch_size, num_workers=workers, collate_fn=loader.collate_fn)
+    labels = torch.cat([_images_and_labels(batch)[1] for batch in in_order])
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    chosen = [order[labels[order] == label][:samples_per_class] for label in labels.unique()]
+    indices = torch.cat(chosen).sort().values.tolist()
+    return DataLoader(loader.dataset, batch_size, sampler=indices, num_workers=workers, collate_fn=loader.collate_fn)
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Loaders draw seeds and orders from PyTorch's state, and augmentations from Python's and NumPy's too."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002

@@ -1,0 +1,285 @@
+"""One training run in numbers, epoch by epoch, and the file that it is logged to while it runs.
+
+``trajectory.jsonl``: a header (version, run, conditions), then a line an epoch, each with a checksum of itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nci_plugin.checks import PluginError, check_keys, check_number, did_you_mean
+from nci_plugin.files import digest, write_atomically
+from nci_plugin.results import CHECKSUM
+
+VERSION = 1
+FILE_NAME = "trajectory.jsonl"
+
+FN = "mean_norm_l2"
+"""Field of CollapseMetrics that the dynamics paper (arXiv 2604.00230) calls fn: mean ||h||_2 over the training set."""
+
+NC4_TRAIN = "nc4_train"
+"""Key of ``EpochRecord.collapse`` beside the fields of CollapseMetrics: NC4 agreement on the training set, 0..1."""
+
+GROUPS = ("near", "far", "fsood near", "fsood far")
+"""Groups of OOD sets in ``EpochRecord.auroc``; ``fsood``: covariate-shifted samples count as ID."""
+
+LAST_PHASE = "last"
+"""Stands for the phase that a run is in at its end: the squared error's in the protocol of arXiv 2604.00230."""
+
+Value = Optional[float]
+Condition = Union[str, float, int, bool]
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One network of a run, after ``epoch`` epochs (0: before the first). Raises PluginError on NaN or infinity.
+
+    Args:
+        train_loss: mean over the training set, in the unit of the loss (nats for cross-entropy).
+        train_accuracy, test_accuracy: percent.
+        collapse: numbers of CollapseMetrics by field name, and NC4_TRAIN; None where a metric has no value.
+        weight_norm: ||.||_2 over all parameters.
+        auroc: percent, by detector and group (GROUPS).
+        probe: numbers of a robustness probe or of any other measurement.
+        phase: of a training in phases, e.g. ``ce`` and then ``mse``.
+        train_from: what train_loss and train_accuracy were read from.
+        weights, data: digests of the weights that were measured, and of the benchmark's images.
+    """
+
+    epoch: int
+    train_loss: Value = None
+    train_accuracy: Value = None
+    test_accuracy: Value = None
+    collapse: Mapping[str, Value] = field(default_factory=dict)
+    weight_norm: Value = None
+    auroc: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
+    probe: Mapping[str, Any] | None = None
+    phase: str = ""
+    train_from: str = ""
+    weights: str = ""
+    data: str = ""
+
+    def __post_init__(self) -> None:
+        check_number("trajectory: epoch", self.epoch, least=0, whole=True)
+        _check_numbers(f"trajectory: epoch {self.epoch}", asdict(self))
+
+
+_MAPPINGS = ("collapse", "auroc")
+_TEXTS = ("phase", "train_from", "weights", "data")
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A run: its conditions (architecture, data, loss, depth, seed ...) and its records by increasing epoch."""
+
+    run: str
+    conditions: Mapping[str, Condition]
+    records: Sequence[EpochRecord]
+
+    @property
+    def epochs(self) -> NDArray[np.int64]:
+        return np.array([record.epoch for record in self.records], dtype=np.int64)
+
+    def series(self, name: str) -> NDArray[np.float64]:
+        """A number of each record, (epochs,), NaN where it has none.
+
+        ``name`` is a field of EpochRecord, ``train_error`` (percent), or a key of its ``collapse``. Raises PluginError
+        where no record knows the name.
+        """
+        if name == "train_error":
+            return 100 - self.series("train_accuracy")
+        if name in _NUMBERS:
+            values: list[Any] = [getattr(record, name) for record in self.records]
+        else:
+            known = {key: None for record in self.records for key in record.collapse}
+            if name not in known:
+                raise PluginError(
+                    f"run '{self.run}': logs no '{name}'{did_you_mean(name, [*_NUMBERS, *known])}; it logs"
+                    f" {', '.join([*_NUMBERS, *known])}"
+                )
+            values = [record.collapse.get(name) for record in self.records]
+        return _array(values)
+
+    def logs(self, name: str) -> bool:
+        """Whether `series` of the name has a number at some epoch."""
+        if name == "train_error":
+            return self.logs("train_accuracy")
+        known = name in _NUMBERS or any(name in record.collapse for record in self.records)
+        return known and bool(np.isfinite(self.series(name)).any())
+
+    def auroc(self, detector: str, group: str) -> NDArray[np.float64]:
+        """AUROC of a detector on a group in percent, (epochs,), NaN where it was not measured."""
+        return _array([record.auroc.get(detector, {}).get(group) for record in self.records])
+
+    def in_phase(self, name: str) -> Trajectory:
+        """The records of one phase, or of the LAST_PHASE, their epochs as they are; the run where it has no phases."""
+        if not any(record.phase for record in self.records):
+            return self
+        if name == LAST_PHASE:
+            name = self.records[-1].phase
+        return replace(self, records=[record for record in self.records if record.phase == name])
+
+
+_NUMBERS = ("train_loss", "train_accuracy", "test_accuracy", "weight_norm")
+
+
+def _array(values: Sequence[Value]) -> NDArray[np.float64]:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+class TrajectoryFile:
+    """The file of a run that is being logged: what is in it already, and `add`.
+
+    A line that a kill cut is dropped, with a line on standard error, and can be logged again. Raises PluginError where
+    the file is of another run or other conditions, or damaged in any other way.
+    """
+
+    def __init__(self, path: Path, run: str, conditions: Mapping[str, Condition]) -> None:
+        self.path, self._records = path, dict[int, EpochRecord]()
+        self._header = _line({"version": VERSION, "run": run, "conditions": dict(conditions)})
+        if not path.exists():
+            self._rewrite()
+            return
+        there, whole = _parse(path)
+        if there is not None:
+            if _header(there) != self._header:
+                raise PluginError(
+                    f"trajectory '{path}': is of run '{there.run}' under other conditions; move it away, or choose"
+                    " another --output"
+                )
+            self._records = {record.epoch: record for record in there.records}
+        if not whole:
+            self._rewrite()
+
+    @property
+    def records(self) -> Mapping[int, EpochRecord]:
+        """What is logged, by epoch."""
+        return self._records
+
+    @property
+    def trajectory(self) -> Trajectory:
+        header = json.loads(self._header)
+        return Trajectory(
+            header["run"], header["conditions"], [self._records[epoch] for epoch in sorted(self._records)]
+        )
+
+    def add(self, record: EpochRecord) -> None:
+        """Log an epoch; one of the same number is replaced."""
+        replaces = record.epoch in self._records
+        self._records[record.epoch] = record
+        if replaces:
+            self._rewrite()
+            return
+        try:
+            with open(self.path, "ab") as file:
+                file.write(_line(asdict(record)).encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise PluginError(
+                f"cannot write '{self.path}': {error.strerror or error}; free space or choose another directory"
+            ) from None
+
+    def _rewrite(self) -> None:
+        lines = [_line(asdict(self._records[epoch])) for epoch in sorted(self._records)]
+        write_atomically(self.path, "".join([self._header, *lines]))
+
+
+def read_trajectory(path: Path) -> Trajectory:
+    """The run in a file, or in the ``trajectory.jsonl`` of a directory; a last line that was cut is left out.
+
+    Raises PluginError if it is missing or damaged in any other way.
+    """
+    path = path / FILE_NAME if path.is_dir() else path
+    trajectory, _ = _parse(path)
+    if trajectory is None:
+        raise PluginError(f"trajectory '{path}': holds not even a whole header; log the run again")
+    return trajectory
+
+
+def find_trajectories(directory: Path) -> list[Path]:
+    """Every ``trajectory.jsonl`` at or below a directory, sorted."""
+    return sorted(directory.rglob(FILE_NAME))
+
+
+def _parse(path: Path) -> tuple[Trajectory | None, bool]:
+    """What a file holds, None without a whole header; and whether its last line is whole."""
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        raise PluginError(f"trajectory '{path}': there is no such file; log a run first") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PluginError(f"trajectory '{path}': {getattr(error, 'strerror', None) or 'not a text file'}") from None
+    *lines, rest = text.split("\n")
+    if rest:
+        print(f"{path}: line {len(lines) + 1} was cut by a kill, it is left out", file=sys.stderr)
+    if not lines:
+        return None, False
+    try:
+        header = _read_line(lines[0])
+        check_keys("header", header, ("version", "run", "conditions"), ("version", "run", "conditions"))
+        if header["version"] != VERSION:
+            raise PluginError(f"is of version {header['version']}, this is {VERSION}")
+    except (ValueError, PluginError) as error:
+        raise PluginError(f"trajectory '{path}' line 1: {error}; log the run again") from None
+    records: dict[int, EpochRecord] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            record = _record(_read_line(line))
+            if record.epoch in records:
+                raise PluginError(f"epoch {record.epoch} stands there twice")
+        except (ValueError, PluginError) as error:
+            raise PluginError(
+                f"trajectory '{path}' line {number}: {error}; remove that line, or log the run again"
+            ) from None
+        records[record.epoch] = record
+    by_epoch = [records[epoch] for epoch in sorted(records)]
+    return Trajectory(header["run"], header["conditions"], by_epoch), not rest
+
+
+def _header(trajectory: Trajectory) -> str:
+    return _line({"version": VERSION, "run": trajectory.run, "conditions": dict(trajectory.conditions)})
+
+
+def _line(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, allow_nan=False)
+    return json.dumps({**content, CHECKSUM: digest(text)}, allow_nan=False) + "\n"
+
+
+def _read_line(line: str) -> dict[str, Any]:
+    raw = json.loads(line)
+    checksum = raw.pop(CHECKSUM, None) if isinstance(raw, dict) else None
+    if checksum is None or checksum != digest(json.dumps(raw)):
+        raise PluginError("not a line that this version wrote, its checksum differs")
+    return raw
+
+
+def _record(raw: dict[str, Any]) -> EpochRecord:
+    names = [each.name for each in fields(EpochRecord)]
+    check_keys("epoch", raw, names, ["epoch"])
+    for kind, fields_of_kind in ((dict, _MAPPINGS), (str, _TEXTS)):
+        for name in fields_of_kind:
+            if name in raw and not isinstance(raw[name], kind):
+                raise PluginError(f"'{name}' is {raw[name]!r}")
+    return EpochRecord(**raw)
+
+
+def _check_numbers(where: str, value: Any) -> None:
+    """Raise unless all leaves are finite numbers, None or text."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            _check_numbers(f"{where}: {key}", each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            _check_numbers(where, each)
+    elif value is not None and not isinstance(value, (str, bool)):
+        check_number(where, value)

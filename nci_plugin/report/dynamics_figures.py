@@ -1,0 +1,261 @@
+"""The figures of collapse along training, from trajectories and their analysis alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nci_plugin.dynamics.analysis import Analysis
+from nci_plugin.dynamics.conditions import by_group
+from nci_plugin.dynamics.onset import Onset, OnsetRule
+from nci_plugin.dynamics.predictors import IN_SAMPLE, ONE_CONDITION, ONE_RUN
+from nci_plugin.dynamics.trajectory import FN, GROUPS, NC4_TRAIN, Trajectory
+from nci_plugin.report.dynamics_tables import COLLAPSE
+from nci_plugin.report.figures import new_figure
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe & Ito's colours for all readers, without their yellow, which is lost on white."""
+
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+MARKS = ("o", "D", "s", "^", "v", "P", "X")
+
+PANELS = {
+    "NC1": ("nc1_quotient", "nc1_pinv", "nc1_cdnv"),
+    "NC2": ("nc2_equinorm_means", "nc2_equiangular_means", "nc2_etf_error"),
+    "NC3": ("nc3_self_duality",),
+    "NC4": (NC4_TRAIN,),
+    "feature norm": (FN,),
+    "feature norm, L1": ("mean_norm_l1",),
+    "training loss": ("train_loss",),
+    "accuracy (%)": ("train_accuracy", "test_accuracy"),
+}
+"""Panel -> its series; loss and NC1 on a logarithmic scale."""
+
+LOGARITHMIC = ("NC1", "training loss")
+LABELS = {**COLLAPSE, "train_accuracy": "train", "test_accuracy": "test", "nc1_quotient": "Tr(Σ_W) / Tr(Σ_B)"}
+
+MANY = 12
+"""From so many runs on none of them gets figures of its own."""
+
+
+def run_figures(run: Trajectory, onset: Onset, rule: OnsetRule) -> Iterator[tuple[str, Figure]]:
+    """Name and figure: collapse against epochs, and AUROC against epochs where it was measured."""
+    yield "collapse", collapse_figure(run, onset, rule)
+    figure = auroc_figure(run, onset)
+    if figure is not None:
+        yield "auroc", figure
+
+
+def analysis_figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
+    """Name and figure of what all runs say together."""
+    yield "fn_nc1", path_figure(analysis)
+    for name, draw in (("predictors", predictor_figure), ("correlations", correlation_figure)):
+        figure = draw(analysis)
+        if figure is not None:
+            yield name, figure
+
+
+# -------------------------------------------------------------------- one run
+
+
+def collapse_figure(run: Trajectory, onset: Onset, rule: OnsetRule) -> Figure:
+    """Collapse, norms, loss and accuracy against epochs, the onset marked."""
+    panels = {title: [name for name in names if run.logs(name)] for title, names in PANELS.items()}
+    panels = {title: names for title, names in panels.items() if names}
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(2.9 * columns + 0.4, 2.5 * rows + 0.7)
+    axes = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
+    for axis, (title, names) in zip(axes, panels.items()):
+        _lines(axis, run, {LABELS.get(name, name): run.series(name) for name in names})
+        if title in LOGARITHMIC:
+            axis.set_yscale("log", nonpositive="mask")
+        if rule.metric in names:
+            axis.axhline(rule.threshold, color="0.6", linewidth=0.8, linestyle=":")
+        axis.set_title(title, fontsize=9)
+        _mark(axis, run, onset)
+        if len(names) > 1:
+            axis.legend(fontsize=7)
+    for axis in axes[len(panels) :]:
+        axis.axis("off")
+    figure.supxlabel("epoch", fontsize=9)
+    figure.suptitle(f"Collapse along training, {run.run}\n{_outcome(onset, rule)}", fontsize=10)
+    return figure
+
+
+def auroc_figure(run: Trajectory, onset: Onset) -> Figure | None:
+    """AUROC of every detector against epochs, a panel a group; None where none was measured."""
+    detectors = list(dict.fromkeys(name for record in run.records for name in record.auroc))
+    values = {group: {name: run.auroc(name, group) for name in detectors} for group in GROUPS}
+    groups = [group for group, each in values.items() if any(np.isfinite(line).any() for line in each.values())]
+    if not groups:
+        return None
+    figure = new_figure(3.3 * len(groups) + 0.6, 3.4)
+    axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for axis, group in zip(axes, groups):
+        _lines(axis, run, values[group])
+        axis.axhline(50, color="0.6", linewidth=0.8, linestyle=":")
+        axis.set_title(f"{group}-OOD", fontsize=9)
+        axis.set_xlabel("epoch", fontsize=9)
+        _mark(axis, run, onset)
+    axes[0].set_ylabel("AUROC (%)", fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8, frameon=False)
+    figure.suptitle(f"Detection along training, {run.run}", fontsize=10)
+    return figure
+
+
+def _lines(axis: Axes, run: Trajectory, series: Mapping[str, np.ndarray]) -> None:
+    marker_every = max(1, len(run.epochs) // 8)
+    for (label, values), colour, line, mark in zip(series.items(), cycle(PALETTE), cycle(LINES), cycle(MARKS)):
+        axis.plot(
+            run.epochs, values, color=colour, linestyle=line, linewidth=1.3, marker=mark, markersize=3.5,
+            markevery=marker_every, label=label,
+        )  # fmt: skip
+    axis.tick_params(labelsize=8, which="both")
+    axis.grid(color="0.93")
+    axis.set_axisbelow(True)
+
+
+def _mark(axis: Axes, run: Trajectory, onset: Onset) -> None:
+    """The onset, and where the phase of the training changes."""
+    if onset.observed:
+        axis.axvline(onset.epoch, color="0.25", linewidth=1)
+    for before, after in zip(run.records, run.records[1:]):
+        if before.phase != after.phase:
+            axis.axvline(after.epoch, color="0.6", linewidth=0.8, linestyle="--")
+
+
+def _outcome(onset: Onset, rule: OnsetRule) -> str:
+    if onset.observed:
+        return f"onset at epoch {onset.epoch} (solid line): {rule}"
+    return f"{onset.outcome}, no onset by epoch {onset.epoch}: {rule}"
+
+
+# -------------------------------------------------------------------- several runs
+
+
+def path_figure(analysis: Analysis) -> Figure:
+    """fn against the rule's metric, a path a run, onsets marked and fn* of the group as a band; a panel a group."""
+    groups = by_group(analysis.runs)
+    columns = min(3, len(groups))
+    rows = -(-len(groups) // columns)
+    few = len(analysis.runs) <= len(PALETTE)
+    places = {run.run: place for place, run in enumerate(analysis.runs)}
+    figure = new_figure(max(3.9 * columns + 0.4, 6.0), 3.2 * rows + 0.5 + (0.2 * len(analysis.runs) if few else 0))
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    starred = {each.group: each for each in analysis.references}
+    for axis, (group, runs) in zip(axes, groups.items()):
+        for run in runs:
+            place = places[run.run]
+            colour = PALETTE[place % len(PALETTE)] if few else "0.55"
+            fn, metric = run.series(FN), run.series(analysis.rule.metric)
+            axis.plot(fn, metric, color=colour, linewidth=1 if few else 0.6, label=run.run if few else None,
+                      linestyle=LINES[place % len(LINES)] if few else "-")  # fmt: skip
+            onset = analysis.onsets[run.run]
+            if onset.observed:
+                at = run.epochs == onset.epoch
+                axis.plot(fn[at], metric[at], "o", color=colour if few else PALETTE[1], markersize=5)
+        reference = starred[group]
+        if reference.mean is not None:
+            axis.axvline(reference.mean, color="0.25", linewidth=0.9)
+            if reference.sd is not None:
+                axis.axvspan(reference.mean - reference.sd, reference.mean + reference.sd, color="0.88", zorder=0)
+        axis.axhline(analysis.rule.threshold, color="0.6", linewidth=0.8, linestyle=":")
+        axis.set_yscale("log", nonpositive="mask")
+        axis.set_title(f"{', '.join(group)}: {reference.n} of {len(runs)} runs with an onset", fontsize=9)
+        axis.set_xlabel("fn = mean ||h||_2", fontsize=8)
+        axis.set_ylabel(analysis.rule.metric, fontsize=8)
+        axis.tick_params(labelsize=8, which="both")
+    for axis in axes[len(groups) :]:
+        axis.axis("off")
+    if few:
+        handles = [each for axis in axes for each in axis.get_legend_handles_labels()[0]]
+        figure.legend(handles=handles, loc="outside lower center", fontsize=7, frameon=False)
+    figure.suptitle("Paths of training; dots: onsets, line and band: fn* ± sd over runs", fontsize=10)
+    return figure
+
+
+def predictor_figure(analysis: Analysis) -> Figure | None:
+    """Lead, mean absolute error and concordance of every predictor with their intervals, a row of panels a group."""
+    groups = list(dict.fromkeys(each.group for each in analysis.skills))
+    if not groups:
+        return None
+    names = list(dict.fromkeys(each.predictor for each in analysis.skills))[::-1]
+    figure = new_figure(10.5, (0.38 * len(names) + 1.0) * len(groups) + 0.6)
+    axes = figure.subplots(len(groups), 3, sharey=True, squeeze=False)
+    titles = {"lead": "lead (epochs)", "mae": "MAE (epochs)", "concordance": "concordance"}
+    for row, group in zip(axes, groups):
+        for axis, (field, title) in zip(row, titles.items()):
+            for place, left_out in enumerate((IN_SAMPLE, ONE_RUN, ONE_CONDITION)):
+                drawn = [
+                    (names.index(each.predictor) + 0.2 * (1 - place), each)
+                    for each in analysis.skills
+                    if each.group == group and each.left_out == left_out and getattr(each, field) is not None
+                ]
+                for height, each in drawn:
+                    value, bounds = getattr(each, field), getattr(each, f"{field}_interval")
+                    if bounds is not None:
+                        axis.plot(bounds, [height, height], color=PALETTE[place], linewidth=1)
+                    axis.plot(value, height, MARKS[place], color=PALETTE[place], markersize=5)
+            axis.axvline(0.5 if field == "concordance" else 0, color="0.6", linewidth=0.8, linestyle=":")
+            axis.set_xlabel(title, fontsize=9)
+            axis.grid(axis="y", color="0.93")
+            axis.set_axisbelow(True)
+            axis.tick_params(labelsize=8)
+        row[0].set_yticks(range(len(names)), names, fontsize=8)
+        row[0].set_ylim(-0.6, len(names) - 0.4)
+        row[2].set_xlim(-0.05, 1.05)
+        row[1].set_title(", ".join(group), fontsize=9)
+    for place, left_out in enumerate((IN_SAMPLE, ONE_RUN, ONE_CONDITION)):
+        axes[0][0].plot([], [], MARKS[place], color=PALETTE[place], markersize=5, label=left_out)
+    figure.legend(
+        *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
+    )
+    figure.suptitle("What foretells the onset; bars: bootstrap intervals over runs", fontsize=10)
+    return figure
+
+
+def correlation_figure(analysis: Analysis) -> Figure | None:
+    """Spearman's rho of every collapse metric with every detector's AUROC, a panel a group; None without any."""
+    groups = [group for group in GROUPS if any(each.group == group for each in analysis.correlations)]
+    if not groups:
+        return None
+    metrics = list(dict.fromkeys(each.metric for each in analysis.correlations))
+    detectors = list(dict.fromkeys(each.detector for each in analysis.correlations))
+    figure = new_figure(2.6 * len(groups) + 1.8, 0.33 * len(metrics) + 1.6)
+    axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for axis, group in zip(axes, groups):
+        rho = np.full((len(metrics), len(detectors)), np.nan)
+        for each in analysis.correlations:
+            if each.group == group and each.rho is not None:
+                rho[metrics.index(each.metric), detectors.index(each.detector)] = each.rho
+        # Light in the middle, and blue and red are apart for colour-blind readers too.
+        image = axis.imshow(rho, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
+        for (y, x), value in np.ndenumerate(rho):
+            if np.isfinite(value):
+                colour = "white" if abs(value) > 0.6 else "black"
+                axis.text(x, y, f"{value:+.2f}", ha="center", va="center", fontsize=6.5, color=colour)
+        axis.set_xticks(range(len(detectors)), detectors, rotation=35, ha="right", fontsize=8)
+        axis.set_title(f"{group}-OOD", fontsize=9)
+    axes[0].set_yticks(range(len(metrics)), [COLLAPSE[name] for name in metrics], fontsize=8)
+    figure.colorbar(image, ax=list(axes), shrink=0.8)
+    checkpoints = max(each.n for each in analysis.correlations)
+    runs = max(each.runs for each in analysis.correlations)
+    figure.suptitle(f"Collapse and AUROC, Spearman's rho over {checkpoints} checkpoints of {_runs(runs)}", fontsize=10)
+    return figure
+
+
+def _runs(count: int) -> str:
+    return "one run" if count == 1 else f"{count} runs"
+
+
+def of_runs(analysis: Analysis) -> Iterator[tuple[Trajectory, str, Figure]]:
+    """`run_figures` of every run, of none from MANY runs on."""
+    runs: Sequence[Trajectory] = analysis.runs if len(analysis.runs) < MANY else ()
+    for run in runs:
+        for name, figure in run_figures(run, analysis.onsets[run.run], analysis.rule):
+            yield run, name, figure
