@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = ROOT / "scripts" / "bench"
 SCRIPTS = sorted(path.stem for path in BENCH.glob("*.py") if "def main(" in path.read_text(encoding="utf-8"))
@@ -194,14 +196,12 @@ def test_synthetic_jpeg_images_for_the_large_network(tmp_path: Path) -> None:
     assert [path.stat().st_mtime_ns for path in files] == stamps, "what is there is used again"
 
 
-@pytest.mark.slow
 def test_processes(measure: Callable[..., dict[str, Any]], images: str) -> None:
     report = measure("processes", *IMAGES, images, "--processes", "1", "2")
     assert_positive(report, "process_1_over_processes_2")
     assert report["features_identical"] is True
 
 
-@pytest.mark.slow
 def test_quick_run(tmp_path: Path) -> None:
     """Everything, as the shell script starts it."""
     command = [sys.executable, str(BENCH / "all_parts.py"), "--quick", f"--output={tmp_path}", f"--results={tmp_path}"]

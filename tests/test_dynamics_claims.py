@@ -202,6 +202,7 @@ def test_fn_after_an_intervention(back: float, verdict: str) -> None:
     assert attractor(controls[:2], intervened).verdict == CANNOT_TELL
 
 
+@pytest.mark.slow
 def test_page_of_findings(tmp_path: Path) -> None:
     """Every claim has a row with its verdict and a rule; the lead in sample stands beside the one left out."""
     runs = [with_scores(run, 90, 80) for run in by_level("depth", {2: 300, 4: 100, 6: 200})]

@@ -20,6 +20,7 @@ from nci_plugin.report import html
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, Debian's package 'chromium'"),
 ]
