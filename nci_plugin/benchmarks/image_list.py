@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,10 +115,10 @@ class ImageList:
             if not LABEL.fullmatch(label):
                 raise PluginError(f"{where}: the label must be a small whole number, got {label!r}; correct the line")
             labels.append(int(label))
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            if name.startswith("/") or ".." in name.split("/"):
                 raise PluginError(f"{where}: the path must stay inside '{root}', got '{name}'; correct the line")
             try:
-                stat = (root / name).stat()
+                stat = os.stat(os.path.join(root, name))  # a Path object for each of a million lines takes seconds
                 stamps.append((stat.st_size, stat.st_mtime_ns))
             except (OSError, ValueError):  # a name that no file can have
                 missing.append(name)
