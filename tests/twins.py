@@ -60,7 +60,8 @@ def nci_plus(h, z, train, head, **_):
     variance = ((t - mean[c]) ** 2).mean(0)
     spread = np.maximum(((mean - t.mean(0)) ** 2)[n[:, 0] > 0].mean(0) - variance * (1 / n[n > 0]).mean(), 0)
     mean = t.mean(0) + (mean - t.mean(0)) * n * spread / (n * spread + variance)
-    u, v = ((terms(h, z) - mean[z.argmax(1)]) / np.sqrt(variance)).T
+    u = (terms(h, z) - mean[z.argmax(1)])[:, 0] / np.sqrt(variance[0])
+    v = (np.abs(h).sum(1) - t[:, 1].mean()) / t[:, 1].std()
     return u - np.log1p(np.exp(-v - 0.5))
 
 

@@ -1,4 +1,4 @@
-"""NCI+, a detector of this package: NCI's two terms, judged within the predicted class, and of the norm only a low one.
+"""NCI+, a detector of this package: pScore judged within the predicted class, and of the norm only a low one.
 
 It is not the method of the NCI paper, which compares samples of all classes on one scale and lets the norm grow.
 """
@@ -19,13 +19,15 @@ from nci_plugin.statistics import ClassStatistics
 
 @register
 class NCIPlus(FeatureProximity):
-    """NCI+: score = u - log(1 + exp(-v - 1/2)), u and v = pScore and ||h||_1 standardised within the predicted class.
+    """NCI+: score = u - log(1 + exp(-v - 1/2)), u = pScore and v = ||h||_1, standardised by the training samples.
 
     u = (pScore - m_c) / s, with m_c the mean over the training samples that are predicted as class c and s the
-    standard deviation within those groups, pooled; v alike. No hyper-parameter and no OOD image (nci_plugin 2026, after
-    Liu & Qin 2025). It is a log-likelihood ratio, up to a constant: within a predicted class ID samples have normal u
-    and v of variance 1; an OOD sample has a pScore one deviation lower, and a norm one deviation lower or, as likely,
-    an ID sample's. So the norm's term is at most 0: a low norm counts against a sample, a high one hardly for it.
+    standard deviation within those groups, pooled. v = (||h||_1 - mean) / deviation of all of them: a class that is
+    rare in training has short features, by which an OOD sample that falls to it would be excused. No hyper-parameter
+    and no OOD image (nci_plugin 2026, after Liu & Qin 2025). It is a log-likelihood ratio, up to a constant: ID samples
+    have normal u and v of variance 1; an OOD sample has a pScore one deviation lower, and a norm one deviation lower
+    or, as likely, an ID sample's. So the norm's term is at most 0: a low norm counts against a sample, a high one
+    hardly for it.
 
     A class that training predicts rarely has no mean of its own to trust: m_c is shrunk toward the mean of all, by the
     share that sampling noise has in the spread of the class means (empirical Bayes, Morris 1983); a class that is
@@ -48,12 +50,14 @@ class NCIPlus(FeatureProximity):
         terms = ClassStatistics(head.num_classes, 2)
         for chunk in training.chunks():
             terms.update(self._terms(chunk.features, chunk.logits), chunk.logits.argmax(dim=1).cpu())
-        variances = terms.within_scatter.diagonal() / terms.num_samples
-        self.class_means_ = shrunk_means(terms, variances)  # of pScore and norm, (K, 2)
+        within = terms.within_scatter.diagonal() / terms.num_samples
+        p_means, norm_mean = shrunk_means(terms, within)[:, 0], terms.global_mean[1]
+        self.centres_ = torch.stack([p_means, norm_mean.expand_as(p_means)], dim=1)  # of pScore and norm, (K, 2)
+        variances = torch.stack([within[0], terms.covariance[1, 1]])
         self.deviations_ = torch.where(variances > 0, variances, 1.0).sqrt()
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        offsets = self._terms(features, logits) - self.class_means_[logits.argmax(dim=1).cpu()]
+        offsets = self._terms(features, logits) - self.centres_[logits.argmax(dim=1).cpu()]
         u, v = (offsets / self.deviations_).unbind(dim=1)
         return in_range_of(u - F.softplus(-v - 0.5), like=logits)
 
