@@ -53,6 +53,9 @@ def our_setups(classes: Sequence[str]) -> list[DetectorSetup]:
     for name in classes:
         (setup,) = resolve_detectors([OWN.get(name, f"{adapter.PREFIX}{name.lower()}")])
         assert isinstance(setup, DetectorSetup)
+        defaults = adapter.ENTRIES[name].defaults if name in adapter.ENTRIES else {}
+        for hyperparameter in defaults.keys() & set(setup.detector.hyperparameter_names()):
+            setup.detector.set_hyperparameters(**{hyperparameter: defaults[hyperparameter]})
         setups.append(DetectorSetup(setup.detector))
     return setups
 
