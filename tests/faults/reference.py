@@ -40,8 +40,8 @@ class Reference:
         }
 
     def _lines(self, entry: dict[str, Any]) -> list[list[str]]:
-        lines = (self.data / entry["imglist_path"]).read_bytes().decode().removesuffix("\n").split("\n")
-        return [line.strip().rsplit(" ", 1) for line in lines]
+        with open(self.data / entry["imglist_path"], encoding="utf-8") as file:  # ends of lines: as Python reads text
+            return [line.strip().rsplit(" ", 1) for line in file]
 
     def _files(self, entry: dict[str, Any]) -> Iterator[Path]:
         yield self.data / entry["imglist_path"]
