@@ -15,6 +15,7 @@ from nci_plugin.checks import PluginError
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.nci_plus import shrunk_means
 from nci_plugin.feature_bank import FeatureSplit
+from nci_plugin.head import LinearHead
 from nci_plugin.statistics import ClassStatistics
 
 DETECTORS = ["nci_auto", "nci_plus"]
@@ -75,17 +76,31 @@ def test_no_validation_split_is_an_error(golden):
 # -------------------------------------------------------------------- alpha
 
 
-def test_alpha_is_the_quotient_of_spreads_times_the_share_within_classes(toy):
+def test_alpha_is_the_best_against_midpoints(toy):
     detector = auto(toy, toy.test)
-    p_score = registry.create("pscore").fit(toy.statistics, toy.head).score(toy.test, toy.head.logits(toy.test))
-    p_score, norm = p_score.double(), toy.test.double().abs().sum(dim=1)
-    within = toy.statistics.within_scatter.trace() / toy.statistics.covariance.trace() / len(toy.train)
-    expected = p_score.std(correction=0) / norm.std(correction=0) * within
-    assert detector.alpha_ == pytest.approx(float(expected), rel=1e-4)
     fixed = registry.create("nci", alpha=detector.alpha_).fit(toy.statistics, toy.head)
     logits = toy.head.logits(toy.far)
     assert torch.equal(detector.score(toy.far, logits), fixed.score(toy.far, logits))
     assert auto(toy, toy.test).alpha_ == detector.alpha_
+
+
+def calibrated(features, weight, predicted):
+    head = LinearHead(weight, torch.zeros(len(weight)))
+    validation = FeatureSplit.of(features, torch.eye(len(weight))[predicted], predicted)
+    training = ClassStatistics(len(weight), features.shape[1]).update(features, predicted)
+    return registry.create("nci_auto").fit(training, head, validation)
+
+
+def test_the_norm_counts_only_where_p_score_does_not_do():
+    generator = torch.Generator().manual_seed(0)
+    lengths = 10 + torch.rand(300, 1, generator=generator)
+    predicted = torch.arange(300) % 3
+    axes = torch.eye(3)
+    assert calibrated(lengths * axes[predicted], axes, predicted).alpha_ == 0, "midpoints have a lower pScore"
+    noise = 0.01 * torch.randn(300, 1, generator=generator)
+    opposite = torch.cat([lengths * (1 - 2.0 * (predicted % 2))[:, None], noise], dim=1)
+    across = torch.tensor([[0.0, 1.0]] * 2)
+    assert calibrated(opposite, across, predicted % 2).alpha_ > 0, "midpoints are short, pScore is noise"
 
 
 def test_alpha_follows_the_units_of_the_features(toy):
@@ -103,7 +118,7 @@ def test_alpha_follows_the_units_of_the_features(toy):
 
 
 def test_a_validation_split_without_a_scale_is_an_error(toy):
-    with pytest.raises(PluginError, match="on which the norm varies"):
+    with pytest.raises(PluginError, match="of several classes on which the norm varies"):
         auto(toy, toy.test[:1])
     with pytest.raises(PluginError, match="alpha: must be a finite number, at least 0, got 'Auto'"):
         registry.create("nci", alpha="Auto")

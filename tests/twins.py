@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 
 def softmax(z):
@@ -41,10 +42,22 @@ def nci_l2(h, z, train, head, alpha, **_):
     return pscore(h, z, train, head) + alpha * np.linalg.norm(h, axis=1)
 
 
-def nci_auto(h, z, train, head, alpha, labels, validation, **_):
-    p, n = pscore(*validation, train, head), np.abs(validation[0]).sum(1)
-    within = ((train - class_means(train, labels)[labels]) ** 2).sum() / ((train - train.mean(0)) ** 2).sum()
-    return nci(h, z, train, head, p.std() / n.std() * within if alpha == "auto" else alpha)
+def nci_auto(h, z, train, head, alpha, validation, **_):
+    if alpha != "auto":
+        return nci(h, z, train, head, alpha)
+    v, logits = validation
+    generator = torch.Generator().manual_seed(0)
+    rounds = [torch.randperm(len(v), generator=generator).numpy() for _ in range(-(-20_000 // len(v)))]
+    one, other = np.tile(np.arange(len(v)), len(rounds)), np.concatenate(rounds)
+    apart = logits.argmax(1)[one] != logits.argmax(1)[other]
+    between = [(rows[one] + rows[other])[apart] / 2 for rows in (v, logits)]
+    grid = [0, *np.logspace(-3, 1, 17) * pscore(v, logits, train, head).std() / np.abs(v).sum(1).std()]
+
+    def area(a):
+        above = nci(v, logits, train, head, a)[:, None] - nci(*between, train, head, a)
+        return (above > 0).mean() + (above == 0).mean() / 2
+
+    return nci(h, z, train, head, grid[np.argmax([area(a) for a in grid])])
 
 
 def nci_plus(h, z, train, head, **_):

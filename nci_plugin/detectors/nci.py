@@ -13,6 +13,7 @@ from nci_plugin.detectors.base import Detector, FitsOn, Paper
 from nci_plugin.detectors.registry import register
 from nci_plugin.feature_bank import FeatureSplit
 from nci_plugin.head import LinearHead
+from nci_plugin.metrics import auroc
 from nci_plugin.statistics import ClassStatistics
 
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -31,6 +32,12 @@ NCI_PAPER = Paper(
 
 AUTO = "auto"
 """The value of ``alpha`` that NCI learns from the ID validation split."""
+
+AUTO_SHARES = (0.0, *(10.0 ** (step / 4) for step in range(-12, 5)))
+"""What ``alpha: auto`` chooses from: 0, and 0.001 to 10 times the quotient of the spreads of pScore and norm."""
+
+MIDPOINTS = 20_000
+"""So many that the choice of ``alpha: auto`` hardly depends on which samples are paired."""
 
 BLOCK_BYTES = 2**21
 """Size of a block of features whose temporary copies stay in a core's cache."""
@@ -122,26 +129,37 @@ class NCI(FeatureProximity):
             return self.alpha
         if self.auto_alpha_ is None:
             raise PluginError(
-                f"detector '{self.name}': alpha '{AUTO}' needs an ID validation split on which the norm varies; add the"
-                " split id/val, or give a number"
+                f"detector '{self.name}': alpha '{AUTO}' needs an ID validation split of several classes on which the"
+                " norm varies; add the split id/val, or give a number"
             )
         return self.auto_alpha_
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         super()._fit(training, head, validation)
-        self.auto_alpha_ = None if validation is None else self._balance(training, validation)
+        self.auto_alpha_ = None if validation is None else self._balance(validation)
         self.alpha_  # noqa: B018  raises here what the first score would raise
 
-    def _balance(self, training: ClassStatistics, validation: FeatureSplit) -> float | None:
-        """(s_p / s_n) Tr(Sigma_W) / Tr(Sigma_T), see `NCIAuto`; None where a spread in a denominator is 0."""
-        terms = ClassStatistics(1, 2)
-        for chunk in validation.chunks():
-            terms.update(self._terms(chunk.features, chunk.logits, self.norm), torch.zeros_like(chunk.labels))
-        p_spread, norm_spread = terms.covariance.diagonal().sqrt().tolist()
-        within, total = float(training.class_scatter_traces.sum()), float(training.covariance.trace())
-        if norm_spread == 0 or total == 0:
+    def _balance(self, validation: FeatureSplit) -> float | None:
+        """The alpha that tells the ID validation features best from midpoints of two of them, see `NCIAuto`.
+
+        None where the norm does not vary, or where all of them are predicted as one class.
+        """
+        features, logits = validation.features, validation.logits
+        terms = self._terms(features, logits, self.norm)
+        p_spread, norm_spread = terms.std(dim=0, correction=0).tolist()
+        one, other = pairs_of_classes(logits.argmax(dim=1))
+        if norm_spread == 0 or not len(one):
             return None
-        return p_spread / norm_spread * within / (training.num_samples * total)
+        # The logits of a midpoint are the midpoint of the logits.
+        between = torch.cat(
+            [
+                self._terms((features[a] + features[b]) / 2, (logits[a] + logits[b]) / 2, self.norm)
+                for a, b in zip(one.split(len(features)), other.split(len(features)))
+            ]
+        )
+        (p_id, norm_id), (p_ood, norm_ood) = terms.T.numpy(), between.T.numpy()
+        alphas = [share * p_spread / norm_spread for share in AUTO_SHARES]
+        return max(alphas, key=lambda alpha: auroc(p_id + alpha * norm_id, p_ood + alpha * norm_ood))
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         return add_norm(self._p_score(features, logits), features, self.alpha_, self.norm)
@@ -152,17 +170,15 @@ class NCI(FeatureProximity):
 
 @register
 class NCIAuto(NCI):
-    """NCI without OOD images: score = pScore(h) + alpha ||h||_1, alpha = (s_p / s_n) r (Liu & Qin 2025).
+    """NCI without OOD images: score = pScore(h) + alpha ||h||_1 with an alpha that ID data choose (Liu & Qin 2025).
 
-    s_p and s_n are the standard deviations of pScore and of ||h||_1 on the ID validation split. Their quotient is the
-    alpha at which both terms vary alike over ID samples, each by one deviation. r is how far the classes have not
-    collapsed: the share of the variance of the training features that lies within classes, Tr(Sigma_W) / Tr(Sigma_T),
-    which is NC1 / (1 + NC1) for the quotient form of NC1, between 0 and 1. Where classes have collapsed, features keep
-    only their class's direction, so that pScore tells ID from OOD by itself and the norm adds noise: alpha is near 0.
-    Where the class explains little of a feature, its direction says little and both terms count alike. That is the
-    order of the paper's ablations on CIFAR-10 and ImageNet. The rule is this package's: no parameter, no search, no OOD
-    image, and with features c times as long alpha changes as pScore / ||h||_1 does. `NCI` with ``alpha: auto`` is the
-    same detector.
+    In place of OOD images there are midpoints of two ID validation features that are predicted as different classes:
+    they belong to neither, as near-OOD samples do. Of `AUTO_SHARES`, in units of the alpha at which both terms vary
+    alike over ID samples (the quotient of their standard deviations), the one with the largest AUROC of the validation
+    features against the midpoints is taken, the smallest of equals. Features c times as long therefore give the same
+    ranking. A midpoint of features that are not negative has the mean of their norms: where classes have features of
+    one length, alpha is near 0, and the score nearly pScore. The rule is this package's. `NCI` with ``alpha: auto`` is
+    the same detector.
     """
 
     name = "nci_auto"
@@ -207,6 +223,15 @@ class FeatureNorm(Detector):
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         return feature_norm(features, self.norm)
+
+
+def pairs_of_classes(predicted: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of two samples that are predicted (n,) as different classes: about `MIDPOINTS` pairs, drawn with seed 0."""
+    generator = torch.Generator().manual_seed(0)
+    rounds = [torch.randperm(len(predicted), generator=generator) for _ in range(-(-MIDPOINTS // len(predicted)))]
+    one, other = torch.arange(len(predicted)).repeat(len(rounds)), torch.cat(rounds)
+    apart = (predicted[one] != predicted[other]).cpu()
+    return one[apart], other[apart]
 
 
 def feature_norm(features: Tensor, norm: str) -> Tensor:

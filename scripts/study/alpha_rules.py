@@ -11,10 +11,13 @@ from collections.abc import Callable
 import numpy as np
 from stored import Array, Network
 
+from nci_plugin.detectors import registry
+from nci_plugin.detectors.nci import AUTO_SHARES, NCIAuto
 from nci_plugin.metrics import auroc
+from nci_plugin.statistics import ClassStatistics
 
 GRID = np.logspace(-5, 1, 49)
-"""The values of alpha that pseudo-OOD features and the oracle choose from."""
+"""The values of alpha that the oracle chooses from."""
 
 
 def _spread(of: Callable[[Array], float]) -> Callable[[Network], float]:
@@ -33,7 +36,7 @@ def _to_no_evidence(network: Network) -> float:
 
 
 def _within_share(network: Network) -> float:
-    """The rule of `NCIAuto`: standard deviations, times the share of the training variance within classes."""
+    """Standard deviations, times the share of the training variance within classes."""
     train = network.rows["id/train"]
     means = np.stack([train.h[train.y == k].mean(axis=0) for k in np.unique(train.y)])
     within = np.square(train.h - means[np.unique(train.y, return_inverse=True)[1]]).sum()
@@ -43,12 +46,14 @@ def _within_share(network: Network) -> float:
 # -------------------------------------------------------------------- pseudo-OOD features
 
 
-def _mixed(network: Network, generator: np.random.Generator) -> Array:
-    """Halfway between validation features that are predicted as different classes."""
-    rows = network.rows["id/val"]
-    other, predicted = generator.permutation(len(rows.h)), rows.z.argmax(axis=1)
-    apart = predicted != predicted[other]
-    return (rows.h[apart] + rows.h[other[apart]]) / 2
+def _midpoints(network: Network) -> float:
+    """The rule of `NCIAuto`: halfway between validation features that are predicted as different classes."""
+    train = network.splits["id/train"]
+    statistics = ClassStatistics(network.head.num_classes, network.head.num_features)
+    detector = registry.create("nci_auto")
+    assert isinstance(detector, NCIAuto)
+    detector.fit(statistics.update(train.features, train.labels), network.head, network.splits["id/val"])
+    return detector.alpha_
 
 
 def _shuffled(network: Network, generator: np.random.Generator) -> Array:
@@ -83,8 +88,9 @@ def _against(*makers: Callable[[Network, np.random.Generator], Array]) -> Callab
         mean, rows = network.rows["id/train"].h.mean(axis=0), network.rows["id/val"]
         made = [maker(network, np.random.default_rng(0)) for maker in makers]
         pairs = [(network.p_score(h, network.logits(h), mean), np.abs(h).sum(axis=1)) for h in made]
-        areas = [np.mean([auroc(rows.p + a * rows.n, p + a * n) for p, n in pairs]) for a in GRID]
-        return float(GRID[int(np.argmax(areas))])
+        alphas = [share * float(rows.p.std() / rows.n.std()) for share in AUTO_SHARES]
+        areas = [np.mean([auroc(rows.p + a * rows.n, p + a * n) for p, n in pairs]) for a in alphas]
+        return alphas[int(np.argmax(areas))]
 
     return rule
 
@@ -96,10 +102,10 @@ RULES: dict[str, Callable[[Network], float]] = {
     "means": _spread(lambda values: float(values.mean())),
     "s_p / s_n x within share": _within_share,
     "s_p^2 / (m_p s_n)": _to_no_evidence,
-    "mixed": _against(_mixed),
+    "midpoints": _midpoints,
     "shuffled": _against(_shuffled),
     "shrunk": _against(_shrunk),
     "Gaussian, span": _against(_gaussian(True)),
     "Gaussian, null space": _against(_gaussian(False)),
-    "mixed + shuffled + null": _against(_mixed, _shuffled, _gaussian(False)),
+    "shuffled + null": _against(_shuffled, _gaussian(False)),
 }
