@@ -150,13 +150,9 @@ class NCI(FeatureProximity):
         one, other = pairs_of_classes(logits.argmax(dim=1))
         if norm_spread == 0 or not len(one):
             return None
-        # The logits of a midpoint are the midpoint of the logits.
-        between = torch.cat(
-            [
-                self._terms((features[a] + features[b]) / 2, (logits[a] + logits[b]) / 2, self.norm)
-                for a, b in zip(one.split(len(features)), other.split(len(features)))
-            ]
-        )
+        h, z = features / 2, logits / 2  # the logits of a midpoint are the midpoint of the logits
+        pairs = zip(one.split(len(h)), other.split(len(h)))
+        between = torch.cat([self._terms(h[a] + h[b], z[a] + z[b], self.norm) for a, b in pairs])
         (p_id, norm_id), (p_ood, norm_ood) = terms.T.numpy(), between.T.numpy()
         alphas = [share * p_spread / norm_spread for share in AUTO_SHARES]
         return max(alphas, key=lambda alpha: auroc(p_id + alpha * norm_id, p_ood + alpha * norm_ood))
