@@ -37,7 +37,7 @@ AUTO_SHARES = (0.0, *(10.0 ** (step / 4) for step in range(-12, 5)))
 """What ``alpha: auto`` chooses from: 0, and 0.001 to 10 times the quotient of the spreads of pScore and norm."""
 
 MIDPOINTS = 20_000
-"""So many that the choice of ``alpha: auto`` hardly depends on which samples are paired."""
+"""Pairs of samples, at least; so many that the choice of ``alpha: auto`` hardly depends on which are paired."""
 
 BLOCK_BYTES = 2**21
 """Size of a block of features whose temporary copies stay in a core's cache."""
@@ -136,14 +136,16 @@ class NCI(FeatureProximity):
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         super()._fit(training, head, validation)
-        self.auto_alpha_ = None if validation is None else self._balance(validation)
+        self.auto_alpha_ = self._balance(validation) if validation is not None and self.needs_validation else None
         self.alpha_  # noqa: B018  raises here what the first score would raise
 
     def _balance(self, validation: FeatureSplit) -> float | None:
         """The alpha that tells the ID validation features best from midpoints of two of them, see `NCIAuto`.
 
-        None where the norm does not vary, or where all of them are predicted as one class.
+        None where there are none, where the norm does not vary, or where all of them are predicted as one class.
         """
+        if not len(validation):
+            return None
         features, logits = validation.features, validation.logits
         terms = self._terms(features, logits, self.norm)
         p_spread, norm_spread = terms.std(dim=0, correction=0).tolist()
@@ -222,7 +224,7 @@ class FeatureNorm(Detector):
 
 
 def pairs_of_classes(predicted: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of two samples that are predicted (n,) as different classes: about `MIDPOINTS` pairs, drawn with seed 0."""
+    """Pairs of rows that are predicted (n,) as different classes, of `MIDPOINTS` pairs drawn with seed 0."""
     generator = torch.Generator().manual_seed(0)
     rounds = [torch.randperm(len(predicted), generator=generator) for _ in range(-(-MIDPOINTS // len(predicted)))]
     one, other = torch.arange(len(predicted)).repeat(len(rounds)), torch.cat(rounds)

@@ -36,7 +36,7 @@ class NCIPlus(FeatureProximity):
 
     name = "nci_plus"
     paper = Paper(
-        "NCI+: NCI judged within the predicted class",
+        "NCI+: pScore judged within the predicted class, and of the norm only a low one",
         "nci_plugin, after Liu & Qin",
         "this package",
         2026,

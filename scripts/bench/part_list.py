@@ -39,7 +39,7 @@ WORKLOADS = {
 """Images and network by what was asked for: on a GPU, ResNet-18 on 32x32 images and ResNet-50 at 224x224."""
 
 EXTRACTED = ["--workload=small", "--train=5000", "--test=3000", "--width=16"]
-"""What extraction is measured on without a GPU: 8,000 images."""
+"""What extraction is measured on in a full run without a GPU: 8,000 images."""
 
 LIGHT_DETECTORS = ["MaxSoftmax", "MaxLogit", "EnergyBased", "NCI", "KNN", "Entropy", "GEN", "ViM", "fDBD", "NNGuide"]
 """For 1000 classes: those of pytorch-ood whose own time does not grow with classes times features squared."""

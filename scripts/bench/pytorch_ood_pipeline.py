@@ -53,9 +53,10 @@ def our_setups(classes: Sequence[str]) -> list[DetectorSetup]:
     for name in classes:
         (setup,) = resolve_detectors([OWN.get(name, f"{adapter.PREFIX}{name.lower()}")])
         assert isinstance(setup, DetectorSetup)
-        defaults = adapter.ENTRIES[name].defaults if name in adapter.ENTRIES else {}
-        for hyperparameter in defaults.keys() & set(setup.detector.hyperparameter_names()):
-            setup.detector.set_hyperparameters(**{hyperparameter: defaults[hyperparameter]})
+        entry = adapter.ENTRIES.get(name) if name in OWN else None
+        theirs = {key.lower(): value for key, value in entry.defaults.items()} if entry is not None else {}
+        own = {key: theirs[key.lower()] for key in setup.detector.hyperparameter_names() if key.lower() in theirs}
+        setup.detector.set_hyperparameters(**own)
         setups.append(DetectorSetup(setup.detector))
     return setups
 

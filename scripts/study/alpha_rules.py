@@ -1,7 +1,8 @@
 """Ways to choose NCI's alpha from ID data alone, by name: each takes a Network and returns alpha >= 0.
 
-Three families: the two terms given one spread on the ID validation split; the best AUROC of that split against
-pseudo-OOD features made from it; and how far the classes have collapsed. None reads an OOD split.
+Four families: the two terms given one spread on the ID validation split; a likelihood ratio against samples without
+evidence; the best AUROC of that split against pseudo-OOD features made from it; and how far the classes have
+collapsed. None reads an OOD split.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from nci_plugin.metrics import auroc
 from nci_plugin.statistics import ClassStatistics
 
 GRID = np.logspace(-5, 1, 49)
-"""The values of alpha that the oracle chooses from."""
+"""The values of alpha, beside 0, that the oracle chooses from."""
 
 
 def _spread(of: Callable[[Array], float]) -> Callable[[Network], float]:

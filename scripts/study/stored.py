@@ -96,7 +96,11 @@ def _load(name: str, seed: str, features: Path) -> Network:
         said = json.loads(path.read_text())
         split = SplitStore(path.parent).load()
         if split is not None:
+            if said["split"] in splits:
+                raise SystemExit(f"{features}: holds '{said['split']}' twice; delete what is stale")
             splits[said["split"]], network = split, said["network"]
+    if "id/train" not in splits:
+        raise SystemExit(f"{features}: no stored features of id/train; evaluate knn or nci_plus there")
     return Network(name, seed, splits, _head(list(splits.values()), network))
 
 
