@@ -233,14 +233,15 @@ def execute(run: Run, output: Path, data_root: Path) -> float:
 # -------------------------------------------------------------------- all of them
 
 
-def _one_thread() -> None:
+def _prepare_worker() -> None:
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # gradients and moments of a collapsed network fall below 1e-38, where a CPU crawls
 
 
 def execute_all(runs: Sequence[Run], output: Path, data_root: Path, workers: int) -> None:
     """Execute the runs in so many processes; one that fails is named at the end, the others go on."""
     started, failed = time.perf_counter(), []
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _prepare_worker) as pool:
         waiting = {pool.submit(execute, run, output, data_root): run for run in runs}
         try:
             for number, done in enumerate(as_completed(waiting), start=1):
