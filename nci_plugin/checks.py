@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
+import reprlib
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MESSAGE_CHARACTERS = 2000
+"""A longer message is cut: what it quotes may be of any size."""
+
+SHOWN_CHARACTERS = 80
+
+NAME_CHARACTERS = 120
+"""The longest name from data: a file system takes 255 bytes, and suffixes are added to it."""
+
 
 class PluginError(Exception):
     """A user's input cannot be used; the message is one line and says what to do. Commands exit with code 2.
@@ -24,8 +34,43 @@ class PluginError(Exception):
     """
 
     def __init__(self, message: str, details: Sequence[str] = ()) -> None:
-        super().__init__(" ".join(message.split()))  # other libraries' texts, quoted in it, may have many lines
-        self.details = tuple(details)
+        # Other libraries' texts and a user's names, quoted in it, may have many lines, escape codes or megabytes.
+        super().__init__(one_line(" ".join(message.split())))
+        self.details = tuple(one_line(line) for line in details)
+
+
+def one_line(text: str) -> str:
+    """A text on one line that a terminal can be shown: control characters and surrogates as escapes, cut if long."""
+    text = "".join(_printable(character) for character in text[: MESSAGE_CHARACTERS + 1])
+    return text if len(text) <= MESSAGE_CHARACTERS else f"{text[:MESSAGE_CHARACTERS]} ..."
+
+
+def _printable(character: str) -> str:
+    if character.isprintable() or character == " ":
+        return character
+    return " " if character.isspace() else character.encode("unicode_escape").decode("ascii")
+
+
+def shown(value: Any) -> str:
+    """A value as an error message shows it: its repr, bounded in size and depth whatever the value holds."""
+    shortener = reprlib.Repr()
+    shortener.maxlevel, shortener.maxstring, shortener.maxother, shortener.maxlong = 3, 60, 60, 40
+    return shortener.repr(value)[: 2 * SHOWN_CHARACTERS]
+
+
+def check_name(what: str, name: Any) -> str:
+    """Return a name that came from data, a file or a stored row, and may become part of a path.
+
+    Raises PluginError unless it is 1 to 120 printable characters that name a file in one directory: no slash, no
+    backslash, no control character, and neither ``.`` nor ``..``.
+    """
+    fits = isinstance(name, str) and 0 < len(name) <= NAME_CHARACTERS and name.isprintable()
+    if not fits or name in (".", "..") or re.search(r"[/\\]", name):
+        raise PluginError(
+            f"{what}: a name must be 1 to {NAME_CHARACTERS} printable characters without slashes, got {shown(name)};"
+            " rename it"
+        )
+    return name
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and hashes of their content."""
+"""Files that are read whole or refused, written whole or not at all, and hashes of their content."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import sys
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,37 @@ from nci_plugin.checks import PluginError, check_writable
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 LOCK = ".lock"
+
+
+def read_file(path: Path, what: str, limit: int, remedy: str) -> bytes:
+    """The bytes of a regular file of at most ``limit`` bytes; ``what`` and ``remedy`` are parts of the error's text.
+
+    Raises PluginError if it cannot be read, is larger, or is no regular file: a pipe or a device might never end.
+    FileNotFoundError and NotADirectoryError are left to the caller, as a file that is not there often is no error.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise PluginError(f"{what} '{path}': must be a regular file; {remedy}")
+            data = file.read(limit + 1)  # not st_size: the file may grow meanwhile, and /proc says 0
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise PluginError(f"{what} '{path}': {getattr(error, 'strerror', None) or error}; {remedy}") from None
+    if len(data) > limit:
+        raise PluginError(f"{what} '{path}': larger than {limit / 2**20:g} MiB, more than can be right; {remedy}")
+    return data
+
+
+def read_text(path: Path, what: str, limit: int, remedy: str) -> str:
+    """As `read_file`, the text of a UTF-8 file; raises PluginError if it is none. Line ends stay as they are."""
+    try:
+        return read_file(path, what, limit, remedy).decode("utf-8")
+    except UnicodeDecodeError:
+        raise PluginError(f"{what} '{path}': not a text file (UTF-8); {remedy}") from None
 
 
 def write_atomically(path: Path, data: bytes | str, durable: bool = True) -> None:
