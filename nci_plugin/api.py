@@ -19,6 +19,7 @@ from nci_plugin.extraction import ExtractionOptions, check_amp, extract, extract
 from nci_plugin.files import locked
 from nci_plugin.fingerprint import split_digest, weights_digest
 from nci_plugin.head import LinearHead
+from nci_plugin.networks.linear import check_weights
 from nci_plugin.report.files import ResultsDirectory
 
 DetectorLike = Union[str, Detector, DetectorSetup]
@@ -66,6 +67,8 @@ def evaluate(
     benchmark = benchmark.with_data_root(Path(data_root))
     setups = resolve_detectors(detectors)
     splits = open_splits(benchmark)
+    if isinstance(network, nn.Module):
+        check_weights(network)
     identity = {"weights": weights_digest(network), "data": split_digest(splits)}
     directory = None if output is None else ResultsDirectory(Path(output))
     store = None if directory is None else features_directory(directory.path, "")

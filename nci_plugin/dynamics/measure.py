@@ -24,7 +24,7 @@ from nci_plugin.fingerprint import weights_digest
 from nci_plugin.head import LinearHead
 from nci_plugin.losses import LOSSES
 from nci_plugin.metrics import accuracy
-from nci_plugin.networks.cut import Cut
+from nci_plugin.networks.cut import PROBE_ROWS, Cut
 from nci_plugin.statistics import ClassStatistics, unit_rows
 
 DETECTORS = ("nci", "pscore", "feature_norm", "msp", "neco")
@@ -132,7 +132,7 @@ class Meter:
 
     def bank(self, network: nn.Module) -> FeatureBank:
         """Features of every split, from one pass of a network that is in eval mode on the device."""
-        cut = Cut.of(network, self.images[TRAIN][0][:1].to(self.device))
+        cut = Cut.of(network, self.images[TRAIN][0][:PROBE_ROWS].to(self.device))
         splits = {name: passed(cut, *each, self.device, self.batch_size, name) for name, each in self.images.items()}
         head = cut.head
         if head.num_classes != self.benchmark.num_classes:

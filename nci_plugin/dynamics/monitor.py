@@ -27,6 +27,7 @@ from nci_plugin.dynamics.trajectory import Condition, EpochRecord, Trajectory, T
 from nci_plugin.extraction import prepared
 from nci_plugin.feature_bank import Chunk, FeatureSplit
 from nci_plugin.losses import LOSSES
+from nci_plugin.networks.calling import without_replicas
 from nci_plugin.networks.cut import Cut
 from nci_plugin.statistics import ClassStatistics
 
@@ -38,7 +39,7 @@ class CollapseMonitor:
     """Measures collapse on the training images of ``loader`` after every ``every``-th epoch, in one pass.
 
     Args:
-        network: any classifier that ends in a linear layer, alone or in DataParallel.
+        network: any classifier that ends in a linear layer, alone or in DataParallel or DistributedDataParallel.
         loader: batches (images (n, 3, H, W), labels (n,)), or OpenOOD's dictionaries. They are measured as they come:
             give the training images with the test preprocessing, without augmentation.
         every: epochs between two records, counted from epoch 0.
@@ -70,8 +71,7 @@ class CollapseMonitor:
         if samples_per_class is not None:
             check_number("monitor: samples_per_class", samples_per_class, above=0, whole=True)
         check_known("loss", loss, LOSSES)
-        inner = getattr(network, "module", network)  # a pass of one process must not wait for the others
-        assert isinstance(inner, nn.Module)
+        inner = without_replicas(network)  # a pass of one process must not wait for the others
         self.network, self.every, self.loss, self.head = inner, every, loss, head
         self._loader, self.samples_per_class = loader, samples_per_class
         self._file = None if output is None else TrajectoryFile(Path(output), run, conditions or {})
@@ -123,12 +123,13 @@ class CollapseMonitor:
         for images, targets in map(_images_and_labels, self._loader):
             images = images.to(device)
             if cut is None:
-                cut = Cut(self.network, self.head) if self.head else Cut.of(self.network, images[:1])
+                cut = Cut.of(self.network, images, self.head)
                 head = cut.head
                 self.head = cut.head_name
                 statistics = ClassStatistics(head.num_classes, head.num_features)
             features, outputs = (each.cpu() for each in cut(images))
             check_finite(f"monitor: epoch {epoch}: features", features)
+            check_finite(f"monitor: epoch {epoch}: logits", outputs)
             statistics.update(features, targets)
             logits.append(outputs)
             labels.append(targets)

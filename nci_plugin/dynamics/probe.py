@@ -17,7 +17,8 @@ from nci_plugin.detectors.base import DetectorSetup
 from nci_plugin.evaluation import Contestant
 from nci_plugin.feature_bank import FeatureBank, FeatureSplit
 from nci_plugin.metrics import accuracy, auroc
-from nci_plugin.networks.cut import Cut
+from nci_plugin.networks.calling import Call
+from nci_plugin.networks.cut import PROBE_ROWS, Cut
 from nci_plugin.parameter_search import fit_and_search, score_split
 from nci_plugin.statistics import ClassStatistics
 
@@ -88,7 +89,7 @@ def probe(
     """
     assert bank.statistics is not None
     device = next(network.parameters()).device
-    cut = Cut.of(network, images[:1].to(device))
+    cut = Cut.of(network, images[:PROBE_ROWS].to(device))
     detectors = [fit_and_search(setup, bank).detector for setup in setups if isinstance(setup, DetectorSetup)]
     clean = {detector.name: score_split(detector, bank.splits[TEST]) for detector in detectors}
     answers: dict[str, Any] = {"clean": _response(bank.splits[TEST], bank)}
@@ -118,7 +119,6 @@ def _response(split: FeatureSplit, bank: FeatureBank) -> dict[str, Any]:
 def _gradient(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     with torch.enable_grad():
         images = images.detach().requires_grad_()
-        output: Any = network(images)
-        logits = output[0] if isinstance(output, (tuple, list)) else getattr(output, "logits", output)
-        loss = F.cross_entropy(logits, labels, reduction="sum")  # each image's own gradient, whatever the batch
+        # In float32, and summed: each image's own gradient, whatever the batch.
+        loss = F.cross_entropy(Call(network)(images).float(), labels, reduction="sum")
         return torch.autograd.grad(loss, images)[0]

@@ -27,9 +27,7 @@ from nci_plugin.feature_bank import FeatureBank, FeatureSplit, Images, SplitStor
 from nci_plugin.files import digest, free_bytes
 from nci_plugin.fingerprint import features_digest, network_digest
 from nci_plugin.head import LinearHead
-
-PROBE_ROWS = 8
-"""Images of the first batch on which the head is found and stored features are compared."""
+from nci_plugin.networks.cut import PROBE_ROWS
 
 UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3}
 
@@ -118,7 +116,9 @@ class _Extraction:
             self.head = self.forward.head
             self.network_digest = network_digest(network, device, options.batch_size, options.amp)
         else:
-            self.head, self.network_digest = head_of(network, options.head), digest("features")
+            given = self.splits.get(TEST) or next(iter(self.splits.values()))
+            self.head = head_of(network, options.head, benchmark.num_classes, given)
+            self.network_digest = digest("features")
         if self.head.num_classes != benchmark.num_classes:
             raise PluginError(
                 f"network: its head has {self.head.num_classes} classes, benchmark '{benchmark.name}' has"

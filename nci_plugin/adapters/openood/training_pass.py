@@ -18,16 +18,12 @@ from tqdm import tqdm
 
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import FitsOn, Training
-from nci_plugin.extraction import REUSE_TOLERANCE
 from nci_plugin.feature_bank import Chunk, FeatureSplit
 from nci_plugin.files import digest
 from nci_plugin.fingerprint import network_digest
 from nci_plugin.head import LinearHead
-from nci_plugin.networks.cut import Cut
+from nci_plugin.networks.cut import PROBE_ROWS, SAME_FEATURES, Cut
 from nci_plugin.statistics import ClassStatistics, unit_rows
-
-PROBE_ROWS = 8
-"""Images that are passed again before a pass is used again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +53,7 @@ class TrainingPass:
         """Whether the network, known by its weights and source, still computes the same."""
         images, then = self.probe
         now = Cut(network, self.head_name)(images.to(device_of(network)))[0].cpu()
-        return bool((now - then).abs().max() <= REUSE_TOLERANCE * then.abs().max())
+        return bool((now - then).abs().max() <= SAME_FEATURES * then.abs().max())
 
 
 _last: tuple[Hashable, TrainingPass] | None = None
