@@ -199,7 +199,8 @@ def load_one(benchmark: Benchmark, options: argparse.Namespace, factory: str, ch
     if options.weights:
         return options.weights.network()
     network = build_network(factory, benchmark.num_classes, {} if options.net else benchmark.network_arguments)
-    load_checkpoint(network, checkpoint)
+    if taken := load_checkpoint(network, checkpoint):
+        print(f"{checkpoint}: {taken}")
     return network
 
 
