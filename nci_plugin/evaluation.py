@@ -16,6 +16,7 @@ from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import DetectorSetup, FitsOn
 from nci_plugin.feature_bank import FeatureBank
 from nci_plugin.metrics import OODMetrics, accuracy, ood_metrics
+from nci_plugin.networks.calling import without_autocast
 from nci_plugin.parameter_search import Answers, Method, Scores
 from nci_plugin.precision import AMP_SHIFT, answer_and_compare
 from nci_plugin.results import Result
@@ -37,6 +38,7 @@ def training_needed(setups: Sequence[Contestant]) -> frozenset[FitsOn]:
     return frozenset(setup.fits_on for setup in setups) - {FitsOn.NOTHING}
 
 
+@without_autocast()
 def evaluate_bank(
     bank: FeatureBank,
     benchmark: Benchmark,

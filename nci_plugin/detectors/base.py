@@ -18,6 +18,7 @@ from torch import Tensor
 from nci_plugin.checks import PluginError, check_keys, check_width
 from nci_plugin.feature_bank import FeatureSplit
 from nci_plugin.head import LinearHead
+from nci_plugin.networks.calling import without_autocast
 from nci_plugin.statistics import ClassStatistics
 
 Training = Union[ClassStatistics, FeatureSplit, None]
@@ -61,6 +62,7 @@ class Detector(ABC):
 
     num_features_: int
 
+    @without_autocast()
     def fit(self, training: Training, head: LinearHead, validation: FeatureSplit | None = None) -> Detector:
         """Learn from the training set.
 
@@ -100,6 +102,7 @@ class Detector(ABC):
         self.num_features_ = head.num_features
         return self
 
+    @without_autocast()
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
         """Score (n,) of features (n, P) with logits (n, K); larger = ID. Inputs are left as they are.
 
