@@ -44,9 +44,10 @@ def _trunk(network: nn.Module) -> list[nn.Module]:
     """The child that holds most of the parameters, its child that does, and so on."""
     found: list[nn.Module] = []
     whole = _size(network)
-    while child := next((each for each in network.children() if _size(each) > TRUNK_SHARE * whole), None):
-        found.append(child)
-        network = child
+    large: nn.Module | None = network
+    while large is not None:  # the truth of a module may be its length
+        large = next((each for each in large.children() if _size(each) > TRUNK_SHARE * whole), None)
+        found += [] if large is None else [large]
     return found
 
 

@@ -149,8 +149,9 @@ def _check_alone(network: nn.Module, name: str, head: LinearHead, rows: Tensor, 
         if answer is None or not agrees(head, rows, answer):
             what = f"'{each}' ({type(modules[each]).__name__})" if each else f"the network ({type(network).__name__})"
             raise PluginError(
-                f"head '{name}': {what} does not give W h + b of the features, so what the network answers is not"
-                f" known; pass its logits with the features, or images{'' if each == name else f'; or {PASS_HEAD}'}"
+                f"head{f' {shown(name)}' if name else ''}: {what} does not give W h + b of the features, so what the"
+                " network answers is not known; pass its logits with the features, or images"
+                f"{'' if each == name else f'; or {PASS_HEAD}'}"
             )
 
 
