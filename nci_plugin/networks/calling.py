@@ -90,7 +90,8 @@ def logits_in(output: Any, name: str = "") -> Tensor:
     elif logits is None:
         logits = (output[0] if output else None) if isinstance(output, (tuple, list)) else output
     if not isinstance(logits, Tensor):
-        kind = f"an empty {type(output).__name__}" if output in ((), [], {}) else type(output).__name__
+        empty = isinstance(output, (tuple, list, Mapping)) and not output
+        kind = f"an empty {type(output).__name__}" if empty else type(output).__name__
         raise PluginError(
             f"network {name}: must return logits (n, K), alone, first of a tuple or as 'logits', got {kind};"
             " wrap it in a factory (--net)"
