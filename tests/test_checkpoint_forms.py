@@ -103,6 +103,7 @@ def test_a_network_whose_names_have_a_prefix(tmp_path: Path, prefix: str) -> Non
         loads({before + name: tensor for name, tensor in STATE.items()}, tmp_path / "a.pt", network)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_wrappers_of_torch(tmp_path: Path) -> None:
     compiled = torch.compile(TRAINED, backend="eager")
     wrapped = {

@@ -346,7 +346,9 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("wrapped", WRAPPED)
-def test_neco_is_the_same_whatever_a_network_is_wrapped_in(wrapped: str) -> None:
+def test_neco_is_the_same_whatever_a_network_is_wrapped_in(wrapped: str, request: pytest.FixtureRequest) -> None:
+    if wrapped.startswith("compiled"):
+        request.getfixturevalue("compiler")
     bare, expected = ResNetOfMine().eval(), on_images(ResNetOfMine().eval())
     evaluation = on_images(WRAPPED[wrapped](bare).eval())
     torch.testing.assert_close(*(torch.from_numpy(scores(each)["neco"]) for each in (evaluation, expected)))

@@ -282,8 +282,11 @@ def test_a_network_of_nan_weights_is_refused_before_there_are_numbers(gate: str)
 # -------------------------------------------------------------------- compiled
 
 
-class Decorated(Net):
-    forward = torch.compile(Net.forward, backend="eager")
+def decorated() -> nn.Module:
+    class Decorated(Net):
+        forward = torch.compile(Net.forward, backend="eager")
+
+    return Decorated()
 
 
 def in_place(network: nn.Module) -> nn.Module:
@@ -300,17 +303,19 @@ COMPILED = {
     "torch.compile": lambda: torch.compile(Net(), backend="eager"),
     "in place": lambda: in_place(Net()),
     "its forward": lambda: forward_alone(Net()),
-    "its class's forward": Decorated,
+    "its class's forward": decorated,
     "a part of it": lambda: nn.Sequential(nn.Identity(), torch.compile(Net(), backend="eager")),
     "in DataParallel": lambda: nn.DataParallel(torch.compile(Net(), backend="eager")),
     "DataParallel": lambda: torch.compile(nn.DataParallel(Net()), backend="eager"),
 }
 
 
-@pytest.mark.skipif(not hasattr(nn.Module, "compile"), reason="torch without Module.compile")
+@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("ran", [False, True])
 @pytest.mark.parametrize("kind", COMPILED)
 def test_compiled_networks(kind: str, ran: bool, expected: dict[str, Tensor]) -> None:
+    if kind == "in place" and not hasattr(nn.Module, "compile"):
+        pytest.skip("torch without Module.compile")
     torch._dynamo.reset()
     network = COMPILED[kind]().eval()
     with torch.no_grad():
@@ -384,10 +389,19 @@ LOW = {
 }
 
 
+def needs_half() -> None:
+    try:
+        nn.Conv2d(3, 2, 3).half()(IMAGES[:1].half())
+    except RuntimeError:
+        pytest.skip("this torch has no float16 on a CPU")
+
+
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("kind", LOW)
 def test_networks_of_other_precision(kind: str, named: bool) -> None:
     network = LOW[kind]().eval()
+    if kind == "float16 alone":
+        needs_half()
     head = "net.fc" if hasattr(network, "net") else "fc"
     bank = extract(network, BENCHMARK)
     split = bank.splits["id/test"]
@@ -407,6 +421,8 @@ def test_networks_of_other_precision(kind: str, named: bool) -> None:
 @pytest.mark.parametrize("kind", ["bfloat16", "float16 alone", "autocast inside"])
 def test_a_head_of_low_precision_that_is_not_linear_is_refused(kind: str) -> None:
     network = LOW[kind]().eval()
+    if kind == "float16 alone":
+        needs_half()
     inner = getattr(network, "net", network)
 
     class Cosine(nn.Linear):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import MethodType
 from typing import Any
 
@@ -60,23 +60,21 @@ class Call:
                 ) from error
 
     def _output(self, images: Tensor) -> Any:
+        """What the network returns; the type that its first images could have is that of all others."""
         if self._dtype is not None:
             return self.network(images.to(self._dtype))
         try:
-            return self.network(images)
+            output, self._dtype = self.network(images), images.dtype
         except RuntimeError:
             # Tried last: a network of bfloat16 weights may want float32 images, to normalise them say.
-            weights = next((each for each in self.network.parameters() if each.is_floating_point()), None)
-            if weights is None or weights.dtype == images.dtype:
+            weights = next((each for each in self.network.parameters() if each.is_floating_point()), images)
+            if weights.dtype == images.dtype:
                 raise
-            try:
-                output = self.network(images.to(weights.dtype))
-            except RuntimeError:
-                output = None
-            if output is None:
+            with suppress(RuntimeError):
+                output, self._dtype = self.network(images.to(weights.dtype)), weights.dtype
+            if self._dtype is None:
                 raise
-            self._dtype = weights.dtype
-            return output
+        return output
 
 
 def logits_in(output: Any, name: str = "") -> Tensor:
