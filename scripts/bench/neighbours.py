@@ -76,9 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     made.add_argument("--sizes", nargs="+", type=int, default=[20_000, 80_000], metavar="N", help="(20000 80000)")
     made.add_argument("--features", type=int, default=256, metavar="P", help="their width (256)")
     made.add_argument("--queries", type=int, default=512, metavar="N", help="images that are scored (512)")
-    made.add_argument(
-        "--one", type=Path, metavar="DIR", help="only print the growth of this process"
-    )
+    made.add_argument("--one", type=Path, metavar="DIR", help="only print the growth of this process")
     options = made.parse_args(arguments)
     if options.one is not None:
         print(grown_mb(options.one, options))
