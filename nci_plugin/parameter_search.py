@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TRAIN, VALIDATION, Benchmark
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import Detector, DetectorSetup, FitsOn
+from nci_plugin.detectors.base import FLOAT32_STEP, Detector, DetectorSetup, FitsOn
 from nci_plugin.feature_bank import FeatureBank, FeatureSplit
 from nci_plugin.metrics import auroc
 
 Scores = Mapping[str, NDArray[np.floating]]
+
+ROUNDING_STEPS = 8
+"""Scores of all samples that lie within so many steps of float32, in which features are kept, differ by rounding."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,17 @@ class Method(Protocol):
 
 
 def answer(setup: DetectorSetup, bank: FeatureBank, splits: Sequence[str]) -> Answers:
-    """Fit a detector, search its hyper-parameters and score the ``splits`` of a bank."""
+    """Fit a detector, search its hyper-parameters and score the ``splits`` of a bank.
+
+    Raises PluginError on scores that are no ranking (see `check_scores` and `check_ranking`).
+    """
     fitted = fit_and_search(setup, bank)
     timer = Timer(fitted.seconds)
     with timer("score"):
         scores = {name: score_split(fitted.detector, bank.splits[name]) for name in splits}
-    return Answers(scores, fitted.detector.get_hyperparameters(), fitted.chosen_by, timer.seconds)
+    hyperparameters = fitted.detector.get_hyperparameters()
+    check_ranking(scores, setup.name, hyperparameters, fitted.detector.magnitude)
+    return Answers(scores, hyperparameters, fitted.chosen_by, timer.seconds)
 
 
 def fit_and_search(setup: DetectorSetup, bank: FeatureBank) -> Fitted:
@@ -185,6 +193,23 @@ def check_scores(scores: NDArray[np.floating], name: str, hyperparameters: Mappi
             f" with {dict(hyperparameters) or 'no hyper-parameters'}"
         )
     return scores
+
+
+def check_ranking(scores: Scores, name: str, hyperparameters: Mapping[str, Any], magnitude: float = 0.0) -> None:
+    """Raise PluginError if the scores of all splits differ by no more than rounding, which no metric should rank.
+
+    Rounding is up to `ROUNDING_STEPS` of float32 at the largest of them, or at ``magnitude`` (see `Detector`).
+    Scores that are exactly the same pass: every metric sees the tie (an AUROC of 50 %).
+    """
+    filled = [values for values in scores.values() if len(values)]
+    if not filled:
+        return
+    low, high = min(float(values.min()) for values in filled), max(float(values.max()) for values in filled)
+    if 0 < high - low <= ROUNDING_STEPS * FLOAT32_STEP * max(abs(low), abs(high), magnitude):
+        raise PluginError(
+            f"detector '{name}': gave every sample the same score but for rounding, with"
+            f" {dict(hyperparameters) or 'no hyper-parameters'}; it ranks nothing here, leave it out"
+        )
 
 
 def _grid(sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

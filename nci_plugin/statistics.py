@@ -106,7 +106,7 @@ class ClassStatistics:
     def covariance(self) -> Tensor:
         """Covariance of all samples about `global_mean`, divided by n, (P, P): within plus between classes."""
         offsets = (self.means - self.global_mean) * self.counts.sqrt()[:, None]
-        return (self.within_scatter + offsets.T @ offsets) / self.counts.sum()
+        return _mirrored(self.within_scatter + offsets.T @ offsets) / self.counts.sum()
 
     @property
     def has_unit_rows(self) -> bool:
@@ -226,4 +226,10 @@ def _add_products(total: Tensor, rows: Tensor) -> None:
     for start in range(0, len(total), PRODUCT_COLUMNS):
         stop = start + PRODUCT_COLUMNS
         total[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
+        total[start:stop, start:stop] = _mirrored(total[start:stop, start:stop])
         total[stop:, start:stop] = total[start:stop, stop:].T
+
+
+def _mirrored(product: Tensor) -> Tensor:
+    """The lower triangle of a symmetric product (P, P) in both: on some processors they differ in the last bit."""
+    return product.tril() + product.tril(-1).T

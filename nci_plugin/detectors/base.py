@@ -52,13 +52,15 @@ class Detector(ABC):
 
     The constructor stores hyper-parameters, `fit` learns attributes that end in ``_``, `score` reads them. Sub-classes
     write ``_fit`` and ``_score`` and say what they fit on; ``fit_reads`` names the hyper-parameters that ``_fit`` looks
-    at, since a search must fit again only when one of those changes.
+    at, since a search must fit again only when one of those changes. ``magnitude`` is the size of the numbers that a
+    score is the difference of, where that may be far above its own: scores that differ by rounding of it are refused.
     """
 
     name: str
     paper: Paper
     fits_on: FitsOn = FitsOn.NOTHING
     fit_reads: tuple[str, ...] = ()
+    magnitude: float = 0.0
 
     num_features_: int
 
@@ -154,6 +156,10 @@ class Detector(ABC):
     def explain_choice(self) -> str:
         """How a hyper-parameter that fit itself chose was chosen; empty where there is none."""
         return ""
+
+
+FLOAT32_STEP = torch.finfo(torch.float32).eps
+"""Features are kept in float32: a spread below this times their length is rounding."""
 
 
 def in_range_of(scores: Tensor, like: Tensor) -> Tensor:

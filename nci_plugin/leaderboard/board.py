@@ -1,6 +1,6 @@
 """The CSV files of OpenOOD's leaderboard, read and written so that no byte changes that was not meant to.
 
-``data/`` holds a copy of all of them, made on `SNAPSHOT_DATE`.
+``data/`` holds a copy of all of them, as the live home of the leaderboard had them at `SNAPSHOT`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from pathlib import Path
 
 from nci_plugin.checks import PluginError
 
-SNAPSHOT_DATE = "2026-11-21"
+HOME = "https://github.com/zjysteven/OpenOOD"
+"""Whose branch ``leaderboard`` is the board; that of OpenOOD's own repository stopped in July 2024."""
+
+SNAPSHOT = "28d3a40 of 2025-07-19"
+"""The commit of that branch that the copy is of, and its date."""
+
 COLUMNS = (
     "Training",
     "Postprocessor",
@@ -148,7 +153,7 @@ class Board:
     def snapshot(cls) -> Board:
         """The copy that ships with this package."""
         data = Path(__file__).parent / "data"
-        return cls(data, data / "papers.csv", f"the board of {SNAPSHOT_DATE}")
+        return cls(data, data / "papers.csv", f"the board of {SNAPSHOT}")
 
     @classmethod
     def checkout(cls, path: Path) -> Board:
@@ -157,7 +162,7 @@ class Board:
         if not board.results.is_dir() or not board.papers_file.is_file():
             raise PluginError(
                 f"--board '{path}': must be a checkout of OpenOOD's leaderboard branch, with results/*.csv and"
-                " utils/papers.csv; git clone --branch leaderboard https://github.com/Jingkang50/OpenOOD"
+                f" utils/papers.csv; git clone --branch leaderboard {HOME}"
             )
         return board
 
