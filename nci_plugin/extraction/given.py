@@ -26,11 +26,11 @@ def head_of(network: nn.Module, name: str | None) -> LinearHead:
 
 
 def given_split(name: str, split: Features, head: LinearHead) -> FeatureSplit:
-    """Features in float32, with labels and logits where none were given."""
-    features = split.features.float()
+    """Features that `open_splits` checked, with labels and logits where none were given."""
+    features = split.features
     check_width(f"split '{name}'", features, head.num_features)
-    labels = torch.full((len(features),), OOD_LABEL) if split.labels is None else split.labels.long()
-    logits = head.logits(features) if split.logits is None else split.logits.float()
+    labels = torch.full((len(features),), OOD_LABEL) if split.labels is None else split.labels
+    logits = head.logits(features) if split.logits is None else split.logits
     check_finite(f"split '{name}' logits", logits)
     return FeatureSplit.of(features, logits, labels)
 
