@@ -73,7 +73,7 @@ def parse_benchmark(raw: Mapping[str, Any], where: str, preprocessing: Mapping[s
     check_keys(f"{where}: id", raw["id"], ["train", "val", "test"], ["test"])
     for name, entry in raw["id"].items():
         splits[f"id/{name}"] = _image_list(entry, base, f"{where}: id: {name}")
-    ood = raw.get("ood") or {}
+    ood = {} if raw.get("ood") is None else raw["ood"]
     check_keys(f"{where}: ood", ood, ["val", NEAR, FAR])
     if "val" in ood:
         splits[OOD_VALIDATION] = _image_list(ood["val"], base, f"{where}: ood: val")

@@ -255,13 +255,14 @@ def _held(stream: Iterable[Any], samples: Samples) -> list[tuple[Tensor, int]]:
     held, size = [], 0
     try:
         for index, sample in enumerate(stream):
-            held.append(samples.item(sample, index))
-            size += held[-1][0].numel() * held[-1][0].element_size()
+            image, label = samples.item(sample, index)
+            size += image.numel() * image.element_size()
             if size > HELD_BYTES:
                 raise PluginError(
                     f"a stream is held in memory, and this one has more than {HELD_BYTES / 2**30:g} GiB of images; pass"
                     " a Dataset with a length"
                 )
+            held.append((image, label))
     except PluginError as error:
         raise PluginError(f"image {len(held)}: {error}") from None
     except Exception as error:  # of the user's code
