@@ -282,6 +282,25 @@ def test_groups_map_names_to_images(near):
         Benchmark.from_splits("mine", 3, test=[], near=near)
 
 
+@pytest.mark.parametrize("count", [3, np.int64(3), torch.tensor(3)])
+def test_a_number_of_classes_of_any_whole_type(count):
+    assert type(Benchmark.from_splits("mine", count, test=[]).num_classes) is int
+
+
+@pytest.mark.parametrize("count", ["3", 3.0, 0, -1, 10**40, None, torch.ones(2)])
+def test_other_numbers_of_classes_are_refused(count):
+    with pytest.raises(PluginError, match="num_classes must be a whole number from 1 to 1000000000, got"):
+        Benchmark.from_splits("mine", count, test=[])
+
+
+@pytest.mark.parametrize(
+    "split", ["id/tests", "ood/near", "near", "near/", "near/../x", "far/a\x1b[2J", "far/" + "x" * 200]
+)
+def test_splits_that_would_not_be_scored_or_stored_are_refused(split):
+    with pytest.raises(PluginError, match="benchmark 'mine'"):
+        Benchmark("mine", 3, {"id/test": [], "near/a": [], split: []})
+
+
 # -------------------------------------------------------------------- folders
 
 

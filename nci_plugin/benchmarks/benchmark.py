@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
 from typing import Any, Union
 
 from torch.utils.data import DataLoader, Dataset
 
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
-from nci_plugin.checks import PluginError, check_known
+from nci_plugin.checks import PluginError, check_known, check_name, shown
 
 TRAIN, VALIDATION, TEST, OOD_VALIDATION = "id/train", "id/val", "id/test", "ood/val"
 CSID, NEAR, FAR = "csid", "near", "far"
+MOST_CLASSES = 10**9
 GROUP_ROWS = {NEAR: "nearood", FAR: "farood"}
 """The row of a table that holds the unweighted mean over the data sets of a group."""
 
@@ -85,6 +87,23 @@ class Benchmark:
         return cls(name, num_classes, splits, preprocessing)
 
     def __post_init__(self) -> None:
+        check_name("benchmark", self.name)
+        try:
+            classes = index(self.num_classes)
+        except TypeError:
+            classes = 0
+        if not 0 < classes <= MOST_CLASSES:
+            raise PluginError(
+                f"benchmark '{self.name}': num_classes must be a whole number from 1 to {MOST_CLASSES}, got"
+                f" {shown(self.num_classes)}"
+            )
+        object.__setattr__(self, "num_classes", classes)
+        for split in self.splits:
+            group, _, data_set = split.partition("/")
+            if group in (CSID, NEAR, FAR):
+                check_name(f"benchmark '{self.name}': data set of {group}", data_set)
+            else:
+                check_known(f"split of benchmark '{self.name}'", split, [TRAIN, VALIDATION, TEST, OOD_VALIDATION])
         if TEST not in self.splits:
             raise PluginError(f"benchmark '{self.name}': the split '{TEST}' is missing; add the ID test images")
         sets = [*self.data_sets(NEAR), *self.data_sets(FAR)]

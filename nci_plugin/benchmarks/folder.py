@@ -54,7 +54,8 @@ class ImageFolder:
                 f"folder '{self.directory}': the split is empty; it needs at least one image"
                 f" ({', '.join(IMG_EXTENSIONS)})"
             )
-        stamps = [file_stamp(self.directory, name) or (0, 0) for name in names]
+        paths = (os.path.join(self.directory, name) for name in names)
+        stamps = [file_stamp(self, path, index) or (0, 0) for index, path in enumerate(paths)]
         return ImageFiles(self, tuple(names), torch.tensor(labels), tuple(stamps))
 
     def _labelled(self, num_classes: int) -> tuple[list[str], list[int]]:

@@ -119,12 +119,13 @@ class ImageList:
         """
         names, labels, stamps = [], [], []
         missing: list[str] = []
+        directory = str(self.directory)  # Path objects for each of a million lines take seconds
         for index, line in enumerate(self._lines()):
-            name, label = self._parsed(line, f"image list '{self.path}' line {index + 1}")
-            stamp = file_stamp(self.directory, name, self.place(index))
+            name, label = self._parsed(line, index)
+            stamp = file_stamp(self, os.path.join(directory, name), index)
             if stamp is None and "\\" in name:  # written on Windows
-                name = self._inside(name.replace("\\", "/"), f"image list '{self.path}' line {index + 1}")
-                stamp = file_stamp(self.directory, name, self.place(index))
+                name = self._inside(name.replace("\\", "/"), index)
+                stamp = file_stamp(self, os.path.join(directory, name), index)
             names.append(name)
             labels.append(label)
             missing += [name] if stamp is None else []
@@ -150,32 +151,36 @@ class ImageList:
         text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
         return text.removesuffix("\n").split("\n") if text else []  # splitlines would also split names at U+2028
 
-    def _parsed(self, line: str, where: str) -> tuple[str, int]:
+    def _parsed(self, line: str, index: int) -> tuple[str, int]:
         parts = LINE.fullmatch(line.strip())
         if parts is None:
-            raise PluginError(f"{where}: expected 'path label', got {shown(line)}; correct the line")
+            raise self._refused(index, f"expected 'path label', got {shown(line)}")
         name, label = parts.groups()
         if not LABEL.fullmatch(label):
-            raise PluginError(f"{where}: the label must be a small whole number, got {shown(label)}; correct the line")
-        return self._inside(name, where), int(label)
+            raise self._refused(index, f"the label must be a small whole number, got {shown(label)}")
+        return self._inside(name, index), int(label)
 
-    def _inside(self, name: str, where: str) -> str:
+    def _inside(self, name: str, index: int) -> str:
         if name.startswith("/") or ".." in name.split("/"):
-            raise PluginError(
-                f"{where}: the path must stay inside '{self.directory}', got {shown(name)}; correct the line"
-            )
+            raise self._refused(index, f"the path must stay inside '{self.directory}', got {shown(name)}")
         return name
 
+    def _refused(self, index: int, reason: str) -> PluginError:
+        return PluginError(f"image list '{self.path}' line {index + 1}: {reason}; correct the line")
 
-def file_stamp(directory: Path, name: str, place: str = "") -> tuple[int, int] | None:
-    """Size and modification time of an image, None if it is not there; raises PluginError if it is no regular file."""
-    path = os.path.join(directory, name)  # a Path object for each of a million lines takes seconds
+
+def file_stamp(source: ImageSource, path: str, index: int) -> tuple[int, int] | None:
+    """Size and modification time of an image of a source, None if it is not there.
+
+    Raises PluginError if it is no regular file.
+    """
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # ValueError: a name that no file can have
         return None
     if not stat.S_ISREG(status.st_mode):
-        raise PluginError(f"image '{path}'{place}: cannot be decoded (it is no regular file); replace the file")
+        reason = "cannot be decoded (it is no regular file); replace the file"
+        raise PluginError(f"image '{path}'{source.place(index)}: {reason}")
     return status.st_size, status.st_mtime_ns
 
 
