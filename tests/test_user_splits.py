@@ -265,6 +265,13 @@ def test_images_that_need_a_preprocessing_say_so(data, source, monkeypatch):
         evaluate(data.network, benchmark, ["msp"])
 
 
+def test_an_iterator_that_was_read_before_says_so(data):
+    benchmark = data.benchmark(test=zip(data.images, data.labels))
+    assert evaluate(data.network, benchmark, ["msp"], device="cpu").results
+    with pytest.raises(PluginError, match="'id/test': the split is empty.*an iterator can be read once"):
+        evaluate(data.network, benchmark, ["msp"], device="cpu")
+
+
 def test_a_stream_is_bounded(data, monkeypatch):
     monkeypatch.setattr(samples, "HELD_BYTES", 10_000)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,8 +121,11 @@ class Samples(Dataset):
         assert self.num_classes is not None
         if label is None:
             raise PluginError("has no label, and an ID image needs one; pass (image, label)")
-        if type(label) is int and 0 <= label < self.num_classes:
-            return label
+        plain = type(label) is int or isinstance(label, np.integer)
+        if plain or (isinstance(label, Tensor) and label.ndim == 0 and label.dtype == torch.int64):
+            whole = int(label)  # the gate takes ten times as long, which counts in a million labels
+            if 0 <= whole < self.num_classes:
+                return whole
         return int(id_labels("its label", [label], 1, self.num_classes, index, "image"))
 
 
@@ -133,6 +136,7 @@ def open_samples(source: Any, num_classes: int | None, preprocessing: Preprocess
     ``drop_last`` do not count, and a SubsetRandomSampler selects. A stream (an IterableDataset, a generator) is read
     once, here, and held in memory. Raises PluginError on anything else, and on a first sample that cannot be used.
     """
+    once = isinstance(source, Iterator)
     if isinstance(source, DataLoader):
         source = _of_loader(source)
     if isinstance(source, tuple) and len(source) == 2 and all(_is_array(each) for each in source):
@@ -148,7 +152,8 @@ def open_samples(source: Any, num_classes: int | None, preprocessing: Preprocess
     except TypeError:
         raise PluginError(f"must have a length, got {type(source).__name__} without; give it __len__") from None
     if not rows:
-        raise PluginError("the split is empty; it needs at least one image")
+        again = "; an iterator can be read once, pass a list or a Dataset" if once else ""
+        raise PluginError(f"the split is empty; it needs at least one image{again}")
     samples = Samples(source, num_classes, preprocessing)
     if isinstance(first := samples[0], PluginError):
         raise first
