@@ -112,17 +112,6 @@ def check_finite(what: str, values: Tensor, first_index: int = 0) -> None:
         )
 
 
-def check_labels(what: str, labels: Tensor, num_classes: int, first_index: int = 0, place: str = "row") -> None:
-    """Raise if an ID label (n,) lies outside 0..num_classes-1; names the first such row (or other ``place``)."""
-    bad = (labels < 0) | (labels >= num_classes)
-    if bad.any():
-        index = int(bad.nonzero()[0, 0])
-        raise PluginError(
-            f"{what}: label {int(labels[index])} at {place} {first_index + index} is outside 0..{num_classes - 1};"
-            " correct the list or the benchmark's num_classes"
-        )
-
-
 def check_width(what: str, features: Tensor, expected: int) -> None:
     """Raise unless ``features`` is a matrix (n, expected)."""
     if features.ndim != 2 or features.shape[1] != expected:

@@ -11,7 +11,7 @@ from typing import Any
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, OOD_VALIDATION, Benchmark
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
-from nci_plugin.checks import PluginError, check_keys, check_known, check_number
+from nci_plugin.checks import PluginError, check_keys, check_known, check_number, shown
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import DetectorSetup
 from nci_plugin.detectors.configuration import load_postprocessor, load_yaml, parse_detector
@@ -63,8 +63,8 @@ def load_benchmark(name_or_path: str, preprocessing: Mapping[str, Any] | None = 
 
 def parse_benchmark(raw: Mapping[str, Any], where: str, preprocessing: Mapping[str, Any] | None = None) -> Benchmark:
     """A benchmark from the mapping under ``benchmark:``; the groups have the shape of OpenOOD's DATA_INFO."""
-    required = ["name", "num_classes", "preprocessing", "id", "ood"]
-    check_keys(where, raw, [*required, "csid", "network", "checkpoints", "built_in"], required)
+    required = ["name", "num_classes", "preprocessing", "id"]
+    check_keys(where, raw, [*required, "ood", "csid", "network", "checkpoints", "built_in"], required)
     if not NAME.fullmatch(str(raw["name"])):
         raise PluginError(f"{where}: name must be letters, digits, '.', '_' and '-', got {raw['name']!r}")
     check_number(f"{where}: num_classes", raw["num_classes"], above=0, whole=True)
@@ -73,7 +73,7 @@ def parse_benchmark(raw: Mapping[str, Any], where: str, preprocessing: Mapping[s
     check_keys(f"{where}: id", raw["id"], ["train", "val", "test"], ["test"])
     for name, entry in raw["id"].items():
         splits[f"id/{name}"] = _image_list(entry, base, f"{where}: id: {name}")
-    ood = raw["ood"]
+    ood = {} if raw.get("ood") is None else raw["ood"]
     check_keys(f"{where}: ood", ood, ["val", NEAR, FAR])
     if "val" in ood:
         splits[OOD_VALIDATION] = _image_list(ood["val"], base, f"{where}: ood: val")
@@ -117,8 +117,9 @@ def _group(group: str, entries: Any, preprocessing: Preprocessing, where: str) -
 
 def _image_list(raw: Any, preprocessing: Preprocessing, where: str) -> ImageList:
     check_keys(where, raw, ["data_dir", "imglist_path", "preprocessing"], ["data_dir", "imglist_path"])
-    for key in ("data_dir", "imglist_path"):
-        _check_text(f"{where}: {key}", raw[key])
+    if raw["data_dir"] != "":  # the data root itself, as in OpenOOD
+        _check_text(f"{where}: data_dir", raw["data_dir"])
+    _check_text(f"{where}: imglist_path", raw["imglist_path"])
     if raw.get("preprocessing") is not None:
         own = raw["preprocessing"]
         check_keys(f"{where}: preprocessing", own, [field.name for field in fields(Preprocessing)])
@@ -128,7 +129,7 @@ def _image_list(raw: Any, preprocessing: Preprocessing, where: str) -> ImageList
 
 def _check_text(where: str, value: Any) -> None:
     if not isinstance(value, str) or not value or "\0" in value:
-        raise PluginError(f"{where}: must be a text, got {value!r}")
+        raise PluginError(f"{where}: must be a text, got {shown(value)}")
 
 
 def _preprocessing(raw: Any, where: str) -> Preprocessing:

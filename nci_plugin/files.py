@@ -32,7 +32,10 @@ def read_file(path: Path, what: str, limit: int, remedy: str) -> bytes:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise PluginError(f"{what} '{path}': must be a regular file; {remedy}")
-            data = file.read(limit + 1)  # not st_size: the file may grow meanwhile, and /proc says 0
+            # As much as it says first, since a read allocates all that it asks for; it may grow, and /proc says 0.
+            data = file.read(min(status.st_size, limit) + 1)
+            if len(data) > status.st_size:
+                data += file.read(limit + 1 - len(data))
     except (FileNotFoundError, NotADirectoryError):
         raise
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have

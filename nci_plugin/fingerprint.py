@@ -19,7 +19,7 @@ from nci_plugin.feature_bank import FeatureBank
 from nci_plugin.files import digest
 from nci_plugin.head import LinearHead
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Changes when stored features of an older version must not be read any more."""
 
 

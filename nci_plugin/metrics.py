@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
+from nci_plugin.checks import PluginError
+
 OOD_RECALL = 0.95
 
 
@@ -50,7 +52,9 @@ def ood_metrics(id_scores: NDArray[np.floating], ood_scores: NDArray[np.floating
 
 
 def accuracy(predictions: NDArray[np.integer], labels: NDArray[np.integer]) -> float:
-    """Share of right predictions among ID samples, in percent."""
+    """Share of right predictions (n,) among ID samples with labels (n,), in percent."""
+    if predictions.shape != labels.shape:  # numpy would compare every prediction with every label
+        raise PluginError(f"accuracy: predictions of shape {predictions.shape} and labels of shape {labels.shape}")
     return 100 * float(np.mean(predictions == labels))
 
 

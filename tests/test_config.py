@@ -359,7 +359,7 @@ def test_unknown_keys_at_the_top(tmp_path):
         load_benchmark(str(write(path, {})))
 
 
-MISSING_KEYS = [("name",), ("num_classes",), ("preprocessing",), ("id",), ("ood",), ("id", "test")]
+MISSING_KEYS = [("name",), ("num_classes",), ("preprocessing",), ("id",), ("id", "test")]
 
 
 @pytest.mark.parametrize("keys", [*MISSING_KEYS, ("preprocessing", "pre_size"), ("csid", "c", "imglist_path")])

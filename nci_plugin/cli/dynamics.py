@@ -127,6 +127,8 @@ def _measure(
     inputs = network.find_one(options, device)
     if TRAIN not in inputs.splits:
         raise PluginError(f"benchmark '{inputs.benchmark.name}': collapse is measured on '{TRAIN}', which is missing")
+    if not inputs.benchmark.has_ood:
+        print(f"benchmark '{inputs.benchmark.name}': no OOD set, so AUROC along training is left out")
     data = fingerprint.split_digest(inputs.splits)
     measure: Callable[..., EpochRecord] | None = None
     found = []

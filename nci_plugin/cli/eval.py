@@ -82,6 +82,7 @@ def _run(options: argparse.Namespace) -> int:
 def _evaluate(inputs: Inputs, options: argparse.Namespace, setups: Sequence[Contestant], device: torch.device) -> int:
     from nci_plugin.report.files import ResultsDirectory
 
+    inputs.benchmark.check_has_ood()
     networks = network.load(inputs, options, device)
     directory = ResultsDirectory(networks.output, options.save_score)
     with options.processes.locked(networks.output):

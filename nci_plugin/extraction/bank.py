@@ -151,7 +151,6 @@ class _Extraction:
             store,
             self.forward,
             self.options,
-            num_classes=self.benchmark.num_classes if self.benchmark.is_id(name) else None,
             keeps_features=name != TRAIN or FitsOn.BANK in self.training,
             stages=self.stages if name == TEST or name.split("/")[0] in (NEAR, FAR) else {},
             sums=list(self.sums.values()) if name == TRAIN else [],

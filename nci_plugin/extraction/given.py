@@ -24,11 +24,14 @@ def head_of(network: nn.Module, name: str | None, num_classes: int, split: Featu
 
 
 def given_split(name: str, split: Features, head: LinearHead) -> FeatureSplit:
-    """Features in float32, with labels and logits where none were given; raises PluginError on other logits."""
-    features = split.features.float()
+    """Features that `open_splits` checked, with labels and logits where none were given.
+
+    Raises PluginError on logits that are not the head's.
+    """
+    features = split.features
     check_width(f"split '{name}'", features, head.num_features)
-    labels = torch.full((len(features),), OOD_LABEL) if split.labels is None else split.labels.long()
-    logits = head.logits(features) if split.logits is None else split.logits.float()
+    labels = torch.full((len(features),), OOD_LABEL) if split.labels is None else split.labels
+    logits = head.logits(features) if split.logits is None else split.logits
     check_finite(f"split '{name}' logits", logits)
     if split.logits is not None:
         rows = torch.linspace(0, len(features) - 1, min(len(features), COMPARED_ROWS)).long()

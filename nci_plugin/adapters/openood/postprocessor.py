@@ -23,6 +23,7 @@ from nci_plugin.fingerprint import weights_digest
 from nci_plugin.head import LinearHead
 from nci_plugin.networks.cut import Cut
 from nci_plugin.parameter_search import check_scores
+from nci_plugin.rows import whole_labels
 
 
 class DetectorPostprocessor(BasePostprocessor):
@@ -98,7 +99,8 @@ class DetectorPostprocessor(BasePostprocessor):
         answers = []
         for batch in tqdm(data_loader, disable=not progress or not comm.is_main_process()):
             predicted, conf = self.postprocess(net, batch["data"].to(device))
-            answers.append((predicted.cpu(), conf.cpu(), batch["label"].cpu()))
+            targets = whole_labels("labels of the loader", batch["label"], len(predicted))
+            answers.append((predicted.cpu(), conf.cpu(), targets))
         predictions, scores, labels = (torch.cat(parts).numpy() for parts in zip(*answers))
         check_scores(scores, self.detector.name, self.detector.get_hyperparameters())
         return predictions.astype(int), scores, labels.astype(int)
