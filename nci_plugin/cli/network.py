@@ -195,10 +195,15 @@ def load_one(benchmark: Benchmark, options: argparse.Namespace, factory: str, ch
     """The network of a factory, with the weights of one checkpoint."""
     from nci_plugin.networks.checkpoints import load_checkpoint
     from nci_plugin.networks.factory import build_network
+    from nci_plugin.networks.named import build_named
 
     if options.weights:
         return options.weights.network()
-    network = build_network(factory, benchmark.num_classes, {} if options.net else benchmark.network_arguments)
+    if options.net:
+        network = build_network(factory, benchmark.num_classes, {})
+    else:
+        where = f"benchmark '{benchmark.name}': network"
+        network = build_named(where, factory, benchmark.num_classes, benchmark.network_arguments)
     load_checkpoint(network, checkpoint)
     return network
 
