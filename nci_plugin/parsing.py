@@ -60,7 +60,7 @@ def read_json(path: Path, what: str, remedy: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        raise PluginError(f"{what} '{path}': not valid JSON ({error}); {remedy}") from None
+        raise PluginError(f"{what} '{path}': is damaged, no valid JSON ({error}); {remedy}") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
