@@ -19,8 +19,12 @@ from torch.utils.data import Dataset
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from nci_plugin.checks import PluginError, check_choice, check_number
+from nci_plugin.files import read_text
 
 OOD_LABEL = -1
+LARGEST_LIST = 2**30
+"""Bytes: the list of ImageNet-21k's 14 million images has half of it."""
+
 LABEL = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
 
@@ -94,15 +98,11 @@ class ImageList:
         Raises PluginError on the first line that cannot be used, MissingFiles if the list or images are not there.
         """
         try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not a text file"
-            message = (
-                f"image list '{self.path}': {reason}; lay the benchmark's lists under the data root or pass --data-root"
-            )
-            if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-                raise MissingFiles(message, f"the list {self.imglist_path}") from None
-            raise PluginError(message) from None
+            remedy = "lay the benchmark's lists under the data root or pass --data-root"
+            text = read_text(self.path, "image list", LARGEST_LIST, remedy)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            message = f"image list '{self.path}': {error.strerror}; {remedy}"
+            raise MissingFiles(message, f"the list {self.imglist_path}") from None
         lines = text.removesuffix("\n").split("\n") if text else []  # splitlines would also split names at U+2028
         root = self.data_root / self.data_dir
         names, labels, stamps = [], [], []
