@@ -75,7 +75,7 @@ def check_name(what: str, name: Any) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the closest known name, or an empty string."""
-    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(str(name)[:NAME_CHARACTERS], list(known), n=1, cutoff=0.5)
     return f" (did you mean '{matches[0]}'?)" if matches else ""
 
 
@@ -139,17 +139,24 @@ def check_writable(directory: Path) -> None:
 
 
 def check_number(
-    what: str, value: Any, above: float | None = None, least: float | None = None, whole: bool = False
+    what: str,
+    value: Any,
+    above: float | None = None,
+    least: float | None = None,
+    whole: bool = False,
+    most: float | None = None,
 ) -> None:
-    """Raise unless ``value`` is a finite number (a whole one if asked), larger than ``above`` or at least ``least``."""
+    """Raise unless ``value`` is a finite number (a whole one if asked) above ``above``, from ``least`` to ``most``."""
     is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     in_range = is_number and abs(value) <= sys.float_info.max  # false for NaN
     in_range = in_range and (above is None or value > above) and (least is None or value >= least)
-    if not in_range:
+    too_much = in_range and most is not None and value > most
+    if not in_range or too_much:
         allowed = "a whole number" if whole else "a finite number"
         bound = f" above {above}" if above is not None else f", at least {least}" if least is not None else ""
+        bound += f" and at most {most}" if too_much else ""
         hint = "; YAML reads a number like 1e-4 as text, write 0.0001" if isinstance(value, str) else ""
-        raise PluginError(f"{what}: must be {allowed}{bound}, got {value!r}{hint}")
+        raise PluginError(f"{what}: must be {allowed}{bound}, got {shown(value)}{hint}")
 
 
 def check_choice(what: str, value: Any, allowed: Iterable[Any]) -> None:
@@ -157,4 +164,4 @@ def check_choice(what: str, value: Any, allowed: Iterable[Any]) -> None:
     choices = list(allowed)
     # `1 == True`: a choice must match in type too.
     if not any(type(value) is type(choice) and value == choice for choice in choices):
-        raise PluginError(f"{what}: must be one of {', '.join(map(str, choices))}, got {value!r}")
+        raise PluginError(f"{what}: must be one of {', '.join(map(str, choices))}, got {shown(value)}")

@@ -230,7 +230,7 @@ VALID = {
     "name": "mine",
     "num_classes": 3,
     "preprocessing": {"pre_size": 40, "img_size": 32, "normalization": NORMALIZATION},
-    "network": {"factory": "net.py:make", "arguments": {"width": 2}},
+    "network": {"factory": "resnet18_32x32", "arguments": {"width": 2}},
     "checkpoints": "mine_net",
     "id": {"train": entry("train"), "val": entry("val"), "test": entry("test")},
     "csid": {"datasets": ["c"], "c": entry("c")},
@@ -257,7 +257,7 @@ def load_changed(tmp_path, change):
 def test_a_benchmark_of_the_users(tmp_path):
     benchmark = load_changed(tmp_path, lambda raw: None)
     assert (benchmark.name, benchmark.num_classes, benchmark.checkpoints) == ("mine", 3, "mine_net")
-    assert (benchmark.network, benchmark.network_arguments) == ("net.py:make", {"width": 2})
+    assert (benchmark.network, benchmark.network_arguments) == ("resnet18_32x32", {"width": 2})
     assert list(benchmark.splits) == [
         *("id/train", "id/val", "id/test", "ood/val"),
         *("csid/c", "near/n", "far/f", "far/g"),

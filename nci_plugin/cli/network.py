@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from nci_plugin.inputs import Inputs, Roots
 
 
+MOST_WORKERS = 1024
+"""Processes: more than a machine has cores, fewer than it has numbers for."""
+
+
 def add_options(parser: argparse.ArgumentParser, checkpoints: bool = True) -> None:
     """The options of a command; without ``checkpoints``, of one that takes those as arguments."""
     parser.add_argument(
@@ -65,8 +69,8 @@ def resolve(options: argparse.Namespace) -> torch.device:
     from nci_plugin.distributed import ALONE
     from nci_plugin.extraction import check_amp, resolve_device
 
-    check_number("--batch-size", options.batch_size, above=0, whole=True)
-    check_number("--workers", options.workers or 0, least=0, whole=True)
+    check_number("--batch-size", options.batch_size, above=0, whole=True, most=2**31)
+    check_number("--workers", options.workers or 0, least=0, whole=True, most=MOST_WORKERS)
     options.weights = architecture.resolve(options)
     options.processes = getattr(options, "processes", ALONE)
     device = resolve_device(options.device)
@@ -195,10 +199,15 @@ def load_one(benchmark: Benchmark, options: argparse.Namespace, factory: str, ch
     """The network of a factory, with the weights of one checkpoint."""
     from nci_plugin.networks.checkpoints import load_checkpoint
     from nci_plugin.networks.factory import build_network
+    from nci_plugin.networks.named import build_named
 
     if options.weights:
         return options.weights.network()
-    network = build_network(factory, benchmark.num_classes, {} if options.net else benchmark.network_arguments)
+    if options.net:
+        network = build_network(factory, benchmark.num_classes, {})
+    else:
+        where = f"benchmark '{benchmark.name}': network"
+        network = build_named(where, factory, benchmark.num_classes, benchmark.network_arguments)
     if taken := load_checkpoint(network, checkpoint):
         print(f"{checkpoint}: {taken}")
     return network

@@ -13,6 +13,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from nci_plugin.checks import PluginError
+from nci_plugin.files import read_text
 
 HOME = "https://github.com/zjysteven/OpenOOD"
 """Whose branch ``leaderboard`` is the board; that of OpenOOD's own repository stopped in July 2024."""
@@ -30,6 +31,7 @@ COLUMNS = (
     "Arch",
     "Additional_Description",
 )
+LARGEST_FILE = 2**24
 PAPER_COLUMNS = ("Alias", "Link")
 BOARDS = {
     "cifar10": {"ood": "cifar10"},
@@ -90,11 +92,11 @@ class Table:
     @classmethod
     def read(cls, path: Path, columns: Sequence[str]) -> Table:
         """Raises PluginError unless the file has these columns and a cell for each in every line."""
+        remedy = "pass the checkout's directory with --board"
         try:
-            text = path.read_bytes().decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8"
-            raise PluginError(f"leaderboard '{path}': {reason}; pass the checkout's directory with --board") from None
+            text = read_text(path, "leaderboard", LARGEST_FILE, remedy)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise PluginError(f"leaderboard '{path}': {error.strerror}; {remedy}") from None
         table = cls(path, tuple(io.StringIO(text, newline="")))
         if not table.lines or _cells(table.lines[0]) != list(columns):
             raise PluginError(f"leaderboard '{path}': must have the columns {','.join(columns)}; restore the file")
