@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Union
 
@@ -17,8 +18,8 @@ from nci_plugin.detectors.base import Detector, DetectorSetup
 from nci_plugin.evaluation import Contestant, Evaluation, evaluate_bank, training_needed
 from nci_plugin.extraction import ExtractionOptions, check_amp, extract, extract_share, resolve_device
 from nci_plugin.files import locked
-from nci_plugin.fingerprint import split_digest, weights_digest
 from nci_plugin.head import LinearHead
+from nci_plugin.identity import data_identity, network_identity
 from nci_plugin.report.files import ResultsDirectory
 
 DetectorLike = Union[str, Detector, DetectorSetup]
@@ -66,17 +67,21 @@ def evaluate(
     benchmark = benchmark.with_data_root(Path(data_root))
     setups = resolve_detectors(detectors)
     splits = open_splits(benchmark)
-    identity = {"weights": weights_digest(network), "data": split_digest(splits)}
     directory = None if output is None else ResultsDirectory(Path(output))
     store = None if directory is None else features_directory(directory.path, "")
-    options = ExtractionOptions(device, batch_size, workers, head, store, progress, amp=amp)
+    identity: dict[str, Any] = network_identity(network, amp)
+
+    def begin() -> None:
+        if directory is not None:
+            identity.update(data_identity(splits, directory.digests, progress))
+            directory.open({"": identity})
+
+    options = ExtractionOptions(device, batch_size, workers, head, store, progress, amp=amp, begin=begin)
     check_amp(amp, resolve_device(device))
-    if directory is None:
-        return run_network(network, benchmark, setups, splits, options, identity, None, seed="")
-    with locked(directory.path):
-        directory.open({"": identity})
-        evaluation = run_network(network, benchmark, setups, splits, options, identity, directory, seed="")
-        directory.write_tables(evaluation.results)
+    with nullcontext() if directory is None else locked(directory.path):
+        evaluation = run_network(network, benchmark, setups, splits, options, lambda: identity, directory, seed="")
+        if directory is not None:
+            directory.write_tables(evaluation.results)
     return evaluation
 
 
@@ -86,20 +91,23 @@ def run_network(
     setups: Sequence[Contestant],
     splits: Mapping[str, Any],
     options: ExtractionOptions,
-    identity: Mapping[str, str],
+    provenance: Callable[[], Mapping[str, Any]],
     directory: ResultsDirectory | None,
     seed: str,
 ) -> Evaluation:
-    """Extract, evaluate and store one network's part of a run; all processes extract, the first evaluates."""
+    """Extract, evaluate and store one network's part of a run; all processes extract, the first evaluates.
+
+    ``provenance`` is asked for after the pass.
+    """
     if not options.processes.is_first:
         extract_share(network, benchmark, training_needed(setups), options, splits)
         return Evaluation()
     bank = extract(network, benchmark, training_needed(setups), options, splits)
     if directory is None:
-        return evaluate_bank(bank, benchmark, setups, seed, identity, progress=options.progress)
+        return evaluate_bank(bank, benchmark, setups, seed, provenance(), progress=options.progress)
     directory.begin(bank, seed)
     return evaluate_bank(
-        bank, benchmark, setups, seed, identity, lambda part: directory.add(part, seed), options.progress
+        bank, benchmark, setups, seed, provenance(), lambda part: directory.add(part, seed), options.progress
     )
 
 

@@ -68,13 +68,12 @@ def _diagnose(networks: network.Networks) -> int:
     if TRAIN not in inputs.splits:
         raise PluginError(f"benchmark '{benchmark.name}': collapse is measured on 'id/train', which is missing")
     directory = ResultsDirectory(networks.output)
-    directory.open(networks.identities)
     networks.print_inputs()
     results: list[Result] = []
     failures: set[str] = set()
     records = []
     for seed, each in networks.by_seed.items():
-        extraction_options = networks.extraction_options(seed)
+        extraction_options = networks.extraction_options(seed, directory)
         bank = extract(each, benchmark, {FitsOn.STATISTICS}, extraction_options, inputs.splits, options.layers)
         directory.begin(bank, seed)
         evaluation = evaluate_bank(bank, benchmark, setups, seed, networks.provenance(seed))

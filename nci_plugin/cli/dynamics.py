@@ -109,7 +109,7 @@ def _measure(
     """Measure every checkpoint that was not measured before."""
     from tqdm import tqdm
 
-    from nci_plugin import api, fingerprint
+    from nci_plugin import api, identity
     from nci_plugin.benchmarks.benchmark import TRAIN
     from nci_plugin.built_in import TRAINING
     from nci_plugin.checks import PluginError
@@ -127,7 +127,7 @@ def _measure(
     inputs = network.find_one(options, device)
     if TRAIN not in inputs.splits:
         raise PluginError(f"benchmark '{inputs.benchmark.name}': collapse is measured on '{TRAIN}', which is missing")
-    data = fingerprint.split_digest(inputs.splits)
+    data = identity.data_digest(inputs.splits, output / "images")
     measure: Callable[..., EpochRecord] | None = None
     found = []
     with tqdm(total=sum(len(run.files) for run in runs), desc="dynamics", unit="checkpoint", disable=None) as bar:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from nci_plugin import identity
 from nci_plugin.adapters.openood import scores as openood_scores
 from nci_plugin.checks import PluginError, check_writable
 from nci_plugin.evaluation import Evaluation
 from nci_plugin.feature_bank import FeatureBank
 from nci_plugin.files import move_aside, write_atomically
+from nci_plugin.identity import Identity
 from nci_plugin.report.figures import auroc_figure
 from nci_plugin.results import (
     Result,
@@ -37,9 +38,6 @@ class ResultsDirectory:
     other networks are never mixed in. OpenOOD's own CSV and score files have the same names: they are moved aside.
     """
 
-    IDENTITY = ("weights", "data")
-    """Fields of the provenance that must agree within one directory, for each seed."""
-
     def __init__(self, path: Path, openood_scores: bool = False) -> None:
         self.path, self.openood_scores = path, openood_scores
         self._lines: dict[tuple[str, ...], str] = {}
@@ -50,28 +48,41 @@ class ResultsDirectory:
     def results_file(self) -> Path:
         return self.path / "results.jsonl"
 
-    def open(self, identities: Mapping[str, Mapping[str, Any]]) -> None:
-        """Check that results can be written here and that those already here are of the same networks and data.
+    @property
+    def digests(self) -> Path:
+        """Where the digests of image files are kept, so that an image that was not touched is not read again."""
+        return self.path / identity.FOLDER
 
-        ``identities`` maps each seed to its ``weights`` and ``data`` hashes.
+    def open(self, identities: Mapping[str, Identity]) -> None:
+        """Check that results can be written here and that those already here came from the same.
+
+        ``identities`` maps each seed to all fields of `identity`. Raises PluginError, which names the fields, where
+        rows that lie here came from something else, or do not record what they came from.
         """
         check_writable(self.path)
         self._before = self.read()
+        provenances = [result.provenance for result in self._before]
+        differ: dict[str, None] = {}
         for result in self._before:
-            for name in self.IDENTITY:
-                expected = identities.get(result.seed, {}).get(name)
-                if expected is None or result.provenance.get(name) != expected:
-                    what = f"'{name}' of {result.seed or 'its network'}"
-                    raise PluginError(
-                        f"output '{self.path}': holds results of another run ({what} differ); choose another --output,"
-                        " or move them away"
-                    )
+            now = identities.get(result.seed, {})
+            then = result.provenance if now else {"weights": ""}  # of a network that is not evaluated now
+            differ.update(dict.fromkeys(identity.differences(then, now, result.seed)))
+        if differ:
+            raise PluginError(
+                f"output '{self.path}': holds results of another run ({', '.join(differ)} differ); choose another"
+                " --output, or move them away"
+            )
+        if missing := identity.unrecorded(provenances):
+            raise PluginError(
+                f"output '{self.path}': holds rows of an earlier version, {missing}; choose"
+                " another --output, or move them away"
+            )
 
     def read(self) -> list[Result]:
         return read_results(self.results_file) if self.results_file.exists() else []
 
     def read_one_benchmark(self) -> list[Result]:
-        """The rows; raises PluginError unless there are some, all of one benchmark."""
+        """The rows; raises PluginError unless there are some, all of one benchmark and of one identity."""
         if not self.results_file.is_file():
             raise PluginError(
                 f"results '{self.path}': there is no {self.results_file.name}; pass the directory that 'nci-ood eval'"
@@ -82,6 +93,11 @@ class ResultsDirectory:
         if len(names) != 1:
             raise PluginError(
                 f"results '{self.path}': must be of one benchmark, got {', '.join(names) or 'no rows'}; evaluate again"
+            )
+        if differ := identity.disagreements([(result.seed, result.provenance) for result in found]):
+            raise PluginError(
+                f"results '{self.path}': its rows are of different runs ({', '.join(differ)} differ); evaluate again"
+                " into another directory"
             )
         return found
 
@@ -96,8 +112,8 @@ class ResultsDirectory:
     def begin(self, bank: FeatureBank, seed: str) -> None:
         """Write predictions and labels of one network, before its detectors' results are added.
 
-        Raises PluginError if results of the same network that lie here already were made from other features: an image
-        was replaced by one of the same size, and old and new rows cannot stand side by side.
+        Raises PluginError if results of the same network that lie here already were made from other features, for a
+        reason that their identity does not know: old and new rows cannot stand side by side.
         """
         here = self.read()
         self._lines = {result.key: result.to_json() for result in here}
@@ -106,8 +122,9 @@ class ResultsDirectory:
             same_network = result.seed == seed and then.get("fingerprint") == now["fingerprint"]
             if same_network and then.get("features") != now["features"]:
                 raise PluginError(
-                    f"output '{self.path}': holds results made from other images of the same names and sizes; choose"
-                    " another --output, or move them away"
+                    f"output '{self.path}': holds results made from other features of the same images (code that the"
+                    " network's files import was changed, or another machine rounds otherwise); choose another"
+                    " --output, or move them away"
                 )
         answers = self._answers = {}
         for name, split in bank.splits.items():

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from nci_plugin.identity import unrecorded
 from nci_plugin.report import html
 from nci_plugin.report.diagnosis_figures import figures
 from nci_plugin.report.diagnosis_files import Stored, has_diagnosis, read_diagnoses, read_explanation
@@ -62,6 +63,8 @@ def _benchmark(results: Sequence[Result]) -> Iterator[Html]:
     left_out = sorted({result.detector for result in results} - {result.detector for result in whole})
     if left_out:
         yield element("p", f"Not scored for every seed, so in no mean: {', '.join(left_out)}.", class_="note")
+    if missing := unrecorded([result.provenance for result in results]):
+        yield element("p", missing, class_="note")
     if not whole:
         return
     for setting in SETTINGS:
