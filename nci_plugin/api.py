@@ -12,7 +12,7 @@ from torch import nn
 from nci_plugin.adapters.openood import methods
 from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.benchmarks.opening import open_splits
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, check_row_name
 from nci_plugin.config import DEFAULT_DETECTORS, detector_names, load_benchmark, load_detector
 from nci_plugin.detectors.base import Detector, DetectorSetup
 from nci_plugin.evaluation import Contestant, Evaluation, evaluate_bank, training_needed
@@ -124,6 +124,7 @@ def resolve_detectors(detectors: DetectorLike | Sequence[DetectorLike]) -> list[
     setups: dict[str, Contestant] = {}
     for detector in [detectors] if isinstance(detectors, (str, Detector, DetectorSetup)) else detectors:
         for setup in _setups(detector):
+            check_row_name("detector", setup.name)
             known = setups.setdefault(setup.name, setup)
             if _values(known) != _values(setup):
                 raise PluginError(

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nci_plugin.benchmarks.image_list import OOD_LABEL, ImageList, Preprocessing
-from nci_plugin.checks import PluginError, check_known
+from nci_plugin.checks import PluginError, check_known, check_row_name
 
 TRAIN, VALIDATION, TEST, OOD_VALIDATION = "id/train", "id/val", "id/test", "ood/val"
 CSID, NEAR, FAR = "csid", "near", "far"
@@ -82,6 +82,10 @@ class Benchmark:
         return cls(name, num_classes, splits, preprocessing)
 
     def __post_init__(self) -> None:
+        check_row_name("benchmark: name", self.name)
+        for split in self.splits:
+            if split not in (TRAIN, VALIDATION, TEST, OOD_VALIDATION):
+                check_row_name(f"benchmark '{self.name}': data set", split.partition("/")[2])
         if TEST not in self.splits:
             raise PluginError(f"benchmark '{self.name}': the split '{TEST}' is missing; add the ID test images")
         if not self.data_sets(NEAR) and not self.data_sets(FAR):

@@ -93,6 +93,13 @@ def _diagnose(networks: network.Networks) -> int:
 
 def _report(results: Path) -> None:
     """Print and draw what lies in a results directory."""
+    from nci_plugin.report.diagnosis_files import drawn_from
+
+    with drawn_from(results):
+        _print_and_draw(results)
+
+
+def _print_and_draw(results: Path) -> None:
     from nci_plugin.report import diagnosis_tables as tables
     from nci_plugin.report.class_figures import FEW_CLASSES
     from nci_plugin.report.diagnosis_figures import draw
