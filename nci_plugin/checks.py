@@ -26,6 +26,9 @@ SHOWN_CHARACTERS = 80
 NAME_CHARACTERS = 120
 """The longest name from data: a file system takes 255 bytes, and suffixes are added to it."""
 
+NAME_BYTES = 200
+"""The same in UTF-8."""
+
 
 class PluginError(Exception):
     """A user's input cannot be used; the message is one line and says what to do. Commands exit with code 2.
@@ -69,6 +72,20 @@ def check_name(what: str, name: Any) -> str:
         raise PluginError(
             f"{what}: a name must be 1 to {NAME_CHARACTERS} printable characters without slashes, got {shown(name)};"
             " rename it"
+        )
+    return name
+
+
+def check_row_name(what: str, name: Any) -> str:
+    """`check_name` of what is a cell of a CSV file too: a spreadsheet takes one that begins with =, +, - or @ for code.
+
+    Raises PluginError on these as well, and on a name that takes more bytes than a file's may.
+    """
+    check_name(what, name)
+    if name[0] in "=+-@" or len(name.encode()) > NAME_BYTES:
+        raise PluginError(
+            f"{what}: a name must not begin with =, +, - or @, nor take more than {NAME_BYTES} bytes, got"
+            f" {shown(name)}; rename it"
         )
     return name
 

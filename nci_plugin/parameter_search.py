@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -17,6 +17,9 @@ from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import FLOAT32_STEP, Detector, DetectorSetup, FitsOn
 from nci_plugin.feature_bank import FeatureBank, FeatureSplit
 from nci_plugin.metrics import auroc
+
+AUTO = "auto"
+"""The value of a hyper-parameter that a detector learns; what it learned is its attribute of that name and ``_``."""
 
 Scores = Mapping[str, NDArray[np.floating]]
 
@@ -68,9 +71,15 @@ def answer(setup: DetectorSetup, bank: FeatureBank, splits: Sequence[str]) -> An
     timer = Timer(fitted.seconds)
     with timer("score"):
         scores = {name: score_split(fitted.detector, bank.splits[name]) for name in splits}
-    hyperparameters = fitted.detector.get_hyperparameters()
+    hyperparameters = chosen_hyperparameters(fitted.detector)
     check_ranking(scores, setup.name, hyperparameters, fitted.detector.magnitude)
     return Answers(scores, hyperparameters, fitted.chosen_by, timer.seconds)
+
+
+def chosen_hyperparameters(detector: Detector) -> dict[str, Any]:
+    """The hyper-parameters that a fitted detector scores with: of one that it learned, as ``auto`` says, the value."""
+    given = detector.get_hyperparameters()
+    return {name: getattr(detector, f"{name}_", value) if value == AUTO else value for name, value in given.items()}
 
 
 def fit_and_search(setup: DetectorSetup, bank: FeatureBank) -> Fitted:
@@ -86,7 +95,7 @@ def fit_and_search(setup: DetectorSetup, bank: FeatureBank) -> Fitted:
         timer = Timer()
         with timer("fit"):
             fit(detector, bank)
-        return Fitted(detector, detector.explain_choice() or not_searched(setup.sweep), timer.seconds)
+        return Fitted(detector, detector.explain_choice() or not_searched(setup.sweep, bank.splits), timer.seconds)
     timer = Timer()
     search = _Search(detector, bank, timer)
 
@@ -101,9 +110,13 @@ def fit_and_search(setup: DetectorSetup, bank: FeatureBank) -> Fitted:
     return Fitted(detector, f"{chosen_by}{explained}", timer.seconds)
 
 
-def not_searched(sweep: Mapping[str, Sequence[Any]]) -> str:
-    """How hyper-parameters were chosen that are those of the configuration."""
-    return "fixed (the benchmark has no validation splits to search on)" if sweep else "fixed"
+def not_searched(sweep: Mapping[str, Sequence[Any]], splits: Iterable[str]) -> str:
+    """How hyper-parameters were chosen that are those of the configuration; ``splits`` are those that are there."""
+    missing = [name for name in (VALIDATION, OOD_VALIDATION) if name not in splits]
+    if not sweep or not missing:
+        return "fixed"
+    what = "validation splits" if len(missing) == 2 else f"split '{missing[0]}'"
+    return f"fixed (the benchmark has no {what} to search on)"
 
 
 def choose(

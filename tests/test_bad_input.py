@@ -25,7 +25,7 @@ from nci_plugin import Benchmark, Features, LinearHead, PluginError, evaluate, e
 from nci_plugin.cli.main import main
 from nci_plugin.detectors import NCI
 
-FINISHED = re.compile(r"/(\d{5}|statistics)-[0-9a-f]{32}\.safetensors$|/split\.json$")
+FINISHED = re.compile(r"/(\d{5}|statistics)-[0-9a-f]{32}\.safetensors$|/split\.json$|/images/[^/]+\.digests$")
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,7 +11,7 @@ from typing import Any, Union
 from torch.utils.data import DataLoader, Dataset
 
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
-from nci_plugin.checks import PluginError, check_known, check_name, shown
+from nci_plugin.checks import PluginError, check_known, check_row_name, shown
 
 TRAIN, VALIDATION, TEST, OOD_VALIDATION = "id/train", "id/val", "id/test", "ood/val"
 CSID, NEAR, FAR = "csid", "near", "far"
@@ -87,7 +87,7 @@ class Benchmark:
         return cls(name, num_classes, splits, preprocessing)
 
     def __post_init__(self) -> None:
-        check_name("benchmark", self.name)
+        check_row_name("benchmark", self.name)
         try:
             classes = index(self.num_classes)
         except TypeError:
@@ -101,7 +101,7 @@ class Benchmark:
         for split in self.splits:
             group, _, data_set = split.partition("/")
             if group in (CSID, NEAR, FAR):
-                check_name(f"benchmark '{self.name}': data set of {group}", data_set)
+                check_row_name(f"benchmark '{self.name}': data set of {group}", data_set)
             else:
                 check_known(f"split of benchmark '{self.name}'", split, [TRAIN, VALIDATION, TEST, OOD_VALIDATION])
         if TEST not in self.splits:

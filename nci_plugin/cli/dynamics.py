@@ -123,7 +123,7 @@ def _measure(
     """Measure every checkpoint that was not measured before."""
     from tqdm import tqdm
 
-    from nci_plugin import api, fingerprint
+    from nci_plugin import api, identity
     from nci_plugin.benchmarks.benchmark import TRAIN
     from nci_plugin.built_in import read_training
     from nci_plugin.checks import PluginError
@@ -143,7 +143,7 @@ def _measure(
         raise PluginError(f"benchmark '{inputs.benchmark.name}': collapse is measured on '{TRAIN}', which is missing")
     if not inputs.benchmark.has_ood:
         print(f"benchmark '{inputs.benchmark.name}': no OOD set, so AUROC along training is left out")
-    data = fingerprint.split_digest(inputs.splits)
+    data = identity.data_digest(inputs.splits, output / "images")
     measure: Callable[..., EpochRecord] | None = None
     found = []
     with tqdm(total=sum(len(run.files) for run in runs), desc="dynamics", unit="checkpoint", disable=None) as bar:

@@ -62,6 +62,8 @@ def extract(
     with prepared(network, device), channels_last(network, device):
         extraction = _Extraction(network, benchmark, training, options, splits, device, stages)
         extraction.say_what_is_missing()
+        if options.begin is not None:
+            options.begin()
         extraction.run_share()
         options.processes.wait()
         bank = extraction.collect()
@@ -81,7 +83,10 @@ def extract_share(
     """What every process but the first does of `extract`: store its share of the shards, and wait for the others."""
     device = resolve_device(options.device)
     with prepared(network, device), channels_last(network, device):
-        _Extraction(network, benchmark, training, options, splits, device, stages).run_share()
+        extraction = _Extraction(network, benchmark, training, options, splits, device, stages)
+        if options.begin is not None:
+            options.begin()
+        extraction.run_share()
         options.processes.wait()
 
 

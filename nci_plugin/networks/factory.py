@@ -43,6 +43,18 @@ def build_network(spec: str, num_classes: int, arguments: Mapping[str, Any]) -> 
     return call_factory(spec, find_factory(spec), num_classes, arguments)
 
 
+def factory_source(spec: str) -> str:
+    """What a factory is known by: its name and a digest of the file that holds it, or its library and name."""
+    place, _, name = spec.rpartition(":")
+    file = place if place.endswith(".py") else getattr(sys.modules.get(place), "__file__", None)
+    if place in LIBRARIES or file is None:
+        return spec
+    try:
+        return f"{name} {digest(Path(file).read_bytes())}"
+    except OSError as error:
+        raise PluginError(f"network '{spec}': cannot read '{file}' ({error.strerror}); put it back") from None
+
+
 def _import_file(path: Path, spec: str) -> Any:
     try:
         content = read_file(path, f"network '{spec}': file", LARGEST_FILE, f"expected {FORM}")

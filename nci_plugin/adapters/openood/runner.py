@@ -81,7 +81,7 @@ def run(
                 postprocessor.set_hyperparam(list(values.values()))
                 return auroc(scores(VALIDATION), scores(OOD_VALIDATION))
 
-        chosen_by = not_searched(sweep)
+        chosen_by = not_searched(sweep, available)
         if sweep and {VALIDATION, OOD_VALIDATION} <= set(available):
             best, chosen_by = choose(f"openood:{method}", sweep, validate)
             hyperparameters.update(best)
