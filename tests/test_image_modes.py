@@ -160,7 +160,7 @@ def test_what_is_no_image_is_refused_in_one_line(bad, kind):
     assert str(error).startswith("image 0: image '")
 
 
-@pytest.mark.parametrize("kind", set(MESSAGES) - {"gone", "long"})
+@pytest.mark.parametrize("kind", [kind for kind in MESSAGES if kind not in ("gone", "long")])
 def test_a_list_that_names_what_is_no_image(bad, kind):
     list_file = bad["text"].with_name("list.txt")
     list_file.write_text(f"{bad[kind].name} -1\n")

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -186,7 +185,7 @@ def test_other_features_are_refused_in_one_line(values, message):
 # -------------------------------------------------------------------- every path
 
 
-def benchmark(toy: Toy, **changed: Any) -> Benchmark:
+def benchmark(toy: Any, **changed: Any) -> Benchmark:
     splits = {"train": Features(toy.train, toy.labels), "test": Features(toy.test, toy.labels), **changed}
     return Benchmark.from_splits("toy", 5, **{"far": {"far": Features(toy.far)}, **splits})
 
