@@ -14,7 +14,7 @@ from nci_plugin.head import LinearHead
 from nci_plugin.networks.architecture import architecture_of
 from nci_plugin.networks.calling import Call, without_autocast
 
-PASS_HEAD = "name the last linear layer with --head fc, say (head= in Python)"
+PASS_HEAD = "name the last linear layer with --head (head= in Python), e.g. --head fc"
 
 EXACT_SHARE = 1e-4
 """Largest difference of logits to W h + b, as a share of |W| |h| + |b|: float32 and float64, on any device."""

@@ -121,11 +121,12 @@ class DetectorPostprocessor(BasePostprocessor):
     def set_hyperparam(self, hyperparam: Sequence[Any]) -> None:
         """Change the hyper-parameters that are searched, in the order of the sweep; without a sweep, all of them.
 
+        Without a sweep the last ones may be left out, and stay: a detector may get another option at the end.
         What was fitted with other values is fitted again at once, from the statistics of `setup`. Those are not in a
         pickle: a postprocessor that comes from one asks for `setup` again.
         """
         names = self._searched()
-        if len(hyperparam) != len(names):
+        if len(hyperparam) > len(names) or len(hyperparam) < (len(names) if self.args_dict else min(1, len(names))):
             raise PluginError(
                 f"postprocessor '{self.detector.name}': set_hyperparam takes a list of {', '.join(names) or 'nothing'},"
                 f" got {list(hyperparam)}"
