@@ -141,6 +141,7 @@ def check_width(what: str, features: Tensor, expected: int) -> None:
 def check_writable(directory: Path) -> None:
     """Raise unless files can be written in ``directory``, or in what would be its parent if it is not there yet."""
     try:
+        str(directory).encode()  # the libraries that read and write there take no other names
         there = directory
         while not there.exists() and there != there.parent:
             there = there.parent
@@ -148,9 +149,9 @@ def check_writable(directory: Path) -> None:
             probe.write(b"\0")
             probe.flush()
             os.fsync(probe.fileno())
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have, or that is not UTF-8
         raise PluginError(
-            f"output directory '{directory}': cannot write there ({error.strerror or error});"
+            f"output directory '{directory}': cannot write there ({getattr(error, 'strerror', None) or error});"
             " free space or choose another with --output"
         ) from None
 

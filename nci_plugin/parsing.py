@@ -17,7 +17,7 @@ from nci_plugin.files import read_text
 YAML_BYTES = 2**18
 """The largest config: those that ship have less than 5 kB."""
 
-YAML_NODES = 50_000
+YAML_NODES = 20_000
 """Keys and values of a config, aliases written out: those of thirty aliases of aliases are more than memory holds."""
 
 YAML_DEPTH = 50

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
 import re
 import resource
@@ -110,7 +112,58 @@ def test_the_real_process(whole: Whole, after: int) -> None:
     assert stored(whole.tiny.root / "out") == stored(whole.tiny.root / "whole")
 
 
+@pytest.mark.parametrize("whole", ["bank"], indirect=True)
+def test_processes_that_load_images_do_not_hold_a_killed_commands_lock(whole: Whole) -> None:
+    """They live on until they notice, seconds later; the same command may start at once."""
+    whole.control("signal", f"0 3 {int(signal.SIGKILL)}")
+    whole.control("sleep", "0.5")  # images are loaded meanwhile
+    assert Child([*whole.arguments("out"), "--workers", "2"]).wait() == -signal.SIGKILL
+    whole.control("signal", None)
+    whole.control("sleep", None)
+    assert main(whole.arguments("out")) == 0
+    whole.assert_same("out")
+
+
 # -------------------------------------------------------------------- the lock
+
+
+def test_a_forked_process_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
+    """Neither while the parent has it nor after the parent, and the parent keeps it when the child ends."""
+    directory = tmp_path / "out"
+    read, write = os.pipe()
+
+    def hold() -> None:
+        with locked(directory):
+            sleeper = os.fork()
+            if not sleeper:
+                os.close(write)
+                time.sleep(60)
+                os._exit(0)
+            os.write(write, f"{sleeper}\n".encode())
+            time.sleep(60)
+
+    parent = multiprocessing.get_context("fork").Process(target=hold)
+    parent.start()
+    sleeper = int(os.read(read, 20))
+    try:
+        with pytest.raises(PluginError, match="another command is at work there"), locked(directory):
+            pass
+        parent.kill()
+        parent.join()
+        with locked(directory):
+            pass
+    finally:
+        parent.kill()
+        os.kill(sleeper, signal.SIGKILL)
+
+
+def test_a_lock_outlives_the_processes_that_were_forked_meanwhile(tmp_path: Path) -> None:
+    with locked(tmp_path / "out"):
+        child = multiprocessing.get_context("fork").Process(target=int)
+        child.start()
+        child.join()
+        with pytest.raises(PluginError, match="another command is at work there"), locked(tmp_path / "out"):
+            pass
 
 
 def test_lock(tmp_path: Path) -> None:
