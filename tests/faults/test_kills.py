@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import Child, Whole
+from children import HANGS, Child, Whole
 from tiny import stored
 
 from nci_plugin.checks import PluginError
@@ -78,7 +78,7 @@ def test_disk_full(whole: Whole, limit: int) -> None:
 def test_a_second_command_is_refused(whole: Whole, capsys: pytest.CaptureFixture[str]) -> None:
     whole.control("sleep", "0.2")
     first = Child(whole.arguments("out"))
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANGS
     while not list((whole.tiny.root / "out").glob(".lock")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
