@@ -67,7 +67,7 @@ def _path(files: ImageFiles, name: str) -> str:
 
 def _cache_file(split: str, files: ImageFiles, cache: Path) -> Path:
     place = os.path.realpath(_path(files, ""))
-    return cache / f"{split.replace('/', '.')}-{digest(place, *files.names)}.digests"
+    return cache / f"{digest(split, place, *files.names)}.digests"
 
 
 def _known(split: str, files: ImageFiles, cache: Path | None) -> tuple[_Rows, _Rows | None, NDArray[np.bool_]]:
