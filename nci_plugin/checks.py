@@ -141,7 +141,8 @@ def check_width(what: str, features: Tensor, expected: int) -> None:
 def check_writable(directory: Path) -> None:
     """Raise unless files can be written in ``directory``, or in what would be its parent if it is not there yet."""
     try:
-        str(directory).encode()  # the libraries that read and write there take no other names
+        if b"\0" in str(directory).encode():  # the libraries that work there take no name but of UTF-8
+            raise ValueError("a NUL in its name")
         there = directory
         while not there.exists() and there != there.parent:
             there = there.parent

@@ -112,18 +112,6 @@ def test_the_real_process(whole: Whole, after: int) -> None:
     assert stored(whole.tiny.root / "out") == stored(whole.tiny.root / "whole")
 
 
-@pytest.mark.parametrize("whole", ["bank"], indirect=True)
-def test_processes_that_load_images_do_not_hold_a_killed_commands_lock(whole: Whole) -> None:
-    """They live on until they notice, seconds later; the same command may start at once."""
-    whole.control("signal", f"0 3 {int(signal.SIGKILL)}")
-    whole.control("sleep", "0.5")  # images are loaded meanwhile
-    assert Child([*whole.arguments("out"), "--workers", "2"]).wait() == -signal.SIGKILL
-    whole.control("signal", None)
-    whole.control("sleep", None)
-    assert main(whole.arguments("out")) == 0
-    whole.assert_same("out")
-
-
 # -------------------------------------------------------------------- the lock
 
 
