@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nci_plugin.checks import PluginError, check_keys, check_number, did_you_mean
-from nci_plugin.files import digest, write_atomically
+from nci_plugin.files import digest, read_text, write_atomically
 from nci_plugin.results import CHECKSUM
 
 VERSION = 1
 FILE_NAME = "trajectory.jsonl"
+LARGEST_FILE = 2**28
 
 FN = "mean_norm_l2"
 """Field of CollapseMetrics that the dynamics paper (arXiv 2604.00230) calls fn: mean ||h||_2 over the training set."""
@@ -214,11 +215,9 @@ def find_trajectories(directory: Path) -> list[Path]:
 def _parse(path: Path) -> tuple[Trajectory | None, bool]:
     """What a file holds, None without a whole header; and whether its last line is whole."""
     try:
-        text = path.read_bytes().decode()
-    except FileNotFoundError:
+        text = read_text(path, "trajectory", LARGEST_FILE, "move it away")
+    except (FileNotFoundError, NotADirectoryError):
         raise PluginError(f"trajectory '{path}': there is no such file; log a run first") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PluginError(f"trajectory '{path}': {getattr(error, 'strerror', None) or 'not a text file'}") from None
     *lines, rest = text.split("\n")
     if rest:
         print(f"{path}: line {len(lines) + 1} was cut by a kill, it is left out", file=sys.stderr)
