@@ -132,6 +132,7 @@ def _measure(
     from nci_plugin.dynamics.trajectory import FILE_NAME, TrajectoryFile
 
     trainings = {run.name: read_training(run.directory) or read_training(run.directory.parent) or {} for run in runs}
+    networks = {name: _said_network(said, options, f"run '{name}': training.json") for name, said in trainings.items()}
     histories = {run.name: read_history(run.directory) for run in runs}
     options.benchmark = options.benchmark or _said_benchmark(trainings)
     options.ckpt_path = next(iter(runs[0].files.values()))
@@ -148,7 +149,7 @@ def _measure(
     found = []
     with tqdm(total=sum(len(run.files) for run in runs), desc="dynamics", unit="checkpoint", disable=None) as bar:
         for run in runs:
-            said = _of_training(inputs, trainings[run.name], options, f"run '{run.name}': training.json")
+            said = _of_training(inputs, networks[run.name])
             factory = str(options.net or said.benchmark.network)
             file = TrajectoryFile(
                 output / run.name / FILE_NAME,
@@ -190,15 +191,24 @@ def _said_benchmark(trainings: Mapping[str, Mapping[str, Any]]) -> str:
     return said[0]
 
 
-def _of_training(inputs: Inputs, training: Mapping[str, Any], options: argparse.Namespace, where: str) -> Inputs:
-    """The inputs with the network that the training says it trained, unless the user names one."""
+def _said_network(
+    training: Mapping[str, Any], options: argparse.Namespace, where: str
+) -> tuple[str, Mapping[str, Any]] | None:
+    """The network that a training says it trained, and its arguments, unless the user names one."""
     from nci_plugin.networks.named import check_named
 
     if options.net or "network" not in training:
-        return inputs
+        return None
     arguments = training.get("network_arguments", {})
-    said = check_named(f"{where}: network", training["network"], arguments)
-    return replace(inputs, benchmark=replace(inputs.benchmark, network=said, network_arguments=arguments))
+    return check_named(f"{where}: network", training["network"], arguments), arguments
+
+
+def _of_training(inputs: Inputs, network: tuple[str, Mapping[str, Any]] | None) -> Inputs:
+    """The inputs with the network that the training says it trained."""
+    if network is None:
+        return inputs
+    name, arguments = network
+    return replace(inputs, benchmark=replace(inputs.benchmark, network=name, network_arguments=arguments))
 
 
 def _described(inputs: Inputs, factory: str, training: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
