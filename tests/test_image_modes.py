@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 from tiny import SIZE, Tiny, draw_nothing
 
 from nci_plugin import Benchmark, PluginError, evaluate
@@ -223,3 +223,27 @@ def test_sound_images_are_what_they_were(tmp_path):
     Image.fromarray(colours).save(path)
     expected = torch.from_numpy(colours).permute(2, 0, 1).float() / 255
     assert torch.equal(read_image(path, PREPROCESSING, ""), expected)
+
+
+# -------------------------------------------------------------------- what no image does
+
+
+def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would hand it to Ghostscript, where that is installed."""
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("it was run"))
+    file = tmp_path / "picture.png"
+    file.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    with pytest.raises(PluginError, match="cannot be decoded .EPS is a program, and is not run"):
+        read_image(file, to_rgb, "replace the file")
+
+
+def test_a_picture_cut_off_is_refused_whatever_the_process_asked_pillow_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "picture.png"
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save(file)
+    file.write_bytes(file.read_bytes()[:-600])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(PluginError, match="cannot be decoded"):
+        read_image(file, to_rgb, "replace the file")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from nci_plugin.checks import PluginError
 from nci_plugin.files import read_file
@@ -20,6 +21,10 @@ IMAGE_BYTES = 2**29
 
 SIXTEEN_BITS = ("PNG", "PPM")
 """Formats whose mode "I" (32 bits) is a greyscale image of 0..65535, in some versions of Pillow."""
+
+
+PROGRAMS = ("EPS",)
+"""Formats that Pillow hands to another program, Ghostscript, which runs what the file says."""
 
 
 def read_image(path: Path, transform: Callable[[Image.Image], T], remedy: str, place: str = "") -> T:
@@ -34,11 +39,23 @@ def read_image(path: Path, transform: Callable[[Image.Image], T], remedy: str, p
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise PluginError(f"image '{path}'{place}: {reason}; {remedy}") from None
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with whole_images(), Image.open(io.BytesIO(data)) as image:
+            if image.format in PROGRAMS:
+                raise PluginError(f"{image.format} is a program, and is not run")
             return transform(image)
     except Exception as error:  # Pillow's decoders raise whatever their format's code runs into
         reason = str(error) or type(error).__name__
         raise PluginError(f"image '{path}'{place}: cannot be decoded ({reason}); {remedy}") from None
+
+
+@contextmanager
+def whole_images() -> Iterator[None]:
+    """Refuse images that are cut off, whatever else in this process (OpenOOD, when it is imported) asked Pillow for."""
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
