@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from claims import forecast, intervention, reference, structure, training
+from claims.finding import CANNOT_TELL, CONFIRMED, NOT_CONFIRMED, Finding
 from nci_plugin.dynamics.analysis import Analysis
-from nci_plugin.dynamics.claims import forecast, intervention, reference, structure, training
-from nci_plugin.dynamics.claims.finding import CANNOT_TELL, CONFIRMED, NOT_CONFIRMED, Finding
 from nci_plugin.dynamics.trajectory import Trajectory
 
 __all__ = ["CANNOT_TELL", "CONFIRMED", "NOT_CONFIRMED", "Finding", "findings"]

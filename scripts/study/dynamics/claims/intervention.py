@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from intervention import recovery
 
-from nci_plugin.dynamics.claims.finding import Finding, by_bounds_within, interval_text, untested
+from claims.finding import Finding, by_bounds_within, interval_text, untested
 from nci_plugin.dynamics.intervals import LEAST, bootstrap_mean
-from nci_plugin.dynamics.intervention import recovery
 from nci_plugin.dynamics.trajectory import FN, Trajectory
 
 FACTOR = "factor"

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from regularities import NEVER
 from scipy import stats
 
 from nci_plugin.dynamics.intervals import LEVEL, Interval
-from nci_plugin.dynamics.regularities import NEVER
 
 CONFIRMED, NOT_CONFIRMED, CANNOT_TELL = "confirmed", "not confirmed", "cannot tell"
 

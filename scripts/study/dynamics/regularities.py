@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from slices import Slice, slices
 
-from nci_plugin.dynamics.conditions import Slice, slices
 from nci_plugin.dynamics.intervals import RESAMPLES
 from nci_plugin.dynamics.onset import DEGENERATE, Onset
 from nci_plugin.dynamics.trajectory import Condition, Trajectory

@@ -9,23 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import findings as page
 import numpy as np
 import pytest
-from test_dynamics import onsets_of, planted
+from claims import CANNOT_TELL, CONFIRMED, NOT_CONFIRMED, findings
+from claims.intervention import attractor, is_intervened
+from claims.reference import concentration, invariance, non_additivity
+from claims.structure import activation, depth, weight_decay, width, width_shift
+from claims.training import cross_entropy, early_detection
+from planted import onsets_of, planted
+from regularities import NEVER, never_later, non_monotonic, regularity, three_regimes
 
 from nci_plugin.dynamics.analysis import Analysis, analyse
-from nci_plugin.dynamics.claims import CANNOT_TELL, CONFIRMED, NOT_CONFIRMED, findings
-from nci_plugin.dynamics.claims.intervention import attractor, is_intervened
-from nci_plugin.dynamics.claims.reference import concentration, invariance, non_additivity
-from nci_plugin.dynamics.claims.structure import activation, depth, weight_decay, width, width_shift
-from nci_plugin.dynamics.claims.training import cross_entropy, early_detection
 from nci_plugin.dynamics.onset import OnsetRule
 from nci_plugin.dynamics.predictors import compare
-from nci_plugin.dynamics.reference import invariances, references
-from nci_plugin.dynamics.regularities import NEVER, never_later, non_monotonic, regularity, three_regimes
+from nci_plugin.dynamics.reference import references
 from nci_plugin.dynamics.trajectory import EpochRecord, Trajectory, TrajectoryFile
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NEVER_YET = 10_000
 RULE = OnsetRule()
 
@@ -33,7 +34,7 @@ RULE = OnsetRule()
 def quickly(runs: Sequence[Trajectory]) -> Analysis:
     """An analysis without its slow parts, which the claims here do not read."""
     onsets = onsets_of(runs)
-    return Analysis(RULE, runs, onsets, references(runs, onsets), invariances(runs, onsets), [], [], [], [])
+    return Analysis(RULE, runs, onsets, references(runs, onsets), [], [], [], [])
 
 
 def by_level(factor: str, onset_of: dict[Any, int], fn: dict[Any, float] | None = None, seeds: int = 3) -> Any:
@@ -212,7 +213,7 @@ def test_page_of_findings(tmp_path: Path) -> None:
         log = TrajectoryFile(path, run.run, run.conditions)
         for record in run.records:
             log.add(record)
-    script = ROOT / "scripts" / "dynamics_findings.py"
+    script = ROOT / "scripts" / "study" / "dynamics" / "findings.py"
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "runs"), "--phase", "last"],
         capture_output=True, text=True, check=False, cwd=ROOT, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
@@ -231,15 +232,25 @@ def test_page_of_findings(tmp_path: Path) -> None:
     assert (empty.returncode, empty.stderr.count("\n")) == (2, 1)
 
 
+def test_trajectories_of_the_first_version_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that was probed, and one with an intervention."""
+    assert page.main([str(Path(__file__).parent / "earlier")]) == 0
+    text = capsys.readouterr().out
+    assert "1 runs with 3 measured epochs, 1 more with an intervention" in text
+    assert "1 runs were intervened in and have a control" in text
+    assert "| mlp, digits | end | fgsm 4/255 | 1 | 70.2 | 0.509 | 58.4 |" in text
+
+
 def test_predictors_of_the_claims_exist() -> None:
-    from nci_plugin.dynamics.claims import forecast
+    from claims import forecast
+
     from nci_plugin.dynamics.predictors import PREDICTORS
 
     assert {forecast.FN, forecast.LOSS} <= set(PREDICTORS)
 
 
 def test_fn_that_foretells_is_confirmed_and_one_that_does_not_is_not() -> None:
-    from nci_plugin.dynamics.claims.forecast import precedence, predictions
+    from claims.forecast import precedence, predictions
 
     generator = np.random.default_rng(0)
 

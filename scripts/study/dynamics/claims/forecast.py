@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nci_plugin.dynamics.analysis import Analysis
-from nci_plugin.dynamics.claims.finding import (
+from claims.finding import (
     CANNOT_TELL,
     CONFIRMED,
     NOT_CONFIRMED,
@@ -23,6 +22,7 @@ from nci_plugin.dynamics.claims.finding import (
     untested,
     value_text,
 )
+from nci_plugin.dynamics.analysis import Analysis
 from nci_plugin.dynamics.intervals import LEAST, bootstrap_mean
 from nci_plugin.dynamics.predictors import IN_SAMPLE, MEDIAN_ONSET, ONE_CONDITION, Skill
 

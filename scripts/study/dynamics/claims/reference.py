@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from invariance import DIFFERS, NO_DIFFERENCE, SIGNIFICANT, TOO_FEW, invariances
 
-from nci_plugin.dynamics.analysis import Analysis
-from nci_plugin.dynamics.claims.finding import (
+from claims.finding import (
     CANNOT_TELL,
     CONFIRMED,
     NOT_CONFIRMED,
@@ -17,9 +17,9 @@ from nci_plugin.dynamics.claims.finding import (
     name_of,
     untested,
 )
+from nci_plugin.dynamics.analysis import Analysis
 from nci_plugin.dynamics.conditions import cell, group_of
 from nci_plugin.dynamics.intervals import LEAST, LEVEL, RESAMPLES, percentiles
-from nci_plugin.dynamics.reference import DIFFERS, NO_DIFFERENCE, SIGNIFICANT, TOO_FEW
 from nci_plugin.dynamics.trajectory import Trajectory
 
 
@@ -50,7 +50,7 @@ def invariance(analysis: Analysis) -> Finding:
         f"not confirmed: fn* differs between levels of some condition within a group (Kruskal-Wallis, {SIGNIFICANT:g}"
         f" by Bonferroni); confirmed: tested without such a difference, and no shift above {PUBLISHED_CV:.0%}"
     )
-    found = [each for each in analysis.invariances if "all" not in each.group]
+    found = [each for each in invariances(analysis.runs, analysis.onsets) if "all" not in each.group]
     tested = [each for each in found if each.verdict != TOO_FEW]
     if not found:
         return untested(claim, rule, "no condition varies alone")

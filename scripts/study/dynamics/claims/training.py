@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nci_plugin.dynamics.analysis import Analysis
-from nci_plugin.dynamics.claims.finding import (
+from claims.finding import (
     CANNOT_TELL,
     CONFIRMED,
     NOT_CONFIRMED,
@@ -16,6 +15,7 @@ from nci_plugin.dynamics.claims.finding import (
     proportion,
     untested,
 )
+from nci_plugin.dynamics.analysis import Analysis
 from nci_plugin.dynamics.detection import BASELINE, SCORE, overtakings
 from nci_plugin.dynamics.intervals import LEAST, LEVEL
 from nci_plugin.dynamics.trajectory import GROUPS

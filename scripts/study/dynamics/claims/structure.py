@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import regularities
+from invariance import SIGNIFICANT
+from regularities import Regularity
 from scipy import stats
 
-from nci_plugin.dynamics import regularities
-from nci_plugin.dynamics.analysis import Analysis
-from nci_plugin.dynamics.claims.finding import (
+from claims.finding import (
     CANNOT_TELL,
     CONFIRMED,
     NOT_CONFIRMED,
@@ -22,10 +23,9 @@ from nci_plugin.dynamics.claims.finding import (
     untested,
     value_text,
 )
-from nci_plugin.dynamics.claims.reference import fn_at_onset
+from claims.reference import fn_at_onset
+from nci_plugin.dynamics.analysis import Analysis
 from nci_plugin.dynamics.intervals import RESAMPLES, percentiles
-from nci_plugin.dynamics.reference import SIGNIFICANT
-from nci_plugin.dynamics.regularities import Regularity
 from nci_plugin.dynamics.trajectory import Condition
 
 
