@@ -16,6 +16,7 @@ from pathlib import Path
 
 from claims import Finding, findings
 from claims.intervention import is_intervened
+from significance import SIGNIFICANT
 from tables import invariance_table, probe_table
 
 from nci_plugin.checks import PluginError
@@ -75,7 +76,10 @@ def page(analysis: Analysis, intervened: Sequence[Trajectory] = ()) -> str:
             "# Collapse along training: findings",
             f"{len(analysis.runs)} runs with {epochs} measured epochs, {len(intervened)} more with an intervention;"
             f" onset: {analysis.rule}; {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}.",
-            markdown([["claim", "measured", "n", "interval", "verdict"], *(_row(each) for each in found)]),
+            markdown([["claim", "measured", "n", "interval", "p (q)", "verdict"], *(_row(each) for each in found)]),
+            "p is of the claim's opposite, q is p adjusted for the claims that were tested (Benjamini & Hochberg 1995):"
+            f" a claim is confirmed only where q < {SIGNIFICANT:g} too. Fewer false ones are expected so; that runs of"
+            " one condition differ in their seed alone, and conditions in one thing alone, no p-value sees.",
             "## Rules of the verdicts",
             "\n".join(f"- {each.claim}: {each.rule}." for each in found),
             *(part for table in tables if table is not None for part in _section(table)),
@@ -84,7 +88,8 @@ def page(analysis: Analysis, intervened: Sequence[Trajectory] = ()) -> str:
 
 
 def _row(each: Finding) -> list[str]:
-    return [each.claim, each.measured, each.n, each.interval, f"**{each.verdict}**"]
+    p = "-" if each.p is None or each.q is None else f"{each.p:.2g} ({each.q:.2g})"
+    return [each.claim, each.measured, each.n, each.interval, p, f"**{each.verdict}**"]
 
 
 def _section(table: Table) -> list[str]:

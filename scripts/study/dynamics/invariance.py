@@ -10,49 +10,51 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+from significance import SIGNIFICANT, kruskal, smallest_p
 from slices import Slice, factors, slices
 
 from nci_plugin.dynamics.conditions import GROUP, by_group
 from nci_plugin.dynamics.onset import Onset
 from nci_plugin.dynamics.trajectory import Condition, Trajectory
 
-SIGNIFICANT = 0.05
-
 TESTS = {
     "anova": stats.f_oneway,
     "alexander_govern": stats.alexandergovern,
-    "kruskal": stats.kruskal,
     "levene": stats.levene,
 }
-"""Of equal means with and without equal variances, of equal distributions, and of equal variances."""
+"""Of equal means with and without equal variances, and of equal variances; beside DECIDING."""
 
 DECIDING = "kruskal"
-"""The test that the verdict goes by: it needs neither normal values nor, under its null hypothesis, anything else."""
+"""The test that the verdict goes by, of equal distributions, by permutation: it needs no normal values."""
 
-DIFFERS, NO_DIFFERENCE, TOO_FEW = "differs", "no difference found", "too few runs to tell"
+DIFFERS, NO_DIFFERENCE, TOO_FEW = "differs", "no difference found", "no power"
 
 
 @dataclass(frozen=True)
 class Invariance:
     """Whether fn* differs between the levels of one condition, the others held.
 
-    ``n`` and ``means`` by level, of runs that had an onset; ``excluded`` levels have fewer than two of them. ``shift``
-    is the largest less the smallest mean of a level, as a share of the mean over all runs. ``p`` by test (TESTS), None
-    where it does not apply. ``verdict`` is by DECIDING at ``limit`` (SIGNIFICANT by Bonferroni over the comparisons);
-    TOO_FEW where not even the clearest order of these runs would reach it. NO_DIFFERENCE does not show that there is
-    none: read it with ``shift`` and n.
+    ``values`` and their ``means`` by level, of runs that had an onset; ``excluded`` levels have fewer than two of them.
+    ``shift`` is the largest less the smallest mean of a level, as a share of the mean over all runs. ``p`` by test
+    (TESTS and DECIDING), None where it does not apply. ``verdict`` is by DECIDING at ``limit`` (SIGNIFICANT by
+    Bonferroni over the comparisons); TOO_FEW where not even levels without overlap would reach it. NO_DIFFERENCE does
+    not show that there is none: read it with ``shift`` and n.
     """
 
     group: tuple[str, ...]
     factor: str
     held: Mapping[str, Condition]
-    n: Mapping[str, int]
+    values: Mapping[str, Sequence[float]]
     means: Mapping[str, float]
     excluded: Sequence[str]
     shift: float | None
     p: Mapping[str, float | None]
     limit: float
     verdict: str
+
+    @property
+    def n(self) -> dict[str, int]:
+        return {level: len(values) for level, values in self.values.items()}
 
 
 def invariances(runs: Sequence[Trajectory], onsets: Mapping[str, Onset]) -> list[Invariance]:
@@ -76,9 +78,10 @@ def _invariance(group: tuple[str, ...], part: Slice, onsets: Mapping[str, Onset]
         levels[str(level)] = [each.fn for each in found if each.observed and each.fn is not None]
     known = {level: values for level, values in levels.items() if len(values) > 1}
     means = {level: float(np.mean(values)) for level, values in known.items()}
-    p = {name: _p_value(test, list(known.values())) for name, test in TESTS.items()}
+    samples = list(known.values())
+    p = {**{name: _p_value(test, samples) for name, test in TESTS.items()}, DECIDING: kruskal(samples)}
     deciding = p[DECIDING]
-    if deciding is None or smallest_p([len(values) for values in known.values()]) > limit:
+    if deciding is None or smallest_p([len(values) for values in samples]) > limit:
         verdict = TOO_FEW
     else:
         verdict = DIFFERS if deciding < limit else NO_DIFFERENCE
@@ -87,7 +90,7 @@ def _invariance(group: tuple[str, ...], part: Slice, onsets: Mapping[str, Onset]
         group=group,
         factor=part.factor,
         held=dict(part.held),
-        n={level: len(values) for level, values in known.items()},
+        values=known,
         means=means,
         excluded=[level for level in levels if level not in known],
         shift=(max(means.values()) - min(means.values())) / overall if len(means) > 1 and overall else None,
@@ -95,20 +98,6 @@ def _invariance(group: tuple[str, ...], part: Slice, onsets: Mapping[str, Onset]
         limit=limit,
         verdict=verdict,
     )
-
-
-def smallest_p(sizes: Sequence[int]) -> float:
-    """The exact p-value of Kruskal and Wallis's test where the levels do not overlap, 1 for fewer than two levels.
-
-    Of all ways to deal the ranks out, those that part the levels as clearly: one for each order of levels of the same
-    size (for other sizes at most that many, so this is a lower bound).
-    """
-    if len(sizes) < 2:
-        return 1.0
-    ways = math.factorial(sum(sizes))
-    for size in sizes:
-        ways //= math.factorial(size)
-    return math.factorial(len(sizes)) / ways if len(set(sizes)) == 1 else 1 / ways
 
 
 def _p_value(test: Any, samples: Sequence[Sequence[float]]) -> float | None:

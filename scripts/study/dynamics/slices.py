@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nci_plugin.dynamics.conditions import GROUP, SEED, Key, key
+from nci_plugin.dynamics.conditions import GROUP, SEED, Key, cell, key
 from nci_plugin.dynamics.trajectory import Condition, Trajectory
 
 
@@ -37,6 +37,15 @@ def slices(runs: Sequence[Trajectory], factor: str) -> list[Slice]:
             levels.setdefault(run.conditions[factor], []).append(run)
     found = [Slice(factor, dict(held), _ordered(levels)) for held, levels in sets.items() if len(levels) > 1]
     return sorted(found, key=lambda each: -len(each.runs))
+
+
+def by_condition(runs: Sequence[Trajectory], values: Mapping[str, float]) -> dict[Key, float]:
+    """Means over the seeds of each condition, of one value a run by name; runs without a value are left out."""
+    cells: dict[Key, list[float]] = {}
+    for run in runs:
+        if run.run in values:
+            cells.setdefault(cell(run), []).append(values[run.run])
+    return {each: sum(some) / len(some) for each, some in cells.items()}
 
 
 def _ordered(levels: Mapping[Condition, list[Trajectory]]) -> dict[Condition, list[Trajectory]]:

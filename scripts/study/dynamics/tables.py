@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from invariance import DECIDING, NO_DIFFERENCE, SIGNIFICANT, invariances
+from invariance import DECIDING, NO_DIFFERENCE, TOO_FEW, invariances
+from significance import PERMUTATIONS, SIGNIFICANT
 
 from nci_plugin.dynamics.analysis import Analysis
 from nci_plugin.dynamics.measure import DETECTORS
@@ -35,8 +36,9 @@ def invariance_table(analysis: Analysis) -> Table | None:
         "Is fn* invariant? p-values over the levels of one condition, all others held",
         rows,
         [
-            f"verdict by {DECIDING} at {SIGNIFICANT:g} / {len(found)} (Bonferroni); '{NO_DIFFERENCE}' is"
-            " not evidence that there is none: read n and shift (largest less smallest mean of a level, of the mean)"
+            f"verdict by {DECIDING} ({PERMUTATIONS:,} permutations) at {SIGNIFICANT:g} / {len(found)} (Bonferroni);"
+            f" '{TOO_FEW}': levels without overlap would not reach it; '{NO_DIFFERENCE}' is not evidence that there is"
+            " none: read n and shift (largest less smallest mean of a level, of the mean)"
         ],
     )
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import stats
+from significance import SIGNIFICANT, signed_rank, t_interval
+from slices import by_condition
 
 from claims.finding import (
     CANNOT_TELL,
@@ -10,15 +13,22 @@ from claims.finding import (
     NOT_CONFIRMED,
     PUBLISHED_SMALLEST_NC1,
     Finding,
-    by_bounds,
     interval_text,
     proportion,
+    significant,
     untested,
 )
 from nci_plugin.dynamics.analysis import Analysis
-from nci_plugin.dynamics.detection import BASELINE, SCORE, overtakings
-from nci_plugin.dynamics.intervals import LEAST, LEVEL
-from nci_plugin.dynamics.trajectory import GROUPS
+from nci_plugin.dynamics.detection import BASELINE, SCORE
+from nci_plugin.dynamics.intervals import LEAST
+from nci_plugin.dynamics.onset import Onset
+from nci_plugin.dynamics.trajectory import GROUPS, Trajectory
+
+NEVER_SHARE = 0.05
+"""``never``: in less than this share of runs."""
+
+EARLY = 10
+"""Epochs after which the two are compared, early in every training here and in the same place of each."""
 
 
 def cross_entropy(analysis: Analysis) -> Finding:
@@ -26,55 +36,66 @@ def cross_entropy(analysis: Analysis) -> Finding:
     claim = (
         f"with cross-entropy alone the threshold is never reached (smallest NC1 published: {PUBLISHED_SMALLEST_NC1:g})"
     )
-    rule = f"not confirmed: some run has an onset ({rule_text}); confirmed: none of at least {LEAST} has"
+    rule = (
+        f"not confirmed: some run has an onset ({rule_text}); confirmed: none has, of so many runs, taken as"
+        f" independent, that the share is below {NEVER_SHARE:.0%} (exact, p < {SIGNIFICANT:g})"
+    )
     runs = [run for run in analysis.runs if run.conditions.get("loss") == "ce"]
     if not runs:
         return untested(claim, rule, "no run with the condition loss=ce")
     reached = sum(analysis.onsets[run.run].observed for run in runs)
     metric = analysis.rule.metric
     smallest = [float(np.nanmin(run.series(metric))) for run in runs if run.logs(metric)]
-    longest = max(int(run.epochs[-1]) for run in runs if len(run.epochs))
+    longest = max((int(run.epochs[-1]) for run in runs if len(run.epochs)), default=0)
+    p = float(stats.binom.cdf(reached, len(runs), NEVER_SHARE))
     return Finding(
         claim,
         f"reached in {reached} of {len(runs)} runs; smallest {metric} {min(smallest, default=np.nan):.3g}, longest run"
         f" {longest} epochs",
         str(len(runs)),
         f"share reached {interval_text(proportion(reached, len(runs)), '.0%')}",
-        NOT_CONFIRMED if reached else CONFIRMED if len(runs) >= LEAST else CANNOT_TELL,
+        NOT_CONFIRMED if reached else CONFIRMED if significant(p) else CANNOT_TELL,
         rule,
+        p,
     )
 
 
-def early_detection(analysis: Analysis) -> list[Finding]:
+def early_detection(analysis: Analysis, epoch: int = EARLY) -> list[Finding]:
     """The NCI paper's: pScore beats the baseline long before collapse is complete (Liu & Qin, CVPR 2025)."""
-    found = [
-        each
-        for run in analysis.runs
-        for each in overtakings(run, analysis.onsets[run.run], analysis.rule.metric, analysis.rule.sustained)
-    ]
+    rule = (
+        f"AUROC of {SCORE} less that of {BASELINE} at the last measured epoch up to {epoch}, of runs without an onset"
+        f" by then, a mean over seeds for each condition: confirmed where it is above 0 (Wilcoxon over at least {LEAST}"
+        f" conditions, one side, p < {SIGNIFICANT:g}), not confirmed where below in the same way; conditions that"
+        " differ in one thing alone are taken as independent"
+    )
     results = []
-    for group in (each for each in GROUPS if any(one.group == each for one in found)):
-        here = [each for each in found if each.group == group]
-        early = [
-            each
-            for each in here
-            if each.epoch is not None
-            and (not analysis.onsets[each.run].observed or each.epoch < analysis.onsets[each.run].epoch)
-        ]
-        bounds = proportion(len(early), len(here))
-        measures = [each.measure for each in early if each.measure is not None]
-        at = f", at a median {analysis.rule.metric} of {np.median(measures):.3g}" if measures else ""
-        ahead = float(np.mean([each.ahead for each in here]))
+    for group in GROUPS:
+        differences = {run.run: _difference(run, analysis.onsets[run.run], group, epoch) for run in analysis.runs}
+        known = {name: value for name, value in differences.items() if value is not None}
+        if not known:
+            continue
+        values = list(by_condition(analysis.runs, known).values())
+        p = signed_rank(values) if len(values) >= LEAST else None
+        below = len(values) >= LEAST and significant(signed_rank([-value for value in values]))
+        above = sum(value > 0 for value in values)
         results.append(
             Finding(
                 f"{SCORE} beats {BASELINE} before collapse sets in, {group}-OOD (Liu & Qin, CVPR 2025)",
-                f"in {len(early)} of {len(here)} runs, {analysis.rule.sustained} measured epochs in a row{at}; ahead in"
-                f" {ahead:.0%} of epochs",
-                str(len(here)),
-                f"share of runs {interval_text(bounds, '.0%')}",
-                by_bounds(bounds, 0.5, below=False),
-                "share of runs with such epochs before the onset, or any where there is none: confirmed where its exact"
-                f" {LEVEL:.0%} interval lies above a half, not confirmed where below",
+                f"by {np.mean(values):+.1f} points at epoch {epoch}, above 0 in {above} of {len(values)} conditions",
+                f"{len(values)} conditions, {len(known)} runs",
+                interval_text(t_interval(values), "+.1f"),
+                CONFIRMED if significant(p) else NOT_CONFIRMED if below else CANNOT_TELL,
+                rule,
+                p,
             )
         )
     return results
+
+
+def _difference(run: Trajectory, onset: Onset, group: str, epoch: int) -> float | None:
+    """In points, at the last epoch up to ``epoch`` at which both were measured; None with an onset by then."""
+    found = run.auroc(SCORE, group) - run.auroc(BASELINE, group)
+    places = np.flatnonzero(np.isfinite(found) & (run.epochs <= epoch))
+    if not len(places) or (onset.observed and onset.epoch <= run.epochs[places[-1]]):
+        return None
+    return float(found[places[-1]])
