@@ -12,6 +12,7 @@ from typing import Any
 import findings as page
 import numpy as np
 import pytest
+import recheck
 from claims import CANNOT_TELL, CONFIRMED, NOT_CONFIRMED, findings
 from claims.intervention import attractor, is_intervened
 from claims.reference import concentration, invariance, non_additivity
@@ -267,6 +268,15 @@ def test_trajectories_of_the_first_version_are_read(capsys: pytest.CaptureFixtur
     assert "1 runs with 3 measured epochs, 1 more with an intervention" in text
     assert "no factor has 3 runs whose condition has an onset" in text
     assert "| mlp, digits | end | fgsm 4/255 | 1 | 70.2 | 0.509 | 58.4 |" in text
+
+
+def test_published_verdicts_are_those_of_the_published_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/dynamics.md has every row that its CSV files give."""
+    assert recheck.main([str(ROOT / "docs" / "dynamics")]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + 11
+    published = (ROOT / "docs" / "dynamics.md").read_text(encoding="utf-8").splitlines()
+    assert set(rows) <= set(published)
 
 
 def test_predictors_of_the_claims_exist() -> None:

@@ -76,15 +76,22 @@ def page(analysis: Analysis, intervened: Sequence[Trajectory] = ()) -> str:
             "# Collapse along training: findings",
             f"{len(analysis.runs)} runs with {epochs} measured epochs, {len(intervened)} more with an intervention;"
             f" onset: {analysis.rule}; {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}.",
-            markdown([["claim", "measured", "n", "interval", "p (q)", "verdict"], *(_row(each) for each in found)]),
-            "p is of the claim's opposite, q is p adjusted for the claims that were tested (Benjamini & Hochberg 1995):"
-            f" a claim is confirmed only where q < {SIGNIFICANT:g} too. Fewer false ones are expected so; that runs of"
-            " one condition differ in their seed alone, and conditions in one thing alone, no p-value sees.",
-            "## Rules of the verdicts",
-            "\n".join(f"- {each.claim}: {each.rule}." for each in found),
+            *claims_text(found),
             *(part for table in tables if table is not None for part in _section(table)),
         ]
     )
+
+
+def claims_text(found: Sequence[Finding]) -> list[str]:
+    """The claims as a table, and the rules of their verdicts."""
+    return [
+        markdown([["claim", "measured", "n", "interval", "p (q)", "verdict"], *(_row(each) for each in found)]),
+        "p is of the test that the claim's rule names, q is p adjusted for all claims with one (Benjamini & Hochberg"
+        f" 1995): a claim is confirmed only where q < {SIGNIFICANT:g} too. No p-value sees that conditions differ in"
+        " one thing alone, and are not quite independent.",
+        "## Rules of the verdicts",
+        "\n".join(f"- {each.claim}: {each.rule}." for each in found),
+    ]
 
 
 def _row(each: Finding) -> list[str]:

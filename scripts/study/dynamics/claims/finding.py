@@ -1,7 +1,7 @@
 """A claim against what was measured: a verdict by a stated rule, and the words that a finding is written in.
 
 A rule answers ``confirmed``, ``not confirmed``, or ``cannot tell`` where the runs are too few or disagree. What is
-confirmed has a p-value below SIGNIFICANT of the claim's opposite, and keeps the verdict over all claims (`adjusted`).
+confirmed has a p-value below SIGNIFICANT, and still has it adjusted for all claims (`adjusted`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SUPPORT = 0.95
 class Finding:
     """A claim, what was measured, on how many runs, with what interval, and the verdict by the rule.
 
-    ``p`` is that of the claim's opposite, None where nothing was tested; ``q`` is p adjusted for the other claims.
+    ``p`` is of the test that the rule names, None where nothing was tested; ``q`` is p adjusted for the other claims.
     """
 
     claim: str

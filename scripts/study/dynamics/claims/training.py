@@ -28,7 +28,7 @@ NEVER_SHARE = 0.05
 """``never``: in less than this share of runs."""
 
 EARLY = 10
-"""Epochs after which the two are compared, early in every training here and in the same place of each."""
+"""The epoch by which the two are compared, one for all runs: where it is chosen by them, chance alone finds one."""
 
 
 def cross_entropy(analysis: Analysis) -> Finding:
