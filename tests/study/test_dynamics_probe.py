@@ -58,7 +58,8 @@ def test_attacks_stay_in_the_ball_and_are_images(name: str, benchmark: Benchmark
     assert (loss(attacked) >= loss(images)).float().mean() > 0.95
     assert torch.equal(attacked, Attack(name, 12)(network, images, labels, NORMALIZATION))
     alone = Attack("fgsm", 12)(network, images[:1], labels[:1], NORMALIZATION)
-    assert name == "pgd" or torch.equal(alone, attacked[:1])
+    # Its batch changes the last bits of a gradient, and with them the sign of a few that are nearly zero.
+    assert name == "pgd" or (alone != attacked[:1]).float().mean() < 0.01
 
 
 def test_fgsm_is_one_signed_step(benchmark: Benchmark, network: nn.Module) -> None:
