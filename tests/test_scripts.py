@@ -15,7 +15,7 @@ import pytest
 from nci_plugin.installation import SCRIPTS
 
 ROOT = Path(__file__).resolve().parent.parent
-SHELL_SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]
+SHELL_SCRIPTS = [*sorted((ROOT / "scripts").rglob("*.sh")), ROOT / ".ci" / "run"]
 BASH = shutil.which("bash")
 pytestmark = pytest.mark.skipif(BASH is None, reason="needs bash")
 
@@ -128,7 +128,7 @@ def test_ci_run_is_executable():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
-@pytest.mark.parametrize("script", ["eval_nci.sh", "test.sh", "bench.sh"])
+@pytest.mark.parametrize("script", ["eval_nci.sh", "test.sh", "bench.sh", "study/dynamics/digits.sh"])
 def test_help_sets_nothing_up(sandbox, script):
     result = sandbox.run_active(script, "--help")
     assert result.returncode == 0

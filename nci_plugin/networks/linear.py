@@ -166,4 +166,4 @@ def _called(module: nn.Module, rows: Tensor) -> Tensor | None:
 
 
 def _names(names: Sequence[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names) or "none"
+    return ", ".join(f"'{name}'" if name else "given" for name in names) or "none"

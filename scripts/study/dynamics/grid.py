@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from dynamics_data import CIFAR10_SUBSET, data_sets, open_benchmark
+from grid_data import CIFAR10_SUBSET, data_sets, open_benchmark
+from intervention import Intervention, recovery
+from probe import Attack, ProbingMeter
 from torch import nn
 
 from nci_plugin import built_in
 from nci_plugin.benchmarks.benchmark import TRAIN
 from nci_plugin.checks import PluginError
 from nci_plugin.config import load_detector
-from nci_plugin.dynamics.intervention import Intervention, recovery
-from nci_plugin.dynamics.measure import DETECTORS, Meter
+from nci_plugin.dynamics.measure import DETECTORS
 from nci_plugin.dynamics.onset import OnsetRule, find_onset
-from nci_plugin.dynamics.probe import Attack
 from nci_plugin.dynamics.trajectory import (
     FILE_NAME,
     FN,
@@ -140,7 +140,7 @@ class Run:
 
 def grid() -> list[Run]:
     """The whole grid: one condition varies at a time, and loss with head; the long runs first."""
-    mlp = [
+    mlp: list[Mapping[str, Any]] = [
         *({"depth": depth} for depth in (2, 3, 8)),
         *({"width": width} for width in (64, 128, 512)),
         *({"activation": name} for name in ("gelu", "silu", "tanh")),
@@ -148,7 +148,10 @@ def grid() -> list[Run]:
         *({"loss": name} for name in ("mse", "ce", "label_smoothing", "focal")),
         *({"head": "fixed_etf", "loss": name} for name in ("ce_then_mse", "mse", "ce")),
     ]
-    resnet = [*({"depth": depth} for depth in (2, 3)), *({"loss": name} for name in ("mse", "ce"))]
+    resnet: list[Mapping[str, Any]] = [
+        *({"depth": depth} for depth in (2, 3)),
+        *({"loss": name} for name in ("mse", "ce")),
+    ]
     runs = [
         *_cells("digits", "resnet", [{}, *resnet], epochs=RESNET_EPOCHS),
         *_cells("digits", "mlp", [{}, *mlp]),
@@ -186,8 +189,9 @@ def _cells(
 
 
 @cache
-def _meter(data: str, pixels: int, data_root: Path) -> Meter:
-    return Meter(open_benchmark(data, pixels, data_root), [load_detector(name) for name in DETECTORS], attacks=ATTACKS)
+def _meter(data: str, pixels: int, data_root: Path) -> ProbingMeter:
+    setups = [load_detector(name) for name in DETECTORS]
+    return ProbingMeter(open_benchmark(data, pixels, data_root), setups, attacks=ATTACKS)
 
 
 def execute(run: Run, output: Path, data_root: Path) -> float:
@@ -210,7 +214,7 @@ def execute(run: Run, output: Path, data_root: Path) -> float:
         epoch = entry["epoch"]
         if epoch not in run.logged or epoch in file.records:
             return
-        record = meter(network, epoch, entry["phase"], with_probe=run.probed)
+        record = (meter.probed if run.probed else meter)(network, epoch, entry["phase"])
         if intervention is not None and epoch == intervention.epoch:
             done = {name: getattr(intervention, name) for name in ("factor", "layer", "fn_before", "fn_after")}
             record = replace(record, probe={"intervention": done})
@@ -342,7 +346,7 @@ def main() -> int:
             execute_all(runs, options.output, options.data_root.resolve(), options.workers)
             write_tables(options.output)
     except PluginError as error:
-        print(f"dynamics_grid: error: {error}", file=sys.stderr)
+        print(f"grid: error: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,6 +1,6 @@
 """Print, as Markdown, what a directory of trajectories says of each claim about collapse along training.
 
-    python scripts/dynamics_findings.py results/dynamics_digits > findings.md
+    python scripts/study/dynamics/findings.py results/dynamics_digits > findings.md
 
 Reads every trajectory.jsonl below the directory and measures nothing. Runs whose features were scaled while they were
 trained count for the claim about that alone. Each claim has a verdict by a rule that stands below it; the tables of the
@@ -14,27 +14,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+from claims import Finding, findings
+from claims.intervention import is_intervened
+from significance import SIGNIFICANT
+from tables import invariance_table, probe_table
 
 from nci_plugin.checks import PluginError
 from nci_plugin.dynamics.analysis import Analysis, analyse
-from nci_plugin.dynamics.claims import Finding, findings
-from nci_plugin.dynamics.claims.intervention import is_intervened
-from nci_plugin.dynamics.measure import DETECTORS
 from nci_plugin.dynamics.onset import OnsetRule, count_outcomes
 from nci_plugin.dynamics.trajectory import LAST_PHASE, Trajectory, find_trajectories, read_trajectory
 from nci_plugin.report.dynamics_tables import (
     best_epoch_table,
     correlation_tables,
-    invariance_table,
     overtaking_table,
     predictor_table,
     reference_table,
 )
 from nci_plugin.report.tables import Table
-
-CLEAN, NC1 = "clean", "nc1_quotient"
-"""The probe's answer for the images as they are, and the metric that its table shows."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ordinary = [run for run in runs if not is_intervened(run)]
         print(page(analyse(ordinary, rule), [run for run in runs if is_intervened(run)]))
     except PluginError as error:
-        print(f"dynamics_findings: {error}", file=sys.stderr)
+        print(f"findings: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -80,43 +76,27 @@ def page(analysis: Analysis, intervened: Sequence[Trajectory] = ()) -> str:
             "# Collapse along training: findings",
             f"{len(analysis.runs)} runs with {epochs} measured epochs, {len(intervened)} more with an intervention;"
             f" onset: {analysis.rule}; {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}.",
-            markdown([["claim", "measured", "n", "interval", "verdict"], *(_row(each) for each in found)]),
-            "## Rules of the verdicts",
-            "\n".join(f"- {each.claim}: {each.rule}." for each in found),
+            *claims_text(found),
             *(part for table in tables if table is not None for part in _section(table)),
         ]
     )
 
 
-def probe_table(runs: Sequence[Trajectory]) -> Table | None:
-    """Attacked ID images after the first epoch, at the end of the first phase and of the run: means over seeds."""
-    cells: dict[tuple[str, ...], list[list[float]]] = {}
-    for run in runs:
-        probed = [record for record in run.records if CLEAN in (record.probe or {}) and record.epoch > 0]
-        if not probed:
-            continue
-        before = [record for record in probed if record.phase == probed[0].phase]
-        moments = {"first epoch": probed[0], f"end of {before[-1].phase}": before[-1], "end": probed[-1]}
-        group = f"{run.conditions['architecture']}, {run.conditions['data']}"
-        for moment, record in moments.items():
-            for attack, answer in (record.probe or {}).items():
-                areas = answer.get("auroc", {})
-                numbers = [answer["accuracy"], answer[NC1], *(areas.get(name, np.nan) for name in DETECTORS)]
-                cells.setdefault((group, moment, attack), []).append(numbers)
-    if not cells:
-        return None
-    header = ["architecture, data", "when", "attack", "runs", "accuracy %", "NC1", *(f"{name} %" for name in DETECTORS)]
-    rows = [[*key, str(len(values)), *_means(values)] for key, values in cells.items()]
-    note = "NC1 is Tr(Sigma_W) / Tr(Sigma_B) of those images; a detector's AUROC tells clean ones from attacked ones"
-    return Table("Attacked images along training, means over runs", [header, *rows], [note])
-
-
-def _means(values: Sequence[Sequence[float]]) -> list[str]:
-    return ["-" if np.isnan(mean) else f"{mean:.3g}" for mean in np.mean(values, axis=0)]
+def claims_text(found: Sequence[Finding]) -> list[str]:
+    """The claims as a table, and the rules of their verdicts."""
+    return [
+        markdown([["claim", "measured", "n", "interval", "p (q)", "verdict"], *(_row(each) for each in found)]),
+        "p is of the test that the claim's rule names, q is p adjusted for all claims with one (Benjamini & Hochberg"
+        f" 1995): a claim is confirmed only where q < {SIGNIFICANT:g} too. No p-value sees that conditions differ in"
+        " one thing alone, and are not quite independent.",
+        "## Rules of the verdicts",
+        "\n".join(f"- {each.claim}: {each.rule}." for each in found),
+    ]
 
 
 def _row(each: Finding) -> list[str]:
-    return [each.claim, each.measured, each.n, each.interval, f"**{each.verdict}**"]
+    p = "-" if each.p is None or each.q is None else f"{each.p:.2g} ({each.q:.2g})"
+    return [each.claim, each.measured, each.n, each.interval, p, f"**{each.verdict}**"]
 
 
 def _section(table: Table) -> list[str]:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from claims import forecast, intervention, reference, structure, training
+from claims.finding import CANNOT_TELL, CONFIRMED, NOT_CONFIRMED, Finding, adjusted
 from nci_plugin.dynamics.analysis import Analysis
-from nci_plugin.dynamics.claims import forecast, intervention, reference, structure, training
-from nci_plugin.dynamics.claims.finding import CANNOT_TELL, CONFIRMED, NOT_CONFIRMED, Finding
 from nci_plugin.dynamics.trajectory import Trajectory
 
 __all__ = ["CANNOT_TELL", "CONFIRMED", "NOT_CONFIRMED", "Finding", "findings"]
 
 
 def findings(analysis: Analysis, intervened: Sequence[Trajectory] = ()) -> list[Finding]:
-    """Every claim with a verdict by its rule; ``intervened`` runs have their controls in the analysis."""
-    return [
+    """Every claim with a verdict by its rule; ``intervened`` runs are not in the analysis, those without it are."""
+    found = [
         reference.concentration(analysis),
         reference.invariance(analysis),
         forecast.precedence(analysis),
         *forecast.predictions(analysis),
-        intervention.attractor(analysis.runs, intervened),
+        intervention.attractor(analysis, intervened),
         structure.depth(analysis),
         structure.activation(analysis),
         structure.weight_decay(analysis),
@@ -29,3 +29,4 @@ def findings(analysis: Analysis, intervened: Sequence[Trajectory] = ()) -> list[
         training.cross_entropy(analysis),
         *training.early_detection(analysis),
     ]
+    return adjusted(found)

@@ -10,14 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from slices import Slice, slices
 
-from nci_plugin.dynamics.conditions import Slice, slices
 from nci_plugin.dynamics.intervals import RESAMPLES
 from nci_plugin.dynamics.onset import DEGENERATE, Onset
 from nci_plugin.dynamics.trajectory import Condition, Trajectory
 
 NEVER = float("inf")
 """The onset of a run that has none: later than any other."""
+
+LEAST_LEVELS = 3
+"""Fewer levels have no shape."""
 
 Pattern = Callable[[Sequence[float]], bool]
 """Whether a pattern holds of the levels' median onsets, in the order of the levels."""
@@ -51,7 +54,7 @@ def regularity(
     onsets: Mapping[str, Onset],
     factor: str,
     pattern: Pattern,
-    least_levels: int = 3,
+    least_levels: int = LEAST_LEVELS,
     seed: int = 0,
 ) -> Regularity | None:
     """The pattern in the slice of the factor that has most runs with an onset; None without ``least_levels`` levels."""
@@ -61,8 +64,8 @@ def regularity(
     found = {level: [speed(onsets[run.run]) for run in some] for level, some in part.by_level.items()}
     generator = np.random.default_rng(seed)
     drawn = [
-        pattern([upper_median(generator.choice(values, size=len(values)).tolist()) for values in found.values()])
-        for _ in range(RESAMPLES)
+        np.sort(generator.choice(values, size=(RESAMPLES, len(values))), axis=1)[:, len(values) // 2]
+        for values in found.values()
     ]
     return Regularity(
         factor=factor,
@@ -72,7 +75,7 @@ def regularity(
             level: sum(onsets[run.run].outcome == DEGENERATE for run in some) for level, some in part.by_level.items()
         },
         holds=pattern([upper_median(values) for values in found.values()]),
-        support=float(np.mean(drawn)),
+        support=float(np.mean([pattern(medians) for medians in np.column_stack(drawn).tolist()])),
     )
 
 

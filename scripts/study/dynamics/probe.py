@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,10 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nci_plugin import collapse
-from nci_plugin.benchmarks.benchmark import TEST
-from nci_plugin.checks import check_choice, check_number
+from nci_plugin.benchmarks.benchmark import TEST, Benchmark
+from nci_plugin.benchmarks.image_list import ImageList
+from nci_plugin.checks import PluginError, check_choice, check_number
 from nci_plugin.detectors.base import DetectorSetup
+from nci_plugin.dynamics.measure import Meter, measure_bank, network_numbers
+from nci_plugin.dynamics.trajectory import EpochRecord
 from nci_plugin.evaluation import Contestant
+from nci_plugin.extraction import prepared
 from nci_plugin.feature_bank import FeatureBank, FeatureSplit
 from nci_plugin.metrics import accuracy, auroc
 from nci_plugin.networks.calling import Call
@@ -68,6 +72,36 @@ class Attack:
             attacked = attacked + STEP_SHARE * radius * _gradient(network, attacked, labels).sign()
             attacked = attacked.clamp(low, high)
         return attacked
+
+
+class ProbingMeter(Meter):
+    """A Meter that can also attack the ID test images; the benchmark needs its preprocessing for that."""
+
+    def __init__(
+        self, benchmark: Benchmark, setups: Sequence[Contestant], batch_size: int = 500, attacks: Sequence[Attack] = ()
+    ) -> None:
+        super().__init__(benchmark, setups, batch_size=batch_size)
+        self.attacks = attacks
+
+    def probed(self, network: nn.Module, epoch: int, loss: str = "ce") -> EpochRecord:
+        """The record of `Meter` with the answers of `probe`, from the same features."""
+        with prepared(network, self.device):
+            bank = self.bank(network)
+            record = measure_bank(bank, self.benchmark, self.setups, epoch, loss)
+            answers = probe(
+                network, bank, *self.images[TEST], self._normalization(), self.attacks, self.setups, self.batch_size
+            )
+            return replace(record, **network_numbers(network), probe=answers)
+
+    def _normalization(self) -> Normalization:
+        source = self.benchmark.splits[TEST]
+        preprocessing = source.preprocessing if isinstance(source, ImageList) else self.benchmark.preprocessing
+        if preprocessing is None:
+            raise PluginError(
+                f"benchmark '{self.benchmark.name}': attacks in grey values need its preprocessing; pass"
+                " Benchmark(preprocessing=...), or no attacks"
+            )
+        return preprocessing.normalization
 
 
 def probe(

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from scipy import stats
+import regularities
+from regularities import LEAST_LEVELS, Regularity
+from significance import SIGNIFICANT, censored_trend, equivalence, kruskal, smallest_p
 
-from nci_plugin.dynamics import regularities
-from nci_plugin.dynamics.analysis import Analysis
-from nci_plugin.dynamics.claims.finding import (
+from claims.finding import (
     CANNOT_TELL,
     CONFIRMED,
     NOT_CONFIRMED,
     PUBLISHED_WIDTH_SHIFT,
     SUPPORT,
     Finding,
-    by_bounds,
     epoch_text,
-    interval_text,
+    significant,
     untested,
     value_text,
 )
-from nci_plugin.dynamics.claims.reference import fn_at_onset
-from nci_plugin.dynamics.intervals import RESAMPLES, percentiles
-from nci_plugin.dynamics.reference import SIGNIFICANT
-from nci_plugin.dynamics.regularities import Regularity
+from claims.reference import fn_at_onset
+from nci_plugin.dynamics.analysis import Analysis
 from nci_plugin.dynamics.trajectory import Condition
 
 
@@ -45,33 +40,51 @@ def weight_decay(analysis: Analysis) -> Finding:
 
 
 def width(analysis: Analysis) -> Finding:
-    return _regularity(analysis, "width", "width makes collapse monotonically faster", regularities.never_later)
+    return _regularity(
+        analysis, "width", "width makes collapse monotonically faster", regularities.never_later, trend=True
+    )
 
 
-def _regularity(analysis: Analysis, factor: str, claim: str, pattern: regularities.Pattern) -> Finding:
+def _regularity(
+    analysis: Analysis, factor: str, claim: str, pattern: regularities.Pattern, trend: bool = False
+) -> Finding:
+    test = "a trend test of censored onsets (Gehan, one side)" if trend else "Kruskal-Wallis of the onsets (none: last)"
     rule = (
         f"of the median onsets by level, over resamples of each level's runs: confirmed where the pattern holds in at"
-        f" least {SUPPORT:.0%} of them, not confirmed where in at most {1 - SUPPORT:.0%}; other conditions held"
+        f" least {SUPPORT:.0%} of them and {test} gives p < {SIGNIFICANT:g} by permutation; not confirmed where the"
+        f" pattern holds in at most {1 - SUPPORT:.0%}; other conditions held"
     )
     found = regularities.regularity(analysis.runs, analysis.onsets, factor, pattern)
     if found is None:
         return untested(claim, rule, f"no three levels of {factor} with all else the same and an onset")
     support = found.support
+    p = _trend(analysis, factor) if trend else kruskal(list(found.onsets.values()))
+    confirmed = support >= SUPPORT and significant(p)
     return Finding(
         claim,
         f"median onset {_levels(found)}; the pattern {'holds' if found.holds else 'does not hold'}",
         f"{found.n} ({', '.join(str(len(values)) for values in found.onsets.values())})",
         f"in {support:.0%} of resamples",
-        CONFIRMED if support >= SUPPORT else NOT_CONFIRMED if support <= 1 - SUPPORT else CANNOT_TELL,
+        CONFIRMED if confirmed else NOT_CONFIRMED if support <= 1 - SUPPORT else CANNOT_TELL,
         rule,
+        p,
     )
+
+
+def _trend(analysis: Analysis, factor: str) -> float:
+    """`censored_trend` over the slice that `regularity` chose."""
+    part = regularities.best_slice(analysis.runs, analysis.onsets, factor, LEAST_LEVELS)
+    assert part is not None
+    pairs = [(place, analysis.onsets[run.run]) for place, runs in enumerate(part.by_level.values()) for run in runs]
+    places, onsets = zip(*pairs)
+    return censored_trend(places, [each.epoch for each in onsets], [each.observed for each in onsets])
 
 
 def activation(analysis: Analysis) -> Finding:
     claim = "the activation determines both the speed of collapse and fn*"
     rule = (
-        f"confirmed: Kruskal-Wallis over activations, all else held, gives p < {SIGNIFICANT:g} / 2 for the onset (none:"
-        " last) and for fn*; not confirmed: neither does"
+        f"confirmed: Kruskal-Wallis over activations, all else held, gives p < {SIGNIFICANT:g} by permutation for the"
+        " onset (none: last) and for fn*; not confirmed: both are tested by enough runs, and neither does"
     )
     part = regularities.best_slice(analysis.runs, analysis.onsets, "activation", 2)
     if part is None:
@@ -81,13 +94,13 @@ def activation(analysis: Analysis) -> Finding:
     norms = {
         level: [each.fn for each in some if each.observed and each.fn is not None] for level, some in onsets.items()
     }
-    # Ranks are all that the test reads: any number beyond the last epoch does for a run without an onset.
-    latest = 1 + max(each.epoch for some in onsets.values() for each in some)
-    p = [
-        _kruskal([[min(value, latest) for value in some] for some in speeds.values()]),
-        _kruskal([some for some in norms.values() if some]),
-    ]
-    differ = [value is not None and value < SIGNIFICANT / 2 for value in p]
+    samples = [list(speeds.values()), [some for some in norms.values() if some]]
+    p = [kruskal(some) for some in samples]
+    neither = all(
+        smallest_p([len(each) for each in some]) < SIGNIFICANT and not significant(value)
+        for some, value in zip(samples, p)
+    )
+    both = None if None in p else max(value for value in p if value is not None)
     medians = ", ".join(f"{level}: {epoch_text(regularities.upper_median(some))}" for level, some in speeds.items())
     means = ", ".join(f"{level}: {np.mean(some):.3g}" for level, some in norms.items() if some)
     return Finding(
@@ -95,16 +108,18 @@ def activation(analysis: Analysis) -> Finding:
         f"median onset {medians}; mean fn* {means}",
         ", ".join(str(len(some)) for some in speeds.values()),
         f"p = {value_text(p[0], '.2g')} (onset), {value_text(p[1], '.2g')} (fn*)",
-        CONFIRMED if all(differ) else CANNOT_TELL if any(differ) else NOT_CONFIRMED,
+        CONFIRMED if significant(both) else NOT_CONFIRMED if neither else CANNOT_TELL,
         rule,
+        both,
     )
 
 
 def width_shift(analysis: Analysis) -> Finding:
     claim = f"width shifts fn* by at most {PUBLISHED_WIDTH_SHIFT:.0%}"
     rule = (
-        f"largest less smallest mean fn* of a width, as a share of the mean: confirmed where its bootstrap interval is"
-        f" below {PUBLISHED_WIDTH_SHIFT:.0%}, not confirmed where above; widths with two onsets"
+        f"largest less smallest mean fn* of a width, as a share of the mean: confirmed where no two widths differ by"
+        f" {PUBLISHED_WIDTH_SHIFT:.0%} or more (two one-sided tests by Welch, p < {SIGNIFICANT:g}), not confirmed where"
+        " it is larger; widths with two onsets"
     )
     part = regularities.best_slice(analysis.runs, analysis.onsets, "width", 2)
     values: dict[Condition, list[float]] = {}
@@ -114,28 +129,20 @@ def width_shift(analysis: Analysis) -> Finding:
     if len(known) < 2:
         return untested(claim, rule, "no two widths with two onsets each and all else the same")
 
-    def shift(some: Sequence[Sequence[float]]) -> float:
-        means = [float(np.mean(each)) for each in some]
-        return (max(means) - min(means)) / float(np.mean([value for each in some for value in each]))
-
-    generator = np.random.default_rng(0)
-    drawn = [shift([generator.choice(some, len(some)).tolist() for some in known.values()]) for _ in range(RESAMPLES)]
-    bounds = percentiles(drawn, len(drawn))
+    samples = list(known.values())
+    means = [float(np.mean(some)) for some in samples]
+    shift = (max(means) - min(means)) / float(np.mean(np.concatenate(samples)))
+    p = equivalence(samples, PUBLISHED_WIDTH_SHIFT)
+    above = NOT_CONFIRMED if shift > PUBLISHED_WIDTH_SHIFT else CANNOT_TELL
     return Finding(
         claim,
-        f"{shift(list(known.values())):.0%}; mean fn* "
-        + ", ".join(f"{level}: {np.mean(some):.3g}" for level, some in known.items()),
-        ", ".join(str(len(some)) for some in known.values()),
-        interval_text(bounds, ".0%"),
-        by_bounds(bounds, PUBLISHED_WIDTH_SHIFT, below=True),
+        f"{shift:.0%}; mean fn* " + ", ".join(f"{level}: {mean:.3g}" for level, mean in zip(known, means)),
+        ", ".join(str(len(some)) for some in samples),
+        "-",
+        CONFIRMED if significant(p) else above,
         rule,
+        p,
     )
-
-
-def _kruskal(samples: Sequence[Sequence[float]]) -> float | None:
-    if len(samples) < 2 or len({value for some in samples for value in some}) < 2:
-        return None
-    return float(stats.kruskal(*samples).pvalue)
 
 
 def _levels(found: Regularity) -> str:

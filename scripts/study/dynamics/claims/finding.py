@@ -1,17 +1,19 @@
 """A claim against what was measured: a verdict by a stated rule, and the words that a finding is written in.
 
-A rule answers ``confirmed``, ``not confirmed``, or ``cannot tell`` where the runs are too few or disagree.
+A rule answers ``confirmed``, ``not confirmed``, or ``cannot tell`` where the runs are too few or disagree. What is
+confirmed has a p-value below SIGNIFICANT, and still has it adjusted for all claims (`adjusted`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from regularities import NEVER
 from scipy import stats
+from significance import SIGNIFICANT, benjamini_hochberg
 
 from nci_plugin.dynamics.intervals import LEVEL, Interval
-from nci_plugin.dynamics.regularities import NEVER
 
 CONFIRMED, NOT_CONFIRMED, CANNOT_TELL = "confirmed", "not confirmed", "cannot tell"
 
@@ -27,7 +29,10 @@ SUPPORT = 0.95
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim, what was measured, on how many runs, with what interval, and the verdict by the rule."""
+    """A claim, what was measured, on how many runs, with what interval, and the verdict by the rule.
+
+    ``p`` is of the test that the rule names, None where nothing was tested; ``q`` is p adjusted for the other claims.
+    """
 
     claim: str
     measured: str
@@ -35,6 +40,23 @@ class Finding:
     interval: str
     verdict: str
     rule: str
+    p: float | None = None
+    q: float | None = None
+
+
+def adjusted(found: Sequence[Finding]) -> list[Finding]:
+    """Some findings with their q (Benjamini & Hochberg 1995); where it is not below SIGNIFICANT, none is confirmed."""
+    tested = [each for each in found if each.p is not None]
+    q = iter(benjamini_hochberg([each.p for each in tested if each.p is not None]))
+    results = [each if each.p is None else replace(each, q=next(q)) for each in found]
+    return [
+        replace(each, verdict=CANNOT_TELL) if each.verdict == CONFIRMED and not significant(each.q) else each
+        for each in results
+    ]
+
+
+def significant(p: float | None) -> bool:
+    return p is not None and p < SIGNIFICANT
 
 
 def untested(claim: str, rule: str, lacking: str) -> Finding:
@@ -45,36 +67,12 @@ def untested(claim: str, rule: str, lacking: str) -> Finding:
 # -------------------------------------------------------------------- intervals
 
 
-def by_bounds_within(bounds: Interval, least: float, most: float) -> str:
-    """Confirmed where an interval lies within limits, not confirmed where it lies outside."""
-    if bounds is None:
-        return CANNOT_TELL
-    if least <= bounds[0] and bounds[1] <= most:
-        return CONFIRMED
-    return NOT_CONFIRMED if bounds[1] < least or bounds[0] > most else CANNOT_TELL
-
-
-def by_bounds(bounds: Interval, limit: float, below: bool) -> str:
-    """Confirmed where an interval lies on the claimed side of a limit, not confirmed where on the other."""
-    if bounds is None:
-        return CANNOT_TELL
-    if (bounds[1] < limit) if below else (bounds[0] > limit):
-        return CONFIRMED
-    if (bounds[0] > limit) if below else (bounds[1] < limit):
-        return NOT_CONFIRMED
-    return CANNOT_TELL
-
-
 def proportion(count: int, total: int) -> Interval:
     """Exact interval of a share (Clopper & Pearson 1934)."""
     if not total:
         return None
     bounds = stats.binomtest(count, total).proportion_ci(LEVEL, method="exact")
     return float(bounds.low), float(bounds.high)
-
-
-def low(bounds: Interval) -> float:
-    return -NEVER if bounds is None else bounds[0]
 
 
 def high(bounds: Interval) -> float:
