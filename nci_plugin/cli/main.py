@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from nci_plugin import __version__
+from nci_plugin.cli import compare as compare_command
 from nci_plugin.cli import diagnose as diagnose_command
 from nci_plugin.cli import dynamics as dynamics_command
 from nci_plugin.cli import eval as eval_command
@@ -23,6 +24,7 @@ from nci_plugin.cli import validate as validate_command
 
 COMMANDS = (
     eval_command,
+    compare_command,
     diagnose_command,
     dynamics_command,
     explain_command,
