@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations, permutations
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -240,6 +240,20 @@ def test_spread_over_networks():
     assert both.standard_error[0] ** 2 == pytest.approx(0.1 + (by_network.var(ddof=1) - 0.15) / 3)
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 5))
+def test_never_fewer_degrees_of_freedom_than_networks_give(seed, count):
+    """Whatever the three variances that small samples give, also where networks go against each other."""
+    generator = np.random.default_rng(seed)
+    by_network = generator.normal(0, generator.choice([0.0, 0.1, 1.0, 10.0]), (count, 1))
+    of_mean, of_one = generator.exponential(1, (2, 1))
+    spread = networks.spread(by_network, of_mean, of_one)
+    assert spread.degrees[0] >= count - 1 - 1e-9
+    assert 0 <= spread.shrink[0] <= 1
+    drawn = of_mean + spread.shrink**2 * by_network.var(axis=0, ddof=1) / count
+    np.testing.assert_allclose(spread.standard_error**2, drawn)
+
+
 def test_hierarchical_replicates_have_the_spread():
     """The deviation of many replicates, and the tails of Student's t."""
     generator = np.random.default_rng(4)
@@ -306,7 +320,8 @@ def test_a_difference_without_spread_has_no_p_value(metric):
         assert made.differences[0].points == 100
         assert np.isnan(made.differences[0].p)
         assert made.record()["differences"][0]["adjusted"] is None
-        assert "fewer than 30 samples, so intervals are rough: id/test (10), near/one (10)" in comparison_text(made)
+        text = " ".join(comparison_text(made).split())
+        assert "fewer than 30 samples, so intervals are rough: id/test (10), near/one (10)" in text
     else:
         assert made.differences[0].points < 0
 
@@ -336,6 +351,18 @@ def test_against_one():
     assert against[0].points == every["d0", "d1"].points
     assert against[1].points == -every["d1", "d2"].points
     assert against[1].low == pytest.approx(-every["d1", "d2"].high)
+
+
+@pytest.mark.parametrize("metric", ["auroc", "fpr95"])
+def test_about_these_networks_alone(metric):
+    """Values are the same; networks that differ do not widen the intervals, and images do as ever."""
+    samples = made_up(np.random.default_rng(1), (150, 150), (1.2, 0.9), (-0.5, 0.0, 0.5))
+    over, alone = (compare(samples, Choice(metric, these_networks=these)) for these in (False, True))
+    assert [each.value for each in over.values] == [each.value for each in alone.values]
+    assert "images and 3 networks" in over.method
+    assert "these networks alone" in alone.method
+    widths = [made.values[0].high - made.values[0].low for made in (over, alone)]
+    assert widths[0] > 2 * widths[1] > 0
 
 
 def test_what_cannot_be_compared():
@@ -390,20 +417,32 @@ def test_friedman_without_differences():
 
 
 def test_cliques_by_brute_force():
+    """Two share a group exactly if they are not apart; every group is as large as it can be, and none is needless."""
     generator = np.random.default_rng(0)
     for _ in range(200):
-        count = int(generator.integers(1, 7))
-        apart = np.triu(generator.random((count, count)) < 0.4, 1)
+        count = int(generator.integers(1, 9))
+        apart = np.triu(generator.random((count, count)) < generator.random(), 1)
         apart = apart | apart.T
-        order = list(generator.permutation(count))
-        runs = {
-            tuple(order[a:b])
-            for a in range(count)
-            for b in range(a + 1, count + 1)
-            if not any(apart[x, y] for x, y in permutations(order[a:b], 2))
-        }
-        longest = {run for run in runs if not any(run != other and set(run) < set(other) for other in runs)}
-        assert {tuple(run) for run in cliques(order, apart)} == longest
+        order = list(map(int, generator.permutation(count)))
+        groups = cliques(order, apart)
+        for one, two in combinations(range(count), 2):
+            assert any({one, two} <= set(group) for group in groups) == (not apart[one, two])
+        assert {each for group in groups for each in group} == set(range(count))
+        for group in groups:
+            outside = set(range(count)) - set(group)
+            assert all(any(apart[each, member] for member in group) for each in outside)
+        assert len({tuple(group) for group in groups}) == len(groups)
+
+
+def test_cliques_of_ranks_are_runs():
+    """Where all within a distance tie, as with one critical difference, the groups are the longest runs."""
+    generator = np.random.default_rng(1)
+    for _ in range(100):
+        places = np.sort(generator.random(int(generator.integers(1, 12))))
+        groups = cliques(list(range(len(places))), np.abs(places[:, None] - places) > 0.3)
+        ends = [int(np.searchsorted(places, place + 0.3, side="right")) for place in places]
+        runs = [list(range(a, b)) for a, b in enumerate(ends) if a == 0 or b > ends[a - 1]]
+        assert groups == runs
 
 
 def test_over_benchmarks():

@@ -33,6 +33,7 @@ def add_parser(commands: Any) -> None:
         " csid_rejection",
     )
     add("--setting", choices=("ood", "fsood"), default="ood", help="standard (default) or full spectrum")
+    add("--these-networks", action="store_true", help="intervals about these seeds' networks alone (and over networks)")
     add("--ood-share", type=float, default=0.5, metavar="X", help="share of OOD inputs for aurc and augrc (0.5)")
     add("--replicates", type=int, default=1000, metavar="B", help="bootstrap replicates, at least 1000 (1000)")
     add("--seed", type=int, default=0, help="of the bootstrap's draws (0)")
@@ -85,7 +86,15 @@ def _choice(options: argparse.Namespace) -> Choice:
         check_writable(options.json.parent)
     if options.figure is not None:
         check_writable(options.figure)
-    return Choice(options.metric, options.setting, options.against, options.replicates, options.seed, options.ood_share)
+    return Choice(
+        options.metric,
+        options.setting,
+        options.against,
+        options.replicates,
+        options.seed,
+        options.ood_share,
+        options.these_networks,
+    )
 
 
 def _write(

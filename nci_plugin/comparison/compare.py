@@ -28,7 +28,10 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Choice:
-    """What is compared and how: a metric of `METRICS`, ``ood`` or ``fsood``, every pair or all ``against`` one."""
+    """What is compared and how: a metric of `METRICS`, ``ood`` or ``fsood``, every pair or all ``against`` one.
+
+    ``these_networks``: intervals are about the networks at hand, over images alone, whatever other networks would give.
+    """
 
     metric: str = "auroc"
     setting: str = "ood"
@@ -36,6 +39,7 @@ class Choice:
     replicates: int = bootstrap.LEAST_REPLICATES
     seed: int = 0
     ood_share: float = OOD_SHARE
+    these_networks: bool = False
 
     @property
     def of_metric(self) -> Metric:
@@ -77,7 +81,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Values, differences, and for each group its ``ties``: runs of detectors, best first, that cannot be told apart.
+    """Values, differences, and for each group its ``ties``: groups of detectors that cannot be told apart, best first.
 
     ``samples`` are the sizes of the splits; ``ties`` is empty where all were compared against one detector.
     """
@@ -114,7 +118,12 @@ class Comparison:
             how = f"DeLong, p by Holm over {count} differences"
         else:
             how = f"{self.choice.replicates} bootstrap replicates, p by step-down max-T over {count} differences"
-        drawn = "images" if len(self.networks) == 1 else f"images and {len(self.networks)} networks"
+        one = len(self.networks) == 1 or self.choice.these_networks
+        drawn = (
+            f"images, {'this network' if len(self.networks) == 1 else 'these networks'} alone"
+            if one
+            else (f"images and {len(self.networks)} networks")
+        )
         return f"95 % intervals over {drawn}; {how}"
 
 
@@ -173,7 +182,7 @@ def compare(samples: Samples, choice: Choice) -> Comparison:
     single, paired = np.eye(len(names)), _contrasts(pairs, len(names))
     values, differences, statistics, nulls = [], [], [], []
     for group, each in made.items():
-        alone, against = _estimate(each, single, choice.seed), _estimate(each, paired, choice.seed)
+        alone, against = _estimate(each, single, choice), _estimate(each, paired, choice)
         for place, name in enumerate(names):
             low, high = (float(np.clip(bound[place], 0, 100)) for bound in (alone.low, alone.high))
             by_network = tuple(map(float, each.by_network[:, place]))
@@ -181,6 +190,7 @@ def compare(samples: Samples, choice: Choice) -> Comparison:
         for place, (one, two) in enumerate(pairs):
             numbers = (against.points, against.low, against.high, against.p)
             points, low, high, p = (float(column[place]) for column in numbers)
+            low, high = max(low, -100.0), min(high, 100.0)
             differences.append(Difference(names[one], names[two], group, points, low, high, p, np.nan))
         statistics.append(against.statistic)
         nulls.append(against.null)
@@ -217,13 +227,14 @@ class _Estimate:
     null: Matrix | None
 
 
-def _estimate(group: _Group, contrasts: Matrix, seed: int) -> _Estimate:
+def _estimate(group: _Group, contrasts: Matrix, choice: Choice) -> _Estimate:
     by_network = group.by_network @ contrasts.T
     of_mean, of_one = (
         np.maximum(np.einsum("jd,de,je->j", contrasts, covariance, contrasts), 0)
         for covariance in (group.covariance_of_mean, group.covariance_of_one)
     )
-    spread = networks.spread(by_network, of_mean, of_one)
+    varying = by_network.mean(axis=0, keepdims=True) if choice.these_networks else by_network
+    spread = networks.spread(varying, of_mean, of_one)
     points, error = by_network.mean(axis=0), spread.standard_error
     # The same scores leave rounding of a few 1e-16 of 100; a spread below it is none.
     none = error < 1e-9
@@ -232,8 +243,8 @@ def _estimate(group: _Group, contrasts: Matrix, seed: int) -> _Estimate:
     if group.replicates is None:
         half = error * t.ppf(0.975, spread.degrees)
         return _Estimate(points, points - half, points + half, 2 * t.sf(statistic, spread.degrees), statistic, None)
-    drawn = networks.hierarchical(group.replicates @ contrasts.T, by_network, spread.shrink, seed)
-    deviations = networks.widened(drawn - points, spread.degrees, seed)
+    drawn = networks.hierarchical(group.replicates @ contrasts.T, varying, spread.shrink, choice.seed)
+    deviations = networks.widened(drawn - points, spread.degrees, choice.seed)
     low, high = points + np.percentile(deviations, [2.5, 97.5], axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         null = np.where(none, 0.0, np.abs(deviations) / error)
@@ -301,7 +312,7 @@ def _by_bootstrap(
 
 
 def _ties(comparison: Comparison, group: str) -> list[list[str]]:
-    """Runs of detectors, best first, of whom no two differ with an adjusted p value below 0.05."""
+    """Groups of detectors, best first, of whom no two differ with an adjusted p value below 0.05."""
     order = [value.detector for value in comparison.ranked(group)]
     apart = np.zeros((len(order), len(order)), dtype=bool)
     for each in comparison.differences:

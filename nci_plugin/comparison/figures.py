@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from nci_plugin.comparison.compare import Comparison, Difference
 from nci_plugin.comparison.friedman import SIGNIFICANT
 from nci_plugin.comparison.over_benchmarks import OverBenchmarks
+from nci_plugin.comparison.tables import MOST_TIES
 from nci_plugin.report.figures import new_figure
 
 APART, TIED = "#0072B2", "#7F7F7F"
@@ -63,7 +64,7 @@ def _turned(each: Difference) -> Difference:
 
 
 def value_figure(comparison: Comparison) -> Figure:
-    """Detectors on the axis of the metric, the best to the right, with a bar over those that cannot be told apart."""
+    """Detectors on the axis of the metric, the best to the right, and bars whose dots cannot be told apart."""
     groups = comparison.groups
     count = len(comparison.ranked(groups[0]))
     figure = new_figure(7.5, len(groups) * (0.19 * count + 1.6))
@@ -72,33 +73,38 @@ def value_figure(comparison: Comparison) -> Figure:
         places = {value.detector: value.value for value in comparison.ranked(group)}
         _diagram(axis, places, comparison.ties[group], best_is_large=higher)
         axis.set_xlabel(f"{group}: {comparison.choice.of_metric.label} (%)", fontsize=9)
-    title = f"{comparison.benchmark}, {comparison.choice.setting}: a bar joins detectors that cannot be told apart"
+    title = f"{comparison.benchmark}, {comparison.choice.setting}: dots on one bar cannot be told apart"
     figure.suptitle(title, fontsize=9)
     return figure
 
 
 def rank_figure(tests: Sequence[OverBenchmarks]) -> Figure:
-    """Demsar's diagram: mean ranks, with a bar over detectors that Conover-Holm cannot tell apart."""
+    """Demsar's diagram: mean ranks, and bars whose dots Conover-Holm cannot tell apart."""
     count = max(len(test.mean_ranks) for test in tests)
     figure = new_figure(7.5, len(tests) * (0.19 * count + 1.6))
     for axis, test in zip(figure.subplots(len(tests), 1, squeeze=False)[:, 0], tests):
         _diagram(axis, dict(test.mean_ranks), test.ties, best_is_large=False)
         axis.set_xlabel(f"{test.group}: mean rank over {len(test.benchmarks)} benchmarks", fontsize=9)
-    figure.suptitle("a bar joins detectors that cannot be told apart", fontsize=9)
+    figure.suptitle("dots on one bar cannot be told apart", fontsize=9)
     return figure
 
 
 def _diagram(axis: Axes, places: dict[str, float], ties: Sequence[Sequence[str]], best_is_large: bool) -> None:
-    """Names to both sides of an axis, as Demsar draws them; ``places`` are best first."""
+    """Names to both sides of an axis, as Demsar draws them; ``places`` are best first.
+
+    Of too many groups of ties only those with the best are drawn.
+    """
     names = list(places)
     better, worse = names[: (len(names) + 1) // 2], names[(len(names) + 1) // 2 :][::-1]
     low, high = min(places.values()), max(places.values())
     margin = 0.05 * (high - low) or 1.0
     best_end, worst_end = (high + margin, low - margin) if best_is_large else (low - margin, high + margin)
     axis.set_xlim(worst_end, best_end)  # the best to the right
-    bars = [run for run in ties if len(run) > 1]
+    shown = ties if len(ties) <= MOST_TIES else [group for group in ties if names[0] in group]
+    bars = [run for run in shown if len(run) > 1]
     for level, run in enumerate(bars):
-        axis.plot([places[run[0]], places[run[-1]]], [-0.35 - 0.3 * level] * 2, color="black", linewidth=3)
+        depth = -0.35 - 0.3 * level
+        axis.plot([places[name] for name in run], [depth] * len(run), color="black", linewidth=1.5, marker=".")
     start = 0.6 + 0.3 * len(bars)
     for side, end, align in ((better, best_end, "left"), (worse, worst_end, "right")):
         for row, name in enumerate(side):

@@ -1,7 +1,8 @@
-"""Detectors over several benchmarks: Friedman's test, Conover's post-hoc test and cliques (Demsar 2006)."""
+"""Detectors over several benchmarks (Demsar 2006; arXiv 2511.11934): Friedman, Conover's post-hoc test, cliques."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,16 +52,24 @@ def friedman(values: NDArray[np.float64], higher_is_better: bool) -> Ranking:
     return Ranking(means, statistic, p, pairs)
 
 
-def cliques(order: list[int], apart: NDArray[np.bool_]) -> list[list[int]]:
-    """The longest runs of neighbours in ``order`` of whom no two are ``apart`` (D, D); they may overlap.
+def cliques(order: Sequence[int], apart: NDArray[np.bool_]) -> list[list[int]]:
+    """Groups that cover every pair of ``order`` that is not ``apart`` (D, D), and no pair that is.
 
-    A detector that is apart from both neighbours is a run of its own.
+    So two share a group exactly if they cannot be told apart. A group takes all that fit, in order; where all within
+    a distance of one another tie, as with ranks, the groups are runs of neighbours.
     """
-    runs: list[list[int]] = []
-    for start in range(len(order)):
-        end = start + 1
-        while end < len(order) and not any(apart[order[end], each] for each in order[start:end]):
-            end += 1
-        if not runs or order[end - 1] not in runs[-1]:
-            runs.append(order[start:end])
-    return runs
+    tied = ~apart
+    open_pairs = {(one, two) for place, one in enumerate(order) for two in order[place + 1 :] if tied[one, two]}
+    groups = []
+    for place, one in enumerate(order):
+        later = order[place + 1 :]
+        while left := [two for two in later if (one, two) in open_pairs]:
+            members = {one, left[-1]}
+            for each in order:
+                if all(tied[each, member] for member in members if member != each):
+                    members.add(each)
+            groups.append([each for each in order if each in members])
+            open_pairs -= {(a, b) for a in members for b in members}
+        if not any(one in group for group in groups):
+            groups.append([one])
+    return groups

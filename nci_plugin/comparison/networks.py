@@ -40,6 +40,7 @@ def spread(by_network: Values, variance_of_mean: Values, variance_of_one: Values
         return Spread(np.sqrt(variance_of_mean), infinite, np.zeros_like(infinite))
     observed = by_network.var(axis=0, ddof=1)
     left = np.maximum(variance_of_one - variance_of_mean, 0) * count / (count - 1)  # network x image
+    left = np.minimum(left, count * variance_of_mean)  # more would make the image effect's variance negative
     of_networks = np.maximum(observed - left, 0)
     total = variance_of_mean + of_networks / count
     # The uncertain part is all of the sample variance, whatever share of it images explain.

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
+from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST
 from nci_plugin.checks import PluginError, check_known, shown
 from nci_plugin.comparison.bootstrap import Pairing
 from nci_plugin.comparison.counts import Floats
 from nci_plugin.comparison.metrics import Metric
 from nci_plugin.report.files import ResultsDirectory, read_npz
 from nci_plugin.results import Result, complete
-
-AGAIN = "evaluate again"
 
 
 @dataclass(frozen=True)
@@ -104,14 +103,16 @@ class _Stored:
         if not path.is_file():
             raise PluginError(f"predictions '{path}': are missing; {self._command()}")
         arrays = read_npz(path, "predictions", self._command())
-        tested = {name: array for name, array in arrays.items() if _is_tested(name.rpartition("/")[0])}
-        for name, array in tested.items():
-            partner = tested.get(f"{name.rpartition('/')[0]}/labels")
-            if array.ndim != 1 or array.dtype.kind not in "iu" or partner is None or len(array) != len(partner):
-                raise PluginError(f"predictions '{path}': '{name}' is not a whole number a sample; {self._command()}")
-        if f"{TEST}/predictions" not in tested:
-            raise PluginError(f"predictions '{path}': lack '{TEST}'; {self._command()}")
-        return tested
+        of_rows = {f"{row.group}/{row.dataset}" for row in self.rows if row.dataset not in GROUP_ROWS.values()}
+        tested = {split for split in (name.rpartition("/")[0] for name in arrays) if _is_tested(split)}
+        for split in sorted({TEST, *of_rows, *tested}):
+            predictions, labels = (arrays.get(f"{split}/{kind}") for kind in ("predictions", "labels"))
+            if not (_whole(predictions) and _whole(labels) and len(predictions) == len(labels)):  # type: ignore[arg-type]
+                raise PluginError(
+                    f"predictions '{path}': '{split}' must have a predicted class and a label, whole numbers, for every"
+                    f" sample; {self._command()}"
+                )
+        return {name: array for name, array in arrays.items() if name.rpartition("/")[0] in tested}
 
     def scores(self, detector: str) -> list[dict[str, Floats]]:
         """Scores of one detector by split, for each network; raises PluginError unless they are those of the rows."""
@@ -149,6 +150,11 @@ class _Stored:
 
 def _is_tested(split: str) -> bool:
     return split == TEST or split.split("/")[0] in (CSID, NEAR, FAR)
+
+
+def _whole(array: NDArray[Any] | None) -> bool:
+    """Whether these are whole numbers (n,)."""
+    return array is not None and array.ndim == 1 and array.dtype.kind in "iu"
 
 
 def _of_kind(arrays: Mapping[str, NDArray[np.integer]], kind: str) -> dict[str, NDArray[np.integer]]:

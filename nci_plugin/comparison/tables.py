@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from string import ascii_lowercase
+from textwrap import fill
 
 from nci_plugin.comparison.compare import FEW_SAMPLES, Comparison, Difference
 from nci_plugin.comparison.over_benchmarks import OverBenchmarks
@@ -14,6 +15,9 @@ WIDTH = 80
 MOST_PAIRS = 45
 """More pairs of a group are not printed: those of its best detector are."""
 
+MOST_TIES = 12
+"""More groups of ties than this cannot be read as letters or as bars; the JSON file has them."""
+
 
 def comparison_text(comparison: Comparison) -> str:
     """Values and differences of every group."""
@@ -21,22 +25,33 @@ def comparison_text(comparison: Comparison) -> str:
     networks = ", ".join(comparison.networks) if len(comparison.networks) > 1 else "one network"
     title = f"{comparison.benchmark}, {choice.setting}: {choice.of_metric.label} in percent, {networks}"
     shared = [f", {choice.ood_share:g} of all inputs OOD"] if choice.of_metric.needs_wrong else []
-    lines = ["".join([title, *shared]), comparison.method]
+    head = ["".join([title, *shared]), comparison.method]
     few = [f"{split} ({size})" for split, size in comparison.samples.items() if size < FEW_SAMPLES]
     if few:
-        lines.append(f"fewer than {FEW_SAMPLES} samples, so intervals are rough: {', '.join(few)}")
+        head.append(f"fewer than {FEW_SAMPLES} samples, so intervals are rough: {', '.join(few)}")
+    lines = [fill(line, WIDTH, subsequent_indent="  ") for line in head]
     for group in comparison.groups:
         lines += ["", _values(comparison, group), "", _differences(comparison, group)]
     return "\n".join(lines)
 
 
 def _values(comparison: Comparison, group: str) -> str:
-    letters = tie_letters(comparison.ties.get(group, ()))
-    rows = [[group, comparison.choice.of_metric.label, "95 % interval", *(["same letter = tie"] * bool(letters))]]
-    for value in comparison.ranked(group):
-        tie = [letters[value.detector]] if letters else []
-        rows.append([value.detector, f"{value.value:.2f}", _interval(value.low, value.high), *tie])
+    ranked = comparison.ranked(group)
+    title, marks = _marks(comparison.ties.get(group, ()), ranked[0].detector)
+    rows = [[group, comparison.choice.of_metric.label, "95 % interval", *([title] * bool(title))]]
+    for value in ranked:
+        mark = [marks.get(value.detector, "")] * bool(title)
+        rows.append([value.detector, f"{value.value:.2f}", _interval(value.low, value.high), *mark])
     return aligned(rows)
+
+
+def _marks(ties: Sequence[Sequence[str]], best: str) -> tuple[str, dict[str, str]]:
+    """A column of ties, its title and its cells by detector: letters, or only who ties with the best."""
+    if not ties:
+        return "", {}
+    if len(ties) <= MOST_TIES:
+        return "same letter = tie", tie_letters(ties)
+    return "ties with the best", {name: "=" for group in ties if best in group for name in group}
 
 
 def _differences(comparison: Comparison, group: str) -> str:
@@ -72,11 +87,11 @@ def p_text(p: float) -> str:
 
 
 def tie_letters(ties: Sequence[Sequence[str]]) -> dict[str, str]:
-    """The letters of the runs that each detector is in: two without a common letter differ."""
+    """The letters of the groups that each detector is in: those with a common letter cannot be told apart."""
     letters: dict[str, str] = {}
-    for place, run in enumerate(ties):
+    for place, group in enumerate(ties):
         turn, letter = divmod(place, len(ascii_lowercase))
-        for name in run:
+        for name in group:
             letters[name] = letters.get(name, "") + ascii_lowercase[letter] + (str(turn) if turn else "")
     return letters
 
@@ -90,9 +105,9 @@ def over_benchmarks_text(tests: Sequence[OverBenchmarks]) -> str:
             parts.append(f"{title}: {test.reason}")
             continue
         assert test.p is not None
-        letters = tie_letters(test.ties)
-        rows = [["detector", "mean rank", "same letter = tie"]]
-        rows += [[name, f"{rank:.2f}", letters[name]] for name, rank in test.mean_ranks]
+        title_of_ties, marks = _marks(test.ties, test.mean_ranks[0][0])
+        rows = [["detector", "mean rank", title_of_ties]]
+        rows += [[name, f"{rank:.2f}", marks.get(name, "")] for name, rank in test.mean_ranks]
         method = f"Friedman chi2 {test.statistic:.2f}, p {p_text(test.p)}; pairs by Conover-Holm"
         parts.append("\n".join([f"{title}: {method}", aligned(rows)]))
     return "\n\n".join(parts)
