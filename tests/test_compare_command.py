@@ -295,6 +295,19 @@ def test_predictions_that_cannot_be_used(tmp_path, capsys):
         assert "run: nci-ood eval b" in refused(capsys, path)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"benchmark": "../b"}, {"detector": "a/b"}, {"seed": "../s0"}, {"dataset": "a\nb"}]
+)
+def test_names_that_are_no_names(tmp_path, capsys, changes):
+    path = made_up(tmp_path / "a")
+    own = {"detector": "nci", "group": "near", "dataset": "one", "seed": "", "benchmark": "b", **changes}
+    rows = [row(**own).to_json()]
+    (path / "results.jsonl").write_text("\n".join(rows) + "\n")
+    before = tree(tmp_path)
+    assert "a name must be" in refused(capsys, path, "--figure", tmp_path / "figures")
+    assert tree(tmp_path) == before
+
+
 def test_rows_of_another_run(tmp_path, capsys):
     path = made_up(tmp_path / "a")
     rows = (path / "results.jsonl").read_text().splitlines()

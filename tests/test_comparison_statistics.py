@@ -13,13 +13,14 @@ from scipy.stats import norm, t
 from nci_plugin.checks import PluginError
 from nci_plugin.comparison import bootstrap, networks
 from nci_plugin.comparison.bootstrap import Pairing
-from nci_plugin.comparison.compare import Choice, check, compare
+from nci_plugin.comparison.compare import check, compare
 from nci_plugin.comparison.counts import SortedScores
 from nci_plugin.comparison.delong import components, covariance, mean_of
 from nci_plugin.comparison.friedman import cliques, friedman
 from nci_plugin.comparison.metrics import METRICS, auroc, measure
 from nci_plugin.comparison.multiple import holm, step_down_max_t
 from nci_plugin.comparison.over_benchmarks import over_benchmarks
+from nci_plugin.comparison.records import Choice
 from nci_plugin.comparison.samples import Samples
 from nci_plugin.comparison.tables import comparison_text, over_benchmarks_text, tie_letters
 
@@ -188,40 +189,39 @@ def truth(metric, shift, wrong_share):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("metric", ["auroc", "fpr95", "fpr_at_id_tpr95", "aupr_in", "aurc", "augrc"])
-def test_coverage_of_intervals(metric):
+@pytest.mark.parametrize(("metric", "size"), [("auroc", 400), ("augrc", 400), ("fpr95", 1500)])
+def test_coverage_of_intervals(metric, size):
     """Nominal 95 % intervals of a value and of a difference hold the truth in 93 to 97 % of 2,000 studies.
 
-    Each has 400 ID and 400 OOD images, two detectors whose scores are correlated, and one network.
+    Each has ``size`` ID and as many OOD images, two detectors whose scores are correlated, and one network. FPR@95
+    needs more images, as it hangs on 5 % of them; 500 replicates are fewer than a comparison makes.
     """
     shifts, studies = (1.5, 1.0), 2000
     expected = [truth(metric, shift, 0.1) for shift in shifts]
     held = np.zeros(2)
     for study in range(studies):
-        samples = made_up(np.random.default_rng([7, study]), (400, 400), shifts)
-        made = compare(samples, Choice(metric, seed=study))
+        samples = made_up(np.random.default_rng([7, study]), (size, size), shifts)
+        made = compare(samples, Choice(metric, seed=study, replicates=500))
         value, difference = made.values[0], made.differences[0]
         held += [
             value.low <= expected[0] <= value.high,
             difference.low <= expected[0] - expected[1] <= difference.high,
         ]
-    assert (held / studies >= 0.93).all(), held / studies
-    assert (held / studies <= 0.97).all(), held / studies
+    assert ((held / studies >= 0.93) & (held / studies <= 0.97)).all(), held / studies
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("metric", ["auroc", "augrc"])
-@pytest.mark.parametrize("between", [0.05, 0.3])
+@pytest.mark.parametrize(("metric", "between"), [("auroc", 0.05), ("auroc", 0.3), ("augrc", 0.3)])
 def test_coverage_over_three_networks(metric, between):
     """As above for the mean over networks, which differ little or much; 3 networks and 200 images of a side."""
-    studies, held, expected = 2000, 0, None
+    studies, held = 2000, 0
     generator = np.random.default_rng(11)
     offsets = between * norm.ppf((np.arange(200) + 0.5) / 200)
     expected = np.mean([truth(metric, 1.2 + offset, 0.1) for offset in offsets])
     for study in range(studies):
         shifts = generator.normal(0, between, 3)
         samples = made_up(np.random.default_rng([13, study]), (200, 200), (1.2, 1.2), shifts)
-        value = compare(samples, Choice(metric, seed=study)).values[0]
+        value = compare(samples, Choice(metric, seed=study, replicates=400)).values[0]
         held += value.low <= expected <= value.high
     assert 0.93 <= held / studies <= 0.97, held / studies
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nci_plugin.comparison.compare import Choice, Comparison
     from nci_plugin.comparison.over_benchmarks import OverBenchmarks
+    from nci_plugin.comparison.records import Choice, Comparison
     from nci_plugin.comparison.worst import GroupScore
 
 
@@ -72,8 +72,8 @@ def _choice(options: argparse.Namespace) -> Choice:
     """What is compared and how; raises PluginError on a value that cannot be, before any file is read."""
     from nci_plugin.checks import PluginError, check_known, check_number, check_writable
     from nci_plugin.comparison.bootstrap import LEAST_REPLICATES
-    from nci_plugin.comparison.compare import Choice
     from nci_plugin.comparison.metrics import METRICS
+    from nci_plugin.comparison.records import Choice
 
     check_known("metric", options.metric, METRICS)
     check_number("--replicates", options.replicates, least=LEAST_REPLICATES, whole=True)

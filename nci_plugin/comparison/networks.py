@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from scipy.stats import chi2, norm, t
 
 Values = NDArray[np.float64]
 
@@ -27,6 +27,23 @@ class Spread:
     standard_error: Values
     degrees: Values
     shrink: Values
+
+    @property
+    def half_width(self) -> Values:
+        """Half of the 95 % interval (J,) of Student's t."""
+        finite, degrees = self._degrees
+        return self.standard_error * np.where(finite, t.ppf(0.975, degrees), norm.ppf(0.975))
+
+    def p_values(self, statistics: Values) -> Values:
+        """Two-sided, of |t| (J,)."""
+        finite, degrees = self._degrees
+        return 2 * np.where(finite, t.sf(statistics, degrees), norm.sf(statistics))
+
+    @property
+    def _degrees(self) -> tuple[Values, Values]:
+        """Where they are finite, and a number in the place of those that are not: older SciPy's t has no infinity."""
+        finite = np.isfinite(self.degrees)
+        return finite, np.where(finite, self.degrees, 1.0)
 
 
 def spread(by_network: Values, variance_of_mean: Values, variance_of_one: Values) -> Spread:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from nci_plugin.checks import PluginError
-from nci_plugin.comparison.compare import Comparison
 from nci_plugin.comparison.friedman import LEAST_BENCHMARKS, SIGNIFICANT, cliques, friedman
+from nci_plugin.comparison.records import Comparison
 
 LEAST_DETECTORS = 3
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST
-from nci_plugin.checks import PluginError, check_known, shown
+from nci_plugin.checks import PluginError, check_known, check_name, shown
 from nci_plugin.comparison.bootstrap import Pairing
 from nci_plugin.comparison.counts import Floats
 from nci_plugin.comparison.metrics import Metric
@@ -90,6 +90,11 @@ class _Stored:
         self.path, self._directory = path, ResultsDirectory(path)
         rows = self._directory.read_one_benchmark()
         self.rows: list[Result] = complete(rows)
+        for what in ("benchmark", "detector", "dataset"):
+            for name in dict.fromkeys(getattr(row, what) for row in rows):
+                check_name(f"{what} in '{path}'", name)
+        for seed in dict.fromkeys(row.seed for row in rows):
+            check_name(f"seed in '{path}'", seed or "s0")  # empty for a single network
         self.benchmark = rows[0].benchmark
         self.networks = tuple(dict.fromkeys(row.seed for row in rows))
         self.detectors = list(dict.fromkeys(row.detector for row in self.rows))
@@ -106,6 +111,8 @@ class _Stored:
         of_rows = {f"{row.group}/{row.dataset}" for row in self.rows if row.dataset not in GROUP_ROWS.values()}
         tested = {split for split in (name.rpartition("/")[0] for name in arrays) if _is_tested(split)}
         for split in sorted({TEST, *of_rows, *tested}):
+            if not split.isprintable():
+                raise PluginError(f"predictions '{path}': a split is named {shown(split)}; {self._command()}")
             predictions, labels = (arrays.get(f"{split}/{kind}") for kind in ("predictions", "labels"))
             if not (_whole(predictions) and _whole(labels) and len(predictions) == len(labels)):  # type: ignore[arg-type]
                 raise PluginError(

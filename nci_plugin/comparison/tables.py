@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from string import ascii_lowercase
 from textwrap import fill
 
-from nci_plugin.comparison.compare import FEW_SAMPLES, Comparison, Difference
 from nci_plugin.comparison.over_benchmarks import OverBenchmarks
+from nci_plugin.comparison.records import Comparison, Difference
 from nci_plugin.comparison.worst import LEAST, GroupScore
 from nci_plugin.report.tables import aligned
 
 WIDTH = 80
 MOST_PAIRS = 45
 """More pairs of a group are not printed: those of its best detector are."""
+
+FEW_SAMPLES = 30
+"""With fewer in a split, normal and bootstrap intervals are rough."""
 
 MOST_TIES = 12
 """More groups of ties than this cannot be read as letters or as bars; the JSON file has them."""

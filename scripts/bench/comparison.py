@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 from measuring import parser, peak_mb, publish, timed
 
-from nci_plugin.comparison.compare import Choice, compare
+from nci_plugin.comparison.compare import compare
 from nci_plugin.comparison.metrics import METRICS
+from nci_plugin.comparison.records import Choice
 from nci_plugin.comparison.samples import Samples
 
 SETS = ("near/first", "near/second", "far/third", "far/fourth")

@@ -26,6 +26,7 @@ SCRIPTS = (
     "growth.py",
     "evaluation.py",
     "regimes.py",
+    "comparison.py",
 )
 
 WORKLOADS = {
@@ -79,6 +80,7 @@ def _without_images(options: argparse.Namespace, wanted: set[str]) -> Iterator[P
     small = ["--features=512", "--classes=100"]
     yield Part("d", "memory of fitting", "memory.py", sizes(["--sizes", "5000", "20000", *small]))
     yield Part("d", "collapse metrics", "collapse.py", sizes(["--samples=10000", *small], ["--samples=100000"]))
+    yield Part("f", "comparing detectors", "comparison.py", sizes(["--detectors=4", "--samples=4000"]))
     diagnosed = sorted({str(path.parent) for path in options.results.glob("*/diagnosis")})
     none = "" if diagnosed else f"no diagnosed results in {options.results} (nci-ood diagnose)"
     yield Part("f", "stored diagnoses side by side", "regimes.py", diagnosed, skip=none)
