@@ -16,6 +16,8 @@ from nci_plugin.report.figures import new_figure
 APART, TIED = "#0072B2", "#7F7F7F"
 """Blue disks for a difference, grey rings for none (Okabe & Ito): apart for colour-blind readers and in grey."""
 
+CAPTIONS = {False: "dots on one bar cannot be told apart", True: "dots cannot be told apart from the best"}
+
 
 def forest_figure(comparison: Comparison) -> Figure:
     """Differences to one detector, the one that all were compared against or else each group's best, by group."""
@@ -68,31 +70,38 @@ def value_figure(comparison: Comparison) -> Figure:
     groups = comparison.groups
     count = len(comparison.ranked(groups[0]))
     figure = new_figure(7.5, len(groups) * (0.19 * count + 1.6))
-    higher = comparison.choice.of_metric.higher_is_better
+    higher, many = comparison.choice.of_metric.higher_is_better, _many(list(comparison.ties.values()))
     for axis, group in zip(figure.subplots(len(groups), 1, squeeze=False)[:, 0], groups):
         places = {value.detector: value.value for value in comparison.ranked(group)}
-        _diagram(axis, places, comparison.ties[group], best_is_large=higher)
+        _diagram(axis, places, comparison.ties[group], best_is_large=higher, only_best=many)
         axis.set_xlabel(f"{group}: {comparison.choice.of_metric.label} (%)", fontsize=9)
-    title = f"{comparison.benchmark}, {comparison.choice.setting}: dots on one bar cannot be told apart"
-    figure.suptitle(title, fontsize=9)
+    caption = CAPTIONS[many]
+    figure.suptitle(f"{comparison.benchmark}, {comparison.choice.setting}: {caption}", fontsize=9)
     return figure
 
 
 def rank_figure(tests: Sequence[OverBenchmarks]) -> Figure:
     """Demsar's diagram: mean ranks, and bars whose dots Conover-Holm cannot tell apart."""
-    count = max(len(test.mean_ranks) for test in tests)
+    count, many = max(len(test.mean_ranks) for test in tests), _many([test.ties for test in tests])
     figure = new_figure(7.5, len(tests) * (0.19 * count + 1.6))
     for axis, test in zip(figure.subplots(len(tests), 1, squeeze=False)[:, 0], tests):
-        _diagram(axis, dict(test.mean_ranks), test.ties, best_is_large=False)
+        _diagram(axis, dict(test.mean_ranks), test.ties, best_is_large=False, only_best=many)
         axis.set_xlabel(f"{test.group}: mean rank over {len(test.benchmarks)} benchmarks", fontsize=9)
-    figure.suptitle("dots on one bar cannot be told apart", fontsize=9)
+    figure.suptitle(CAPTIONS[many], fontsize=9)
     return figure
 
 
-def _diagram(axis: Axes, places: dict[str, float], ties: Sequence[Sequence[str]], best_is_large: bool) -> None:
+def _many(ties: Sequence[Sequence[Sequence[str]]]) -> bool:
+    """Whether a panel has too many groups of ties to be drawn."""
+    return max(map(len, ties)) > MOST_TIES
+
+
+def _diagram(
+    axis: Axes, places: dict[str, float], ties: Sequence[Sequence[str]], best_is_large: bool, only_best: bool
+) -> None:
     """Names to both sides of an axis, as Demsar draws them; ``places`` are best first.
 
-    Of too many groups of ties only those with the best are drawn.
+    ``only_best``: one bar, of all that tie with the best, in the place of one for each group of ``ties``.
     """
     names = list(places)
     better, worse = names[: (len(names) + 1) // 2], names[(len(names) + 1) // 2 :][::-1]
@@ -100,7 +109,8 @@ def _diagram(axis: Axes, places: dict[str, float], ties: Sequence[Sequence[str]]
     margin = 0.05 * (high - low) or 1.0
     best_end, worst_end = (high + margin, low - margin) if best_is_large else (low - margin, high + margin)
     axis.set_xlim(worst_end, best_end)  # the best to the right
-    shown = ties if len(ties) <= MOST_TIES else [group for group in ties if names[0] in group]
+    with_best = {name for group in ties if names[0] in group for name in group}
+    shown = [[name for name in names if name in with_best]] if only_best else ties
     bars = [run for run in shown if len(run) > 1]
     for level, run in enumerate(bars):
         depth = -0.35 - 0.3 * level
