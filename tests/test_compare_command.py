@@ -251,6 +251,16 @@ def test_missing_scores_say_what_to_run(tmp_path, capsys):
     assert "there is no results.jsonl" in refused(capsys, path)
 
 
+def test_detectors_that_were_not_scored_for_every_seed(tmp_path, capsys):
+    path = made_up(tmp_path / "a", detectors=("msp", "nci", "ebo"), seeds=("s0", "s1"))
+    rows = [line for line in (path / "results.jsonl").read_text().splitlines() if '"ebo"' not in line or '"s0"' in line]
+    (path / "results.jsonl").write_text("\n".join(rows) + "\n")
+    out, record = compared(capsys, path)
+    assert {value["detector"] for value in record["comparisons"][0]["values"]} == {"msp", "nci"}
+    assert "b: not scored for every seed, left out: ebo" in out
+    assert "detector 'ebo': was not scored for every seed" in refused(capsys, path, "--detectors", "ebo", "msp")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

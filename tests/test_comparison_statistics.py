@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -22,7 +23,7 @@ from nci_plugin.comparison.multiple import holm, step_down_max_t
 from nci_plugin.comparison.over_benchmarks import over_benchmarks
 from nci_plugin.comparison.records import Choice
 from nci_plugin.comparison.samples import Samples
-from nci_plugin.comparison.tables import comparison_text, over_benchmarks_text, tie_letters
+from nci_plugin.comparison.tables import MOST_TIES, comparison_text, over_benchmarks_text, tie_letters
 
 METRIC_NAMES = ("fpr95", "fpr_at_id_tpr95", "aupr_out", "aurc", "augrc", "autc")
 
@@ -470,6 +471,16 @@ def test_letters():
     assert letters == {"a": "a", "b": "ab", "c": "b", "d": "c"}
     many = tie_letters([[str(place)] for place in range(30)])
     assert len(set(many.values())) == 30
+
+
+def test_only_ties_with_the_best_are_marked_where_there_are_too_many():
+    samples = made_up(np.random.default_rng(1), (80, 70), (1.2, 1.1, 0.0))
+    made = compare(samples, Choice())
+    assert "same letter = tie" in comparison_text(made)
+    many = replace(made, ties={"near": [["d0", "d1"], *[["d2", str(place)] for place in range(MOST_TIES)]]})
+    lines = comparison_text(many).splitlines()
+    assert "ties with the best" in next(line for line in lines if line.startswith("near "))
+    assert [line[:2] for line in lines if line.endswith(" =")] == ["d0", "d1"]
 
 
 def test_every_metric_can_be_chosen():

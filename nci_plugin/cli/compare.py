@@ -56,6 +56,9 @@ def run(options: argparse.Namespace) -> int:
         check(samples, choice)
     comparisons = [compare(samples, choice) for samples in benchmarks]
     print("\n\n".join(map(comparison_text, comparisons)))
+    for samples in benchmarks:
+        if samples.left_out:
+            print(f"\n{samples.benchmark}: not scored for every seed, left out: {', '.join(samples.left_out)}")
     tests = over_benchmarks(comparisons) if len(comparisons) > 1 else []
     if tests:
         print(f"\n{over_benchmarks_text(tests)}")

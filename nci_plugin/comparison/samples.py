@@ -25,6 +25,7 @@ class Samples:
 
     ``scores`` maps a detector to one mapping of splits to scores (n,) for each of ``networks`` (seeds, ``""`` alone for
     a single network); ``predictions`` and ``labels`` map splits to classes (n,), again by network. Larger score = ID.
+    ``left_out`` are detectors that were not scored for every network.
     """
 
     benchmark: str
@@ -32,6 +33,7 @@ class Samples:
     scores: Mapping[str, Sequence[Mapping[str, Floats]]]
     predictions: Sequence[Mapping[str, NDArray[np.integer]]]
     labels: Sequence[Mapping[str, NDArray[np.integer]]]
+    left_out: tuple[str, ...] = ()
 
     @property
     def detectors(self) -> list[str]:
@@ -79,7 +81,10 @@ def read_samples(paths: Sequence[Path], detectors: Sequence[str] | None = None) 
     for each in stored:
         by_benchmark.setdefault(each.benchmark, []).append(each)
     for name in detectors or ():
-        check_known("detector", name, {known for each in stored for known in each.detectors})
+        check_known("detector", name, {known for each in stored for known in (*each.detectors, *each.incomplete)})
+        for each in stored:
+            if name in each.incomplete:
+                raise PluginError(f"detector '{name}': was not scored for every seed in '{each.path}'; evaluate again")
     return [_merged(group, detectors) for group in by_benchmark.values()]
 
 
@@ -98,6 +103,7 @@ class _Stored:
         self.benchmark = rows[0].benchmark
         self.networks = tuple(dict.fromkeys(row.seed for row in rows))
         self.detectors = list(dict.fromkeys(row.detector for row in self.rows))
+        self.incomplete = [name for name in dict.fromkeys(row.detector for row in rows) if name not in self.detectors]
         answers = [self._answers(seed) for seed in self.networks]
         self.predictions = [_of_kind(each, "predictions") for each in answers]
         self.labels = [_of_kind(each, "labels") for each in answers]
@@ -180,7 +186,8 @@ def _merged(stored: Sequence[_Stored], wanted: Sequence[str] | None) -> Samples:
                 continue
             name = detector if held.count(detector) == 1 else f"{detector}@{each.path.name}"
             scores[f"{name} ({place + 1})" if name in scores else name] = each.scores(detector)
-    return Samples(first.benchmark, first.networks, scores, first.predictions, first.labels)
+    left_out = tuple(name for each in stored for name in each.incomplete if not wanted)
+    return Samples(first.benchmark, first.networks, scores, first.predictions, first.labels, left_out)
 
 
 def _check_same(first: _Stored, other: _Stored) -> None:
