@@ -231,42 +231,48 @@ def test_spread_over_networks():
     """Without image noise the interval is Student's for the networks' mean; without network noise it is the images'."""
     by_network = np.array([[1.0], [2.0], [4.0]])
     nothing = networks.spread(by_network, np.array([0.0]), np.array([0.0]))
-    assert nothing.standard_error[0] == pytest.approx(by_network.std(ddof=1) / np.sqrt(3))
-    assert nothing.degrees[0] == pytest.approx(2)
+    assert nothing.half_width[0] == pytest.approx(t.ppf(0.975, 2) * by_network.std(ddof=1) / np.sqrt(3))
     images = networks.spread(np.full((3, 1), 5.0), np.array([0.09]), np.array([0.09]))
-    assert images.standard_error[0] == pytest.approx(0.3)
-    assert np.isinf(images.degrees[0])
-    # What images alone make networks differ by, 3 x (0.2 - 0.1) / 2 = 0.15, is not counted again.
+    assert images.half_width[0] == pytest.approx(norm.ppf(0.975) * 0.3)
+    # Of a network's variance 0.2 and their mean's 0.1 they share 0.05; the rest, 0.15 / 3, is in the networks' own.
     both = networks.spread(by_network, np.array([0.1]), np.array([0.2]))
-    assert both.standard_error[0] ** 2 == pytest.approx(0.1 + (by_network.var(ddof=1) - 0.15) / 3)
+    assert both.standard_error[0] ** 2 == pytest.approx(0.05 + by_network.var(ddof=1) / 3)
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 5))
-def test_never_fewer_degrees_of_freedom_than_networks_give(seed, count):
-    """Whatever the three variances that small samples give, also where networks go against each other."""
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5))
+def test_p_values_are_those_of_the_intervals(seed, count):
+    """A p value is 5 % at the end of the 95 % interval, falls with |t|, and lies between the normal's and Student's."""
     generator = np.random.default_rng(seed)
-    by_network = generator.normal(0, generator.choice([0.0, 0.1, 1.0, 10.0]), (count, 1))
-    of_mean, of_one = generator.exponential(1, (2, 1))
-    spread = networks.spread(by_network, of_mean, of_one)
-    assert spread.degrees[0] >= count - 1 - 1e-9
-    assert 0 <= spread.shrink[0] <= 1
-    drawn = of_mean + spread.shrink**2 * by_network.var(axis=0, ddof=1) / count
-    np.testing.assert_allclose(spread.standard_error**2, drawn)
+    by_network = generator.normal(0, generator.choice([0.0, 0.1, 1.0, 10.0]), (count, 4))
+    of_one = generator.exponential(1, 4)
+    of = networks.spread(by_network, of_one * generator.uniform(1 / count, 1, 4), of_one)
+    np.testing.assert_allclose(of.p_values(of.half_width / of.standard_error), 0.05)
+    statistics = generator.exponential(2, 4)
+    p_values = of.p_values(statistics)
+    assert (p_values >= 2 * norm.sf(statistics) * (1 - 1e-9)).all()
+    assert (of.p_values(statistics + 0.1) < p_values).all()
+    if count > 1:
+        assert (p_values <= 2 * t.sf(statistics, count - 1) * (1 + 1e-9)).all()
+    assert np.isnan(of.p_values(np.full(4, np.nan))).all()
 
 
-def test_hierarchical_replicates_have_the_spread():
-    """The deviation of many replicates, and the tails of Student's t."""
+def test_replicates_over_networks_have_the_spread():
+    """Their deviation, up to the tails, and their 95 % points against those of the sum that they stand for."""
     generator = np.random.default_rng(4)
-    by_network = np.array([[1.0], [2.0], [4.0]])
-    image = generator.normal(by_network.mean(), 0.5, (40_000, 1))
-    spread = networks.spread(by_network, np.array([0.25]), np.array([0.3]))
-    drawn = networks.hierarchical(image, by_network, spread.shrink, seed=0)
-    assert drawn.std() == pytest.approx(spread.standard_error[0], rel=0.02)
-    normal = generator.normal(0, 1, (200_000, 1))
-    wide = networks.widened(normal, np.array([3.0]), seed=0)
-    assert np.quantile(wide, 0.975) == pytest.approx(t.ppf(0.975, 3), rel=0.03)
-    assert networks.widened(normal, np.array([np.inf]), seed=0) is normal
+    by_network = np.array([[1.0, 0.0], [2.0, 0.0], [4.0, 0.0]])
+    of_mean, of_one = np.array([0.25, 0.25]), np.array([0.3, 0.25])
+    replicates = by_network.mean(axis=0) + generator.normal(0, 0.5, (100_000, 2))
+    of = networks.spread(by_network, of_mean, of_one)
+    drawn = networks.deviations(replicates, by_network, of_mean, of, seed=0)
+    exact = np.sqrt(of.of_images[0]) * generator.normal(size=100_000)
+    exact += np.sqrt(of.of_networks[0]) * t.rvs(2, size=100_000, random_state=generator)
+    assert np.quantile(drawn[:, 0], 0.975) == pytest.approx(np.quantile(exact, 0.975), rel=0.04)
+    assert np.quantile(drawn[:, 1], 0.975) == pytest.approx(0.5 * norm.ppf(0.975), rel=0.02)
+    alone = networks.spread(by_network[:1], of_mean, of_mean)
+    assert np.array_equal(
+        networks.deviations(replicates, by_network[:1], of_mean, alone, 0), replicates - by_network[0]
+    )
 
 
 # -------------------------------------------------------------- bootstrap

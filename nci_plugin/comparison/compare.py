@@ -138,8 +138,7 @@ def _estimate(group: _Group, contrasts: Matrix, choice: Choice) -> _Estimate:
     if group.replicates is None:
         half = spread.half_width
         return _Estimate(points, points - half, points + half, spread.p_values(statistic), statistic, None)
-    drawn = networks.hierarchical(group.replicates @ contrasts.T, varying, spread.shrink, choice.seed)
-    deviations = networks.widened(drawn - points, spread.degrees, choice.seed)
+    deviations = networks.deviations(group.replicates @ contrasts.T, varying, of_mean, spread, choice.seed)
     low, high = points + np.percentile(deviations, [2.5, 97.5], axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         null = np.where(none, 0.0, np.abs(deviations) / error)

@@ -1,9 +1,8 @@
 """From the error of drawing images to that of drawing networks too: several seeds' networks saw the same images.
 
-A value of network s on images i is taken as mean + network effect + image effect + what is left of both. Every network
-is tested on the same images, so the image effect does not average out over networks; the network effect does. Its
-variance comes from few networks, and an interval widens accordingly: Student's t with Satterthwaite's degrees of
-freedom, infinite for one network, whose interval is about that network alone.
+A value of network s on images i is taken as mean + image effect + network effect + what is left of both. The image
+effect is shared by all networks and does not average out over them. The rest does; its variance comes from the few
+networks' own values, so its error has the tails of Student's t. With one network an interval is about that network.
 """
 
 from __future__ import annotations
@@ -12,81 +11,77 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2, norm, t
+from scipy.stats import norm, t
 
 Values = NDArray[np.float64]
+
+HALVINGS = 200
+"""Of the interval that a p value's logarithm is sought in."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Of J means over S networks: ``shrink`` (J,) is how far the networks' deviations are due to the networks, 0..1.
+    """Variances (J,) of J means over ``count`` networks: what all networks share, and the rest over ``count``."""
 
-    ``standard_error`` (J,) is of the mean, with both images and networks drawn anew; ``degrees`` (J,) of freedom.
-    """
+    of_images: Values
+    of_networks: Values
+    count: int
 
-    standard_error: Values
-    degrees: Values
-    shrink: Values
+    @property
+    def standard_error(self) -> Values:
+        return np.sqrt(self.of_images + self.of_networks)
 
     @property
     def half_width(self) -> Values:
-        """Half of the 95 % interval (J,) of Student's t."""
-        finite, degrees = self._degrees
-        return self.standard_error * np.where(finite, t.ppf(0.975, degrees), norm.ppf(0.975))
+        """Half of the 95 % interval (J,)."""
+        return self.standard_error * self._quantile(np.full(len(self.of_images), 0.05))
 
     def p_values(self, statistics: Values) -> Values:
-        """Two-sided, of |t| (J,)."""
-        finite, degrees = self._degrees
-        return 2 * np.where(finite, t.sf(statistics, degrees), norm.sf(statistics))
+        """Two-sided, of |t| (J,); NaN stays NaN."""
+        if self.count == 1:
+            return 2 * norm.sf(statistics)
+        low, high = np.full(len(statistics), -700.0), np.zeros(len(statistics))
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            larger = self._quantile(np.exp(middle)) >= statistics
+            low, high = np.where(larger, middle, low), np.where(larger, high, middle)
+        return np.where(np.isnan(statistics), np.nan, np.exp(high))
 
-    @property
-    def _degrees(self) -> tuple[Values, Values]:
-        """Where they are finite, and a number in the place of those that are not: older SciPy's t has no infinity."""
-        finite = np.isfinite(self.degrees)
-        return finite, np.where(finite, self.degrees, 1.0)
+    def _quantile(self, p: Values) -> Values:
+        """|t| whose two-sided p (J,) is given: normal and Student's, weighted by variance (Cochran & Cox 1957)."""
+        normal = norm.isf(p / 2)
+        if self.count == 1:
+            return normal
+        total = self.of_images + self.of_networks
+        share = np.divide(self.of_networks, total, out=np.zeros_like(total), where=total > 0)
+        return (1 - share) * normal + share * t.isf(p / 2, self.count - 1)
 
 
 def spread(by_network: Values, variance_of_mean: Values, variance_of_one: Values) -> Spread:
     """Of values (S, J), with the variance over images of their mean over networks (J,) and of one of them (J,).
 
-    The second is a mean over the networks. What of the networks' sample variance images explain is taken from it.
+    The second is a mean over the networks. The covariance between networks follows from both, and is the variance that
+    all networks share.
     """
     count = len(by_network)
     if count == 1:
-        infinite = np.full(by_network.shape[1], np.inf)
-        return Spread(np.sqrt(variance_of_mean), infinite, np.zeros_like(infinite))
-    observed = by_network.var(axis=0, ddof=1)
-    left = np.maximum(variance_of_one - variance_of_mean, 0) * count / (count - 1)  # network x image
-    left = np.minimum(left, count * variance_of_mean)  # more would make the image effect's variance negative
-    of_networks = np.maximum(observed - left, 0)
-    total = variance_of_mean + of_networks / count
-    # The uncertain part is all of the sample variance, whatever share of it images explain.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        degrees = np.where(observed > 0, (count - 1) * (total * count / observed) ** 2, np.inf)
-        shrink = np.where(observed > 0, np.sqrt(of_networks / observed), 0.0)
-    return Spread(np.sqrt(total), degrees, shrink)
+        return Spread(variance_of_mean, np.zeros_like(variance_of_mean), 1)
+    shared = (count * variance_of_mean - variance_of_one) / (count - 1)
+    return Spread(np.clip(shared, 0, variance_of_mean), by_network.var(axis=0, ddof=1) / count, count)
 
 
-def hierarchical(replicates: Values, by_network: Values, shrink: Values, seed: int) -> Values:
-    """Replicates (B, J) of means over networks, with networks drawn anew beside the images of ``replicates`` (B, J).
+def deviations(replicates: Values, by_network: Values, variance_of_mean: Values, of: Spread, seed: int) -> Values:
+    """How far J means over networks are off in each replicate (B, J), from those over images alone (B, J).
 
-    S - 1 of the S networks are drawn with replacement, which gives their mean's variance without bias (Rao & Wu 1988),
-    the same for all J; their deviations count as far as networks explain them.
+    Networks are drawn by normal weights of their deviations from the mean (a multiplier bootstrap, since draws of three
+    have few outcomes), widened to Student's t; the weights are the same for all J.
     """
-    count = len(by_network)
-    if count == 1:
-        return replicates
-    drawn = np.random.default_rng((seed, 1)).integers(0, count, (len(replicates), count - 1))
-    deviations = by_network - by_network.mean(axis=0)
-    return replicates + shrink * deviations[drawn].mean(axis=1)
-
-
-def widened(deviations: Values, degrees: Values, seed: int) -> Values:
-    """Deviations (B, J) of replicates from their estimate with the tails of Student's t, the same draw for all J."""
-    if np.isinf(degrees).all():
-        return deviations
-    quantiles = np.random.default_rng((seed, 2)).uniform(size=len(deviations))
-    factors = np.ones_like(deviations)
-    for column in np.flatnonzero(np.isfinite(degrees)):
-        factors[:, column] = np.sqrt(degrees[column] / chi2.ppf(quantiles, degrees[column]))
-    return deviations * factors
+    from_images = replicates - by_network.mean(axis=0)
+    if of.count == 1:
+        return from_images
+    generator = np.random.default_rng((seed, 1))
+    weights = generator.normal(size=(len(replicates), of.count)) / np.sqrt(of.count * (of.count - 1))
+    tails = np.sqrt((of.count - 1) / generator.chisquare(of.count - 1, (len(replicates), 1)))
+    positive = variance_of_mean > 0
+    shared = np.sqrt(np.divide(of.of_images, variance_of_mean, out=np.zeros_like(variance_of_mean), where=positive))
+    return shared * from_images + tails * (weights @ (by_network - by_network.mean(axis=0)))
