@@ -81,6 +81,14 @@ def test_collapse(measure: Callable[..., dict[str, Any]]) -> None:
     assert report["seconds"].keys() == {"updates", "products", "measure"}
 
 
+def test_comparison(measure: Callable[..., dict[str, Any]]) -> None:
+    report = measure("comparison", "--detectors=3", "--samples=160", "--networks=2")
+    assert report["shape"] == [3, 160, 2, 1000]
+    assert report["differences"] == 6
+    for name in ("auroc", "fpr95", "augrc"):
+        assert report[f"{name}_seconds"] > 0
+
+
 def test_golden_agreement(measure: Callable[..., dict[str, Any]]) -> None:
     report = measure("golden_agreement", "--detectors", "nci", "msp", "pytorch_ood:she")
     assert report["failures"] == {}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     "eval",
+    "compare",
     "diagnose",
     "dynamics",
     "explain",

@@ -27,6 +27,7 @@ SCRIPTS = (
     "growth.py",
     "evaluation.py",
     "regimes.py",
+    "comparison.py",
 )
 
 WORKLOADS = {
@@ -82,6 +83,7 @@ def _without_images(options: argparse.Namespace, wanted: set[str]) -> Iterator[P
     linux = "" if sys.platform == "linux" else "reads /proc, which only Linux has"
     yield Part("d", "memory of KNN", "neighbours.py", sizes(["--sizes", "5000", "10000"]), skip=linux)
     yield Part("d", "collapse metrics", "collapse.py", sizes(["--samples=10000", *small], ["--samples=100000"]))
+    yield Part("f", "comparing detectors", "comparison.py", sizes(["--detectors=4", "--samples=4000"]))
     diagnosed = sorted({str(path.parent) for path in options.results.glob("*/diagnosis")})
     none = "" if diagnosed else f"no diagnosed results in {options.results} (nci-ood diagnose)"
     yield Part("f", "stored diagnoses side by side", "regimes.py", diagnosed, skip=none)
