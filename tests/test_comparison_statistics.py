@@ -255,6 +255,8 @@ def test_p_values_are_those_of_the_intervals(seed, count):
     if count > 1:
         assert (p_values <= 2 * t.sf(statistics, count - 1) * (1 + 1e-9)).all()
     assert np.isnan(of.p_values(np.full(4, np.nan))).all()
+    assert (of.p_values(np.full(4, 30.0)) < 0.03).all()
+    assert of.p_values(np.zeros(4)) == pytest.approx(np.ones(4))
 
 
 def test_replicates_over_networks_have_the_spread():

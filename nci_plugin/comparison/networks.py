@@ -54,7 +54,8 @@ class Spread:
             return normal
         total = self.of_images + self.of_networks
         share = np.divide(self.of_networks, total, out=np.zeros_like(total), where=total > 0)
-        return (1 - share) * normal + share * t.isf(p / 2, self.count - 1)
+        student = t.isf(p / 2, self.count - 1)  # infinite for the smallest p, where a share of 0 still counts as none
+        return (1 - share) * normal + np.multiply(share, student, out=np.zeros_like(share), where=share > 0)
 
 
 def spread(by_network: Values, variance_of_mean: Values, variance_of_one: Values) -> Spread:
