@@ -22,6 +22,7 @@ from nci_plugin.head import LinearHead
 from nci_plugin.identity import data_identity, network_identity
 from nci_plugin.networks.linear import check_weights
 from nci_plugin.report.files import ResultsDirectory
+from nci_plugin.results import PREDICTIONS, file_name
 
 DetectorLike = Union[str, Detector, type[Detector], DetectorSetup]
 
@@ -138,6 +139,12 @@ def resolve_detectors(detectors: DetectorLike | Sequence[DetectorLike]) -> list[
                     f"detector '{setup.name}': given twice with different hyper-parameters; evaluate them one after the"
                     " other, with an --output each"
                 )
+    files: dict[str, str] = {PREDICTIONS: ""}
+    for name in setups:
+        other = files.setdefault(file_name(name).lower(), name)
+        if other != name:
+            taken = f"detector '{other}' has" if other else "the network's predictions have"
+            raise PluginError(f"detector '{name}': {taken} a file of the same name; rename it")
     return list(setups.values())
 
 

@@ -145,6 +145,10 @@ def complete(results: Sequence[Result]) -> list[Result]:
     return [result for result in results if scored[result.detector] == seeds]
 
 
+PREDICTIONS = "predictions"
+"""The file beside those of the detectors' scores: no detector may have its name."""
+
+
 def file_name(detector: str) -> str:
     """A detector's name as a file name: adapters' names hold a colon."""
     return detector.replace(":", "_")

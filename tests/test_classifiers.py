@@ -96,8 +96,8 @@ def test_timm(name):
         ClassStatistics(1, 2).update(torch.randn(9, 2), torch.zeros(9).long()),
         LinearHead(torch.ones(1, 2), torch.zeros(1), class_name, architecture),
     )
-    assert detector.uses_raw_length_ == name.startswith(("deit", "swin"))
-    assert detector.uses_max_logit_ == (name != "resnet18")
+    assert detector.raw_norm_ == name.startswith(("deit", "swin"))
+    assert detector.max_logit_ == (name != "resnet18")
 
 
 @pytest.mark.parametrize(("name", "layers"), [("squeezenet1_1", "none"), ("resnet18", "0.fc")])

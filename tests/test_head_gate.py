@@ -383,7 +383,7 @@ def test_rules_of_neco_by_architecture() -> None:
 
     def rules(*names: str, **options: object) -> tuple[bool, bool]:
         detector = fitted(LinearHead(weight, bias, *names), **options)
-        return detector.uses_max_logit_, detector.uses_raw_length_
+        return detector.max_logit_, detector.raw_norm_
 
     assert rules("ResNet18_32x32") == rules("ResNet50") == (False, False)
     assert rules("ViT_B_16") == rules("RegNet_Y_16GF") == rules("ToyNet") == rules() == (True, False)
@@ -420,7 +420,10 @@ def test_neco_says_what_it_decided_and_for_what() -> None:
 def test_a_layer_alone_has_no_architecture_and_its_network_has() -> None:
     network = ResNetOfMine().eval()
     features, _ = features_of(network)
-    for given, ending in ((network.fc, "set max_logit and raw_norm)"), (network, "for ResNetOfMine")):
+    for given, ending, factor in (
+        (network.fc, "set max_logit and raw_norm)", True),
+        (network, "for ResNetOfMine", False),
+    ):
         rows = [row for row in on_features(given, features).results if row.detector == "neco"]
         assert rows[0].chosen_by.endswith(ending)
-        assert rows[0].hyperparameters["raw_norm"] == "auto"
+        assert (rows[0].hyperparameters["max_logit"], rows[0].hyperparameters["raw_norm"]) == (factor, False)

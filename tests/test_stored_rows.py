@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 from nci_plugin import Benchmark, Detector, Features, PluginError, evaluate
+from nci_plugin.api import resolve_detectors
 from nci_plugin.cli.main import main
+from nci_plugin.detectors import registry
 from nci_plugin.dynamics.trajectory import TrajectoryFile, read_trajectory
 from nci_plugin.files import digest
 from nci_plugin.report.files import NPZ_BYTES, ResultsDirectory
@@ -330,3 +332,12 @@ def test_a_row_of_this_version_is_sound(golden: Golden, tmp_path: Path) -> None:
     evaluation = evaluate(golden.head, golden.benchmark(), ["msp", "nci"], output=tmp_path, progress=False)
     assert [Result.from_json(row.to_json()) for row in evaluation.results] == evaluation.results
     assert main(["report", str(tmp_path), "--figures"]) == 0
+
+
+@pytest.mark.parametrize("names", [("a:b", "a_b"), ("predictions",), ("Predictions",), ("nci", "NCI")])
+def test_two_detectors_never_share_a_file(names: tuple[str, ...]) -> None:
+    detectors = [registry.create("msp") for _ in names]
+    for detector, name in zip(detectors, names):
+        detector.name = name
+    with pytest.raises(PluginError, match=f"detector '{names[-1]}': .* a file of the same name; rename it"):
+        resolve_detectors(detectors)

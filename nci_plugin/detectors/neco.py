@@ -96,20 +96,20 @@ class NECO(Detector):
         self.components_ = components.flip(1)[:, : self.dim_].contiguous()  # a view would keep all of them
         network, names = head.network.lower(), f"{head.network} {head.architecture}".lower()
         is_raw = not self.scale or any(family in names for family in RAW_NORM)
-        self.uses_max_logit_ = NO_MAX_LOGIT not in network if self.max_logit == "auto" else bool(self.max_logit)
-        self.uses_raw_length_ = is_raw if self.raw_norm == "auto" else bool(self.raw_norm)
+        self.max_logit_ = NO_MAX_LOGIT not in network if self.max_logit == "auto" else bool(self.max_logit)
+        self.raw_norm_ = is_raw if self.raw_norm == "auto" else bool(self.raw_norm)
         self.network_ = head.network and f"{head.network}{head.architecture and f' ({head.architecture})'}"
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         scaled = (features - self.mean_.to(features)) / self.deviation_.to(features)
-        length = (features if self.uses_raw_length_ else scaled).norm(dim=1)
+        length = (features if self.raw_norm_ else scaled).norm(dim=1)
         inside = (scaled @ self.components_.to(features)).norm(dim=1)
         score = torch.where(length > 0, inside / length, 0.0)  # the mean itself has no direction
-        return score * logits.amax(dim=1) if self.uses_max_logit_ else score
+        return score * logits.amax(dim=1) if self.max_logit_ else score
 
     def explain_choice(self) -> str:
-        factor = "times" if self.uses_max_logit_ else "without"
-        length = "raw" if self.uses_raw_length_ else "standardised"
+        factor = "times" if self.max_logit_ else "without"
+        length = "raw" if self.raw_norm_ else "standardised"
         undecided = [name for name in ("max_logit", "raw_norm") if getattr(self, name) == "auto"]
         reason = f" for {self.network_}" if undecided else ""
         if undecided and not self.network_:

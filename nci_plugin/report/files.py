@@ -19,6 +19,7 @@ from nci_plugin.files import move_aside, read_file, write_atomically
 from nci_plugin.identity import Identity
 from nci_plugin.report.figures import auroc_figure
 from nci_plugin.results import (
+    PREDICTIONS,
     Result,
     complete,
     file_name,
@@ -179,7 +180,7 @@ class ResultsDirectory:
         for name, split in bank.splits.items():
             answers[f"{name}/predictions"] = split.predictions.numpy()
             answers[f"{name}/labels"] = split.labels.numpy()
-        write_npz(self.path / seed / "scores" / "predictions.npz", answers)
+        write_npz(self.path / seed / "scores" / f"{PREDICTIONS}.npz", answers)
 
     def add(self, evaluation: Evaluation, seed: str) -> None:
         """Write scores and result rows of one network; rows of the same detectors and seed are replaced."""
