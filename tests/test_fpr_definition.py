@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from sklearn.metrics import roc_curve
 from nci_plugin import evaluate
 from nci_plugin.metrics import ood_metrics
 from nci_plugin.results import METRICS, OTHER_METRICS, Result, to_csv
-from tests.conftest import Golden
 
 Scores = NDArray[np.floating]
 
@@ -73,7 +73,7 @@ def test_openoods_value_is_its_own(id_scores: list[float], ood_scores: list[floa
     assert ood_metrics(one, other).fpr95 == 100 * fpr[np.argmax(tpr >= 0.95)]
 
 
-def test_it_is_in_every_result_and_in_no_csv(golden: Golden) -> None:
+def test_it_is_in_every_result_and_in_no_csv(golden: Any) -> None:
     evaluation = evaluate(golden.head, golden.benchmark(), ["msp", "nci"], progress=False)
     for row in evaluation.results:
         if row.setting == "ood" and row.dataset == row.group:

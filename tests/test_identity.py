@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import COUNTS, Tiny, draw_nothing
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -26,8 +27,6 @@ from nci_plugin.files import digest
 from nci_plugin.identity import FIELDS, code_digest, data_identity, disagreements, unrecorded
 from nci_plugin.report import files
 from nci_plugin.results import Result, read_results
-from tests.conftest import Golden
-from tests.tiny import COUNTS, Tiny, draw_nothing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -252,7 +251,7 @@ def test_what_is_no_image_file(tiny: Tiny, kind: str) -> None:
 # -------------------------------------------------------------------- in Python
 
 
-def changed(golden: Golden, split: str) -> Benchmark:
+def changed(golden: Any, split: str) -> Benchmark:
     benchmark = golden.benchmark()
     source = benchmark.splits[split]
     assert isinstance(source, Features)
@@ -262,7 +261,7 @@ def changed(golden: Golden, split: str) -> Benchmark:
 
 
 @pytest.mark.parametrize("split", ["id/train", "id/val", "far/far"])
-def test_features_are_known_by_their_bytes(golden: Golden, tmp_path: Path, split: str) -> None:
+def test_features_are_known_by_their_bytes(golden: Any, tmp_path: Path, split: str) -> None:
     options: dict[str, Any] = {"output": tmp_path, "progress": False}
     evaluate(golden.head, golden.benchmark(), "msp", **options)
     evaluate(golden.head, golden.benchmark(), "mls", **options)
@@ -327,7 +326,7 @@ def test_rows_of_an_earlier_version_are_read(earlier: Path, capsys: pytest.Captu
     assert "nci" in out
 
 
-def test_rows_of_an_earlier_version_are_not_written_to(earlier: Path, golden: Golden) -> None:
+def test_rows_of_an_earlier_version_are_not_written_to(earlier: Path, golden: Any) -> None:
     before = (earlier / "results.jsonl").read_bytes()
     with pytest.raises(PluginError, match=r"identity not recorded: code, .*; choose another --output"):
         evaluate(golden.head, golden.benchmark(), "mls", output=earlier, progress=False)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny import tree
 
 from nci_plugin import Benchmark, Detector, Features, PluginError, evaluate
 from nci_plugin.api import resolve_detectors
@@ -24,8 +25,6 @@ from nci_plugin.dynamics.trajectory import TrajectoryFile, read_trajectory
 from nci_plugin.files import digest
 from nci_plugin.report.files import NPZ_BYTES, ResultsDirectory
 from nci_plugin.results import Result, read_results
-from tests.conftest import Golden
-from tests.tiny import tree
 
 EARLIER = Path(__file__).parent / "earlier_results"
 
@@ -163,7 +162,7 @@ def test_what_is_no_regular_file(stored: Path, refused: Callable[..., str], name
 
 @pytest.mark.parametrize("name", ["ood/msp.csv", "scores/msp.npz", "auroc.png", "scores/predictions.npz"])
 @pytest.mark.parametrize("kind", ["fifo", "device", "directory"])
-def test_outputs_that_are_no_regular_files(golden: Golden, tmp_path: Path, name: str, kind: str) -> None:
+def test_outputs_that_are_no_regular_files(golden: Any, tmp_path: Path, name: str, kind: str) -> None:
     """Refused before the pass."""
     path = tmp_path / "out" / name
     path.parent.mkdir(parents=True)
@@ -272,7 +271,7 @@ def test_texts_with_control_characters_are_shown_as_escapes(stored: Path, capsys
 
 
 @pytest.mark.parametrize("name", [name for name in BAD_NAMES if isinstance(name, str)], ids=repr)
-def test_the_same_gate_on_writing(golden: Golden, tmp_path: Path, name: str) -> None:
+def test_the_same_gate_on_writing(golden: Any, tmp_path: Path, name: str) -> None:
     features = golden.features("near")
 
     class Odd(Detector):
@@ -328,7 +327,7 @@ def test_trajectories_that_are_no_files(tmp_path: Path, kind: str) -> None:
         read_trajectory(tmp_path)
 
 
-def test_a_row_of_this_version_is_sound(golden: Golden, tmp_path: Path) -> None:
+def test_a_row_of_this_version_is_sound(golden: Any, tmp_path: Path) -> None:
     evaluation = evaluate(golden.head, golden.benchmark(), ["msp", "nci"], output=tmp_path, progress=False)
     assert [Result.from_json(row.to_json()) for row in evaluation.results] == evaluation.results
     assert main(["report", str(tmp_path), "--figures"]) == 0
