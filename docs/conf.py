@@ -23,6 +23,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 nitpicky = False
 default_role = "code"
+smartquotes = False  # the options of commands begin with two hyphens
 
 html_theme = "furo"
 html_title = f"nci_plugin {release}"

@@ -107,7 +107,7 @@ def _commands(action: argparse._SubParsersAction, level: str) -> Iterator[str]:
 
 
 def _wide(prog: str) -> argparse.HelpFormatter:
-    return argparse.HelpFormatter(prog, width=100)
+    return argparse.HelpFormatter(prog, width=84)
 
 
 def _signature(option: argparse.Action) -> str:
