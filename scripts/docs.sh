@@ -22,6 +22,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 prepare_environment docs
 export PYTHONPATH=$checkout${PYTHONPATH:+:$PYTHONPATH}
 PATH=$(dirname -- "$python"):$PATH # the tutorials call nci-ood and python
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # their networks are small: on several threads they are slower
 
 say "== examples in docstrings"
 # What imports OpenOOD needs its checkout.
