@@ -42,6 +42,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_merge_streams = True
 
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -50,3 +51,4 @@ autodoc_preserve_defaults = True
 def setup(app: Any) -> None:
     generated.write(HERE / "reference" / "generated")
     app.connect("autodoc-process-docstring", docstrings.to_restructured_text)
+    app.connect("autodoc-process-signature", docstrings.short_signature)

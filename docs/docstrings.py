@@ -1,4 +1,4 @@
-"""The package's docstrings as reStructuredText.
+"""The package's docstrings as reStructuredText, and its signatures in short.
 
 They are plain text with formulas, whose bars, stars and underscores are no markup, and with the sections "Args:" and
 "Returns:".
@@ -19,6 +19,13 @@ ARGUMENT = re.compile(r"    (?P<names>\w+(, \w+)*): (?P<text>.*)")
 def to_restructured_text(app: Any, what: str, name: str, item: Any, options: Any, lines: list[str]) -> None:
     """Rewrite the lines of one docstring; called by autodoc."""
     lines[:] = list(_rewritten(_with_lists(lines)))
+
+
+def short_signature(
+    app: Any, what: str, name: str, item: Any, options: Any, signature: str | None, result: str | None
+) -> tuple[str | None, str | None]:
+    """Names in a signature without their modules, which autodoc keeps where a dataclass makes a default."""
+    return signature and re.sub(r"~(\w+\.)*", "", signature).replace("<factory>", "..."), result
 
 
 def _with_lists(lines: Sequence[str]) -> Iterator[str]:

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from nci_plugin.config import detector_names
+from nci_plugin.benchmarks.image_list import ImageList
+from nci_plugin.config import detector_names, parse_benchmark
 from nci_plugin.detectors import registry
+from nci_plugin.detectors.configuration import parse_detector
 from nci_plugin.report.diagnosis_tables import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,6 +80,19 @@ def test_generated_pages_are_written_once(generated: Any, tmp_path: Path) -> Non
 
 def test_text_of_docstrings_is_no_markup(generated: Any) -> None:
     assert generated.plain("||h||_1 of `fit` and ``a|b``") == r"\|\|h\|\|\_1 of `fit` and `a|b`"
+
+
+def test_yaml_examples_are_valid() -> None:
+    text = (ROOT / "docs" / "reference" / "yaml.md").read_text(encoding="utf-8")
+    benchmark, detector = (yaml.safe_load(block) for block in re.findall("```yaml\n(.*?)```", text, re.DOTALL))
+    parsed = parse_benchmark(benchmark["benchmark"], "the example")
+    assert set(parsed.splits) == {
+        "id/train", "id/val", "id/test", "ood/val", "csid/blurred", "near/others", "far/photographs"
+    }  # fmt: skip
+    photographs = parsed.splits["far/photographs"]
+    assert isinstance(photographs, ImageList)
+    assert photographs.preprocessing.interpolation == "bicubic"
+    assert parse_detector(detector["postprocessor"], "the example").sweep == {"alpha": [0.0001, 0.001, 0.01, 0.1]}
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
