@@ -37,6 +37,7 @@ __version__ = "0.2.0"
 _PUBLIC = {
     "evaluate": "nci_plugin.api",
     "register": "nci_plugin.registration",
+    "on_device": "nci_plugin.registration",
     "Benchmark": "nci_plugin.benchmarks.benchmark",
     "Features": "nci_plugin.benchmarks.benchmark",
     "ImageList": "nci_plugin.benchmarks.image_list",

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Union
 
 from torch import nn
 
 from nci_plugin.adapters.openood import methods
-from nci_plugin.benchmarks.benchmark import Benchmark
+from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
 from nci_plugin.benchmarks.opening import open_splits
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, check_row_name
 from nci_plugin.config import DEFAULT_DETECTORS, detector_names, load_benchmark, load_detector
-from nci_plugin.detectors.base import Detector, DetectorSetup
+from nci_plugin.detectors.base import Detector, DetectorSetup, FitsOn
 from nci_plugin.evaluation import Contestant, Evaluation, evaluate_bank, training_needed
 from nci_plugin.extraction import ExtractionOptions, check_amp, extract, extract_share, resolve_device
 from nci_plugin.files import locked
-from nci_plugin.fingerprint import split_digest, weights_digest
 from nci_plugin.head import LinearHead
+from nci_plugin.identity import data_identity, network_identity
+from nci_plugin.networks.linear import check_weights
 from nci_plugin.report.files import ResultsDirectory
 
-DetectorLike = Union[str, Detector, DetectorSetup]
+DetectorLike = Union[str, Detector, type[Detector], DetectorSetup]
 
 
 def evaluate(
@@ -43,10 +45,10 @@ def evaluate(
     Args:
         network: any classifier whose last layer is linear; a LinearHead or nn.Linear if all splits are features.
         benchmark: a name (``nci-ood list``), a YAML file, or a `Benchmark` of your own, whose splits are image lists,
-            lists of images, torch Datasets or `Features`.
+            folders, lists of images, torch Datasets, DataLoaders or `Features`.
         detectors: names (``all`` = every one of this package and of pytorch-ood; ``openood:knn`` is OpenOOD's own,
-            ``openood:all`` all of those), YAML files, `Detector` objects (their hyper-parameters stay fixed) or
-            `DetectorSetup` objects (with a sweep).
+            ``openood:all`` all of those), YAML files, `Detector` objects or classes (their hyper-parameters
+            stay fixed) or `DetectorSetup` objects (with a sweep).
         data_root: directory that image lists are relative to.
         output: directory for results, scores and stored features; None keeps everything in memory.
         device: ``auto`` (cuda, else mps, else cpu) or a torch device.
@@ -65,18 +67,25 @@ def evaluate(
         benchmark = load_benchmark(str(benchmark))
     benchmark = benchmark.with_data_root(Path(data_root))
     setups = resolve_detectors(detectors)
+    benchmark.check_has_ood()
     splits = open_splits(benchmark)
-    identity = {"weights": weights_digest(network), "data": split_digest(splits)}
+    if isinstance(network, nn.Module):
+        check_weights(network)
     directory = None if output is None else ResultsDirectory(Path(output))
     store = None if directory is None else features_directory(directory.path, "")
-    options = ExtractionOptions(device, batch_size, workers, head, store, progress, amp=amp)
+    identity: dict[str, Any] = network_identity(network, amp)
+
+    def begin() -> None:
+        if directory is not None:
+            identity.update(data_identity(splits, directory.digests, progress))
+            directory.open({"": identity})
+
+    options = ExtractionOptions(device, batch_size, workers, head, store, progress, amp=amp, begin=begin)
     check_amp(amp, resolve_device(device))
-    if directory is None:
-        return run_network(network, benchmark, setups, splits, options, identity, None, seed="")
-    with locked(directory.path):
-        directory.open({"": identity})
-        evaluation = run_network(network, benchmark, setups, splits, options, identity, directory, seed="")
-        directory.write_tables(evaluation.results)
+    with nullcontext() if directory is None else locked(directory.path):
+        evaluation = run_network(network, benchmark, setups, splits, options, lambda: identity, directory, seed="")
+        if directory is not None:
+            directory.write_tables(evaluation.results)
     return evaluation
 
 
@@ -86,20 +95,26 @@ def run_network(
     setups: Sequence[Contestant],
     splits: Mapping[str, Any],
     options: ExtractionOptions,
-    identity: Mapping[str, str],
+    provenance: Callable[[], Mapping[str, Any]],
     directory: ResultsDirectory | None,
     seed: str,
 ) -> Evaluation:
-    """Extract, evaluate and store one network's part of a run; all processes extract, the first evaluates."""
+    """Extract, evaluate and store one network's part of a run; all processes extract, the first evaluates.
+
+    ``provenance`` is asked for after the pass.
+    """
+    needed = training_needed(setups)
+    if TRAIN not in splits and any(setup.fits_on is FitsOn.NOTHING for setup in setups):
+        needed = frozenset()  # those that fit become failures, the others are scored
     if not options.processes.is_first:
-        extract_share(network, benchmark, training_needed(setups), options, splits)
+        extract_share(network, benchmark, needed, options, splits)
         return Evaluation()
-    bank = extract(network, benchmark, training_needed(setups), options, splits)
+    bank = extract(network, benchmark, needed, options, splits)
     if directory is None:
-        return evaluate_bank(bank, benchmark, setups, seed, identity, progress=options.progress)
+        return evaluate_bank(bank, benchmark, setups, seed, provenance(), progress=options.progress)
     directory.begin(bank, seed)
     return evaluate_bank(
-        bank, benchmark, setups, seed, identity, lambda part: directory.add(part, seed), options.progress
+        bank, benchmark, setups, seed, provenance(), lambda part: directory.add(part, seed), options.progress
     )
 
 
@@ -114,8 +129,9 @@ def resolve_detectors(detectors: DetectorLike | Sequence[DetectorLike]) -> list[
     Raises PluginError if one name is given with different hyper-parameters: its results would lie in one file.
     """
     setups: dict[str, Contestant] = {}
-    for detector in [detectors] if isinstance(detectors, (str, Detector, DetectorSetup)) else detectors:
+    for detector in [detectors] if isinstance(detectors, (str, Detector, type, DetectorSetup)) else detectors:
         for setup in _setups(detector):
+            check_row_name("detector", setup.name)
             known = setups.setdefault(setup.name, setup)
             if _values(known) != _values(setup):
                 raise PluginError(
@@ -132,6 +148,8 @@ def _values(setup: Contestant) -> Any:
 def _setups(detector: DetectorLike) -> Sequence[Contestant]:
     if isinstance(detector, DetectorSetup):
         return [detector]
+    if isinstance(detector, type) and issubclass(detector, Detector):
+        detector = detector()
     if isinstance(detector, Detector):
         return [DetectorSetup(detector)]
     name = str(detector)

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
 from nci_plugin.benchmarks.digits import is_complete, write_digits
 from nci_plugin.benchmarks.image_list import ImageList
-from nci_plugin.checks import PluginError, check_keys, check_known, check_number
+from nci_plugin.checks import PluginError, check_keys, check_known, check_number, shown
 from nci_plugin.files import write_atomically
 from nci_plugin.networks.factory import build_network
+from nci_plugin.networks.named import FORMER, build_named
+from nci_plugin.parsing import read_json
 from nci_plugin.training import Entry, Recipe, save_checkpoint, train
 
 SEEDS = (0, 1, 2)
@@ -38,7 +40,7 @@ TRAINING, HISTORY, LAST = "training.json", "history.jsonl", "best.ckpt"
 
 @dataclass(frozen=True)
 class Architecture:
-    """A small network: its factory, and which of the factory's arguments each option sets."""
+    """A small network: its name in `networks.named`, and which of its arguments each option sets."""
 
     factory: str
     options: Mapping[str, str]
@@ -46,11 +48,11 @@ class Architecture:
 
 ARCHITECTURES = {
     "resnet": Architecture(
-        "nci_plugin.networks.resnet:ResNet18_32x32",
+        "resnet18_32x32",
         {"width": "width", "depth": "blocks_per_stage", "head": "head"},
     ),
     "mlp": Architecture(
-        "nci_plugin.networks.mlp:MLP",
+        "mlp",
         {"width": "width", "depth": "depth", "activation": "activation", "head": "head", "image_size": "image_size"},
     ),
 }
@@ -139,7 +141,8 @@ def train_checkpoint(
 def build_benchmark_network(benchmark: Benchmark) -> nn.Module:
     """The benchmark's own network with random weights."""
     assert benchmark.network is not None
-    return build_network(benchmark.network, benchmark.num_classes, benchmark.network_arguments)
+    where = f"benchmark '{benchmark.name}': network"
+    return build_named(where, benchmark.network, benchmark.num_classes, benchmark.network_arguments)
 
 
 def training_tensors(benchmark: Benchmark) -> tuple[Tensor, Tensor]:
@@ -154,19 +157,37 @@ def training_tensors(benchmark: Benchmark) -> tuple[Tensor, Tensor]:
 def _describe(benchmark: Benchmark, directory: Path, recipe: Recipe) -> None:
     """Write what is trained in ``directory``; raises PluginError if something else was."""
     path = directory / TRAINING
-    text = json.dumps(
-        {
-            "benchmark": benchmark.name,
-            "network": benchmark.network,
-            "network_arguments": dict(benchmark.network_arguments),
-            "recipe": asdict(recipe),
-        },
-        indent=1,
-    )
-    if not path.is_file():
-        write_atomically(path, text + "\n")
-    elif path.read_text(encoding="utf-8") != text + "\n":
+    training = {
+        "benchmark": benchmark.name,
+        "network": benchmark.network,
+        "network_arguments": dict(benchmark.network_arguments),
+        "recipe": asdict(recipe),
+    }
+    there = read_training(directory)
+    if there is None:
+        write_atomically(path, json.dumps(training, indent=1) + "\n")
+    elif {**there, "network": FORMER.get(str(there.get("network")), there.get("network"))} != training:
         raise PluginError(f"output '{directory}': holds another training, see {path}; choose another --output")
+
+
+def read_training(directory: Path) -> Mapping[str, Any] | None:
+    """What the training in a directory says of itself, None where nothing does; raises PluginError if it is damaged.
+
+    It is data: a network that it names is one of `networks.named`, or none that this package makes.
+    """
+    path = directory / TRAINING
+    remedy = "move it away"
+    try:
+        raw = read_json(path, "training", remedy)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    where = f"training '{path}'"
+    if not isinstance(raw, dict):
+        raise PluginError(f"{where}: must be a mapping, got {shown(raw)}; {remedy}")
+    for key in ("network_arguments", "recipe"):
+        if not isinstance(raw.get(key, {}), dict):
+            raise PluginError(f"{where}: {key} must be a mapping, got {shown(raw[key])}; {remedy}")
+    return raw
 
 
 def _write_history(path: Path, history: Sequence[Entry]) -> None:

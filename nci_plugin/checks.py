@@ -26,6 +26,9 @@ SHOWN_CHARACTERS = 80
 NAME_CHARACTERS = 120
 """The longest name from data: a file system takes 255 bytes, and suffixes are added to it."""
 
+NAME_BYTES = 200
+"""The same in UTF-8."""
+
 
 class PluginError(Exception):
     """A user's input cannot be used; the message is one line and says what to do. Commands exit with code 2.
@@ -73,9 +76,23 @@ def check_name(what: str, name: Any) -> str:
     return name
 
 
+def check_row_name(what: str, name: Any) -> str:
+    """`check_name` of what is a cell of a CSV file too: a spreadsheet takes one that begins with =, +, - or @ for code.
+
+    Raises PluginError on these as well, and on a name that takes more bytes than a file's may.
+    """
+    check_name(what, name)
+    if name[0] in "=+-@" or len(name.encode()) > NAME_BYTES:
+        raise PluginError(
+            f"{what}: a name must not begin with =, +, - or @, nor take more than {NAME_BYTES} bytes, got"
+            f" {shown(name)}; rename it"
+        )
+    return name
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the closest known name, or an empty string."""
-    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(str(name)[:NAME_CHARACTERS], list(known), n=1, cutoff=0.5)
     return f" (did you mean '{matches[0]}'?)" if matches else ""
 
 
@@ -112,17 +129,6 @@ def check_finite(what: str, values: Tensor, first_index: int = 0) -> None:
         )
 
 
-def check_labels(what: str, labels: Tensor, num_classes: int, first_index: int = 0, place: str = "row") -> None:
-    """Raise if an ID label (n,) lies outside 0..num_classes-1; names the first such row (or other ``place``)."""
-    bad = (labels < 0) | (labels >= num_classes)
-    if bad.any():
-        index = int(bad.nonzero()[0, 0])
-        raise PluginError(
-            f"{what}: label {int(labels[index])} at {place} {first_index + index} is outside 0..{num_classes - 1};"
-            " correct the list or the benchmark's num_classes"
-        )
-
-
 def check_width(what: str, features: Tensor, expected: int) -> None:
     """Raise unless ``features`` is a matrix (n, expected)."""
     if features.ndim != 2 or features.shape[1] != expected:
@@ -135,6 +141,8 @@ def check_width(what: str, features: Tensor, expected: int) -> None:
 def check_writable(directory: Path) -> None:
     """Raise unless files can be written in ``directory``, or in what would be its parent if it is not there yet."""
     try:
+        if b"\0" in str(directory).encode():  # the libraries that work there take no name but of UTF-8
+            raise ValueError("a NUL in its name")
         there = directory
         while not there.exists() and there != there.parent:
             there = there.parent
@@ -142,25 +150,32 @@ def check_writable(directory: Path) -> None:
             probe.write(b"\0")
             probe.flush()
             os.fsync(probe.fileno())
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have, or that is not UTF-8
         raise PluginError(
-            f"output directory '{directory}': cannot write there ({error.strerror or error});"
+            f"output directory '{directory}': cannot write there ({getattr(error, 'strerror', None) or error});"
             " free space or choose another with --output"
         ) from None
 
 
 def check_number(
-    what: str, value: Any, above: float | None = None, least: float | None = None, whole: bool = False
+    what: str,
+    value: Any,
+    above: float | None = None,
+    least: float | None = None,
+    whole: bool = False,
+    most: float | None = None,
 ) -> None:
-    """Raise unless ``value`` is a finite number (a whole one if asked), larger than ``above`` or at least ``least``."""
+    """Raise unless ``value`` is a finite number (a whole one if asked) above ``above``, from ``least`` to ``most``."""
     is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     in_range = is_number and abs(value) <= sys.float_info.max  # false for NaN
     in_range = in_range and (above is None or value > above) and (least is None or value >= least)
-    if not in_range:
+    too_much = in_range and most is not None and value > most
+    if not in_range or too_much:
         allowed = "a whole number" if whole else "a finite number"
         bound = f" above {above}" if above is not None else f", at least {least}" if least is not None else ""
+        bound += f" and at most {most}" if too_much else ""
         hint = "; YAML reads a number like 1e-4 as text, write 0.0001" if isinstance(value, str) else ""
-        raise PluginError(f"{what}: must be {allowed}{bound}, got {value!r}{hint}")
+        raise PluginError(f"{what}: must be {allowed}{bound}, got {shown(value)}{hint}")
 
 
 def check_choice(what: str, value: Any, allowed: Iterable[Any]) -> None:
@@ -168,4 +183,4 @@ def check_choice(what: str, value: Any, allowed: Iterable[Any]) -> None:
     choices = list(allowed)
     # `1 == True`: a choice must match in type too.
     if not any(type(value) is type(choice) and value == choice for choice in choices):
-        raise PluginError(f"{what}: must be one of {', '.join(map(str, choices))}, got {value!r}")
+        raise PluginError(f"{what}: must be one of {', '.join(map(str, choices))}, got {shown(value)}")

@@ -11,10 +11,11 @@ from typing import Any
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, OOD_VALIDATION, Benchmark
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
-from nci_plugin.checks import PluginError, check_keys, check_known, check_number
+from nci_plugin.checks import PluginError, check_keys, check_known, check_name, check_number, shown
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import DetectorSetup
 from nci_plugin.detectors.configuration import load_postprocessor, load_yaml, parse_detector
+from nci_plugin.networks.named import check_named
 
 DEFAULT_DETECTORS = "all"
 BUILT_IN = ("digits",)
@@ -22,6 +23,10 @@ BUILT_IN = ("digits",)
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 """Names of benchmarks: they become the names of directories."""
+
+MOST_CLASSES = 10**6
+TEXT_OF_NO_FILE = re.compile("[\0\ud800-\udfff]")
+"""What no file's name can hold: NUL, and a surrogate, which is no character."""
 
 
 def config_directory() -> Path:
@@ -63,17 +68,18 @@ def load_benchmark(name_or_path: str, preprocessing: Mapping[str, Any] | None = 
 
 def parse_benchmark(raw: Mapping[str, Any], where: str, preprocessing: Mapping[str, Any] | None = None) -> Benchmark:
     """A benchmark from the mapping under ``benchmark:``; the groups have the shape of OpenOOD's DATA_INFO."""
-    required = ["name", "num_classes", "preprocessing", "id", "ood"]
-    check_keys(where, raw, [*required, "csid", "network", "checkpoints", "built_in"], required)
-    if not NAME.fullmatch(str(raw["name"])):
-        raise PluginError(f"{where}: name must be letters, digits, '.', '_' and '-', got {raw['name']!r}")
-    check_number(f"{where}: num_classes", raw["num_classes"], above=0, whole=True)
+    required = ["name", "num_classes", "preprocessing", "id"]
+    check_keys(where, raw, [*required, "ood", "csid", "network", "checkpoints", "built_in"], required)
+    benchmark_name = _name(f"{where}: name", raw["name"])
+    if not NAME.fullmatch(benchmark_name):
+        raise PluginError(f"{where}: name must be letters, digits, '.', '_' and '-', got {shown(benchmark_name)}")
+    check_number(f"{where}: num_classes", raw["num_classes"], above=0, whole=True, most=MOST_CLASSES)
     base = _preprocessing(preprocessing or raw["preprocessing"], f"{where}: preprocessing")
     splits: dict[str, ImageList] = {}
     check_keys(f"{where}: id", raw["id"], ["train", "val", "test"], ["test"])
     for name, entry in raw["id"].items():
         splits[f"id/{name}"] = _image_list(entry, base, f"{where}: id: {name}")
-    ood = raw["ood"]
+    ood = {} if raw.get("ood") is None else raw["ood"]
     check_keys(f"{where}: ood", ood, ["val", NEAR, FAR])
     if "val" in ood:
         splits[OOD_VALIDATION] = _image_list(ood["val"], base, f"{where}: ood: val")
@@ -81,20 +87,19 @@ def parse_benchmark(raw: Mapping[str, Any], where: str, preprocessing: Mapping[s
         splits.update(_group(group, entries or {"datasets": []}, base, where))
     network = raw.get("network") or {}
     check_keys(f"{where}: network", network, ["factory", "arguments"], ["factory"] if network else [])
-    _check_text(f"{where}: network: factory", network.get("factory", "absent"))
-    if not isinstance(network.get("arguments") or {}, Mapping):
-        raise PluginError(f"{where}: network: arguments must be a mapping, got {network['arguments']!r}")
+    arguments = network.get("arguments") or {}
     for key in ("checkpoints", "built_in"):
         _check_text(f"{where}: {key}", raw.get(key, "absent"))
     if "built_in" in raw:
         check_known(f"value of built_in in {where}", raw["built_in"], BUILT_IN)
+        check_name(f"{where}: checkpoints", raw.get("checkpoints"))  # they are written, and nowhere else
     return Benchmark(
-        name=str(raw["name"]),
+        name=benchmark_name,
         num_classes=raw["num_classes"],
         splits=splits,
         preprocessing=base,
-        network=network.get("factory"),
-        network_arguments=network.get("arguments") or {},
+        network=check_named(f"{where}: network", network["factory"], arguments) if network else None,
+        network_arguments=arguments,
         checkpoints=raw.get("checkpoints"),
         built_in=raw.get("built_in"),
     )
@@ -106,19 +111,26 @@ def _group(group: str, entries: Any, preprocessing: Preprocessing, where: str) -
         raise PluginError(f"{where}: needs a list 'datasets' and one entry for each name in it, as OpenOOD's DATA_INFO")
     # An entry that no list names is checked too: OpenOOD describes sets beyond those that it evaluates.
     described = {
-        name: _image_list(entry, preprocessing, f"{where}: {name}")
+        _name(where, name): _image_list(entry, preprocessing, f"{where}: {name}")
         for name, entry in entries.items()
         if name != "datasets"
     }
-    for name in entries["datasets"]:
-        check_known(f"data set in {where}", str(name), map(str, described))
-    return {f"{group}/{name}": described[name] for name in entries["datasets"]}
+    names = [_name(f"{where}: datasets", name) for name in entries["datasets"]]
+    for name in names:
+        check_known(f"data set in {where}", name, described)
+    return {f"{group}/{name}": described[name] for name in names}
+
+
+def _name(where: str, raw: Any) -> str:
+    """A name that may become a path's; YAML reads one of digits as a number."""
+    return check_name(where, str(raw) if type(raw) is int and abs(raw) < 10**18 else raw)
 
 
 def _image_list(raw: Any, preprocessing: Preprocessing, where: str) -> ImageList:
     check_keys(where, raw, ["data_dir", "imglist_path", "preprocessing"], ["data_dir", "imglist_path"])
-    for key in ("data_dir", "imglist_path"):
-        _check_text(f"{where}: {key}", raw[key])
+    if raw["data_dir"] != "":  # the data root itself, as in OpenOOD
+        _check_text(f"{where}: data_dir", raw["data_dir"])
+    _check_text(f"{where}: imglist_path", raw["imglist_path"])
     if raw.get("preprocessing") is not None:
         own = raw["preprocessing"]
         check_keys(f"{where}: preprocessing", own, [field.name for field in fields(Preprocessing)])
@@ -127,8 +139,8 @@ def _image_list(raw: Any, preprocessing: Preprocessing, where: str) -> ImageList
 
 
 def _check_text(where: str, value: Any) -> None:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise PluginError(f"{where}: must be a text, got {value!r}")
+    if not isinstance(value, str) or not value or TEXT_OF_NO_FILE.search(value):
+        raise PluginError(f"{where}: must be a text, got {shown(value)}")
 
 
 def _preprocessing(raw: Any, where: str) -> Preprocessing:
@@ -137,10 +149,10 @@ def _preprocessing(raw: Any, where: str) -> Preprocessing:
     values = dict(raw)
     try:
         values["normalization"] = tuple(tuple(float(value) for value in row) for row in raw["normalization"])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise PluginError(
             f"{where}: normalization must be [[mean of R, G, B], [standard deviation of R, G, B]],"
-            f" got {raw['normalization']!r}"
+            f" got {shown(raw['normalization'])}"
         ) from None
     preprocessing = Preprocessing(**values)
     preprocessing.check(where)

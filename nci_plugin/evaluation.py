@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, Benchmark
+from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, TRAIN, Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import DetectorSetup, FitsOn
 from nci_plugin.feature_bank import FeatureBank
 from nci_plugin.metrics import OODMetrics, accuracy, ood_metrics
+from nci_plugin.networks.calling import without_autocast
 from nci_plugin.parameter_search import Answers, Method, Scores
 from nci_plugin.precision import AMP_SHIFT, answer_and_compare
 from nci_plugin.results import Result
@@ -37,6 +38,7 @@ def training_needed(setups: Sequence[Contestant]) -> frozenset[FitsOn]:
     return frozenset(setup.fits_on for setup in setups) - {FitsOn.NOTHING}
 
 
+@without_autocast()
 def evaluate_bank(
     bank: FeatureBank,
     benchmark: Benchmark,
@@ -59,6 +61,9 @@ def evaluate_bank(
     quiet = None if progress else True  # None: quiet unless standard error is a terminal
     for setup in (bar := tqdm(setups, desc="score", unit="detector", disable=quiet)):
         bar.set_postfix_str(setup.name)
+        if setup.fits_on is not FitsOn.NOTHING and TRAIN not in benchmark.splits:
+            evaluation.failures[setup.name] = f"the benchmark lacks the split '{TRAIN}', on which it fits; add it"
+            continue
         try:
             if isinstance(setup, DetectorSetup):
                 answers, shift = answer_and_compare(setup, bank, tested)

@@ -15,8 +15,13 @@ from pathlib import Path
 
 from nci_plugin.checks import PluginError, check_writable
 
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\.tmp")
 LOCK = ".lock"
+LEVELS = 6
+"""How deep in its directory a run writes, and a little more."""
+
+_held: set[int] = set()
+"""The descriptors of the locks that this process holds."""
 
 
 def read_file(path: Path, what: str, limit: int, remedy: str) -> bytes:
@@ -32,7 +37,10 @@ def read_file(path: Path, what: str, limit: int, remedy: str) -> bytes:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise PluginError(f"{what} '{path}': must be a regular file; {remedy}")
-            data = file.read(limit + 1)  # not st_size: the file may grow meanwhile, and /proc says 0
+            # As much as it says first, since a read allocates all that it asks for; it may grow, and /proc says 0.
+            data = file.read(min(status.st_size, limit) + 1)
+            if len(data) > status.st_size:
+                data += file.read(limit + 1 - len(data))
     except (FileNotFoundError, NotADirectoryError):
         raise
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
@@ -84,18 +92,52 @@ def locked(directory: Path) -> Iterator[None]:
     check_writable(directory)
     descriptor = None
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        _make_directory(directory)
         descriptor = _lock(directory)
-        for path in directory.rglob(".*.tmp"):
-            if TEMPORARY.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        remove_temporary(directory)
         yield
     finally:
         if descriptor is not None:
             (directory / LOCK).unlink(missing_ok=True)  # before it is given back: who waited for it looks again
+            _held.discard(descriptor)
             os.close(descriptor)
         with suppress(OSError):  # it holds the run's files
             directory.rmdir()
+
+
+def remove_temporary(directory: Path, levels: int = LEVELS) -> None:
+    """Remove the files that `write_atomically` left unfinished in a directory and ``levels`` below, when killed."""
+    for entry in os.scandir(directory):
+        if TEMPORARY.fullmatch(entry.name):
+            with suppress(OSError):  # gone already, or not a file
+                os.unlink(entry)
+        elif levels and entry.is_dir(follow_symlinks=False) and os.access(entry, os.R_OK | os.X_OK):
+            remove_temporary(Path(entry), levels - 1)
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a link to nothing, say
+        raise PluginError(
+            f"output directory '{directory}': cannot be made ({error.strerror or error}); choose another with --output"
+        ) from None
+
+
+def _let_go() -> None:
+    """Close what a forked process has got of its parent's locks: else they last as long as it does.
+
+    A lock of ``flock`` is held until every copy of its descriptor is closed, and the processes that load images live on
+    for seconds after the command has been killed.
+    """
+    for descriptor in _held:
+        with suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _lock(directory: Path) -> int | None:
@@ -116,6 +158,7 @@ def _lock(directory: Path) -> int | None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                _held.add(descriptor)
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)

@@ -13,13 +13,14 @@ from nci_plugin.checks import PluginError
 class LinearHead:
     """Weights W (K, P) and bias b (K,) of the last layer: logits z = W h + b of a penultimate feature h (P,).
 
-    ``network`` is the class name of the network that the head was cut from; some detectors (NECO) follow a rule by
-    architecture. It is empty where nobody knows.
+    ``network`` is the class name of the network that the head was cut from, and ``architecture`` the name under which
+    timm knows it; some detectors (NECO) follow a rule by architecture. Both are empty where nobody knows.
     """
 
     weight: Tensor
     bias: Tensor
     network: str = ""
+    architecture: str = ""
 
     def __post_init__(self) -> None:
         if self.weight.ndim != 2 or self.bias.shape != self.weight.shape[:1]:
@@ -29,11 +30,11 @@ class LinearHead:
             )
 
     @classmethod
-    def from_linear(cls, layer: nn.Linear, network: str = "") -> LinearHead:
+    def from_linear(cls, layer: nn.Linear, network: str = "", architecture: str = "") -> LinearHead:
         """Copy a linear layer to the CPU in float32; a layer without bias has b = 0."""
         weight = layer.weight.detach().cpu().float().clone()
         bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().cpu().float().clone()
-        return cls(weight, bias, network)
+        return cls(weight, bias, network, architecture)
 
     @property
     def num_classes(self) -> int:

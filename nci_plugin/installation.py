@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -13,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from nci_plugin.adapters.openood.checkout import LANDMARK, is_checkout
 from nci_plugin.checks import PluginError
 from nci_plugin.config import config_directory
-from nci_plugin.files import write_atomically
+from nci_plugin.files import TEMPORARY, read_file, write_atomically
+from nci_plugin.parsing import read_json
 
 PACKAGE = Path(__file__).parent
 MANIFEST = "nci_plugin/installed.json"
@@ -21,18 +23,24 @@ SCRIPTS = ("eval_nci.sh", "environment.sh", "missing_requirements.py", "oldest-c
 OPENOODS_OWN = ("ebo", "knn", "mls", "msp", "nci")
 """Names of ours for which OpenOOD has a YAML file itself."""
 
+LARGEST_FILE = 2**26
+Digests = dict[str, set[str]]
+"""SHA-256 by file: of what was installed, and beside it, while an installation is under way, of what was before."""
+
 
 @dataclass
 class Changes:
     """What is done to a checkout, by path in it: files to ``write`` and to ``remove``, those ``left`` alone and why.
 
-    ``manifest`` holds the SHA-256 of every file of ours afterwards, ``directories`` what was made for them.
+    ``manifest`` holds the SHA-256 of every file of ours afterwards, ``before`` what an earlier installation left,
+    ``directories`` what was made for them.
     """
 
     write: dict[str, bytes] = field(default_factory=dict)
     remove: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
     manifest: dict[str, str] = field(default_factory=dict)
+    before: Digests = field(default_factory=dict)
     directories: list[str] = field(default_factory=list)
 
 
@@ -42,14 +50,14 @@ def plan_installation(checkout: Path, force: bool = False) -> Changes:
     Raises PluginError if that is no checkout of OpenOOD, or if a file there is not ours, unless ``force``.
     """
     recorded, directories = _read_manifest(_checked(checkout))
-    changes = Changes(directories=directories)
+    changes = Changes(before=recorded, directories=directories)
     foreign = []
     for name, content in _contents().items():
         there = _read(checkout / name)
         changes.manifest[name] = _digest(content)
         if there == content:
             continue
-        if there is not None and _digest(there) != recorded.get(name) and not force:
+        if there is not None and _digest(there) not in recorded.get(name, ()) and not force:
             foreign.append(name)
         changes.write[name] = content
     if foreign:
@@ -71,19 +79,26 @@ def plan_removal(checkout: Path, force: bool = False) -> Changes:
     recorded, directories = _read_manifest(_checked(checkout))
     if not recorded:
         raise PluginError(f"remove from '{checkout}': there is no {MANIFEST}, so nothing was installed there")
-    changes = Changes(directories=directories)
+    changes = Changes(before=recorded, directories=directories)
     _plan_removal(checkout, recorded, force, changes)
     return changes
 
 
 def apply(changes: Changes, checkout: Path) -> None:
-    """Change the checkout: all of it, or nothing if something cannot be written. Raises PluginError then."""
+    """Change the checkout: all of it, or nothing if something cannot be written. Raises PluginError then.
+
+    The manifest is written before the files and again after them: where a kill comes between, it names what may be
+    there, and installing again, or removing, goes on from that.
+    """
     names = [*changes.write, *changes.remove, MANIFEST]
     made = _missing_directories(checkout, [*changes.write, *[MANIFEST] * bool(changes.manifest)])
     for directory in {_existing(checkout / name) for name in names}:
         _check_writable(directory)
-    undo: dict[Path, bytes | None] = {}
+    undo: dict[Path, bytes | None] = {checkout / MANIFEST: _read(checkout / MANIFEST)}
     try:
+        _remove_unfinished(checkout, [*changes.manifest, *changes.before, MANIFEST])
+        if changes.write:
+            _write_manifest(checkout, changes, made, unfinished=True)
         for name, content in changes.write.items():
             undo[checkout / name] = _read(checkout / name)
             write_atomically(checkout / name, content, durable=False)
@@ -100,13 +115,29 @@ def apply(changes: Changes, checkout: Path) -> None:
     _remove_empty(checkout, changes.directories)
 
 
-def _write_manifest(checkout: Path, changes: Changes, made: Iterable[str]) -> None:
-    if changes.manifest:
-        directories = list(dict.fromkeys([*changes.directories, *made]))
-        text = json.dumps({"files": changes.manifest, "directories": directories}, indent=1)
-        write_atomically(checkout / MANIFEST, f"{text}\n", durable=False)
-    else:
+def _write_manifest(checkout: Path, changes: Changes, made: Iterable[str], unfinished: bool = False) -> None:
+    if not changes.manifest:
         (checkout / MANIFEST).unlink(missing_ok=True)
+        return
+    record: dict[str, object] = {
+        "files": changes.manifest,
+        "directories": list(dict.fromkeys([*changes.directories, *made])),
+    }
+    if unfinished:
+        record["before"] = {name: sorted(digests) for name, digests in changes.before.items()}
+    write_atomically(checkout / MANIFEST, f"{json.dumps(record, indent=1)}\n", durable=False)
+
+
+def _remove_unfinished(checkout: Path, names: Iterable[str]) -> None:
+    """Remove what a killed installation left half-written beside some files."""
+    paths = [checkout / name for name in names]
+    ours = {(path.parent, path.name) for path in paths}
+    for directory in {path.parent for path in paths}:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for entry in os.scandir(directory):
+                match = TEMPORARY.fullmatch(entry.name)
+                if match and (directory, match["name"]) in ours:
+                    _unlink(Path(entry))
 
 
 # -------------------------------------------------------------------- what is installed
@@ -145,26 +176,30 @@ def _checked(checkout: Path) -> Path:
     return checkout
 
 
-def _read_manifest(checkout: Path) -> tuple[dict[str, str], list[str]]:
+def _read_manifest(checkout: Path) -> tuple[Digests, list[str]]:
     """SHA-256 by file, and the directories made for them; both empty where nothing was installed."""
-    content = _read(checkout / MANIFEST)
-    if content is None:
+    path, remedy = checkout / MANIFEST, "remove the installed files by hand"
+    try:
+        raw = read_json(path, "manifest", remedy)
+    except (FileNotFoundError, NotADirectoryError):
         return {}, []
     try:
-        raw = json.loads(content)
-        files, directories = dict(raw["files"]), list(raw["directories"])
-        inside = [PurePosixPath(name) for name in (*files, *directories)]
-    except (ValueError, TypeError, KeyError):
-        raise PluginError(f"'{checkout / MANIFEST}': is damaged; remove the installed files by hand") from None
-    if any(path.is_absolute() or ".." in path.parts for path in inside):
-        raise PluginError(f"'{checkout / MANIFEST}': names files outside the checkout; remove the files by hand")
-    return files, directories
+        recorded: Digests = {name: {digest} for name, digest in raw["files"].items()}
+        for name, digests in raw.get("before", {}).items():
+            recorded.setdefault(name, set()).update(digests)
+        directories = list(raw["directories"])
+        inside = [PurePosixPath(name) for name in (*recorded, *directories)]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise PluginError(f"'{path}': is damaged; {remedy}") from None
+    if any(name.is_absolute() or ".." in name.parts for name in inside):
+        raise PluginError(f"'{path}': names files outside the checkout; {remedy}")
+    return recorded, directories
 
 
-def _plan_removal(checkout: Path, recorded: Mapping[str, str], force: bool, changes: Changes) -> None:
-    for name, digest in recorded.items():
+def _plan_removal(checkout: Path, recorded: Mapping[str, set[str]], force: bool, changes: Changes) -> None:
+    for name, digests in recorded.items():
         there = _read(checkout / name)
-        if there is not None and (force or _digest(there) == digest):
+        if there is not None and (force or _digest(there) in digests):
             changes.remove.append(name)
         elif there is not None:
             changes.left[name] = "changed since it was installed (--force removes it)"
@@ -211,11 +246,11 @@ def _existing(path: Path) -> Path:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_file(path, "file", LARGEST_FILE, "move it away")
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise PluginError(f"cannot read '{path}': {error.strerror or error}") from None
+    except NotADirectoryError as error:
+        raise PluginError(f"cannot read '{path}': {error.strerror}") from None
 
 
 def _digest(content: bytes) -> str:

@@ -12,21 +12,30 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
+from nci_plugin.checks import PluginError
+
 OOD_RECALL = 0.95
+ID_RECALL_PERCENT = 95
 
 
 @dataclass(frozen=True)
 class OODMetrics:
     """Metrics of ID against OOD scores, in percent.
 
-    ``fpr95`` is the share of ID samples that are called OOD at the first threshold that finds 95 % of the OOD samples;
-    ``aupr_in`` has ID as the positive class, ``aupr_out`` has OOD.
+    ``fpr95`` is OpenOOD's, with OOD as the positive class: the share of ID samples that are called OOD at the first
+    point of scikit-learn's ``roc_curve`` that finds 95 % of the OOD samples. That curve leaves out points on a straight
+    line, so where scores tie, or ID and OOD scores alternate, it is larger than by its own definition: of scores
+    against themselves 100, not 95. ``aupr_in`` has ID as the positive class, ``aupr_out`` has OOD.
+
+    ``fpr_at_id_tpr95`` is what most papers print, with ID as the positive class and every point counted: the share of
+    OOD scores >= t, t being the largest threshold with a share of ID scores >= t of at least 95 %.
     """
 
     fpr95: float
     auroc: float
     aupr_in: float
     aupr_out: float
+    fpr_at_id_tpr95: float
 
 
 def auroc(id_scores: NDArray[np.floating], ood_scores: NDArray[np.floating]) -> float:
@@ -46,11 +55,21 @@ def ood_metrics(id_scores: NDArray[np.floating], ood_scores: NDArray[np.floating
         auroc=100 * float(auc(fpr, tpr)),
         aupr_in=100 * float(auc(recall_in, precision_in)),
         aupr_out=100 * float(auc(recall_out, precision_out)),
+        fpr_at_id_tpr95=100 * _fpr_at_id_tpr95(scores[: len(id_scores)], scores[len(id_scores) :]),
     )
 
 
+def _fpr_at_id_tpr95(id_scores: NDArray[np.floating], ood_scores: NDArray[np.floating]) -> float:
+    """See OODMetrics; as a share in 0..1."""
+    above = -(-len(id_scores) * ID_RECALL_PERCENT // 100)  # so many ID scores must be >= t, in whole numbers
+    threshold = np.sort(id_scores)[len(id_scores) - above]
+    return float(np.mean(ood_scores >= threshold))
+
+
 def accuracy(predictions: NDArray[np.integer], labels: NDArray[np.integer]) -> float:
-    """Share of right predictions among ID samples, in percent."""
+    """Share of right predictions (n,) among ID samples with labels (n,), in percent."""
+    if predictions.shape != labels.shape:  # numpy would compare every prediction with every label
+        raise PluginError(f"accuracy: predictions of shape {predictions.shape} and labels of shape {labels.shape}")
     return 100 * float(np.mean(predictions == labels))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -14,11 +14,17 @@ from numpy.typing import NDArray
 
 from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TRAIN, VALIDATION, Benchmark
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import Detector, DetectorSetup, FitsOn
+from nci_plugin.detectors.base import FLOAT32_STEP, Detector, DetectorSetup, FitsOn
 from nci_plugin.feature_bank import FeatureBank, FeatureSplit
 from nci_plugin.metrics import auroc
 
+AUTO = "auto"
+"""The value of a hyper-parameter that a detector learns; what it learned is its attribute of that name and ``_``."""
+
 Scores = Mapping[str, NDArray[np.floating]]
+
+ROUNDING_STEPS = 8
+"""Scores of all samples that lie within so many steps of float32, in which features are kept, differ by rounding."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +63,23 @@ class Method(Protocol):
 
 
 def answer(setup: DetectorSetup, bank: FeatureBank, splits: Sequence[str]) -> Answers:
-    """Fit a detector, search its hyper-parameters and score the ``splits`` of a bank."""
+    """Fit a detector, search its hyper-parameters and score the ``splits`` of a bank.
+
+    Raises PluginError on scores that are no ranking (see `check_scores` and `check_ranking`).
+    """
     fitted = fit_and_search(setup, bank)
     timer = Timer(fitted.seconds)
     with timer("score"):
         scores = {name: score_split(fitted.detector, bank.splits[name]) for name in splits}
-    return Answers(scores, fitted.detector.get_hyperparameters(), fitted.chosen_by, timer.seconds)
+    hyperparameters = chosen_hyperparameters(fitted.detector)
+    check_ranking(scores, setup.name, hyperparameters, fitted.detector.magnitude)
+    return Answers(scores, hyperparameters, fitted.chosen_by, timer.seconds)
+
+
+def chosen_hyperparameters(detector: Detector) -> dict[str, Any]:
+    """The hyper-parameters that a fitted detector scores with: of one that it learned, as ``auto`` says, the value."""
+    given = detector.get_hyperparameters()
+    return {name: getattr(detector, f"{name}_", value) if value == AUTO else value for name, value in given.items()}
 
 
 def fit_and_search(setup: DetectorSetup, bank: FeatureBank) -> Fitted:
@@ -78,7 +95,7 @@ def fit_and_search(setup: DetectorSetup, bank: FeatureBank) -> Fitted:
         timer = Timer()
         with timer("fit"):
             fit(detector, bank)
-        return Fitted(detector, detector.explain_choice() or not_searched(setup.sweep), timer.seconds)
+        return Fitted(detector, detector.explain_choice() or not_searched(setup.sweep, bank.splits), timer.seconds)
     timer = Timer()
     search = _Search(detector, bank, timer)
 
@@ -93,9 +110,13 @@ def fit_and_search(setup: DetectorSetup, bank: FeatureBank) -> Fitted:
     return Fitted(detector, f"{chosen_by}{explained}", timer.seconds)
 
 
-def not_searched(sweep: Mapping[str, Sequence[Any]]) -> str:
-    """How hyper-parameters were chosen that are those of the configuration."""
-    return "fixed (the benchmark has no validation splits to search on)" if sweep else "fixed"
+def not_searched(sweep: Mapping[str, Sequence[Any]], splits: Iterable[str]) -> str:
+    """How hyper-parameters were chosen that are those of the configuration; ``splits`` are those that are there."""
+    missing = [name for name in (VALIDATION, OOD_VALIDATION) if name not in splits]
+    if not sweep or not missing:
+        return "fixed"
+    what = "validation splits" if len(missing) == 2 else f"split '{missing[0]}'"
+    return f"fixed (the benchmark has no {what} to search on)"
 
 
 def choose(
@@ -185,6 +206,23 @@ def check_scores(scores: NDArray[np.floating], name: str, hyperparameters: Mappi
             f" with {dict(hyperparameters) or 'no hyper-parameters'}"
         )
     return scores
+
+
+def check_ranking(scores: Scores, name: str, hyperparameters: Mapping[str, Any], magnitude: float = 0.0) -> None:
+    """Raise PluginError if the scores of all splits differ by no more than rounding, which no metric should rank.
+
+    Rounding is up to `ROUNDING_STEPS` of float32 at the largest of them, or at ``magnitude`` (see `Detector`).
+    Scores that are exactly the same pass: every metric sees the tie (an AUROC of 50 %).
+    """
+    filled = [values for values in scores.values() if len(values)]
+    if not filled:
+        return
+    low, high = min(float(values.min()) for values in filled), max(float(values.max()) for values in filled)
+    if 0 < high - low <= ROUNDING_STEPS * FLOAT32_STEP * max(abs(low), abs(high), magnitude):
+        raise PluginError(
+            f"detector '{name}': gave every sample the same score but for rounding, with"
+            f" {dict(hyperparameters) or 'no hyper-parameters'}; it ranks nothing here, leave it out"
+        )
 
 
 def _grid(sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

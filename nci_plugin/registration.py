@@ -1,9 +1,16 @@
-"""`register`: this package's detectors as postprocessors of OpenOOD."""
+"""`register`: this package's detectors as postprocessors of OpenOOD; `on_device`: OpenOOD without a GPU."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
 from nci_plugin.adapters.openood.checkout import import_openood
+from nci_plugin.adapters.openood.device import cuda_on
 from nci_plugin.config import config_directory
+from nci_plugin.extraction import resolve_device
 
 
 def register(override: bool = True) -> None:
@@ -21,3 +28,21 @@ def register(override: bool = True) -> None:
     from nci_plugin.adapters.openood import registries  # imports openood, which is there now
 
     registries.register(config_directory() / "postprocessors", override)
+
+
+@contextmanager
+def on_device(device: str | torch.device = "auto") -> Iterator[torch.device]:
+    """While this is open OpenOOD, which calls ``.cuda()`` throughout, runs on ``device``: on a CPU, say.
+
+    >>> with nci_plugin.on_device("cpu"):                             # doctest: +SKIP
+    ...     Evaluator(net, id_name="cifar10", postprocessor_name="neco").eval_ood()
+
+    ``.cuda()``, ``.to("cuda")``, ``device="cuda"`` and ``torch.load`` mean that device, in all of the process; the
+    network must lie on it. Afterwards, also after an exception, torch is as before. Blocks may be nested; of those that
+    are no GPU's, the innermost counts. ``auto``: cuda, else mps, else cpu. Gives the device.
+
+    Raises PluginError on a device that torch does not know or that is not there.
+    """
+    found = resolve_device(str(device))
+    with cuda_on(found):
+        yield found

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nci_plugin.checks import PluginError, check_keys
-from nci_plugin.files import digest
+from nci_plugin.checks import PluginError, check_choice, check_keys, check_number, check_row_name, shown
+from nci_plugin.files import digest, read_text
 
 CHECKSUM = "checksum"
 SETTINGS = ("ood", "fsood")
 METRICS = {"fpr95": "FPR@95", "auroc": "AUROC", "aupr_in": "AUPR_IN", "aupr_out": "AUPR_OUT", "acc": "ACC"}
 """Fields of a Result and the names of their columns in OpenOOD's tables."""
+
+OTHER_METRICS = {"fpr_at_id_tpr95": "FPR at ID TPR 95"}
+"""Fields that OpenOOD's tables do not have."""
+
+RESULTS_BYTES = 2**28
+"""The largest results.jsonl: a hundred times that of every detector on ImageNet with three seeds."""
+
+DATA_SET_GROUPS = ("near", "far")
+ROUNDING = 1e-6
+"""Percent that a metric may lie outside 0..100: areas are sums of rounded terms."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,8 @@ class Result:
 
     ``setting`` is ``ood`` or ``fsood`` (covariate-shifted samples count as ID). ``hyperparameters`` were chosen as
     ``chosen_by`` says; ``seconds`` of fit, search and score are those of the detector over all splits; ``provenance``
-    holds versions, fingerprints, configuration and device.
+    holds versions, fingerprints, configuration and device. ``fpr_at_id_tpr95`` is None in rows of earlier versions. All
+    metrics are those of `OODMetrics`, and ``acc`` is the ID accuracy.
     """
 
     benchmark: str
@@ -46,6 +57,7 @@ class Result:
     chosen_by: str
     seconds: Mapping[str, float]
     provenance: Mapping[str, Any]
+    fpr_at_id_tpr95: float | None = None
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -63,30 +75,54 @@ class Result:
         try:
             raw = json.loads(line)
             checksum = raw.pop(CHECKSUM, None) if isinstance(raw, dict) else None
-            check_keys("result", raw, names, names)
+            check_keys("result", raw, names, [field.name for field in fields(cls) if field.default is MISSING])
             if checksum not in (None, digest(json.dumps(raw))):
                 raise PluginError("its checksum differs: it was changed since")
             values = dict(raw)
-        except (ValueError, PluginError) as error:
+        except (ValueError, RecursionError, PluginError) as error:
             raise PluginError(f"result: not a line that this version wrote ({error}); evaluate again") from None
         for field in fields(cls):
-            kind = _JSON_TYPES.get(str(field.type), dict)
-            if not isinstance(values[field.name], kind):
-                raise PluginError(f"result: '{field.name}' is {values[field.name]!r}; evaluate again")
-        return cls(**values)
+            if not _fits(str(field.type), values.get(field.name)):
+                raise PluginError(f"result: '{field.name}' is {shown(values[field.name])}; evaluate again")
+        result = cls(**values)
+        result.check()
+        return result
+
+    def check(self) -> None:
+        """Raise PluginError on a name that is no name of a file, or a number out of its range."""
+        for what in ("benchmark", "detector", "dataset", "seed"):
+            if what != "seed" or self.seed:  # that of a single network is empty
+                check_row_name(f"result: {what}", getattr(self, what))
+        check_choice("result: setting", self.setting, SETTINGS)
+        check_choice("result: group", self.group, DATA_SET_GROUPS)
+        for metric in (*METRICS, *OTHER_METRICS):
+            value = getattr(self, metric)
+            if value is not None and not -ROUNDING <= value <= 100 + ROUNDING:  # false for NaN
+                raise PluginError(f"result: '{metric}' must be 0 to 100, got {shown(value)}; evaluate again")
+        for count in ("n_id", "n_ood"):
+            check_number(f"result: {count}", getattr(self, count), above=0, whole=True)
+        for phase in PHASES:
+            check_number(f"result: seconds of {phase}", self.seconds.get(phase), least=0)
 
 
-_JSON_TYPES: dict[str, Any] = {"str": str, "int": int, "float": (int, float)}
-"""What JSON gives for the annotations of Result; the others are mappings."""
+PHASES = ("fit", "search", "score")
+
+
+def _fits(annotation: str, value: Any) -> bool:
+    """Whether JSON gave what the annotation of a field of Result says; those not named here are mappings."""
+    if annotation == "float | None":
+        return value is None or _fits("float", value)
+    kinds: dict[str, Any] = {"str": str, "int": int, "float": (int, float)}
+    return isinstance(value, kinds.get(annotation, dict)) and not isinstance(value, bool)
 
 
 def read_results(path: Path) -> list[Result]:
     """All rows of a JSON-lines file; raises PluginError naming the line that cannot be read."""
     results = []
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PluginError(f"results '{path}': {getattr(error, 'strerror', None) or 'not a text file'}") from None
+        text = read_text(path, "results", RESULTS_BYTES, "move it away")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PluginError(f"results '{path}': {error.strerror}") from None
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
         try:
             results.append(Result.from_json(line))

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nci_plugin.checks import PluginError, check_finite, check_labels, check_width
+from nci_plugin.checks import PluginError, check_finite, check_width
+from nci_plugin.rows import as_numbers, id_labels
 
 BUFFER_ROWS = 4096
 """Rows collected before they are merged: a merge then costs little more than the matrix product of its rows."""
@@ -106,7 +107,7 @@ class ClassStatistics:
     def covariance(self) -> Tensor:
         """Covariance of all samples about `global_mean`, divided by n, (P, P): within plus between classes."""
         offsets = (self.means - self.global_mean) * self.counts.sqrt()[:, None]
-        return (self.within_scatter + offsets.T @ offsets) / self.counts.sum()
+        return _mirrored(self.within_scatter + offsets.T @ offsets) / self.counts.sum()
 
     @property
     def has_unit_rows(self) -> bool:
@@ -119,15 +120,12 @@ class ClassStatistics:
     def update(self, features: Tensor, labels: Tensor) -> ClassStatistics:
         """Merge a batch: features (n, P) and labels (n,) in 0..K-1.
 
-        Raises PluginError on a wrong width, NaN, infinity or a label out of range; nothing is merged then.
+        Raises PluginError on a wrong width, NaN, infinity and labels as `id_labels` does; nothing is merged then.
         """
+        features = as_numbers("statistics: features", features)
         check_width("statistics", features, self.num_features)
-        if labels.shape != features.shape[:1]:
-            raise PluginError(
-                f"statistics: expected one label for each of {len(features)} features, got {tuple(labels.shape)}"
-            )
         check_finite("statistics", features)
-        check_labels("statistics", labels, self.num_classes)
+        labels = id_labels("statistics", labels, len(features), self.num_classes)
         if not len(self._rows):
             self._rows = self._rows.new_empty(BUFFER_ROWS, self.num_features)
             self._labels = self._labels.new_empty(BUFFER_ROWS)
@@ -135,7 +133,7 @@ class ClassStatistics:
         while start < len(features):
             count = min(len(features) - start, BUFFER_ROWS - self._waiting)
             free = slice(self._waiting, self._waiting + count)
-            self._rows[free] = features[start : start + count].detach()
+            self._rows[free] = features[start : start + count]
             self._labels[free] = labels[start : start + count]
             self._waiting += count
             start += count
@@ -226,4 +224,10 @@ def _add_products(total: Tensor, rows: Tensor) -> None:
     for start in range(0, len(total), PRODUCT_COLUMNS):
         stop = start + PRODUCT_COLUMNS
         total[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
+        total[start:stop, start:stop] = _mirrored(total[start:stop, start:stop])
         total[stop:, start:stop] = total[start:stop, stop:].T
+
+
+def _mirrored(product: Tensor) -> Tensor:
+    """The lower triangle of a symmetric product (P, P) in both: on some processors they differ in the last bit."""
+    return product.tril() + product.tril(-1).T

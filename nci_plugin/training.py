@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-from nci_plugin.checks import PluginError, check_choice, check_labels, check_number
+from nci_plugin.checks import PluginError, check_choice, check_number
 from nci_plugin.files import write_atomically
 from nci_plugin.losses import CE_THEN_MSE, LOSSES, NAMES
+from nci_plugin.rows import id_labels
 
 SHIFT = 4
 """Largest random shift in pixels, the padding of the usual CIFAR augmentation."""
@@ -116,9 +117,10 @@ def train(
     with _seeded(seed, device):
         # Convolutions of few channels are a third faster with the channels last, on CPUs too.
         network = factory().to(device).to(memory_format=torch.channels_last)
-        images, labels = images.to(device, memory_format=torch.channels_last), labels.to(device)
+        images = images.to(device, memory_format=torch.channels_last)
         with torch.no_grad():
-            check_labels("training", labels, num_classes=network.eval()(images[:1]).shape[1])
+            num_classes = network.eval()(images[:1]).shape[1]
+        labels = id_labels("training", labels, len(images), num_classes).to(device)
         history = _fit(network, images, labels, recipe, seed, on_epoch, progress_label)
         return network.to(memory_format=torch.contiguous_format), history
 

@@ -109,3 +109,12 @@ class Toy:
 @pytest.fixture(scope="session")
 def toy() -> Toy:
     return Toy()
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """Skips where torch.compile cannot be used: an old torch on a newer Python."""
+    try:
+        torch.compile(torch.nn.Identity(), backend="eager")(torch.ones(1))
+    except RuntimeError as error:
+        pytest.skip(f"torch.compile: {error}")

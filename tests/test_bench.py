@@ -69,10 +69,24 @@ def test_memory(measure: Callable[..., dict[str, Any]]) -> None:
     assert list(report["peak_MB"]) == ["1200"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_neighbours(measure: Callable[..., dict[str, Any]]) -> None:
+    report = measure("neighbours", "--sizes", "60", "120", "--features=8", "--queries=5")
+    assert list(report["grown_MB"]) == ["60", "120"]
+
+
 def test_collapse(measure: Callable[..., dict[str, Any]]) -> None:
     report = measure("collapse", "--samples=300", "--features=16", "--classes=4")
     assert report["shape"] == [300, 16, 4]
     assert report["seconds"].keys() == {"updates", "products", "measure"}
+
+
+def test_comparison(measure: Callable[..., dict[str, Any]]) -> None:
+    report = measure("comparison", "--detectors=3", "--samples=160", "--networks=2")
+    assert report["shape"] == [3, 160, 2, 1000]
+    assert report["differences"] == 6
+    for name in ("auroc", "fpr95", "augrc"):
+        assert report[f"{name}_seconds"] > 0
 
 
 def test_golden_agreement(measure: Callable[..., dict[str, Any]]) -> None:

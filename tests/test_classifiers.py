@@ -8,8 +8,12 @@ from torch import nn
 
 from nci_plugin import Benchmark, evaluate
 from nci_plugin.checks import PluginError
+from nci_plugin.detectors.neco import NECO
+from nci_plugin.head import LinearHead
+from nci_plugin.networks.architecture import architecture_of
 from nci_plugin.networks.cut import Cut
 from nci_plugin.networks.factory import build_network
+from nci_plugin.statistics import ClassStatistics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = 3
@@ -84,6 +88,16 @@ def test_torchvision(name):
 def test_timm(name):
     pytest.importorskip("timm")
     check(f"timm:{name}", *TIMM[name])
+    network = build_network(f"timm:{name}", CLASSES, {})
+    class_name, architecture = architecture_of(network, TIMM[name][0])
+    assert (class_name, architecture) == (type(network).__name__, name)
+    # The authors' rule for DeiT, whose class in timm is that of every ViT.
+    detector = NECO().fit(
+        ClassStatistics(1, 2).update(torch.randn(9, 2), torch.zeros(9).long()),
+        LinearHead(torch.ones(1, 2), torch.zeros(1), class_name, architecture),
+    )
+    assert detector.uses_raw_length_ == name.startswith(("deit", "swin"))
+    assert detector.uses_max_logit_ == (name != "resnet18")
 
 
 @pytest.mark.parametrize(("name", "layers"), [("squeezenet1_1", "none"), ("resnet18", "0.fc")])

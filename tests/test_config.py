@@ -180,9 +180,9 @@ def test_shipped_hyperparameters_and_grids():
         "feature_norm": ({"norm": "l1"}, {}),
         "knn": ({"K": 50}, {"K": [50, 100, 200, 500, 1000]}),
         "knn_l1": ({"K": 50, "alpha": 1e-4}, alphas),
-        "neco": ({"dim": 0.9, "scale": True, "max_logit": "auto"}, {}),
+        "neco": ({"dim": 0.9, "scale": True, "max_logit": "auto", "raw_norm": "auto"}, {}),
         **{name: ({}, {}) for name in ("nc1", "nc2", "nc3", "nc4", "mds_pp", "rmds_pp", "ora", "nci_plus")},
-        "nc5": ({"dim": 0.9, "scale": True, "max_logit": "auto"}, {}),
+        "nc5": ({"dim": 0.9, "scale": True, "max_logit": "auto", "raw_norm": "auto"}, {}),
         "msp": ({}, {}),
         "mls": ({}, {}),
         "ebo": ({"temperature": 1}, {}),
@@ -230,7 +230,7 @@ VALID = {
     "name": "mine",
     "num_classes": 3,
     "preprocessing": {"pre_size": 40, "img_size": 32, "normalization": NORMALIZATION},
-    "network": {"factory": "net.py:make", "arguments": {"width": 2}},
+    "network": {"factory": "resnet18_32x32", "arguments": {"width": 2}},
     "checkpoints": "mine_net",
     "id": {"train": entry("train"), "val": entry("val"), "test": entry("test")},
     "csid": {"datasets": ["c"], "c": entry("c")},
@@ -257,7 +257,7 @@ def load_changed(tmp_path, change):
 def test_a_benchmark_of_the_users(tmp_path):
     benchmark = load_changed(tmp_path, lambda raw: None)
     assert (benchmark.name, benchmark.num_classes, benchmark.checkpoints) == ("mine", 3, "mine_net")
-    assert (benchmark.network, benchmark.network_arguments) == ("net.py:make", {"width": 2})
+    assert (benchmark.network, benchmark.network_arguments) == ("resnet18_32x32", {"width": 2})
     assert list(benchmark.splits) == [
         *("id/train", "id/val", "id/test", "ood/val"),
         *("csid/c", "near/n", "far/f", "far/g"),
@@ -359,7 +359,7 @@ def test_unknown_keys_at_the_top(tmp_path):
         load_benchmark(str(write(path, {})))
 
 
-MISSING_KEYS = [("name",), ("num_classes",), ("preprocessing",), ("id",), ("ood",), ("id", "test")]
+MISSING_KEYS = [("name",), ("num_classes",), ("preprocessing",), ("id",), ("id", "test")]
 
 
 @pytest.mark.parametrize("keys", [*MISSING_KEYS, ("preprocessing", "pre_size"), ("csid", "c", "imglist_path")])

@@ -32,8 +32,8 @@ SETTINGS = {
     "feature_norm": [{"norm": "l1"}, {"norm": "l2"}, {"norm": "linf"}],
     "knn": [{"K": 10}, {"K": 1}],
     "knn_l1": [{"K": 10, "alpha": 0.01}],
-    "neco": [{}, {"dim": 3}, {"scale": False}, {"max_logit": False, "dim": 0.5}],
-    "nc5": [{}, {"dim": 3, "max_logit": False}],
+    "neco": [{}, {"dim": 3}, {"scale": False}, {"max_logit": False, "dim": 0.5}, {"raw_norm": True}],
+    "nc5": [{}, {"dim": 3, "max_logit": False}, {"scale": False, "raw_norm": False}],
 }
 UNIT = [name for name in OWN if registry.detector_class(name).fits_on is FitsOn.UNIT_STATISTICS]
 OWN_SETTINGS = [(name, values) for name in OWN for values in SETTINGS.get(name, [{}])]

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from planted import CONDITIONS, RULE, onsets_of, planted, run_of
 from scipy import stats
 
 from nci_plugin.checks import PluginError
-from nci_plugin.dynamics.conditions import factors, slices
 from nci_plugin.dynamics.correlations import correlations, spearman
 from nci_plugin.dynamics.detection import best_epochs, best_over_runs, overtakings, overtakings_over_runs
 from nci_plugin.dynamics.intervals import bootstrap, bootstrap_mean
@@ -27,50 +27,8 @@ from nci_plugin.dynamics.predictors import (
     concordance,
     forecast,
 )
-from nci_plugin.dynamics.reference import DIFFERS, NO_DIFFERENCE, TOO_FEW, invariances, references, smallest_p
+from nci_plugin.dynamics.reference import references
 from nci_plugin.dynamics.trajectory import EpochRecord, Trajectory, TrajectoryFile, read_trajectory
-
-RULE = OnsetRule(threshold=0.01, sustained=3)
-EPOCHS = tuple(range(10, 210, 10))
-CONDITIONS = {"architecture": "mlp", "data": "digits", "depth": 2, "seed": 0}
-
-
-def run_of(
-    values: Mapping[str, Sequence[float | None]], run: str = "r", conditions: Mapping[str, Any] | None = None
-) -> Trajectory:
-    """A run of series by name, logged every 10 epochs; ``mean_norm_l2`` is 1 unless given."""
-    length = len(next(iter(values.values())))
-    series = {"mean_norm_l2": [1.0] * length, **values}
-    own = {field.name for field in dataclasses.fields(EpochRecord)}
-    records = [
-        EpochRecord(
-            epoch=10 * (place + 1),
-            collapse={name: each[place] for name, each in series.items() if name not in own},
-            **{name: each[place] for name, each in series.items() if name in own},  # type: ignore[arg-type]
-        )
-        for place in range(length)
-    ]
-    return Trajectory(run, {**CONDITIONS, **(conditions or {})}, records)
-
-
-def planted(run: str, onset: int, fn: float = 2.0, lead: int = 40, end: int = 400, **conditions: Any) -> Trajectory:
-    """NC1 that falls below 0.01 at ``onset`` and a fn that comes down through ``fn`` at that epoch, exactly; the train
-    loss passes 0.5 ``lead`` epochs before, at a value that depends on nothing else."""
-    epochs = np.arange(10, end + 1, 10)
-    return run_of(
-        {
-            "nc1_quotient": [0.009 if epoch >= onset else 0.5 for epoch in epochs],
-            "mean_norm_l2": [fn + 0.01 * (onset - epoch) for epoch in epochs],
-            "train_loss": [0.5 if epoch >= onset - lead else 1.0 for epoch in epochs],
-        },
-        run,
-        conditions,
-    )
-
-
-def onsets_of(runs: Sequence[Trajectory], rule: OnsetRule = RULE) -> dict[str, Any]:
-    return {run.run: find_onset(run, rule) for run in runs}
-
 
 # -------------------------------------------------------------------- the file
 
@@ -241,46 +199,6 @@ def test_reference_counts_and_values() -> None:
     assert first.cv_interval is not None
     assert first.cv_interval[0] < 0.5 < first.cv_interval[1] + 0.2
     assert (second.n, second.sd, second.cv, second.cv_interval) == (1, None, None, None)
-
-
-def test_invariance_finds_the_condition_that_moves_fn() -> None:
-    generator = np.random.default_rng(0)
-    runs = [
-        planted(f"{depth}{width}{seed}", 100, (3.0 if depth == 4 else 2.0) + 0.05 * generator.standard_normal(),
-                depth=depth, width=width, seed=seed)
-        for depth in (2, 4) for width in (32, 64) for seed in range(6)
-    ]  # fmt: skip
-    found = {each.factor: each for each in invariances(runs, onsets_of(runs))}
-    assert found["depth"].verdict == DIFFERS
-    assert found["depth"].shift == pytest.approx(0.4, abs=0.05)
-    assert found["width"].verdict == NO_DIFFERENCE
-    assert found["depth"].n == {"2": 6, "4": 6}
-    values = [[find_onset(run, RULE).fn for run in runs if run.conditions["depth"] == depth and
-               run.conditions["width"] == found["depth"].held["width"]] for depth in (2, 4)]  # fmt: skip
-    assert found["depth"].p["kruskal"] == pytest.approx(stats.kruskal(*values).pvalue)
-    assert found["depth"].p["levene"] == pytest.approx(stats.levene(*values).pvalue)
-
-
-def test_invariance_says_where_runs_are_too_few() -> None:
-    runs = [planted(f"{depth}{seed}", 100, depth + seed, depth=depth, seed=seed) for depth in (2, 4) for seed in (0, 1)]
-    runs += [planted("single", 100, 1.0, depth=8)]
-    (found,) = invariances(runs, onsets_of(runs))
-    assert found.verdict == TOO_FEW
-    assert list(found.excluded) == ["8"]
-
-
-def test_smallest_p_is_that_of_the_exact_test() -> None:
-    """Of 20 ways to deal six ranks out to two levels, two part them."""
-    assert smallest_p([3, 3]) == pytest.approx(0.1)
-    assert smallest_p([3]) == 1.0
-
-
-def test_slices_hold_all_other_conditions() -> None:
-    runs = [planted("a", 100, width=32), planted("b", 100, width=64), planted("c", 100, width=64, depth=5)]
-    (only,) = slices(runs, "width")
-    assert [run.run for run in only.runs] == ["a", "b"]
-    assert factors(runs) == ["depth", "width"]
-    assert slices([planted("a", 100, width=32, depth=1), planted("b", 100, width=64, depth=2)], "width") == []
 
 
 # -------------------------------------------------------------------- predictors

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from planted import planted
 from test_command_line import command
-from test_dynamics import planted
 from tiny import Tiny
 
 from nci_plugin.dynamics.checkpoints import CheckpointRun, epoch_of, find_runs, read_history
@@ -275,10 +275,22 @@ def test_trajectories_are_analysed_without_a_network(tmp_path: Path, monkeypatch
         each for each in analysis["skills"] if (each["predictor"], each["left_out"]) == ("train loss", "one run out")
     ]
     assert (loss["lead"], loss["mae"], loss["n"]) == (40, 0, 6)
-    for title in ("Onset of collapse", "fn*: mean", "Is fn* invariant?", "What foretells the onset"):
+    for title in ("Onset of collapse", "fn*: mean", "What foretells the onset"):
         assert title in text
     figures = {str(path.relative_to(output)) for path in output.rglob("*.png")}
     assert figures == {"fn_nc1.png", "predictors.png", *(f"d{d}s{s}/collapse.png" for d in (2, 4) for s in range(3))}
+
+
+def test_a_probed_trajectory_of_the_first_version_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nci_plugin.report.dynamics_files.draw", lambda analysis, output: [])
+    earlier = Path(__file__).parent / "study" / "earlier" / "runs"
+    code, text, error = command(["dynamics", str(earlier), "--output", str(tmp_path / "out")])
+    assert code == 0, error
+    assert "3 logged epochs" in text
+    assert [line.split()[:4] for line in text.splitlines() if line.split()[1:2] == ["mse"]] == [
+        ["3", "mse", "0.4896", "1.062"],
+        ["6", "mse", "0.3833", "0.8098"],
+    ]
 
 
 def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -87,3 +87,11 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "a").write_bytes(b"\xff\xfe")
     with pytest.raises(PluginError, match="not a text file"):
         read_text(tmp_path / "a", "list", 100, "pass another")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux alone has files that say they are empty")
+def test_a_file_that_says_it_is_empty_is_read(tmp_path):
+    assert Path("/proc/self/maps").stat().st_size == 0
+    assert read_file(Path("/proc/self/maps"), "list", 2**24, "pass another").endswith(b"\n")
+    with pytest.raises(PluginError, match="larger than"):
+        read_file(Path("/proc/self/maps"), "list", 10, "pass another")

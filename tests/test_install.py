@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -258,6 +259,55 @@ def test_full_disk(
     monkeypatch.setattr(installation, "write_atomically", fail)
     assert "No space left" in install()[2]
     assert state(openood) == before
+
+
+@pytest.mark.parametrize("update", [False, True], ids=["first", "update"])
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 40, 41, 100, 101])
+@pytest.mark.parametrize("then", ["install", "remove", "neither of ours"])
+def test_kill_9(
+    openood: Path, install: Install, monkeypatch: pytest.MonkeyPatch, update: bool, steps: int, then: str
+) -> None:
+    """Between and in the midst of the writes, as far as a killed process leaves files: again, or --remove, finishes."""
+    before, now = state(openood), installation._contents()
+    if update:
+        older = {name: text + b"#" for name, text in now.items() if not name.endswith("nci.py")}
+        monkeypatch.setattr(installation, "_contents", lambda: {**older, "nci_plugin/gone.py": b"gone"})
+        install()
+        monkeypatch.setattr(installation, "_contents", lambda: now)
+    child = os.fork()
+    if not child:
+        left, replace = [steps], os.replace
+
+        def count(source: Path, target: Path) -> None:
+            if not left[0]:
+                os._exit(9)  # a temporary file stays
+            left[0] -= 1
+            replace(source, target)
+
+        os.replace = count  # type: ignore[assignment]
+        with contextlib.suppress(BaseException):
+            main(["install", "--into", str(openood)])
+        os._exit(8)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert [path for path in openood.rglob("*.tmp")]
+    if then == "neither of ours":
+        mine = openood / f"nci_plugin/.mine.{'0' * 32}.tmp"
+        mine.write_text("mine")
+        changed = openood / "scripts/eval_nci.sh"
+        changed.write_text("mine")
+        assert "not ours or were changed" in install()[2]
+        assert (mine.read_text(), changed.read_text()) == ("mine", "mine")
+        return
+    if then == "install" or (steps == 0 and not update):  # nothing was written yet, and nothing is known to remove
+        assert install()[0] == 0
+        assert not [path for path in openood.rglob("*.tmp")]
+        assert "before" not in json.loads((openood / MANIFEST).read_text())
+        assert {name: (openood / name).read_bytes() for name in now} == now
+        assert not (openood / "nci_plugin/gone.py").exists()
+    assert install("--remove")[0] == 0
+    left_over = {name: content for name, content in state(openood).items() if name not in before}
+    assert left_over == ({"nci_plugin": None} if steps == 0 and not update else {})
+    assert {name: state(openood)[name] for name in before} == before
 
 
 def test_a_link_is_not_followed(openood: Path, install: Install, tmp_path: Path) -> None:

@@ -2,81 +2,58 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import twins
 
 from nci_plugin.detectors import knn, registry
-from nci_plugin.feature_bank import Chunk, FeatureSplit, SplitStore
+from nci_plugin.feature_bank import Chunk, FeatureSplit
 from nci_plugin.head import LinearHead
 from nci_plugin.parameter_search import score_split
 
-DETECTORS = ["knn", "knn_l1"]
-FEATURES, CLASSES, QUERIES, SHARD_ROWS = 256, 10, 512, 2000
-SIZES = 20_000, 80_000
-"""Rows of a training set, both more than are read at once."""
-LARGEST_GROWTH = 0.1
-"""Of what the larger training set has more in bytes."""
 
-CHILD = """
-import sys, threading, time
-from pathlib import Path
-import torch
-from nci_plugin.detectors import registry
-from nci_plugin.feature_bank import SplitStore
-from nci_plugin.head import LinearHead
-
-def anonymous():
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
-
-def watch():
-    while not done.wait(0.002):
-        peaks.append(anonymous())
-
-store, features, classes, queries = Path(sys.argv[1]), *map(int, sys.argv[2:5])
-torch.set_num_threads(1)
-head = LinearHead(torch.randn(classes, features), torch.zeros(classes))
-training = SplitStore(store).load()
-images = torch.rand(queries, features), torch.zeros(queries, classes)
-for name in sys.argv[5:]:
-    registry.create(name).fit(training, head).score(*(rows[:8] for rows in images))  # the library's own buffers
-done, peaks = threading.Event(), [anonymous()]
-thread = threading.Thread(target=watch)
-thread.start()
-for name in sys.argv[5:]:
-    detector = registry.create(name).fit(training, head)
-    detector.score(*images)
-    peaks.append(anonymous())
-done.set()
-thread.join()
-print(max(peaks) - peaks[0])
-"""
+def test_neighbours_are_looked_for_in_the_stored_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Block by block, never in one piece; `scripts/bench/neighbours.py` measures the memory that this takes."""
+    generator, rows = torch.Generator().manual_seed(0), []
+    train, tested = (torch.rand(60, 6, generator=generator) for _ in range(2))
+    monkeypatch.setattr(knn, "BANK_ROWS", 8)
+    monkeypatch.setattr(FeatureSplit, "features", property(lambda _: pytest.fail("all features in memory")))
+    among = knn._Nearest.among
+    monkeypatch.setattr(
+        knn._Nearest, "among", lambda self, bank, *others: rows.append(len(bank)) or among(self, bank, *others)
+    )
+    for name in ("knn", "knn_l1"):
+        registry.create(name, K=3).fit(split(train, [20, 40]), HEAD).score(tested, HEAD.logits(tested))
+    assert sum(rows) == 2 * len(train)
+    assert max(rows) == 8
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_neighbours_are_looked_for_in_the_stored_features(tmp_path: Path) -> None:
-    """Anonymous memory: pages of a mapped file count elsewhere, and the system takes them back when it needs them."""
-    smaller, larger = (_peak(tmp_path / str(size), size) for size in SIZES)
-    assert larger - smaller < LARGEST_GROWTH * (SIZES[1] - SIZES[0]) * FEATURES * 4, (smaller, larger)
+@pytest.mark.parametrize("factor", [1e-40, 1e-20, 1e-14, 1e-8, 1e8, 1e18, 1e30])
+def test_distances_of_directions_do_not_know_the_length(factor: float) -> None:
+    """Where float32 has no square of a length, above 1e19 and below 1e-19, too; at 1e-40 it has few digits left."""
+    generator = torch.Generator().manual_seed(0)
+    train, tested = (torch.rand(rows, 6, generator=generator) for rows in (30, 11))
+    logits = HEAD.logits(tested)
+
+    def scores(rows: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        return registry.create("knn", K=3).fit(split(rows, [30]), HEAD).score(images, logits)
+
+    expected = scores(train, tested)
+    close = {"rtol": 1e-2, "atol": 1e-3} if factor < 1e-38 else {"rtol": 1e-4, "atol": 1e-6}
+    long, scaled = ((rows.double() * factor).float() for rows in (train, tested))
+    for found in (scores(long, scaled), scores(train, scaled), scores(long, tested)):
+        torch.testing.assert_close(found, expected, **close)
 
 
-def _peak(directory: Path, rows: int) -> int:
-    """Bytes that fitting and scoring take at most, in a process of its own."""
-    store, generator = SplitStore(directory), torch.Generator().manual_seed(0)
-    for number in range(rows // SHARD_ROWS):
-        features = torch.rand(SHARD_ROWS, FEATURES, generator=generator)
-        labels = torch.zeros(SHARD_ROWS, dtype=torch.long)
-        store.add_shard(number, Chunk(features, torch.zeros(SHARD_ROWS, CLASSES), labels))
-    store.finish(rows, {})
-    arguments = [str(directory), *map(str, (FEATURES, CLASSES, QUERIES)), *DETECTORS]
-    root = Path(__file__).resolve().parents[1]
-    command = [sys.executable, "-c", CHILD, *arguments]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout)
+def test_lengths_that_differ_from_row_to_row_and_rows_of_zeros() -> None:
+    generator = torch.Generator().manual_seed(0)
+    train, tested = (torch.rand(rows, 6, generator=generator) for rows in (30, 11))
+    lengths = 10.0 ** torch.linspace(-25, 25, 30)
+    detector = registry.create("knn", K=3)
+    expected = detector.fit(split(train, [30]), HEAD).score(tested, HEAD.logits(tested))
+    found = detector.fit(split(train * lengths[:, None], [10, 20]), HEAD).score(tested, HEAD.logits(tested))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert detector.score(torch.zeros(1, 6), torch.zeros(1, 3)).item() == pytest.approx(-1)
 
 
 @pytest.mark.parametrize("shards", [[30], [7, 1, 22], [10, 10, 10]])

@@ -14,12 +14,14 @@ import pytest
 
 from nci_plugin.adapters.openood.checkout import LANDMARK
 from nci_plugin.benchmarks.benchmark import FAR, NEAR
+from nci_plugin.checks import PluginError
 from nci_plugin.cli.main import main
 from nci_plugin.config import load_benchmark
 from nci_plugin.installation import plan_installation
 from nci_plugin.leaderboard import board as board_module
 from nci_plugin.leaderboard.board import BOARDS, COLUMNS, PAPER_COLUMNS, Board, Row, Table, cells_of, csv_line
 from nci_plugin.leaderboard.comparability import SIZES
+from nci_plugin.leaderboard.disputed import DISPUTES, dispute
 from nci_plugin.leaderboard.rank import standing
 from nci_plugin.leaderboard.run import Run, alias, name_network
 from nci_plugin.results import Result
@@ -557,6 +559,56 @@ def test_rank_shows_the_rows_around_both_places(cifar, run):
     assert out.count(">*") == 2
     assert "warning" not in out
     assert "OpenOOD itself does that" in out
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "run_name", "numbers", "claimed"),
+    [
+        ("imagenet", "imagenet_resnet50_tvsv1_base_default", {"": (78.7, 95.5, 76.18)}, "95.22"),
+        (
+            "imagenet200",
+            "imagenet200_resnet18_224x224_base_e90_lr0.1_default",
+            {seed: (83.5, 93.7, 86.37) for seed in NUMBERS},
+            "95.74 ± 0.00",
+        ),
+    ],
+)
+def test_disputed_numbers_are_marked(tmp_path, run, checkout, benchmark, run_name, numbers, claimed):
+    factory = {"imagenet": "torchvision:resnet50", "imagenet200": "nci_plugin.networks:ResNet18_224x224"}[benchmark]
+    given = {} if benchmark == "imagenet200" else {"provenance": {"network_factory": factory}}
+    results = written(tmp_path / run_name, results_of(benchmark, ["nci"], numbers, **given))
+    names = ["--arch-name", "ResNet18", "--training", "CrossEntropy", "--description", "90 epochs"]
+    names = names if benchmark == "imagenet200" else []
+    code, out, _ = run("rank", results, "--around", "200", *names)
+    assert code == 0
+    lines = out.splitlines()
+    numbers_shown = [re.sub(r"^[ >*]*\d+ +", "", line) for line in lines if re.search(r"  CombOOD  ", line)]
+    assert [line.startswith(f"{claimed} !  ") for line in numbers_shown] == [True, True]  # both tables
+    (reason,) = [line for line in lines if line.startswith("! disputed")]
+    assert f"CombOOD {claimed}: near-OOD AUROC could not be reproduced" in reason
+    assert reason.endswith("https://github.com/Jingkang50/OpenOOD/issues/307")
+    assert len([line for line in lines if " !" in line]) == 2  # nothing else is disputed
+
+    shown = run("rank", results, "--around", "0", *names)[1]
+    assert "! disputed: CombOOD" in shown  # it is not shown, but counts in the rank
+    path = checkout / "results" / f"{BOARDS[benchmark]['ood']}.csv"
+    corrected = path.read_text(encoding="utf-8").replace(claimed, claimed.replace("95", "75"))
+    path.write_text(corrected, encoding="utf-8")
+    assert "!" not in run("rank", results, "--around", "200", "--board", checkout, *names)[1]
+
+
+def test_every_disputed_number_is_on_a_board():
+    board = Board.snapshot()
+    rows = [row for name in SHA256 if name != "papers.csv" for row in board.rows(name.removesuffix(".csv"))]
+    for each in DISPUTES:
+        assert len([row for row in rows if dispute(row, each.group) is each]) == 1
+    assert not [row for row in rows if dispute(row, "far")]
+
+
+def test_the_board_is_of_a_stated_commit():
+    assert Board.snapshot().name == "the board of 28d3a40 of 2025-07-19"
+    with pytest.raises(PluginError, match="git clone --branch leaderboard https://github.com/zjysteven/OpenOOD"):
+        Board.checkout(DATA)
 
 
 # -------------------------------------------------------------------- comparability

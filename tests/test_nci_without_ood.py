@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -57,8 +58,10 @@ def test_the_same_without_the_ood_files(tmp_path):
 def test_a_search_is_not_asked_for_and_the_choice_is_recorded(golden):
     results = evaluate(golden.head, golden.benchmark(), ["nci_auto", "nci_plus"], progress=False).results
     chosen = {result.detector: result for result in results}
-    assert chosen["nci_auto"].hyperparameters == {"alpha": "auto"}
-    assert chosen["nci_auto"].chosen_by.startswith("alpha = ")
+    (alpha,) = chosen["nci_auto"].hyperparameters.values()
+    assert chosen["nci_auto"].chosen_by.startswith(f"alpha = {alpha:.4g}, ")
+    again = evaluate(golden.head, golden.benchmark(), registry.create("nci", alpha=alpha), progress=False)
+    assert [row.auroc for row in again.results] == [row.auroc for row in results if row.detector == "nci_auto"]
     assert chosen["nci_auto"].chosen_by.endswith("from the ID validation split alone")
     assert chosen["nci_plus"].hyperparameters == {}
 
@@ -184,3 +187,20 @@ def test_a_rare_class_is_shrunk_more():
     terms, means = shrunk(values, [0, 0, *[1] * 40, 2], 3)
     kept = (means - terms.global_mean) / (terms.means - terms.global_mean)[:, 0]
     assert 0 < kept[2] < kept[0] < kept[1] < 1
+
+
+@pytest.mark.parametrize(
+    ("left_out", "words"),
+    [
+        (["ood/val"], "no split 'ood/val' to search on"),
+        (["id/val"], "no split 'id/val' to search on"),
+        (["id/val", "ood/val"], "no validation splits to search on"),
+    ],
+)
+def test_a_search_that_lacks_a_split_says_which(golden, left_out, words):
+    benchmark = golden.benchmark()
+    splits = {name: split for name, split in benchmark.splits.items() if name not in left_out}
+    setups = ["nci", "msp"]
+    results = evaluate(golden.head, dataclasses.replace(benchmark, splits=splits), setups, progress=False).results
+    assert {row.chosen_by for row in results if row.detector == "nci"} == {f"fixed (the benchmark has {words})"}
+    assert {row.chosen_by for row in results if row.detector == "msp"} == {"fixed"}

@@ -128,10 +128,19 @@ def test_names_of_adapters_are_file_names():
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 TEXT = st.text(max_size=12)
+NAMES = st.text(st.characters(exclude_characters="/\\=+-@").filter(str.isprintable), min_size=1, max_size=12).filter(
+    lambda name: name not in (".", "..")
+)
+"""What the gate of names lets through; `test_stored_rows` tests what it refuses."""
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(auroc=FINITE, seed=TEXT, name=TEXT, values=st.dictionaries(TEXT, FINITE | st.integers() | TEXT | st.booleans()))
+@given(
+    auroc=st.floats(0, 100),
+    seed=NAMES | st.just(""),
+    name=NAMES,
+    values=st.dictionaries(TEXT, FINITE | st.integers() | TEXT | st.booleans()),
+)
 def test_json_round_trip(auroc, seed, name, values):
     result = row(auroc=auroc, seed=seed, dataset=name, hyperparameters=values)
     line = result.to_json()
@@ -195,7 +204,7 @@ def without(name):
     return json.dumps(raw)
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Result)])
+@pytest.mark.parametrize("name", [field.name for field in fields(Result) if field.name != "fpr_at_id_tpr95"])
 def test_a_missing_field_is_an_error(name):
     with pytest.raises(PluginError, match=f"{name}.*evaluate again"):
         Result.from_json(without(name))

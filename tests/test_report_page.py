@@ -98,8 +98,8 @@ def hand_made(tmp_path):
         for setting in ("ood", "fsood")
         for number, seed in enumerate(SEEDS)
         for row in [
-            *rows_of("nci", 90 + number, 92 + number, seed=seed, setting=setting),
-            *rows_of(BOLD, 80 + number, 82 + number, seed=seed, setting=setting, provenance={"weights": "<u>"}),
+            *rows_of("nci", 90 + number, 92 + number, seed=seed, setting=setting, n_id=20, n_ood=20),
+            *rows_of(BOLD, 80 + number, 82 + number, seed=seed, setting=setting, provenance={"device": "<u>"}),
             *(rows_of("lacking", 70, 72, seed=seed, setting=setting) if number else []),
         ]
     ]
@@ -121,7 +121,7 @@ def hand_made(tmp_path):
 def test_page_holds_every_row_and_mean(hand_made):
     found = report(hand_made)
     rows = found.with_header("detector", "setting")
-    shown = {tuple(row[:5]): row[5:] for row in rows[0][1:]}
+    shown = {tuple(row[:5]): [*row[5:10], *row[11:]] for row in rows[0][1:]}
     results = read_results(hand_made / "results.jsonl")
     assert len(shown) == len(results) == len(rows[0]) - 1
     for row in results:
@@ -142,8 +142,9 @@ def test_page_says_who_is_left_out_how_rows_were_made_and_chosen(hand_made):
     assert "Not scored for every seed, so in no mean: lacking." in found.texts
     assert found.with_header("field")[0] == [
         ["field", *SEEDS],
-        ["weights", "0123; <u>", "0123; <u>", "0123; <u>"],
+        ["weights", "0123", "0123", "0123"],
         ["data", "4567", "4567", "4567"],
+        ["device", "<u>", "<u>", "<u>"],
     ]
     choices = found.with_header("detector", "fit s")[0]
     assert [row[0] for row in choices] == ["detector", "nci", BOLD, "lacking"]

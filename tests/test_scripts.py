@@ -15,13 +15,14 @@ import pytest
 from nci_plugin.installation import SCRIPTS
 
 ROOT = Path(__file__).resolve().parent.parent
-SHELL_SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]
+SHELL_SCRIPTS = [*sorted((ROOT / "scripts").rglob("*.sh")), ROOT / ".ci" / "run"]
 BASH = shutil.which("bash")
 pytestmark = pytest.mark.skipif(BASH is None, reason="needs bash")
 
 # Stands for an environment's python: the calls go to $STUB/calls, and the files in $STUB say what it answers.
 STUB_PYTHON = r"""#!/bin/bash
 printf '%s\n' "$*" >>"$STUB/calls"
+printf '%s\t%s\t%s\t%s\n' "$*" "$HOME" "${OPENOOD_ROOT-}" "$(ls -A "$HOME" | head -n 1)" >>"$STUB/environments"
 case $* in
 *version_info*) [ ! -e "$STUB/old" ] ;;
 *"import ensurepip"*) [ ! -e "$STUB/no-venv" ] ;;
@@ -127,7 +128,7 @@ def test_ci_run_is_executable():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
-@pytest.mark.parametrize("script", ["eval_nci.sh", "test.sh", "bench.sh"])
+@pytest.mark.parametrize("script", ["eval_nci.sh", "test.sh", "bench.sh", "study/dynamics/digits.sh"])
 def test_help_sets_nothing_up(sandbox, script):
     result = sandbox.run_active(script, "--help")
     assert result.returncode == 0
@@ -290,7 +291,23 @@ def test_openood_is_tested_once_where_it_imports(sandbox):
     sandbox.make_openood()
     sandbox.answer("imports-openood")
     assert sandbox.run_active("test.sh").returncode == 0
-    assert sandbox.calls("-m pytest") == ["-m pytest -n 2 --dist loadfile -m not slow"]
+    assert sandbox.calls("-m pytest") == ["-m pytest -n 2 --dist loadfile -m not slow", OPENOOD_RUN + " -m not slow"]
+    assert sandbox.calls("missing_requirements") == ["scripts/missing_requirements.py test"]  # and no .venv-openood
+
+
+def test_pytest_runs_as_on_a_strangers_machine(sandbox):
+    """An empty home directory and no OPENOOD_ROOT, for the tests alone and not for the installation."""
+    sandbox.make_openood()
+    own = str(sandbox.stub / "home")
+    Path(own, "something").mkdir(parents=True)
+    assert sandbox.run("test.sh", VIRTUAL_ENV=str(sandbox.active), HOME=own).returncode == 0
+    calls = [line.split("\t") for line in (sandbox.stub / "environments").read_text().splitlines()]
+    (_, home, root, first_file), (_, *against) = [call for call in calls if "-m pytest" in call[0]]
+    assert (root, first_file) == ("", "")
+    assert home != own
+    assert not Path(home).exists()  # taken away afterwards
+    assert against[:2] == [own, str(sandbox.openood)]
+    assert {call[1] for call in calls if "-m pytest" not in call[0]} == {own}
 
 
 def test_without_a_checkout_openood_is_not_tested(sandbox):

@@ -91,14 +91,15 @@ def knn_l1(h, z, train, head, K, alpha, **_):
     return knn(h, z, train, head, K) + alpha * np.abs(h).sum(1)
 
 
-def neco(h, z, train, head, dim, scale, max_logit, **_):
+def neco(h, z, train, head, dim, scale, max_logit, raw_norm, **_):
     mean, deviation = train.mean(0), train.std(0) if scale else 1.0
     deviation = np.where(deviation > 0, deviation, 1.0)
     scaled_train, v = (train - mean) / deviation, (h - mean) / deviation
     _, s, components = np.linalg.svd(scaled_train, full_matrices=False)
     share = np.cumsum(s**2) / np.sum(s**2)
     d = dim if isinstance(dim, int) else int(np.searchsorted(share, dim) + 1)
-    score = np.linalg.norm(v @ components[:d].T, axis=1) / np.linalg.norm(v if scale else h, axis=1)
+    raw = not scale if raw_norm == "auto" else raw_norm
+    score = np.linalg.norm(v @ components[:d].T, axis=1) / np.linalg.norm(h if raw else v, axis=1)
     return score * z.max(1) if max_logit in (True, "auto") else score  # the toy network is no ResNet
 
 

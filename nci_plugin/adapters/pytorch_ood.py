@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import Detector, DetectorSetup, FitsOn, Paper
+from nci_plugin.detectors.mahalanobis import class_means, means_differ
 from nci_plugin.feature_bank import FeatureSplit
 from nci_plugin.head import LinearHead
 
@@ -44,12 +45,16 @@ def _on_logits(head: LinearHead) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Entry:
-    """How a class of pytorch-ood is constructed from the head, what it must be given, and a smaller grid if stated."""
+    """How a class of pytorch-ood is constructed from the head, what it must be given, and a smaller grid if stated.
+
+    ``magnitude`` is that of `Detector`.
+    """
 
     arguments: Callable[[LinearHead], dict[str, Any]]
     needs_fit: bool = True
     defaults: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, list[Any]] | None = None
+    magnitude: float = 0.0
 
     @property
     def reads_logits(self) -> bool:
@@ -69,14 +74,14 @@ ENTRIES = {
     "DICE": Entry(_with_weights, defaults={"p": 0.9}),
     "ViM": Entry(_with_weights, defaults={"d": 64}),
     "GMM": Entry(_alone),
-    "KNN": Entry(_alone, defaults={"k": 50}),
+    "KNN": Entry(_alone, defaults={"k": 50}, magnitude=1.0),
     "Mahalanobis": Entry(_alone),
     "RMD": Entry(_alone),
     "fDBD": Entry(_with_head),
     "LTS": Entry(_with_head, needs_fit=False),
     "NCI": Entry(_with_head, defaults={"alpha": 0.001}),
     "NNGuide": Entry(_with_head),
-    "PNML": Entry(_with_head),
+    "PNML": Entry(_with_head, magnitude=1.0),
     "SHE": Entry(_with_head),
 }
 
@@ -135,6 +140,7 @@ class PytorchOODDetector(Detector):
         self.name = f"{PREFIX}{class_name.lower()}"
         self.fits_on = FitsOn.BANK if self.entry.needs_fit else FitsOn.NOTHING
         self.fit_reads = tuple(self.hyperparameters)
+        self.magnitude = self.entry.magnitude
         published = _library_class(class_name).info.paper
         self.paper = (
             Paper(published.title, "", published.venue, published.year, published.url)
@@ -162,6 +168,12 @@ class PytorchOODDetector(Detector):
                 f"detector '{self.name}': d must be below the {head.num_features} features, got"
                 f" {self.hyperparameters['d']}"
             )
+        # Its two distances are then the same: the library would rank the rounding of their difference.
+        self.is_zero_ = False
+        if training is not None and self.class_name == "RMD":
+            self.is_zero_ = not means_differ(class_means(training, head.num_classes))
+        if self.is_zero_:
+            return
         with _Reported(self.name, self.hyperparameters):
             self.detector_ = library_class(**self.entry.arguments(head), **self.hyperparameters)
             if training is not None and self.entry.reads_logits:
@@ -170,6 +182,8 @@ class PytorchOODDetector(Detector):
                 self.detector_.fit_features(_copy(training, "features"), training.labels)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+        if self.is_zero_:
+            return torch.zeros_like(logits[:, 0])
         with _Reported(self.name, self.hyperparameters), torch.no_grad():
             if self.entry.reads_logits:
                 outlier = self.detector_.predict_logits(logits.clone())

@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
 from typing import Any, Union
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from nci_plugin.benchmarks.image_list import OOD_LABEL, ImageList, Preprocessing
-from nci_plugin.checks import PluginError, check_known
+from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
+from nci_plugin.checks import PluginError, check_known, check_row_name, shown
 
 TRAIN, VALIDATION, TEST, OOD_VALIDATION = "id/train", "id/val", "id/test", "ood/val"
 CSID, NEAR, FAR = "csid", "near", "far"
+MOST_CLASSES = 10**9
 GROUP_ROWS = {NEAR: "nearood", FAR: "farood"}
 """The row of a table that holds the unweighted mean over the data sets of a group."""
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Already extracted features (n, P) with labels (n,); labels may be left out for OOD splits.
+    """Already extracted features (n, P) with labels (n,); labels of OOD splits are not looked at.
 
-    Logits (n, K) are computed with the head where none are given.
+    Logits (n, K) are computed with the head where none are given. All may be tensors, arrays or lists of numbers.
     """
 
-    features: Tensor
-    labels: Tensor | None = None
-    logits: Tensor | None = None
+    features: Any
+    labels: Any = None
+    logits: Any = None
 
 
-Source = Union[ImageList, Features, Dataset, Sequence[Any]]
-"""A split: OpenOOD's image list, features, a Dataset of (image tensor, label), or a list of images.
+Source = Union[ImageList, Features, str, Path, Dataset, DataLoader, Sequence[Any], Iterable[Any]]
+"""A split: OpenOOD's image list, features, a folder of images, or samples.
 
-Images of a list are paths or PIL images, each alone (OOD) or with its label.
+A folder has one sub-folder for each class in ID splits (see `ImageFolder`), and any images in OOD splits. Samples are a
+Dataset, a DataLoader, a list or a stream (see `open_samples`). Each is an image, alone (OOD) or with its label, or a
+mapping of both; an image is a preprocessed tensor, or a path or PIL image, for which the benchmark has a preprocessing.
 """
 
 
@@ -46,8 +46,8 @@ class Benchmark:
     """A named set of splits.
 
     ``splits`` maps ``id/train``, ``id/val``, ``id/test``, ``ood/val``, ``csid/<data set>``, ``near/<data set>`` and
-    ``far/<data set>`` to sources. Only ``id/test`` and one OOD set are always needed; a detector that fits needs
-    ``id/train``, a hyper-parameter search ``id/val`` and ``ood/val``.
+    ``far/<data set>`` to sources. Only ``id/test`` is always needed; an evaluation needs a near or far set, a detector
+    that fits needs ``id/train``, a hyper-parameter search ``id/val`` and ``ood/val``.
     """
 
     name: str
@@ -66,8 +66,8 @@ class Benchmark:
         num_classes: int,
         *,
         test: Source,
-        near: Mapping[str, Source],
-        far: Mapping[str, Source],
+        near: Mapping[str, Source] | None = None,
+        far: Mapping[str, Source] | None = None,
         train: Source | None = None,
         val: Source | None = None,
         ood_val: Source | None = None,
@@ -77,15 +77,35 @@ class Benchmark:
         """A benchmark of your own: each split is a `Source`, groups map data set names to sources."""
         single = {TRAIN: train, VALIDATION: val, TEST: test, OOD_VALIDATION: ood_val}
         splits = {split: source for split, source in single.items() if source is not None}
-        for group, sources in ((CSID, csid or {}), (NEAR, near), (FAR, far)):
-            splits.update({f"{group}/{data_set}": source for data_set, source in sources.items()})
+        for group, sources in ((CSID, csid), (NEAR, near), (FAR, far)):
+            if not isinstance(sources, (Mapping, type(None))):
+                raise PluginError(
+                    f"benchmark '{name}': {group} must map names of data sets to their images, got"
+                    f" {type(sources).__name__}; pass {group}={{'a name': ...}}"
+                )
+            splits.update({f"{group}/{data_set}": source for data_set, source in (sources or {}).items()})
         return cls(name, num_classes, splits, preprocessing)
 
     def __post_init__(self) -> None:
+        check_row_name("benchmark", self.name)
+        try:
+            classes = index(self.num_classes)
+        except TypeError:
+            classes = 0
+        if not 0 < classes <= MOST_CLASSES:
+            raise PluginError(
+                f"benchmark '{self.name}': num_classes must be a whole number from 1 to {MOST_CLASSES}, got"
+                f" {shown(self.num_classes)}"
+            )
+        object.__setattr__(self, "num_classes", classes)
+        for split in self.splits:
+            group, _, data_set = split.partition("/")
+            if group in (CSID, NEAR, FAR):
+                check_row_name(f"benchmark '{self.name}': data set of {group}", data_set)
+            else:
+                check_known(f"split of benchmark '{self.name}'", split, [TRAIN, VALIDATION, TEST, OOD_VALIDATION])
         if TEST not in self.splits:
             raise PluginError(f"benchmark '{self.name}': the split '{TEST}' is missing; add the ID test images")
-        if not self.data_sets(NEAR) and not self.data_sets(FAR):
-            raise PluginError(f"benchmark '{self.name}': there is no OOD set; add one to '{NEAR}' or '{FAR}'")
         sets = [*self.data_sets(NEAR), *self.data_sets(FAR)]
         for name in sets:
             if sets.count(name) > 1 or name in GROUP_ROWS.values():
@@ -93,6 +113,16 @@ class Benchmark:
                     f"benchmark '{self.name}': the OOD set '{name}' has the name of another row of its table;"
                     " give each set a name of its own"
                 )
+
+    @property
+    def has_ood(self) -> bool:
+        """Whether there is an OOD set to be told from the ID test images."""
+        return bool(self.data_sets(NEAR) or self.data_sets(FAR))
+
+    def check_has_ood(self) -> None:
+        """Raise PluginError where there is no OOD set: an evaluation needs one."""
+        if not self.has_ood:
+            raise PluginError(f"benchmark '{self.name}': there is no OOD set; add one to '{NEAR}' or '{FAR}'")
 
     def data_sets(self, group: str) -> list[str]:
         """Names of the data sets of ``csid``, ``near`` or ``far``, in order."""
@@ -118,33 +148,3 @@ class Benchmark:
         kept = {f"{CSID}/{name}" for name in names}
         splits = {name: split for name, split in self.splits.items() if name.split("/")[0] != CSID or name in kept}
         return replace(self, splits=splits)
-
-
-class ImageSequence(Dataset):
-    """A list of images held by the caller: paths or PIL images, each alone (OOD) or as (image, label)."""
-
-    def __init__(self, split: str, items: Sequence[Any], preprocessing: Preprocessing | None) -> None:
-        if preprocessing is None:
-            raise PluginError(
-                f"split '{split}': a list of images needs a preprocessing; pass Benchmark(preprocessing=...)"
-            )
-        self.split, self.items, self.preprocessing = split, items, preprocessing
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | PluginError:
-        item = self.items[index]
-        image, label = item if isinstance(item, (tuple, list)) else (item, OOD_LABEL)
-        if not isinstance(label, (int, np.integer)):
-            return PluginError(f"split '{self.split}' image {index}: the label must be a whole number, got {label!r}")
-        try:
-            if isinstance(image, Image.Image):
-                return self.preprocessing(image), torch.tensor(int(label))
-            with Image.open(image) as opened:
-                return self.preprocessing(opened), torch.tensor(int(label))
-        except Exception as error:  # Pillow's decoders raise whatever their format's code runs into
-            return PluginError(
-                f"split '{self.split}' image {index}: cannot be decoded ({str(error) or type(error).__name__});"
-                " pass a path or a PIL image, alone or with its label"
-            )

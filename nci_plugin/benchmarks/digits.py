@@ -20,8 +20,8 @@ from sklearn.datasets import load_digits, load_sample_image
 from tqdm import tqdm
 
 from nci_plugin.benchmarks.corruptions import CORRUPTIONS, corrupt
-from nci_plugin.benchmarks.image_list import OOD_LABEL
-from nci_plugin.files import write_atomically
+from nci_plugin.benchmarks.image_list import LIST_BYTES, OOD_LABEL
+from nci_plugin.files import read_text, write_atomically
 
 NUM_CLASSES = 6
 NEAR_CLASSES = (6, 7, 8)
@@ -57,7 +57,8 @@ def is_complete(data_root: Path) -> bool:
     lists = [Path(data_root) / LIST_DIR / name for name in (*LISTS.values(), LONG_TAILED_LIST)]
     if not all(path.is_file() for path in lists):
         return False
-    names = (line.rpartition(" ")[0] for path in lists for line in path.read_text(encoding="utf-8").splitlines())
+    texts = (read_text(path, "image list", LIST_BYTES, "remove it") for path in lists)
+    names = (line.rpartition(" ")[0] for text in texts for line in text.splitlines())
     return all((Path(data_root) / IMAGE_DIR / name).is_file() for name in names)
 
 

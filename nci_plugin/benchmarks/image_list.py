@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,9 +20,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
-from nci_plugin.checks import PluginError, check_choice, check_number
+from nci_plugin.benchmarks.decoding import read_image, to_rgb
+from nci_plugin.checks import PluginError, check_choice, check_number, shown
+from nci_plugin.files import read_text
 
 OOD_LABEL = -1
+LIST_BYTES = 2**29
+"""The largest image list that is read: ten million lines of 50 bytes."""
+
+LINE = re.compile(r"(.*\S)[ \t]+(\S+)", re.DOTALL)
+"""Path and label: the path may hold spaces, and any number of them, or tabs, stand before the label."""
+
 LABEL = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
 
@@ -51,8 +61,14 @@ class Preprocessing:
             )
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Preprocess one image to (3, H, W)."""
-        return self._transform(image.convert("RGB"))
+        """Preprocess one image to (3, H, W).
+
+        Raises PluginError on one that has no known white (see `to_rgb`), or would be too large once resized.
+        """
+        short, long = sorted(image.size)
+        if self.pre_size is not None and self.pre_size**2 * long > 2 * (Image.MAX_IMAGE_PIXELS or math.inf) * short:
+            raise PluginError(f"its sides are 1 : {long / short:.0f}, too large an image once the shorter is resized")
+        return self._transform(to_rgb(image))
 
     @cached_property
     def _transform(self) -> Compose:
@@ -88,61 +104,107 @@ class ImageList:
     def path(self) -> Path:
         return self.data_root / self.imglist_path
 
+    def place(self, index: int) -> str:
+        """Where an image is named, for a message."""
+        return f" (line {index + 1} of '{self.path}')"
+
+    @property
+    def directory(self) -> Path:
+        return self.data_root / self.data_dir
+
     def read(self) -> ImageFiles:
         """Parse the list and look at every file.
 
         Raises PluginError on the first line that cannot be used, MissingFiles if the list or images are not there.
         """
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not a text file"
-            message = (
-                f"image list '{self.path}': {reason}; lay the benchmark's lists under the data root or pass --data-root"
-            )
-            if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-                raise MissingFiles(message, f"the list {self.imglist_path}") from None
-            raise PluginError(message) from None
-        lines = text.removesuffix("\n").split("\n") if text else []  # splitlines would also split names at U+2028
-        root = self.data_root / self.data_dir
         names, labels, stamps = [], [], []
         missing: list[str] = []
-        for number, line in enumerate(lines, start=1):
-            where = f"image list '{self.path}' line {number}"
-            name, _, label = line.strip().rpartition(" ")
-            if not name:
-                raise PluginError(f"{where}: expected 'path label', got {line!r}; correct the line")
-            if not LABEL.fullmatch(label):
-                raise PluginError(f"{where}: the label must be a small whole number, got {label!r}; correct the line")
-            labels.append(int(label))
-            if name.startswith("/") or ".." in name.split("/"):
-                raise PluginError(f"{where}: the path must stay inside '{root}', got '{name}'; correct the line")
-            try:
-                stat = os.stat(os.path.join(root, name))  # a Path object for each of a million lines takes seconds
-                stamps.append((stat.st_size, stat.st_mtime_ns))
-            except (OSError, ValueError):  # a name that no file can have
-                missing.append(name)
+        directory = str(self.directory)  # Path objects for each of a million lines take seconds
+        for index, line in enumerate(self._lines()):
+            name, label = self._parsed(line, index)
+            stamp = file_stamp(self, os.path.join(directory, name), index)
+            if stamp is None and "\\" in name:  # written on Windows
+                name = self._inside(name.replace("\\", "/"), index)
+                stamp = file_stamp(self, os.path.join(directory, name), index)
             names.append(name)
+            labels.append(label)
+            missing += [name] if stamp is None else []
+            stamps.append(stamp or (0, 0))
         if not names:
             raise PluginError(f"image list '{self.path}': the split is empty; it needs at least one 'path label' line")
         if missing:
             raise MissingFiles(
-                f"image list '{self.path}': {len(missing)} of {len(names)} images are missing under '{root}', first"
-                f" '{missing[0]}'; put the images there or pass --data-root",
+                f"image list '{self.path}': {len(missing)} of {len(names)} images are missing under '{self.directory}',"
+                f" first '{missing[0]}'; put the images there or pass --data-root",
                 f"{len(missing)} of {len(names)} images, first {self.data_dir}{missing[0]}",
             )
         return ImageFiles(self, tuple(names), torch.tensor(labels), tuple(stamps))
 
+    def _lines(self) -> list[str]:
+        remedy = "lay the benchmark's lists under the data root or pass --data-root"
+        try:
+            text = read_text(self.path, "image list", LIST_BYTES, remedy)
+        except OSError as error:
+            raise MissingFiles(
+                f"image list '{self.path}': {error.strerror}; {remedy}", f"the list {self.imglist_path}"
+            ) from None
+        text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+        return text.removesuffix("\n").split("\n") if text else []  # splitlines would also split names at U+2028
+
+    def _parsed(self, line: str, index: int) -> tuple[str, int]:
+        parts = LINE.fullmatch(line.strip())
+        if parts is None:
+            raise self._refused(index, f"expected 'path label', got {shown(line)}")
+        name, label = parts.groups()
+        if not LABEL.fullmatch(label):
+            raise self._refused(index, f"the label must be a small whole number, got {shown(label)}")
+        return self._inside(name, index), int(label)
+
+    def _inside(self, name: str, index: int) -> str:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise self._refused(index, f"the path must stay inside '{self.directory}', got {shown(name)}")
+        return name
+
+    def _refused(self, index: int, reason: str) -> PluginError:
+        return PluginError(f"image list '{self.path}' line {index + 1}: {reason}; correct the line")
+
+
+def file_stamp(source: ImageSource, path: str, index: int) -> tuple[int, int] | None:
+    """Size and modification time of an image of a source, None if it is not there.
+
+    Raises PluginError if it is no regular file.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        reason = "cannot be decoded (it is no regular file); replace the file"
+        raise PluginError(f"image '{path}'{source.place(index)}: {reason}")
+    return status.st_size, status.st_mtime_ns
+
+
+class ImageSource(Protocol):
+    """Where images were named: their directory, how they are preprocessed, and the place of each for a message."""
+
+    @property
+    def directory(self) -> Path: ...
+
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+
+    def place(self, index: int) -> str: ...
+
 
 class ImageFiles(Dataset):
-    """The images of a list that was read: item i is (image (3, H, W), label).
+    """The images of a list or a folder that was read: item i is (image (3, H, W), label).
 
     An image that cannot be decoded comes as a PluginError instead of an item, so that the error of a worker process
     reaches the user as one line.
     """
 
     def __init__(
-        self, source: ImageList, names: Sequence[str], labels: Tensor, stamps: Sequence[tuple[int, int]]
+        self, source: ImageSource, names: Sequence[str], labels: Tensor, stamps: Sequence[tuple[int, int]]
     ) -> None:
         self.source, self.names, self.labels, self.stamps = source, names, labels, stamps
 
@@ -157,15 +219,9 @@ class ImageFiles(Dataset):
 
     def item(self, index: int) -> tuple[Tensor, Tensor]:
         """Image (3, H, W) and label; raises PluginError naming the file and its line if it cannot be decoded."""
-        path = self.source.data_root / self.source.data_dir / self.names[index]
-        try:
-            with Image.open(path) as image:
-                return self.source.preprocessing(image), self.labels[index]
-        except Exception as error:  # Pillow's decoders raise whatever their format's code runs into
-            raise PluginError(
-                f"image '{path}' (line {index + 1} of '{self.source.path}'): cannot be decoded"
-                f" ({str(error) or type(error).__name__}); replace the file"
-            ) from None
+        path = self.source.directory / self.names[index]
+        image = read_image(path, self.source.preprocessing, "replace the file", self.source.place(index))
+        return image, self.labels[index]
 
     @property
     def content(self) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from nci_plugin.benchmarks.benchmark import Benchmark, Features, ImageSequence, Source
-from nci_plugin.benchmarks.image_list import ImageList, MissingFiles
-from nci_plugin.checks import PluginError, check_finite, check_labels
+from nci_plugin.benchmarks.benchmark import Benchmark, Features, Source
+from nci_plugin.benchmarks.folder import ImageFolder
+from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, MissingFiles, Preprocessing
+from nci_plugin.benchmarks.samples import open_samples
+from nci_plugin.checks import PluginError
+from nci_plugin.rows import feature_rows, id_labels
 
 
 def open_splits(benchmark: Benchmark) -> dict[str, Any]:
@@ -36,6 +40,7 @@ def survey(benchmark: Benchmark) -> tuple[dict[str, Any], dict[str, MissingFiles
             splits[name] = _open(name, source, benchmark)
         except MissingFiles as error:
             missing[name] = error
+    _check_classes(benchmark, splits)
     return splits, missing
 
 
@@ -52,31 +57,67 @@ def missing_splits(benchmark: Benchmark, missing: Mapping[str, MissingFiles]) ->
 
 def _open(name: str, source: Source, benchmark: Benchmark) -> Any:
     where = f"benchmark '{benchmark.name}' split '{name}'"
+    num_classes = benchmark.num_classes if benchmark.is_id(name) else None
     if isinstance(source, ImageList):
         files = source.read()
-        if benchmark.is_id(name):
-            check_labels(f"image list '{source.path}'", files.labels, benchmark.num_classes, 1, "line")
+        if num_classes is not None:
+            id_labels(f"image list '{source.path}'", files.labels, len(files), num_classes, 1, "line")
         return files
     if isinstance(source, Features):
-        rows, labels = len(source.features), source.labels
-        if benchmark.is_id(name):
-            if labels is None:
-                raise PluginError(f"{where}: ID features need labels; pass Features(features, labels)")
-            check_labels(where, labels, benchmark.num_classes)
-        if rows == 0 or (labels is not None and len(labels) != rows):
-            raise PluginError(f"{where}: needs at least one feature and one label for each, got {rows} features")
-        check_finite(where, source.features)
-        if source.logits is not None and source.logits.shape != (rows, benchmark.num_classes):
+        return _features(where, source, benchmark.num_classes, num_classes is not None)
+    try:
+        if isinstance(source, (str, Path)):
+            return _folder(Path(source), benchmark.preprocessing, num_classes)
+        return open_samples(source, num_classes, benchmark.preprocessing)
+    except PluginError as error:
+        raise PluginError(f"{where}: {error}") from None
+
+
+def _features(where: str, source: Features, num_classes: int, is_id: bool) -> Features:
+    """Features, labels of ID samples and logits through their gates."""
+    features = feature_rows(f"{where} features", source.features)
+    labels = None
+    if is_id:
+        if source.labels is None:
+            raise PluginError(f"{where}: ID features need labels; pass Features(features, labels)")
+        labels = id_labels(where, source.labels, len(features), num_classes)
+    logits = None if source.logits is None else feature_rows(f"{where} logits", source.logits)
+    if logits is not None and logits.shape != (len(features), num_classes):
+        raise PluginError(
+            f"{where}: expected logits of shape ({len(features)}, {num_classes}), got {tuple(logits.shape)};"
+            " leave them out to have them computed"
+        )
+    return Features(features, labels, logits)
+
+
+def _folder(path: Path, preprocessing: Preprocessing | None, num_classes: int | None) -> ImageFiles:
+    if not path.is_dir():
+        what = "is no folder" if path.exists() else "is not there"
+        raise PluginError(
+            f"'{path}' {what}; pass a folder of images, or for OpenOOD's list of them ImageList(imglist_path, data_dir,"
+            " preprocessing)"
+        )
+    if preprocessing is None:
+        raise PluginError(
+            f"the folder '{path}' needs a preprocessing; pass Benchmark.from_splits(...,"
+            " preprocessing=Preprocessing(...))"
+        )
+    return ImageFolder(path, preprocessing).read(num_classes)
+
+
+def _check_classes(benchmark: Benchmark, splits: Mapping[str, Any]) -> None:
+    """Raise PluginError unless the sub-folders of all ID splits that are folders have the same names."""
+    sources = {name: getattr(split, "source", None) for name, split in splits.items() if benchmark.is_id(name)}
+    folders = {name: source for name, source in sources.items() if isinstance(source, ImageFolder)}
+    classes = {name: folder.classes() for name, folder in folders.items()}
+    for name, found in classes.items():
+        first = next(iter(classes))
+        if found != classes[first]:
+            other = next(one for one in sorted({*found, *classes[first]}) if (one in found) != (one in classes[first]))
             raise PluginError(
-                f"{where}: expected logits of shape ({rows}, {benchmark.num_classes}), got"
-                f" {tuple(source.logits.shape)}; leave them out to have them computed"
+                f"benchmark '{benchmark.name}': sub-folders of '{folders[first].directory}' and"
+                f" '{folders[name].directory}' are other classes, '{other}' is in one alone; name them alike"
             )
-        return source
-    if not isinstance(source, Dataset):
-        source = ImageSequence(name, source, benchmark.preprocessing)
-    if len(source) == 0:  # type: ignore[arg-type]  # a map-style Dataset has a length
-        raise PluginError(f"{where}: the split is empty; it needs at least one image")
-    return source
 
 
 def image_batches(
@@ -109,12 +150,10 @@ def image_batches(
 
 
 def collate(items: list[Any]) -> Any:
-    """A batch (images, labels), or the first error among its items. OpenOOD's dictionaries are understood."""
+    """A batch (images, labels) of the items of a split, or the first error among them."""
     for item in items:
         if isinstance(item, PluginError):
             return item
-    if isinstance(items[0], Mapping):
-        items = [(item["data"], item["label"]) for item in items]
     try:
         images, labels = default_collate(items)
     except (RuntimeError, TypeError, ValueError) as error:

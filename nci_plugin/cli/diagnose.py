@@ -68,13 +68,12 @@ def _diagnose(networks: network.Networks) -> int:
     if TRAIN not in inputs.splits:
         raise PluginError(f"benchmark '{benchmark.name}': collapse is measured on 'id/train', which is missing")
     directory = ResultsDirectory(networks.output)
-    directory.open(networks.identities)
     networks.print_inputs()
     results: list[Result] = []
     failures: set[str] = set()
     records = []
     for seed, each in networks.by_seed.items():
-        extraction_options = networks.extraction_options(seed)
+        extraction_options = networks.extraction_options(seed, directory)
         bank = extract(each, benchmark, {FitsOn.STATISTICS}, extraction_options, inputs.splits, options.layers)
         directory.begin(bank, seed)
         evaluation = evaluate_bank(bank, benchmark, setups, seed, networks.provenance(seed))
@@ -94,6 +93,13 @@ def _diagnose(networks: network.Networks) -> int:
 
 def _report(results: Path) -> None:
     """Print and draw what lies in a results directory."""
+    from nci_plugin.report.diagnosis_files import drawn_from
+
+    with drawn_from(results):
+        _print_and_draw(results)
+
+
+def _print_and_draw(results: Path) -> None:
     from nci_plugin.report import diagnosis_tables as tables
     from nci_plugin.report.class_figures import FEW_CLASSES
     from nci_plugin.report.diagnosis_figures import draw

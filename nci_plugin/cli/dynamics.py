@@ -91,13 +91,27 @@ def _conditions(given: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in given:
         name, sign, value = text.partition("=")
-        if not (name and sign and value):
-            raise PluginError(f"--condition '{text}': must be NAME=VALUE, e.g. depth=4; correct it")
+        if not (name and sign and value) or name in found:
+            raise PluginError(f"--condition '{text}': must be NAME=VALUE, e.g. depth=4, each once; correct it")
         try:
             found[name] = float(value) if any(mark in value for mark in ".e") else int(value)
         except ValueError:
             found[name] = value
+        _check_condition(f"--condition '{text}'", name, found[name])
     return found
+
+
+def _check_condition(where: str, name: str, value: Any) -> None:
+    """Raise unless a table can hold the condition: a short name, and a short text or a finite number."""
+    from nci_plugin.checks import NAME_CHARACTERS, PluginError, check_number, shown
+
+    for text in (name, value):
+        if isinstance(text, str) and not (text.isprintable() and len(text) <= NAME_CHARACTERS):
+            raise PluginError(
+                f"{where}: must be at most {NAME_CHARACTERS} printable characters, got {shown(text)}; correct it"
+            )
+    if not isinstance(value, (str, bool)):
+        check_number(f"{where}: {name}", value)
 
 
 # -------------------------------------------------------------------- measuring
@@ -109,15 +123,16 @@ def _measure(
     """Measure every checkpoint that was not measured before."""
     from tqdm import tqdm
 
-    from nci_plugin import api, fingerprint
+    from nci_plugin import api, identity
     from nci_plugin.benchmarks.benchmark import TRAIN
-    from nci_plugin.built_in import TRAINING
+    from nci_plugin.built_in import read_training
     from nci_plugin.checks import PluginError
-    from nci_plugin.dynamics.checkpoints import read_history, read_training, with_history
+    from nci_plugin.dynamics.checkpoints import read_history, with_history
     from nci_plugin.dynamics.measure import DETECTORS, network_numbers
     from nci_plugin.dynamics.trajectory import FILE_NAME, TrajectoryFile
 
-    trainings = {run.name: read_training(run.directory, TRAINING) for run in runs}
+    trainings = {run.name: read_training(run.directory) or read_training(run.directory.parent) or {} for run in runs}
+    networks = {name: _said_network(said, options, f"run '{name}': training.json") for name, said in trainings.items()}
     histories = {run.name: read_history(run.directory) for run in runs}
     options.benchmark = options.benchmark or _said_benchmark(trainings)
     options.ckpt_path = next(iter(runs[0].files.values()))
@@ -127,12 +142,14 @@ def _measure(
     inputs = network.find_one(options, device)
     if TRAIN not in inputs.splits:
         raise PluginError(f"benchmark '{inputs.benchmark.name}': collapse is measured on '{TRAIN}', which is missing")
-    data = fingerprint.split_digest(inputs.splits)
+    if not inputs.benchmark.has_ood:
+        print(f"benchmark '{inputs.benchmark.name}': no OOD set, so AUROC along training is left out")
+    data = identity.data_digest(inputs.splits, output / "images")
     measure: Callable[..., EpochRecord] | None = None
     found = []
     with tqdm(total=sum(len(run.files) for run in runs), desc="dynamics", unit="checkpoint", disable=None) as bar:
         for run in runs:
-            said = _of_training(inputs, trainings[run.name], options)
+            said = _of_training(inputs, networks[run.name])
             factory = str(options.net or said.benchmark.network)
             file = TrajectoryFile(
                 output / run.name / FILE_NAME,
@@ -159,30 +176,51 @@ def _measure(
 
 
 def _said_benchmark(trainings: Mapping[str, Mapping[str, Any]]) -> str:
-    from nci_plugin.checks import PluginError
+    from nci_plugin.checks import PluginError, shown
+    from nci_plugin.config import benchmark_names
 
-    said = {str(training["benchmark"]) for training in trainings.values() if "benchmark" in training}
-    if len(said) != 1:
-        came = f"the trainings say {', '.join(sorted(said))}" if said else "the trainings do not say"
+    said = [training["benchmark"] for training in trainings.values() if "benchmark" in training]
+    if not said or any(name != said[0] for name in said):
+        names = ", ".join(sorted({shown(name) for name in said}))
+        came = f"the trainings say {names}" if said else "the trainings do not say"
         raise PluginError(f"--benchmark: must be one for all checkpoints, {came}; name it")
-    return said.pop()
+    if said[0] not in benchmark_names():  # a path in a file of data is not followed
+        raise PluginError(
+            f"--benchmark: the training says {shown(said[0])}, which does not ship; name your YAML file yourself"
+        )
+    return said[0]
 
 
-def _of_training(inputs: Inputs, training: Mapping[str, Any], options: argparse.Namespace) -> Inputs:
-    """The inputs with the network that the training says it trained, if it is one of this package."""
-    said = str(training.get("network", ""))
-    if options.net or not said.startswith(f"{__package__.split('.')[0]}.networks."):  # code of others is never run
+def _said_network(
+    training: Mapping[str, Any], options: argparse.Namespace, where: str
+) -> tuple[str, Mapping[str, Any]] | None:
+    """The network that a training says it trained, and its arguments, unless the user names one."""
+    from nci_plugin.networks.named import check_named
+
+    if options.net or "network" not in training:
+        return None
+    arguments = training.get("network_arguments", {})
+    return check_named(f"{where}: network", training["network"], arguments), arguments
+
+
+def _of_training(inputs: Inputs, network: tuple[str, Mapping[str, Any]] | None) -> Inputs:
+    """The inputs with the network that the training says it trained."""
+    if network is None:
         return inputs
-    arguments = dict(training.get("network_arguments", {}))
-    return replace(inputs, benchmark=replace(inputs.benchmark, network=said, network_arguments=arguments))
+    name, arguments = network
+    return replace(inputs, benchmark=replace(inputs.benchmark, network=name, network_arguments=arguments))
 
 
 def _described(inputs: Inputs, factory: str, training: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
     """Conditions of a run: its architecture and data, and all that its training says of network and recipe."""
-    recipe = dict(training.get("recipe", {}))
-    arguments = dict(inputs.benchmark.network_arguments) if training else {}
+    from nci_plugin.networks.named import label
+
+    recipe = training.get("recipe", {})
+    arguments = inputs.benchmark.network_arguments if training else {}
     plain = {name: value for name, value in {**arguments, **recipe}.items() if isinstance(value, (str, int, float))}
-    described = {"architecture": factory.rpartition(":")[2], "data": inputs.benchmark.name, **plain}
+    for name, value in plain.items():
+        _check_condition("training.json: recipe", name, value)
+    described = {"architecture": label(factory), "data": inputs.benchmark.name, **plain}
     return described if seed is None else {**described, "seed": seed}
 
 

@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,11 +83,10 @@ def _run(options: argparse.Namespace) -> int:
 def _evaluate(inputs: Inputs, options: argparse.Namespace, setups: Sequence[Contestant], device: torch.device) -> int:
     from nci_plugin.report.files import ResultsDirectory
 
+    inputs.benchmark.check_has_ood()
     networks = network.load(inputs, options, device)
     directory = ResultsDirectory(networks.output, options.save_score)
     with options.processes.locked(networks.output):
-        with options.processes.in_turn():
-            directory.open(networks.identities)
         return _score(networks, setups, directory)
 
 
@@ -108,8 +108,8 @@ def _score(networks: network.Networks, setups: Sequence[Contestant], directory: 
             inputs.benchmark,
             setups,
             inputs.splits,
-            networks.extraction_options(seed),
-            networks.provenance(seed),
+            networks.extraction_options(seed, directory),
+            partial(networks.provenance, seed),
             directory,
             seed,
         )

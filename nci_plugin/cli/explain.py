@@ -36,9 +36,10 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     from nci_plugin import api
     from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION
+    from nci_plugin.benchmarks.decoding import read_image, to_rgb
     from nci_plugin.checks import PluginError
     from nci_plugin.detectors.base import DetectorSetup, FitsOn
-    from nci_plugin.diagnosis.image import explain_image, read_image
+    from nci_plugin.diagnosis.image import explain_image
     from nci_plugin.diagnosis.network import DETECTORS
     from nci_plugin.evaluation import training_needed
     from nci_plugin.extraction import extract
@@ -52,14 +53,13 @@ def run(options: argparse.Namespace) -> int:
         if not isinstance(setup, DetectorSetup):
             raise PluginError(f"--detectors: '{setup.name}' scores whole benchmarks, not one image; leave it out")
         setups.append(setup)
-    if not options.image.is_file():
-        raise PluginError(f"image '{options.image}': there is no such file; pass an image file")
+    read_image(options.image, to_rgb, "pass an image file")  # what it is is known before anything long starts
     inputs = network.find_one(options, device)
     splits = {name: inputs.splits[name] for name in (VALIDATION, TRAIN) if name in inputs.splits}
     for name in (VALIDATION, TRAIN):
         if name not in splits:
             raise PluginError(f"benchmark '{inputs.benchmark.name}': the split '{name}' is missing; add it to the YAML")
-    image = read_image(options.image, splits[VALIDATION].source.preprocessing)
+    image = read_image(options.image, splits[VALIDATION].source.preprocessing, "pass an image file")[None]
     networks = network.load(inputs, options, device)
     needs = training_needed(setups) | {FitsOn.STATISTICS}
     with locked(networks.output):

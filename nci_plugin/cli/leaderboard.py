@@ -196,6 +196,8 @@ def _run_compare(options: argparse.Namespace) -> int:
         raise PluginError(f"results '{options.results}': are not of '{options.benchmark}'; pass others with --results")
     run, board, found = _entries(options)
     print(f"results: {run.path}")
+    if run.unrecorded:
+        print(run.unrecorded)
     differs = False
     for entry in found:
         try:
@@ -295,6 +297,8 @@ def _print_notes(run: Run, board: Board, found: Sequence[Entry], options: argpar
 def _print_left_out(run: Run, options: argparse.Namespace) -> None:
     from nci_plugin.leaderboard.board import BOARDS
 
+    if run.unrecorded:
+        print(run.unrecorded)
     if run.incomplete and options.detectors is None:
         print(f"left out, not scored for every seed: {', '.join(run.incomplete)}")
     has, wanted = {result.setting for result in run.results}, BOARDS.get(run.benchmark, {})

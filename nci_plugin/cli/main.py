@@ -1,70 +1,161 @@
-"""The command ``nci-ood``: one file per sub-command."""
+"""The command ``nci-ood``: one file per sub-command.
+
+Nothing is imported here but what the interpreter has loaded already: `main` stands guard before all else is.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
-import signal
 import sys
-from collections.abc import Sequence
 
-from nci_plugin import __version__
-from nci_plugin.cli import diagnose as diagnose_command
-from nci_plugin.cli import dynamics as dynamics_command
-from nci_plugin.cli import eval as eval_command
-from nci_plugin.cli import explain as explain_command
-from nci_plugin.cli import install as install_command
-from nci_plugin.cli import leaderboard as leaderboard_command
-from nci_plugin.cli import list as list_command
-from nci_plugin.cli import report as report_command
-from nci_plugin.cli import run as run_command
-from nci_plugin.cli import train as train_command
-from nci_plugin.cli import validate as validate_command
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from types import FrameType
 
 COMMANDS = (
-    eval_command,
-    diagnose_command,
-    dynamics_command,
-    explain_command,
-    report_command,
-    train_command,
-    leaderboard_command,
-    run_command,
-    list_command,
-    validate_command,
-    install_command,
+    "eval",
+    "compare",
+    "diagnose",
+    "dynamics",
+    "explain",
+    "report",
+    "train",
+    "leaderboard",
+    "run",
+    "list",
+    "validate",
+    "install",
 )
+"""Modules beside this one, in the order of the help."""
+
+INTERRUPTED = 130
+GO_ON = "nci-ood: interrupted; what was finished is kept, run the same command to go on"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
+    """Run a command; ``arguments`` are the process's own where None are given, and it is expected to end then.
 
     Returns its exit code: 0 done, 1 a detector failed or a comparison differs, 2 bad input, 130 interrupted.
     """
+    handlers = {}
+    try:
+        import signal
+
+        # SIGTERM as SIGINT, for what is at work to clean up. Who ignores SIGINT, as background jobs do, goes on so.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if number == signal.SIGTERM or signal.getsignal(number) is signal.default_int_handler:
+                handlers[number] = signal.signal(number, _interrupt)
+        return _run(arguments)
+    except KeyboardInterrupt:
+        print(f"\n{GO_ON}", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        for number, handler in handlers.items():
+            # A process that is about to end has nothing left to stop, and Python's own end is no place for it.
+            ends = arguments is None and number == signal.SIGINT
+            signal.signal(number, signal.SIG_IGN if ends else handler)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """`main`, but for signals."""
+    try:
+        _make_printable()
+        options = _parse(arguments)
+        from nci_plugin.checks import PluginError, one_line  # imports torch
+
+        try:
+            code = options.run(options)
+        except PluginError as error:
+            for line in error.details:
+                print(line)
+            print(f"nci-ood: error: {error}", file=sys.stderr)
+            code = 2
+        except SystemExit as error:  # of a user's code; argparse is done
+            print(
+                f"nci-ood: error: a user's code ended the command ({one_line(repr(error.code))}), which is not done;"
+                " take sys.exit out of it",
+                file=sys.stderr,
+            )
+            code = 2
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    # What the system refuses, and texts and files that are too much: of these no check can know all before.
+    except (OSError, UnicodeError, RecursionError, MemoryError) as error:
+        _print_the_rest()
+        if isinstance(error, BrokenPipeError):  # the reader, head say, has seen enough
+            return 1
+        print(f"nci-ood: error: {_described(error)}", file=sys.stderr)
+        return 2
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    import argparse
+    import importlib
+
+    from nci_plugin import __version__
+
     parser = argparse.ArgumentParser(
         prog="nci-ood", description="Neural-collapse detectors of out-of-distribution samples, for OpenOOD v1.5."
     )
     parser.add_argument("--version", action="version", version=f"nci_plugin {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(commands)
-    options = parser.parse_args(arguments)
+    for name in COMMANDS:
+        importlib.import_module(f"nci_plugin.cli.{name}").add_parser(commands)
+    return parser.parse_args(arguments)
 
-    from nci_plugin.checks import PluginError
 
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is at work cleans up, as after SIGINT
+def _described(error: BaseException) -> str:
+    """One line about an error that the system or Python raised."""
+    from nci_plugin.checks import one_line
+
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename!r}: {error.strerror}" if error.filename is not None else error.strerror
+    elif isinstance(error, RecursionError):
+        text = "a file or a directory is nested too deeply"
+    elif isinstance(error, MemoryError):
+        text = "this machine has not enough memory for it"
+    else:
+        text = f"{type(error).__name__}: {error}"
+    return one_line(f"{text}; correct that, and run the same command again")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; but end the process at once where it is importing.
+
+    What is raised in the middle of an import may be swallowed, printed as a traceback or end in an abort, as libraries
+    written in C take it. Nothing is at work then that a rerun would not put right.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, f"\n{GO_ON}\n".encode())
+            os._exit(INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _make_printable() -> None:
+    """Let no character fail to be printed: one that the terminal lacks is written as an escape, and ± as +-."""
+    import codecs
+
+    def plain(error: UnicodeError) -> tuple[str | bytes, int]:
+        if isinstance(error, UnicodeEncodeError) and error.object[error.start] == "±":
+            return "+-", error.start + 1
+        return codecs.backslashreplace_errors(error)
+
+    codecs.register_error("nci_plugin_plain", plain)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="nci_plugin_plain")
+
+
+def _print_the_rest() -> None:
+    """Print what waits to be printed, or send it to nowhere: Python would try again at its end, with a traceback."""
+    if sys.stdout is None:
+        return
     try:
-        return options.run(options)
-    except PluginError as error:
-        for line in error.details:
-            print(line)
-        print(f"nci-ood: error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader, head say, has seen enough
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        print("\nnci-ood: interrupted; what was finished is kept, run the same command to go on", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, previous)

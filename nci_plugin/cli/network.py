@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
 
     from nci_plugin.benchmarks.benchmark import Benchmark
     from nci_plugin.extraction import ExtractionOptions
+    from nci_plugin.identity import Identity
     from nci_plugin.inputs import Inputs, Roots
+    from nci_plugin.report.files import ResultsDirectory
+
+
+MOST_WORKERS = 1024
+"""Processes: more than a machine has cores, fewer than it has numbers for."""
 
 
 def add_options(parser: argparse.ArgumentParser, checkpoints: bool = True) -> None:
@@ -65,8 +72,8 @@ def resolve(options: argparse.Namespace) -> torch.device:
     from nci_plugin.distributed import ALONE
     from nci_plugin.extraction import check_amp, resolve_device
 
-    check_number("--batch-size", options.batch_size, above=0, whole=True)
-    check_number("--workers", options.workers or 0, least=0, whole=True)
+    check_number("--batch-size", options.batch_size, above=0, whole=True, most=2**31)
+    check_number("--workers", options.workers or 0, least=0, whole=True, most=MOST_WORKERS)
     options.weights = architecture.resolve(options)
     options.processes = getattr(options, "processes", ALONE)
     device = resolve_device(options.device)
@@ -103,17 +110,34 @@ def find(name: str, roots: Roots, options: argparse.Namespace, device: torch.dev
 
 @dataclass(frozen=True)
 class Networks:
-    """The loaded networks of a run by seed, what they and the data are known by, and where the run writes."""
+    """The loaded networks of a run by seed, and where the run writes."""
 
     inputs: Inputs
     options: argparse.Namespace
     device: torch.device
     factory: str
     by_seed: Mapping[str, nn.Module]
-    identities: Mapping[str, Mapping[str, str]]
     output: Path
 
-    def extraction_options(self, seed: str) -> ExtractionOptions:
+    @cached_property
+    def identities(self) -> Mapping[str, Identity]:
+        """What the numbers come from, by seed. Every image is read, so ask for it where the output is locked."""
+        from nci_plugin import identity
+        from nci_plugin.networks.factory import factory_source
+
+        options = self.options
+        made_by = factory_source(self.factory)
+        arguments = {} if options.net else self.inputs.benchmark.network_arguments
+        data = identity.data_identity(
+            self.inputs.splits, self.output / identity.FOLDER, progress=options.processes.is_first
+        )
+        return {
+            seed: {**identity.network_identity(network, options.amp, made_by, arguments), **data}
+            for seed, network in self.by_seed.items()
+        }
+
+    def extraction_options(self, seed: str, directory: ResultsDirectory | None = None) -> ExtractionOptions:
+        """How the images of a seed pass; before those of the first do, a ``directory`` is opened for all seeds."""
         from nci_plugin import api, extraction
 
         options = self.options
@@ -130,7 +154,12 @@ class Networks:
             tell=print,
             processes=options.processes,
             amp=options.amp,
+            begin=partial(self._open, directory) if directory and seed == next(iter(self.by_seed)) else None,
         )
+
+    def _open(self, directory: ResultsDirectory) -> None:
+        with self.options.processes.in_turn():
+            directory.open(self.identities)
 
     def provenance(self, seed: str) -> dict[str, Any]:
         return {
@@ -155,18 +184,12 @@ class Networks:
 
 def load(inputs: Inputs, options: argparse.Namespace, device: torch.device) -> Networks:
     """Build the network of every checkpoint and load its weights."""
-    from nci_plugin import fingerprint
-
     benchmark = inputs.benchmark
     factory = str(options.net or benchmark.network)
     networks = {seed: load_one(benchmark, options, factory, path) for seed, path in inputs.checkpoints.items()}
-    data = fingerprint.split_digest(inputs.splits)
-    identities = {
-        seed: {"weights": fingerprint.weights_digest(network), "data": data} for seed, network in networks.items()
-    }
     name = _run_name(benchmark, inputs.checkpoint_path, options) + (f"_{options.amp}" if options.amp != "none" else "")
     output = options.output or inputs.roots.results / name
-    return Networks(inputs, options, device, factory, networks, identities, output)
+    return Networks(inputs, options, device, factory, networks, output)
 
 
 def device_name(device: torch.device) -> str:
@@ -195,11 +218,17 @@ def load_one(benchmark: Benchmark, options: argparse.Namespace, factory: str, ch
     """The network of a factory, with the weights of one checkpoint."""
     from nci_plugin.networks.checkpoints import load_checkpoint
     from nci_plugin.networks.factory import build_network
+    from nci_plugin.networks.named import build_named
 
     if options.weights:
         return options.weights.network()
-    network = build_network(factory, benchmark.num_classes, {} if options.net else benchmark.network_arguments)
-    load_checkpoint(network, checkpoint)
+    if options.net:
+        network = build_network(factory, benchmark.num_classes, {})
+    else:
+        where = f"benchmark '{benchmark.name}': network"
+        network = build_named(where, factory, benchmark.num_classes, benchmark.network_arguments)
+    if taken := load_checkpoint(network, checkpoint):
+        print(f"{checkpoint}: {taken}")
     return network
 
 

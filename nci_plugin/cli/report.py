@@ -25,6 +25,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     from nci_plugin.checks import PluginError, check_writable
     from nci_plugin.files import write_atomically
+    from nci_plugin.identity import unrecorded
     from nci_plugin.report.figures import SUFFIXES, save
     from nci_plugin.report.files import ResultsDirectory
     from nci_plugin.report.page import detector_figures, page
@@ -35,6 +36,8 @@ def run(options: argparse.Namespace) -> int:
     if output.is_dir():
         raise PluginError(f"--output: must be a file, got the directory '{output}'; name a file in it")
     check_writable(output.parent)
+    if missing := unrecorded([result.provenance for result in results]):
+        print(missing)
     figures = detector_figures(options.results, results)
     text = page(options.results, results, figures)
     write_atomically(output, text)

@@ -38,7 +38,8 @@ def run(options: argparse.Namespace) -> int:
     script = scripts.find_script(options.script)
     arguments = scripts.with_shipped_configs(options.arguments, config_directory() / "postprocessors")
     if not options.trust_pickles:
-        _keep_away(scripts.found_pickles(script, arguments), options.fresh)
+        found = scripts.found_pickles(script, arguments)
+        _keep_away([path for path in found if options.fresh or not scripts.is_known(path)], options.fresh)
     register()
     return scripts.run_script(script, arguments, device, options.trust_pickles)
 

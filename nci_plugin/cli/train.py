@@ -8,6 +8,9 @@ from typing import Any
 
 LONG_TAILED = "long_tailed"
 RECIPE = ("loss", "weight_decay", "epochs")
+MOST_SEED = 10**9 - 1
+"""The largest that ``dynamics`` knows a directory of a seed by."""
+
 NETWORK = ("width", "depth", "activation", "head")
 
 
@@ -61,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     check_known("regime", options.regime, built_in.REGIMES)
     seeds = built_in.SEEDS if options.seeds is None else options.seeds
     for seed in seeds:
-        check_number("--seeds", seed, least=0, whole=True)
+        check_number("--seeds", seed, least=0, whole=True, most=MOST_SEED)
     recipe = replace(built_in.REGIMES[options.regime], **_given(options, RECIPE))
     kept = built_in.saved_epochs(recipe.epochs, options.save_every)
     device = resolve_device(options.device)

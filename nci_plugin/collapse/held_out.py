@@ -14,6 +14,7 @@ from nci_plugin.checks import PluginError, check_finite, check_width
 from nci_plugin.collapse.geometry import centre_distances, directions, present_classes
 from nci_plugin.collapse.variability import nc1_cdnv
 from nci_plugin.feature_bank import Chunk, FeatureSplit
+from nci_plugin.rows import whole_labels
 from nci_plugin.statistics import ClassStatistics
 
 
@@ -41,7 +42,7 @@ def nearest_centre(split: FeatureSplit, statistics: ClassStatistics) -> NearestC
     for chunk in _chunks(split, statistics.num_features):
         nearest = classes[centre_distances(chunk.features, centres).argmin(dim=1)]
         agreeing += int((nearest == chunk.logits.argmax(dim=1)).sum())
-        right += int((nearest == chunk.labels).sum())
+        right += int((nearest == whole_labels("collapse", chunk.labels, len(nearest))).sum())
     return NearestCentre(agreeing / len(split), right / len(split))
 
 

@@ -21,12 +21,15 @@ from nci_plugin.statistics import ClassStatistics
 def within_covariance(statistics: ClassStatistics) -> Tensor:
     """Sigma_W = (1/N) sum_i (h_i - mu_{y_i}) (h_i - mu_{y_i})^T, (P, P), pooled over the samples of all classes.
 
-    A class of one sample adds nothing to the sum, though it counts in N. Raises Undefined where no class has two.
+    A class of one sample adds nothing to the sum, though it counts in N. Where features vary by no more than rounding
+    of their means it is zero. Raises Undefined where no class has two.
     """
-    present_classes(statistics)
+    classes = present_classes(statistics)
     if statistics.counts.max() < 2:
         raise Undefined("collapse: variance within classes needs a class of two samples, every class has at most one")
-    return statistics.within_scatter / statistics.num_samples
+    covariance = statistics.within_scatter / statistics.num_samples
+    rounding = ROUNDING * lengths(statistics.means[classes]).max()
+    return torch.where(covariance.trace() > rounding.square(), covariance, 0.0)
 
 
 def class_variances(statistics: ClassStatistics) -> Tensor:

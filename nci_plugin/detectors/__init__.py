@@ -1,4 +1,10 @@
-"""Detectors of out-of-distribution samples: one paper per file, all registered on import."""
+"""Detectors of out-of-distribution samples: one paper per file, all registered on import.
+
+A file that is added here is found, though no line below names it.
+"""
+
+import importlib
+import pkgutil
 
 from nci_plugin.detectors.baselines import EBO, MLS, MSP
 from nci_plugin.detectors.knn import KNN, KNNL1
@@ -31,3 +37,6 @@ __all__ = [
     "PScore",
     "RMDSPlusPlus",
 ]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -18,6 +18,7 @@ from torch import Tensor
 from nci_plugin.checks import PluginError, check_keys, check_width
 from nci_plugin.feature_bank import FeatureSplit
 from nci_plugin.head import LinearHead
+from nci_plugin.networks.calling import without_autocast
 from nci_plugin.statistics import ClassStatistics
 
 Training = Union[ClassStatistics, FeatureSplit, None]
@@ -51,16 +52,19 @@ class Detector(ABC):
 
     The constructor stores hyper-parameters, `fit` learns attributes that end in ``_``, `score` reads them. Sub-classes
     write ``_fit`` and ``_score`` and say what they fit on; ``fit_reads`` names the hyper-parameters that ``_fit`` looks
-    at, since a search must fit again only when one of those changes.
+    at, since a search must fit again only when one of those changes. ``magnitude`` is the size of the numbers that a
+    score is the difference of, where that may be far above its own: scores that differ by rounding of it are refused.
     """
 
     name: str
     paper: Paper
     fits_on: FitsOn = FitsOn.NOTHING
     fit_reads: tuple[str, ...] = ()
+    magnitude: float = 0.0
 
     num_features_: int
 
+    @without_autocast()
     def fit(self, training: Training, head: LinearHead, validation: FeatureSplit | None = None) -> Detector:
         """Learn from the training set.
 
@@ -100,6 +104,7 @@ class Detector(ABC):
         self.num_features_ = head.num_features
         return self
 
+    @without_autocast()
     def score(self, features: Tensor, logits: Tensor) -> Tensor:
         """Score (n,) of features (n, P) with logits (n, K); larger = ID. Inputs are left as they are.
 
@@ -151,6 +156,10 @@ class Detector(ABC):
     def explain_choice(self) -> str:
         """How a hyper-parameter that fit itself chose was chosen; empty where there is none."""
         return ""
+
+
+FLOAT32_STEP = torch.finfo(torch.float32).eps
+"""Features are kept in float32: a spread below this times their length is rounding."""
 
 
 def in_range_of(scores: Tensor, like: Tensor) -> Tensor:

@@ -6,23 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from nci_plugin.checks import PluginError, check_keys
+from nci_plugin.checks import PluginError, check_keys, shown
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import DetectorSetup
+from nci_plugin.parsing import read_yaml
 
 
 def load_yaml(path: Path) -> Any:
     """Parse a YAML file; raises PluginError naming the file and the line."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise PluginError(f"config '{path}': {getattr(error, 'strerror', None) or 'not a text file'}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of a date that is none, of a thousand brackets
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}" if mark else ""
-        raise PluginError(f"config '{path}'{place}: not valid YAML ({getattr(error, 'problem', error)})") from None
+        return read_yaml(path, "config", "correct it")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PluginError(f"config '{path}': {error.strerror}") from None
 
 
 def load_postprocessor(path: Path) -> Any:
@@ -45,9 +40,9 @@ def parse_detector(raw: Mapping[str, Any], where: str) -> DetectorSetup:
     grid = {key[: -len("_list")]: values for key, values in sweep.items()}
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
-            raise PluginError(f"{where}: {name}_list must be a list of values, got {values!r}")
+            raise PluginError(f"{where}: {name}_list must be a list of values, got {shown(values)}")
         for value in values:
             detector.clone().set_hyperparameters(**{name: value})
     if not isinstance(raw.get("APS_mode", False), bool):
-        raise PluginError(f"{where}: APS_mode must be True or False, got {raw['APS_mode']!r}")
+        raise PluginError(f"{where}: APS_mode must be True or False, got {shown(raw['APS_mode'])}")
     return DetectorSetup(detector, grid if raw.get("APS_mode", False) else {})

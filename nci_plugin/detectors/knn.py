@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_number
@@ -17,9 +16,13 @@ from nci_plugin.detectors.registry import register
 from nci_plugin.feature_bank import FeatureSplit
 from nci_plugin.files import digest
 from nci_plugin.head import LinearHead
+from nci_plugin.statistics import unit_rows
 
 QUERY_ROWS, BANK_ROWS = 1024, 16384
 """Rows that are compared at once: 64 MB of similarities, whatever the number of training samples."""
+
+LENGTHS = 1e-12, 1e18
+"""Between these float32 gives a row's length: the squares of its large values neither vanish nor overflow."""
 
 
 @register
@@ -39,6 +42,7 @@ class KNN(Detector):
         "https://proceedings.mlr.press/v162/sun22d.html",
     )
     fits_on = FitsOn.BANK
+    magnitude = 1.0
 
     def __init__(self, K: int = 50) -> None:
         self.K = K
@@ -58,7 +62,7 @@ class KNN(Detector):
             raise PluginError(
                 f"detector '{self.name}': K must be at most the {len(self.training_)} training samples, got {self.K}"
             )
-        queries = F.normalize(features.float())
+        queries = _directions(features)
         # From the difference, not from 2 - 2 cos: that loses half its digits for close neighbours.
         return (queries - self._training_rows(self._kth_neighbour(queries.detach()))).norm(dim=1)
 
@@ -78,19 +82,30 @@ class KNN(Detector):
             if filled + len(chunk) > len(block):
                 yield block[:filled]
                 filled = 0
-            F.normalize(chunk.features.to(block), out=block[filled : filled + len(chunk)])
+            _directions(chunk.features.to(block.device), out=block[filled : filled + len(chunk)])
             filled += len(chunk)
         yield block[:filled]
 
     def _training_rows(self, index: Tensor) -> Tensor:
         """Rows (n, P) of the normalised training set, read from where they are stored."""
-        rows = index.new_empty(len(index), self.training_.num_features, dtype=torch.float32)
+        rows = index.new_empty(len(index), self.training_.num_features, dtype=self.training_.shards[0].features.dtype)
         first = 0
         for shard in self.training_.shards:
             here = (index >= first) & (index < first + len(shard))
             rows[here] = shard.features[(index[here] - first).to(shard.features.device)].to(rows)
             first += len(shard)
-        return F.normalize(rows)
+        return _directions(rows)
+
+
+def _directions(features: Tensor, out: Tensor | None = None) -> Tensor:
+    """h / ||h||_2 of features (n, P), in float32, put into ``out`` if given; a row of zeros stays as it is."""
+    rows = features.float()
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    unit = torch.div(rows, length, out=out)
+    unsafe = ~((length > LENGTHS[0]) & (length < LENGTHS[1]))[:, 0]
+    if unsafe.any():
+        unit[unsafe] = unit_rows(features[unsafe]).float()
+    return unit
 
 
 @dataclass(frozen=True)

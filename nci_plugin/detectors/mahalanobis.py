@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from nci_plugin.collapse.geometry import centre_distances, present_classes, whitening
+from nci_plugin.checks import PluginError
+from nci_plugin.collapse.geometry import centre_distances, lengths, present_classes, whitening
 from nci_plugin.collapse.variability import within_covariance
-from nci_plugin.detectors.base import Detector, FitsOn, Paper, in_range_of
+from nci_plugin.detectors.base import FLOAT32_STEP, Detector, FitsOn, Paper, in_range_of
 from nci_plugin.detectors.registry import register
 from nci_plugin.feature_bank import FeatureSplit
 from nci_plugin.head import LinearHead
@@ -34,6 +36,10 @@ class MDSPlusPlus(Detector):
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.whitening_ = whitening(within_covariance(training))  # (P, rank)
+        if training.covariance.trace() <= FLOAT32_STEP**2:
+            raise PluginError(
+                f"detector '{self.name}': all training features have the same direction; leave this detector out"
+            )
         self.centres_ = training.means[present_classes(training)] @ self.whitening_
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
@@ -53,17 +59,37 @@ class RMDSPlusPlus(MDSPlusPlus):
     """RMDS++: score = d_0(f) - min_k d_k(f), f = h / ||h||_2 (Mueller & Hein 2025; Ren et al. 2021).
 
     d_k(f) = (f - mu_k)^T pinv(Sigma_W) (f - mu_k) as in MDS++, and d_0(f) = (f - mu)^T pinv(Sigma) (f - mu) with the
-    mean and the covariance of all training samples, whatever their class.
+    mean and the covariance of all training samples, whatever their class. Where all classes have one mean both are the
+    same distance and every score is 0.
     """
 
     name = "rmds_pp"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         super()._fit(training, head, validation)
+        self.is_zero_ = not means_differ(training.means[present_classes(training)])
         self.background_ = whitening(training.covariance)
         self.mean_ = training.global_mean
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+        if self.is_zero_:
+            return torch.zeros_like(logits[:, 0])
         rows = unit_rows(features)
         background = ((rows - self.mean_.to(rows.device)) @ self.background_.to(rows.device)).square().sum(dim=1)
         return in_range_of(background - self._nearest(rows), like=logits)
+
+
+def means_differ(means: Tensor) -> bool:
+    """Whether class means (K, P) differ by more than rounding; if not, a relative distance is zero by definition."""
+    return bool(lengths(means - means[0]).max() > FLOAT32_STEP * lengths(means).max())
+
+
+def class_means(training: FeatureSplit, num_classes: int) -> Tensor:
+    """Means (K, P) of the classes that have training samples, in float64."""
+    sums = torch.zeros(num_classes, training.num_features, dtype=torch.float64)
+    counts = torch.zeros(num_classes, dtype=torch.float64)
+    for chunk in training.chunks():
+        labels = chunk.labels.cpu()
+        sums.index_add_(0, labels, chunk.features.cpu().double())
+        counts += torch.bincount(labels, minlength=num_classes)
+    return sums[counts > 0] / counts[counts > 0, None]

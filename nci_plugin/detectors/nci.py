@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_choice, check_number
-from nci_plugin.detectors.base import Detector, FitsOn, Paper
+from nci_plugin.detectors.base import FLOAT32_STEP, Detector, FitsOn, Paper
 from nci_plugin.detectors.registry import register
 from nci_plugin.feature_bank import FeatureSplit
 from nci_plugin.head import LinearHead
@@ -150,7 +150,7 @@ class NCI(FeatureProximity):
         terms = self._terms(features, logits, self.norm)
         p_spread, norm_spread = terms.std(dim=0, correction=0).tolist()
         one, other = pairs_of_classes(logits.argmax(dim=1))
-        if norm_spread == 0 or not len(one):
+        if norm_spread <= FLOAT32_STEP * float(terms[:, 1].max()) or not len(one):
             return None
         h, z = features / 2, logits / 2  # the logits of a midpoint are the midpoint of the logits
         pairs = zip(one.split(len(h)), other.split(len(h)))

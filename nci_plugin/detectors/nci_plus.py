@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nci_plugin.detectors.base import FitsOn, Paper, in_range_of
+from nci_plugin.detectors.base import FLOAT32_STEP, FitsOn, Paper, in_range_of
 from nci_plugin.detectors.nci import FeatureProximity
 from nci_plugin.detectors.registry import register
 from nci_plugin.feature_bank import FeatureSplit
@@ -53,8 +53,9 @@ class NCIPlus(FeatureProximity):
         within = terms.within_scatter.diagonal() / terms.num_samples
         p_means, norm_mean = shrunk_means(terms, within)[:, 0], terms.global_mean[1]
         self.centres_ = torch.stack([p_means, norm_mean.expand_as(p_means)], dim=1)  # of pScore and norm, (K, 2)
-        variances = torch.stack([within[0], terms.covariance[1, 1]])
-        self.deviations_ = torch.where(variances > 0, variances, 1.0).sqrt()
+        deviations = torch.stack([within[0], terms.covariance[1, 1]]).sqrt()
+        rounding = FLOAT32_STEP * deviations.new_tensor([self.largest_weight_, float(norm_mean)])
+        self.deviations_ = torch.where(deviations > rounding, deviations, 1.0)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         offsets = self._terms(features, logits) - self.centres_[logits.argmax(dim=1).cpu()]

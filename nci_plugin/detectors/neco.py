@@ -12,8 +12,11 @@ from nci_plugin.feature_bank import FeatureSplit
 from nci_plugin.head import LinearHead
 from nci_plugin.statistics import ClassStatistics
 
-RAW_LENGTH_NETWORKS = ("deit", "swin")
-"""Architectures for which the authors' code divides by the length of the raw feature."""
+NO_MAX_LOGIT = "resnet"
+"""Part of the class names of networks for which the authors' code does not multiply by the largest logit."""
+
+RAW_NORM = ("deit", "swin")
+"""Parts of the names of those for which it divides by the length of the raw feature."""
 
 
 @register
@@ -25,11 +28,16 @@ class NECO(Detector):
     the scaler nor the factor; its tables come from the authors' code, whose rules are the defaults here. Scaler and
     components follow from the mean and the covariance, so no training feature is kept.
 
+    What the network is, the head says (`architecture_of`). A class for ViTs, torchvision's say, may hold the weights of
+    a DeiT: only ``raw_norm`` can tell that. `explain_choice` says what was decided, and for what.
+
     Args:
         dim: number of components d, or the share of the training variance that they explain, between 0 and 1. The
             default is the smallest d with 90 %; the published tables chose d on the test OOD sets.
         scale: standardise the features; the authors leave it out for CIFAR ViTs, and then u is the raw feature h.
         max_logit: multiply by the largest logit; ``auto`` = unless the network's class name says ResNet.
+        raw_norm: u is the raw feature h; ``auto`` = if nothing is standardised, or the network's class name or timm's
+            name of its architecture says DeiT or Swin.
     """
 
     name = "neco"
@@ -41,12 +49,20 @@ class NECO(Detector):
         "https://arxiv.org/abs/2310.06823",
     )
     fits_on = FitsOn.STATISTICS
-    fit_reads = ("dim", "scale", "max_logit")
+    fit_reads = ("dim", "scale", "max_logit", "raw_norm")
+    raw_norm: bool | str = "auto"  # of an object that was pickled before there was this option
 
-    def __init__(self, dim: int | float = 0.9, scale: bool = True, max_logit: bool | str = "auto") -> None:
+    def __init__(
+        self,
+        dim: int | float = 0.9,
+        scale: bool = True,
+        max_logit: bool | str = "auto",
+        raw_norm: bool | str = "auto",
+    ) -> None:
         self.dim = dim
         self.scale = scale
         self.max_logit = max_logit
+        self.raw_norm = raw_norm
 
     def check_hyperparameters(self) -> None:
         share = isinstance(self.dim, float) and 0 < self.dim < 1
@@ -58,6 +74,7 @@ class NECO(Detector):
             )
         check_choice(f"detector '{self.name}': scale", self.scale, (True, False))
         check_choice(f"detector '{self.name}': max_logit", self.max_logit, ("auto", True, False))
+        check_choice(f"detector '{self.name}': raw_norm", self.raw_norm, ("auto", True, False))
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         covariance = training.covariance
@@ -77,10 +94,11 @@ class NECO(Detector):
         self.explained_ = float(shares[self.dim_ - 1] / shares[-1]) if shares[-1] > 0 else 1.0
         self.mean_, self.deviation_ = training.global_mean, deviation
         self.components_ = components.flip(1)[:, : self.dim_].contiguous()  # a view would keep all of them
-        network = head.network.lower()
-        self.uses_max_logit_ = "resnet" not in network if self.max_logit == "auto" else bool(self.max_logit)
-        self.uses_raw_length_ = not self.scale or any(family in network for family in RAW_LENGTH_NETWORKS)
-        self.network_ = head.network or "an unknown network"
+        network, names = head.network.lower(), f"{head.network} {head.architecture}".lower()
+        is_raw = not self.scale or any(family in names for family in RAW_NORM)
+        self.uses_max_logit_ = NO_MAX_LOGIT not in network if self.max_logit == "auto" else bool(self.max_logit)
+        self.uses_raw_length_ = is_raw if self.raw_norm == "auto" else bool(self.raw_norm)
+        self.network_ = head.network and f"{head.network}{head.architecture and f' ({head.architecture})'}"
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         scaled = (features - self.mean_.to(features)) / self.deviation_.to(features)
@@ -91,6 +109,10 @@ class NECO(Detector):
 
     def explain_choice(self) -> str:
         factor = "times" if self.uses_max_logit_ else "without"
-        reason = f" for {self.network_}" if self.max_logit == "auto" else ""
+        length = "raw" if self.uses_raw_length_ else "standardised"
+        undecided = [name for name in ("max_logit", "raw_norm") if getattr(self, name) == "auto"]
+        reason = f" for {self.network_}" if undecided else ""
+        if undecided and not self.network_:
+            reason = f" (the network's architecture is not known: set {' and '.join(undecided)})"
         share = f"{100 * self.explained_:.1f} % of the training variance"
-        return f"d = {self.dim_} explains {share}, {factor} max logit{reason}"
+        return f"d = {self.dim_} explains {share}, {factor} max logit, length of the {length} feature{reason}"

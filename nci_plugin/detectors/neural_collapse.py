@@ -125,6 +125,11 @@ class NC4(Detector):
             raise PluginError(
                 f"detector '{self.name}': needs training samples of two classes, got one; leave this detector out"
             )
+        if not centred_means(training).any():
+            raise PluginError(
+                f"detector '{self.name}': all classes have the same mean, so that none is nearer; leave this detector"
+                " out"
+            )
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         distances = centre_distances(features, self.means_.to(features.device))

@@ -70,6 +70,8 @@ def explain(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     ``correlation`` (rho, p) or None.
     """
     rows = [_row(each, group, records) for group in GROUPS for each in PROPERTIES if _has(records, group)]
+    if not rows:
+        return {"checkpoints": len(records), "properties": [], "sentences": _without_ood(records)}
     sentences = [_about(each, rows) for each in PROPERTIES]
     for group in GROUPS:
         sentences += _best([row for row in rows if row["group"] == group])
@@ -125,6 +127,16 @@ def _about(each: Property, rows: Sequence[Mapping[str, Any]]) -> str:
         value = f"is {', '.join(f'{group} {text}' for group, text in metric.items())}"
     auroc = ", ".join(f"{group} {over_networks(row['auroc'], '.2f')}" for group, row in by_group.items())
     return f"{each.name}: {each.metric} {value} ({each.at_collapse:g} at collapse); AUROC of {each.score}: {auroc}."
+
+
+def _without_ood(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rule 1 where there is no OOD set: the metrics of the training set."""
+    on_train = [each for each in PROPERTIES if each.read is not _ortho_dev]
+    sentences = []
+    for each in on_train:
+        value = over_networks([each.read(record, "") for record in records], ".4g")
+        sentences.append(f"{each.name}: {each.metric} on train is {value} ({each.at_collapse:g} at collapse).")
+    return [*sentences, "The benchmark has no OOD set: NC5, AUROC and its correlation with collapse are left out."]
 
 
 def over_networks(values: Sequence[float | None], form: str) -> str:

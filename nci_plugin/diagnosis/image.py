@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from nci_plugin.benchmarks.benchmark import VALIDATION
-from nci_plugin.benchmarks.image_list import Preprocessing
-from nci_plugin.checks import PluginError, check_finite
+from nci_plugin.checks import check_finite
 from nci_plugin.collapse.geometry import centre_distances, present_classes
 from nci_plugin.detectors.base import DetectorSetup
 from nci_plugin.extraction import prepared
@@ -48,16 +45,6 @@ class Explanation:
     nearest_distance: float
     scores: tuple[Score, ...]
     num_validation: int
-
-
-def read_image(path: Path, preprocessing: Preprocessing) -> Tensor:
-    """Decode and preprocess an image to (1, 3, H, W); raises PluginError if that cannot be done."""
-    try:
-        with Image.open(path) as image:
-            return preprocessing(image)[None]
-    except Exception as error:  # Pillow's decoders raise whatever their format's code runs into
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise PluginError(f"image '{path}': cannot be decoded ({reason}); pass an image file") from None
 
 
 def explain_image(

@@ -12,7 +12,7 @@ from nci_plugin.dynamics.correlations import Correlation, correlations
 from nci_plugin.dynamics.detection import BestEpoch, Overtaking, best_epochs, overtakings
 from nci_plugin.dynamics.onset import Onset, OnsetRule, find_onset
 from nci_plugin.dynamics.predictors import Skill, compare
-from nci_plugin.dynamics.reference import Invariance, Reference, invariances, references
+from nci_plugin.dynamics.reference import Reference, references
 from nci_plugin.dynamics.trajectory import Trajectory
 
 VERSION = 1
@@ -26,7 +26,6 @@ class Analysis:
     runs: Sequence[Trajectory]
     onsets: Mapping[str, Onset]
     references: Sequence[Reference]
-    invariances: Sequence[Invariance]
     skills: Sequence[Skill]
     best_epochs: Sequence[BestEpoch]
     overtakings: Sequence[Overtaking]
@@ -34,7 +33,7 @@ class Analysis:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON without NaN; of the runs their names and conditions, not their records."""
-        answers = ("references", "invariances", "skills", "best_epochs", "overtakings", "correlations")
+        answers = ("references", "skills", "best_epochs", "overtakings", "correlations")
         return {
             "version": VERSION,
             "rule": asdict(self.rule),
@@ -59,7 +58,6 @@ def analyse(runs: Sequence[Trajectory], rule: OnsetRule) -> Analysis:
         runs=runs,
         onsets=onsets,
         references=references(runs, onsets),
-        invariances=invariances(runs, onsets),
         skills=compare([part for part in parts if part.records], onsets),
         best_epochs=[each for run in runs for each in best_epochs(run)],
         overtakings=[each for run in runs for each in overtakings(run, onsets[run.run], rule.metric)],

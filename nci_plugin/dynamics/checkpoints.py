@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, check_number
 from nci_plugin.dynamics.trajectory import EpochRecord
+from nci_plugin.files import read_text
 
-EPOCH = re.compile(r"epoch[-_= ]?(\d+)", re.IGNORECASE)
+EPOCH = re.compile(r"epoch[-_= ]?(\d{1,9})(?!\d)", re.IGNORECASE)
 """The number of an epoch in a file name: ``model_epoch10.ckpt``, ``epoch-10_loss0.1.ckpt``, ``epoch_010.pth``."""
 
 SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
@@ -22,10 +23,11 @@ SUFFIXES = (".ckpt", ".pth", ".pt", ".safetensors")
 COPIES = ("best", "last")
 """OpenOOD's recorder also writes ``best_epoch10_acc0.9000.ckpt``: not another network than that of epoch 10."""
 
-SEED = re.compile(r"s(\d+)")
+SEED = re.compile(r"s(\d{1,9})")
 """Directories of seeds, as OpenOOD names them."""
 
 HISTORIES = ("history.jsonl", "history.csv")
+HISTORY_BYTES = 2**24
 COLUMNS = {"train_loss": ("train_loss", "loss"), "train_accuracy": ("train_accuracy", "accuracy")}
 """Number of an EpochRecord -> its column in a history, the first that is there; accuracy in percent."""
 
@@ -98,14 +100,25 @@ def read_history(directory: Path) -> dict[int, Mapping[str, Any]]:
     An entry has ``epoch``, and as far as they were logged the COLUMNS, and ``phase``. Raises PluginError on a file that
     is something else.
     """
-    path = next((directory / name for name in HISTORIES if (directory / name).is_file()), None)
-    if path is None:
-        return {}
+    for name in HISTORIES:
+        try:
+            return _parse_history(directory / name)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # the other one may be there
+    return {}
+
+
+def _parse_history(path: Path) -> dict[int, Mapping[str, Any]]:
+    text = read_text(path, "history", HISTORY_BYTES, "move it away")
     try:
-        table = pd.read_json(path, lines=True) if path.suffix == ".jsonl" else pd.read_csv(path)
+        lines = io.StringIO(text)
+        table = pd.read_json(lines, lines=True) if path.suffix == ".jsonl" else pd.read_csv(lines)
         entries = table.to_dict("records")
+        for entry in entries:
+            for column in (each for names in COLUMNS.values() for each in names):
+                check_number(f"'{column}'", 0.0 if pd.isna(value := entry.get(column, 0.0)) else float(value))
         return {int(entry["epoch"]): {**entry, "from": path.name} for entry in entries}
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, PluginError) as error:
         raise PluginError(
             f"history '{path}': expected a line an epoch with epoch, loss and accuracy ({error}); move it away"
         ) from None
@@ -119,15 +132,3 @@ def with_history(record: EpochRecord, entry: Mapping[str, Any] | None) -> EpochR
             source = f"{entry['from']}: as logged while training"
             record = replace(record, **{field: known[0]}, train_from=source)  # type: ignore[arg-type]
     return record
-
-
-def read_training(directory: Path, name: str) -> Mapping[str, Any]:
-    """What a training says of itself in a JSON file, in its directory or the one above; empty without that file."""
-    for path in (directory / name, directory.parent / name):
-        if path.is_file():
-            try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-            except (ValueError, OSError) as error:
-                raise PluginError(f"training '{path}': cannot be read ({error}); move it away") from None
-            return content if isinstance(content, dict) else {}
-    return {}

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 
 from nci_plugin import collapse
 from nci_plugin.benchmarks.benchmark import GROUP_ROWS, TEST, TRAIN, Benchmark, Features
-from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.benchmarks.opening import image_batches, open_splits
 from nci_plugin.checks import PluginError, check_finite, check_known, check_number
-from nci_plugin.dynamics.probe import Attack, Normalization, probe
 from nci_plugin.dynamics.trajectory import GROUPS, NC4_TRAIN, EpochRecord, Value
 from nci_plugin.evaluation import Contestant, evaluate_bank
 from nci_plugin.extraction import prepared
@@ -24,7 +22,7 @@ from nci_plugin.fingerprint import weights_digest
 from nci_plugin.head import LinearHead
 from nci_plugin.losses import LOSSES
 from nci_plugin.metrics import accuracy
-from nci_plugin.networks.cut import Cut
+from nci_plugin.networks.cut import PROBE_ROWS, Cut
 from nci_plugin.statistics import ClassStatistics, unit_rows
 
 DETECTORS = ("nci", "pscore", "feature_norm", "msp", "neco")
@@ -100,10 +98,9 @@ class Meter:
         setups: Sequence[Contestant],
         device: torch.device | str = "cpu",
         batch_size: int = 500,
-        attacks: Sequence[Attack] = (),
     ) -> None:
         check_number("batch_size", batch_size, above=0, whole=True)
-        self.benchmark, self.setups, self.attacks = benchmark, setups, attacks
+        self.benchmark, self.setups = benchmark, setups
         self.device, self.batch_size = torch.device(device), batch_size
         self._bytes = 0
         splits = open_splits(benchmark)
@@ -113,26 +110,18 @@ class Meter:
             )
         self.images = {name: self._decoded(name, split) for name, split in splits.items()}
 
-    def __call__(self, network: nn.Module, epoch: int, loss: str = "ce", with_probe: bool = False) -> EpochRecord:
+    def __call__(self, network: nn.Module, epoch: int, loss: str = "ce") -> EpochRecord:
         """The record of a network after ``epoch`` epochs; its mode and device stay as they were.
 
-        ``loss`` is that of the epoch, a key of LOSSES; ``with_probe`` also attacks the ID test images.
+        ``loss`` is that of the epoch, a key of LOSSES.
         """
         with prepared(network, self.device):
-            bank = self.bank(network)
-            record = measure_bank(bank, self.benchmark, self.setups, epoch, loss)
-            record = replace(record, **network_numbers(network))
-            if not with_probe:
-                return record
-            images, labels = self.images[TEST]
-            answers = probe(
-                network, bank, images, labels, self._normalization(), self.attacks, self.setups, self.batch_size
-            )
-            return replace(record, probe=answers)
+            record = measure_bank(self.bank(network), self.benchmark, self.setups, epoch, loss)
+            return replace(record, **network_numbers(network))
 
     def bank(self, network: nn.Module) -> FeatureBank:
         """Features of every split, from one pass of a network that is in eval mode on the device."""
-        cut = Cut.of(network, self.images[TRAIN][0][:1].to(self.device))
+        cut = Cut.of(network, self.images[TRAIN][0][:PROBE_ROWS].to(self.device))
         splits = {name: passed(cut, *each, self.device, self.batch_size, name) for name, each in self.images.items()}
         head = cut.head
         if head.num_classes != self.benchmark.num_classes:
@@ -146,16 +135,6 @@ class Meter:
             for rows in (features, unit_rows(features))
         )
         return FeatureBank(head, splits, statistics, batch_size=self.batch_size, unit_statistics=unit_statistics)
-
-    def _normalization(self) -> Normalization:
-        source = self.benchmark.splits[TEST]
-        preprocessing = source.preprocessing if isinstance(source, ImageList) else self.benchmark.preprocessing
-        if preprocessing is None:
-            raise PluginError(
-                f"benchmark '{self.benchmark.name}': attacks in grey values need its preprocessing; pass"
-                " Benchmark(preprocessing=...), or no attacks"
-            )
-        return preprocessing.normalization
 
     def _decoded(self, name: str, split: Any) -> tuple[Tensor, Tensor]:
         if isinstance(split, Features):

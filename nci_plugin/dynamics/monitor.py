@@ -21,13 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from nci_plugin.benchmarks.samples import images_and_labels
 from nci_plugin.checks import PluginError, check_finite, check_known, check_number
 from nci_plugin.dynamics.measure import collapse_numbers, network_numbers, training_numbers
 from nci_plugin.dynamics.trajectory import Condition, EpochRecord, Trajectory, TrajectoryFile
 from nci_plugin.extraction import prepared
 from nci_plugin.feature_bank import Chunk, FeatureSplit
 from nci_plugin.losses import LOSSES
+from nci_plugin.networks.calling import without_replicas
 from nci_plugin.networks.cut import Cut
+from nci_plugin.rows import id_labels, whole_labels
 from nci_plugin.statistics import ClassStatistics
 
 FEATURE_BYTES = 2**30
@@ -38,9 +41,9 @@ class CollapseMonitor:
     """Measures collapse on the training images of ``loader`` after every ``every``-th epoch, in one pass.
 
     Args:
-        network: any classifier that ends in a linear layer, alone or in DataParallel.
-        loader: batches (images (n, 3, H, W), labels (n,)), or OpenOOD's dictionaries. They are measured as they come:
-            give the training images with the test preprocessing, without augmentation.
+        network: any classifier that ends in a linear layer, alone or in DataParallel or DistributedDataParallel.
+        loader: batches (images (n, 3, H, W), labels (n,)), or dictionaries of both, as OpenOOD's. They are measured as
+            they come: give the training images with the test preprocessing, without augmentation.
         every: epochs between two records, counted from epoch 0.
         samples_per_class: so many images of each class, the same at every step, instead of all; the loader must be a
             DataLoader of a dataset with a length. Its labels are read once, which decodes its images.
@@ -70,8 +73,7 @@ class CollapseMonitor:
         if samples_per_class is not None:
             check_number("monitor: samples_per_class", samples_per_class, above=0, whole=True)
         check_known("loss", loss, LOSSES)
-        inner = getattr(network, "module", network)  # a pass of one process must not wait for the others
-        assert isinstance(inner, nn.Module)
+        inner = without_replicas(network)  # a pass of one process must not wait for the others
         self.network, self.every, self.loss, self.head = inner, every, loss, head
         self._loader, self.samples_per_class = loader, samples_per_class
         self._file = None if output is None else TrajectoryFile(Path(output), run, conditions or {})
@@ -120,15 +122,18 @@ class CollapseMonitor:
         logits: list[Tensor] = []
         labels: list[Tensor] = []
         held = 0
-        for images, targets in map(_images_and_labels, self._loader):
+        for batch in self._loader:
+            images, targets = images_and_labels("monitor: a batch of the loader", batch)
             images = images.to(device)
             if cut is None:
-                cut = Cut(self.network, self.head) if self.head else Cut.of(self.network, images[:1])
+                cut = Cut.of(self.network, images, self.head)
                 head = cut.head
                 self.head = cut.head_name
                 statistics = ClassStatistics(head.num_classes, head.num_features)
+            targets = id_labels("monitor: labels of the loader", targets, len(images), head.num_classes)
             features, outputs = (each.cpu() for each in cut(images))
             check_finite(f"monitor: epoch {epoch}: features", features)
+            check_finite(f"monitor: epoch {epoch}: logits", outputs)
             statistics.update(features, targets)
             logits.append(outputs)
             labels.append(targets)
@@ -150,13 +155,6 @@ class CollapseMonitor:
         )
 
 
-def _images_and_labels(batch: Any) -> tuple[Tensor, Tensor]:
-    if isinstance(batch, Mapping):
-        batch = batch["data"], batch["label"]
-    images, labels, *_ = batch
-    return images.float(), labels.cpu().long()
-
-
 def _class_balanced(loader: Any, samples_per_class: int) -> DataLoader:
     """A loader of the first so many samples of each class, in an order drawn once, of another loader's dataset."""
     if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
@@ -166,7 +164,11 @@ def _class_balanced(loader: Any, samples_per_class: int) -> DataLoader:
         )
     batch_size, workers = loader.batch_size or 1, loader.num_workers
     in_order = DataLoader(loader.dataset, batch_size, num_workers=workers, collate_fn=loader.collate_fn)
-    labels = torch.cat([_images_and_labels(batch)[1] for batch in in_order])
+    parts = []
+    for batch in in_order:
+        images, targets = images_and_labels("monitor: a batch of the loader", batch)
+        parts.append(whole_labels("monitor: labels of the loader", targets, len(images)))
+    labels = torch.cat(parts)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     chosen = [order[labels[order] == label][:samples_per_class] for label in labels.unique()]
     indices = torch.cat(chosen).sort().values.tolist()

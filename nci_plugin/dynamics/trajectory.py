@@ -16,12 +16,14 @@ from typing import Any, Optional, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from nci_plugin.checks import PluginError, check_keys, check_number, did_you_mean
-from nci_plugin.files import digest, write_atomically
+from nci_plugin.checks import PluginError, check_keys, check_name, check_number, did_you_mean, shown
+from nci_plugin.files import digest, read_text, write_atomically
 from nci_plugin.results import CHECKSUM
 
 VERSION = 1
 FILE_NAME = "trajectory.jsonl"
+FILE_BYTES = 2**28
+"""The largest such file."""
 
 FN = "mean_norm_l2"
 """Field of CollapseMetrics that the dynamics paper (arXiv 2604.00230) calls fn: mean ||h||_2 over the training set."""
@@ -144,6 +146,7 @@ class TrajectoryFile:
     """
 
     def __init__(self, path: Path, run: str, conditions: Mapping[str, Condition]) -> None:
+        check_name("run", run)
         self.path, self._records = path, dict[int, EpochRecord]()
         self._header = _line({"version": VERSION, "run": run, "conditions": dict(conditions)})
         if not path.exists():
@@ -214,11 +217,9 @@ def find_trajectories(directory: Path) -> list[Path]:
 def _parse(path: Path) -> tuple[Trajectory | None, bool]:
     """What a file holds, None without a whole header; and whether its last line is whole."""
     try:
-        text = path.read_bytes().decode()
-    except FileNotFoundError:
+        text = read_text(path, "trajectory", FILE_BYTES, "move it away")
+    except (FileNotFoundError, NotADirectoryError):
         raise PluginError(f"trajectory '{path}': there is no such file; log a run first") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PluginError(f"trajectory '{path}': {getattr(error, 'strerror', None) or 'not a text file'}") from None
     *lines, rest = text.split("\n")
     if rest:
         print(f"{path}: line {len(lines) + 1} was cut by a kill, it is left out", file=sys.stderr)
@@ -228,8 +229,10 @@ def _parse(path: Path) -> tuple[Trajectory | None, bool]:
         header = _read_line(lines[0])
         check_keys("header", header, ("version", "run", "conditions"), ("version", "run", "conditions"))
         if header["version"] != VERSION:
-            raise PluginError(f"is of version {header['version']}, this is {VERSION}")
-    except (ValueError, PluginError) as error:
+            raise PluginError(f"is of version {shown(header['version'])}, this is {VERSION}")
+        check_name("run", header["run"])
+        _check_conditions(header["conditions"])
+    except (ValueError, RecursionError, PluginError) as error:
         raise PluginError(f"trajectory '{path}' line 1: {error}; log the run again") from None
     records: dict[int, EpochRecord] = {}
     for number, line in enumerate(lines[1:], start=2):
@@ -237,7 +240,7 @@ def _parse(path: Path) -> tuple[Trajectory | None, bool]:
             record = _record(_read_line(line))
             if record.epoch in records:
                 raise PluginError(f"epoch {record.epoch} stands there twice")
-        except (ValueError, PluginError) as error:
+        except (ValueError, RecursionError, PluginError) as error:
             raise PluginError(
                 f"trajectory '{path}' line {number}: {error}; remove that line, or log the run again"
             ) from None
@@ -271,6 +274,15 @@ def _record(raw: dict[str, Any]) -> EpochRecord:
             if name in raw and not isinstance(raw[name], kind):
                 raise PluginError(f"'{name}' is {raw[name]!r}")
     return EpochRecord(**raw)
+
+
+def _check_conditions(conditions: Any) -> None:
+    """Raise unless these are numbers and texts by name."""
+    if not isinstance(conditions, dict):
+        raise PluginError(f"'conditions' is {shown(conditions)}")
+    for name, value in conditions.items():
+        if not isinstance(value, (str, bool)):
+            check_number(f"condition {name}", value)
 
 
 def _check_numbers(where: str, value: Any) -> None:

@@ -27,9 +27,7 @@ from nci_plugin.feature_bank import FeatureBank, FeatureSplit, Images, SplitStor
 from nci_plugin.files import digest, free_bytes
 from nci_plugin.fingerprint import features_digest, network_digest
 from nci_plugin.head import LinearHead
-
-PROBE_ROWS = 8
-"""Images of the first batch on which the head is found and stored features are compared."""
+from nci_plugin.networks.cut import PROBE_ROWS
 
 UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3}
 
@@ -64,6 +62,8 @@ def extract(
     with prepared(network, device), channels_last(network, device):
         extraction = _Extraction(network, benchmark, training, options, splits, device, stages)
         extraction.say_what_is_missing()
+        if options.begin is not None:
+            options.begin()
         extraction.run_share()
         options.processes.wait()
         bank = extraction.collect()
@@ -83,7 +83,10 @@ def extract_share(
     """What every process but the first does of `extract`: store its share of the shards, and wait for the others."""
     device = resolve_device(options.device)
     with prepared(network, device), channels_last(network, device):
-        _Extraction(network, benchmark, training, options, splits, device, stages).run_share()
+        extraction = _Extraction(network, benchmark, training, options, splits, device, stages)
+        if options.begin is not None:
+            options.begin()
+        extraction.run_share()
         options.processes.wait()
 
 
@@ -118,7 +121,9 @@ class _Extraction:
             self.head = self.forward.head
             self.network_digest = network_digest(network, device, options.batch_size, options.amp)
         else:
-            self.head, self.network_digest = head_of(network, options.head), digest("features")
+            given = self.splits.get(TEST) or next(iter(self.splits.values()))
+            self.head = head_of(network, options.head, benchmark.num_classes, given)
+            self.network_digest = digest("features")
         if self.head.num_classes != benchmark.num_classes:
             raise PluginError(
                 f"network: its head has {self.head.num_classes} classes, benchmark '{benchmark.name}' has"
@@ -151,7 +156,6 @@ class _Extraction:
             store,
             self.forward,
             self.options,
-            num_classes=self.benchmark.num_classes if self.benchmark.is_id(name) else None,
             keeps_features=name != TRAIN or FitsOn.BANK in self.training,
             stages=self.stages if name == TEST or name.split("/")[0] in (NEAR, FAR) else {},
             sums=list(self.sums.values()) if name == TRAIN else [],

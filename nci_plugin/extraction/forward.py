@@ -14,28 +14,31 @@ from torch import Tensor, nn
 from nci_plugin.extraction.options import AMP
 from nci_plugin.feature_bank import Chunk
 from nci_plugin.head import LinearHead
-from nci_plugin.networks.cut import Cut
+from nci_plugin.networks.calling import without_autocast
+from nci_plugin.networks.cut import COARSE_STEPS, SAME_FEATURES, Cut
+from nci_plugin.networks.linear import check_weights
 from nci_plugin.networks.stages import StageFeatures
 
-REUSE_TOLERANCE = 1e-3
-"""Largest relative difference between stored features and those of a recomputed batch: other kernels, same network."""
-
-AMP_STEPS = 8
-"""The same in a coarser precision, in steps between its numbers."""
+REUSE_TOLERANCE = SAME_FEATURES
+"""Largest relative difference between stored features and those of a recomputed batch."""
 
 
 @contextmanager
 def prepared(network: nn.Module | LinearHead, device: torch.device) -> Iterator[None]:
-    """The network on ``device`` in eval mode, without gradients; its mode and device are put back at the end."""
+    """The network on ``device`` in eval mode, without gradients; its mode and device are put back at the end.
+
+    An autocast of the caller's is off meanwhile. Raises PluginError on weights that hold no numbers.
+    """
     if isinstance(network, LinearHead):
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast():
             yield
         return
+    check_weights(network)
     training = {module: module.training for module in network.modules()}
     home = next((tensor.device for tensor in network.parameters()), device)
     try:
         network.to(device).eval()
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast():
             yield
     finally:
         network.to(home)
@@ -85,7 +88,7 @@ class Forward:
     @property
     def tolerance(self) -> float:
         """Largest difference to stored features, relative to the largest feature."""
-        return REUSE_TOLERANCE if self.dtype is None else AMP_STEPS * torch.finfo(self.dtype).eps
+        return REUSE_TOLERANCE if self.dtype is None else COARSE_STEPS * torch.finfo(self.dtype).eps
 
     def stage_widths(self) -> dict[str, int]:
         """The stages that have an output which can be pooled, in the order in which they run, and its width."""

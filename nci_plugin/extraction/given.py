@@ -11,27 +11,35 @@ from nci_plugin.checks import PluginError, check_finite, check_width
 from nci_plugin.extraction.sums import FEATURES, UNIT
 from nci_plugin.feature_bank import FeatureSplit
 from nci_plugin.head import LinearHead
-from nci_plugin.networks.cut import Cut
+from nci_plugin.networks.linear import agrees, head_on_features
 from nci_plugin.statistics import ClassStatistics, unit_rows
 
+COMPARED_ROWS = 1024
+"""Rows of a split, evenly spaced, whose logits are compared with those of the head."""
 
-def head_of(network: nn.Module, name: str | None) -> LinearHead:
-    """The head of a network that sees no image: the layer named, or its last linear layer."""
-    if isinstance(network, nn.Linear):
-        return LinearHead.from_linear(network)
-    linears = [layer for layer, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if not name and not linears:
-        raise PluginError(f"network {type(network).__name__}: has no linear layer; pass its head as a LinearHead")
-    return Cut(network, name or linears[-1]).head
+
+def head_of(network: nn.Module, name: str | None, num_classes: int, split: Features) -> LinearHead:
+    """The head of a network that sees no image: see `head_on_features`."""
+    return head_on_features(network, name, num_classes, split.features, split.logits)
 
 
 def given_split(name: str, split: Features, head: LinearHead) -> FeatureSplit:
-    """Features in float32, with labels and logits where none were given."""
-    features = split.features.float()
+    """Features that `open_splits` checked, with labels and logits where none were given.
+
+    Raises PluginError on logits that are not the head's.
+    """
+    features = split.features
     check_width(f"split '{name}'", features, head.num_features)
-    labels = torch.full((len(features),), OOD_LABEL) if split.labels is None else split.labels.long()
-    logits = head.logits(features) if split.logits is None else split.logits.float()
+    labels = torch.full((len(features),), OOD_LABEL) if split.labels is None else split.labels
+    logits = head.logits(features) if split.logits is None else split.logits
     check_finite(f"split '{name}' logits", logits)
+    if split.logits is not None:
+        rows = torch.linspace(0, len(features) - 1, min(len(features), COMPARED_ROWS)).long()
+        if not agrees(head, split.features[rows], split.logits[rows]):
+            raise PluginError(
+                f"split '{name}': its logits are not W h + b of its features with the head's weights; pass the head and"
+                " the features and logits of one network, row by row, or leave the logits out"
+            )
     return FeatureSplit.of(features, logits, labels)
 
 

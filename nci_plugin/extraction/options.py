@@ -20,7 +20,8 @@ AMP: dict[str, torch.dtype | None] = {"none": None, "bf16": torch.bfloat16, "fp1
 class ExtractionOptions:
     """How the pass is run; but for ``amp``, none of it changes a number beyond rounding.
 
-    ``tell`` is called with a line about what is going to be stored, before the pass. ``processes`` share the pass.
+    ``tell`` is called with a line about what is going to be stored, once the network was found to fit, and ``begin``
+    then, before the pass, which it may refuse. ``processes`` share the pass.
     ``amp`` is a name of AMP; features and logits are stored as float32 whatever it is.
     """
 
@@ -33,6 +34,7 @@ class ExtractionOptions:
     tell: Callable[[str], None] | None = None
     processes: Processes = ALONE
     amp: str = "none"
+    begin: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         check_number("batch_size", self.batch_size, above=0, whole=True)

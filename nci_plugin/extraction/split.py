@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nci_plugin.benchmarks.opening import image_batches
-from nci_plugin.checks import PluginError, check_finite, check_labels
+from nci_plugin.checks import PluginError, check_finite
 from nci_plugin.extraction.forward import Forward, Passed
 from nci_plugin.extraction.layout import Layout
 from nci_plugin.extraction.options import ExtractionOptions
@@ -25,7 +25,7 @@ class SplitPass:
     """A split of images on its way through the network.
 
     ``keeps_features`` says whether its features are wanted, ``stages`` names those whose outputs are kept, and ``sums``
-    are the statistics of its shards. ``num_classes`` is None where the labels are no classes (OOD).
+    are the statistics of its shards.
     """
 
     def __init__(
@@ -37,7 +37,6 @@ class SplitPass:
         forward: Forward,
         options: ExtractionOptions,
         *,
-        num_classes: int | None,
         keeps_features: bool,
         stages: Mapping[str, int],
         sums: Sequence[Sum],
@@ -45,7 +44,6 @@ class SplitPass:
         self.name, self.images, self.layout, self.store = name, images, layout, store
         self._forward, self._options = forward, options
         self.keeps_features, self.stages, self.sums = keeps_features, stages, sums
-        self._num_classes = num_classes
         self._shards: dict[int, Chunk] = {}
         self._outputs: dict[int, Mapping[str, Tensor]] = {}
 
@@ -157,8 +155,6 @@ class SplitPass:
             check_finite(f"{what} logits", batch.chunk.logits, first_index=row)
             for stage, output in batch.stages.items():
                 check_finite(f"{what} features of {stage}", output, first_index=row)
-            if self._num_classes is not None:
-                check_labels(what, batch.chunk.labels, self._num_classes, first_index=row)
             progress(len(batch.chunk))
             yield batch
 

@@ -1,6 +1,6 @@
 """The CSV files of OpenOOD's leaderboard, read and written so that no byte changes that was not meant to.
 
-``data/`` holds a copy of all of them, made on `SNAPSHOT_DATE`.
+``data/`` holds a copy of all of them, as the live home of the leaderboard had them at `SNAPSHOT`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,14 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from nci_plugin.checks import PluginError
+from nci_plugin.files import read_text
 
-SNAPSHOT_DATE = "2026-11-21"
+HOME = "https://github.com/zjysteven/OpenOOD"
+"""Whose branch ``leaderboard`` is the board; that of OpenOOD's own repository stopped in July 2024."""
+
+SNAPSHOT = "28d3a40 of 2025-07-19"
+"""The commit of that branch that the copy is of, and its date."""
+
 COLUMNS = (
     "Training",
     "Postprocessor",
@@ -25,6 +31,7 @@ COLUMNS = (
     "Arch",
     "Additional_Description",
 )
+LARGEST_FILE = 2**24
 PAPER_COLUMNS = ("Alias", "Link")
 BOARDS = {
     "cifar10": {"ood": "cifar10"},
@@ -85,11 +92,11 @@ class Table:
     @classmethod
     def read(cls, path: Path, columns: Sequence[str]) -> Table:
         """Raises PluginError unless the file has these columns and a cell for each in every line."""
+        remedy = "pass the checkout's directory with --board"
         try:
-            text = path.read_bytes().decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8"
-            raise PluginError(f"leaderboard '{path}': {reason}; pass the checkout's directory with --board") from None
+            text = read_text(path, "leaderboard", LARGEST_FILE, remedy)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise PluginError(f"leaderboard '{path}': {error.strerror}; {remedy}") from None
         table = cls(path, tuple(io.StringIO(text, newline="")))
         if not table.lines or _cells(table.lines[0]) != list(columns):
             raise PluginError(f"leaderboard '{path}': must have the columns {','.join(columns)}; restore the file")
@@ -148,7 +155,7 @@ class Board:
     def snapshot(cls) -> Board:
         """The copy that ships with this package."""
         data = Path(__file__).parent / "data"
-        return cls(data, data / "papers.csv", f"the board of {SNAPSHOT_DATE}")
+        return cls(data, data / "papers.csv", f"the board of {SNAPSHOT}")
 
     @classmethod
     def checkout(cls, path: Path) -> Board:
@@ -157,7 +164,7 @@ class Board:
         if not board.results.is_dir() or not board.papers_file.is_file():
             raise PluginError(
                 f"--board '{path}': must be a checkout of OpenOOD's leaderboard branch, with results/*.csv and"
-                " utils/papers.csv; git clone --branch leaderboard https://github.com/Jingkang50/OpenOOD"
+                f" utils/papers.csv; git clone --branch leaderboard {HOME}"
             )
         return board
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, one_line
+from nci_plugin.identity import FIELDS, shown_field
 from nci_plugin.leaderboard.board import BOARDS, COLUMNS, Board, Row, cells_of, csv_line
 from nci_plugin.leaderboard.run import Network, Run, alias, link
 from nci_plugin.results import Result, formatted
@@ -109,9 +110,9 @@ def explain(run: Run, entry: Entry) -> list[str]:
             lines.append(f"  {result.seed or 'network'}  {getattr(result, metric):.6f}  {run.line(result)}")
     for result in entry.near:
         chosen = ", ".join(f"{name}={value}" for name, value in result.hyperparameters.items()) or "no hyper-parameters"
-        lines.append(f"{result.seed or 'network'}: {chosen} ({result.chosen_by})")
-        origin = ("checkpoint", "weights", "data", "features", "nci_plugin", "torch", "device")
-        lines.append("  " + ", ".join(f"{name} {result.provenance.get(name, 'unknown')}" for name in origin))
+        lines.append(one_line(f"{result.seed or 'network'}: {chosen} ({result.chosen_by})"))
+        origin = ("checkpoint", *FIELDS, "features", "nci_plugin", "torch", "device")
+        lines.append(one_line("  " + ", ".join(f"{name} {shown_field(result.provenance, name)}" for name in origin)))
     return lines
 
 

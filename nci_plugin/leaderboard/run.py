@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nci_plugin import identity
 from nci_plugin.adapters.openood import methods
 from nci_plugin.benchmarks.benchmark import GROUP_ROWS
 from nci_plugin.checks import PluginError, check_known
@@ -63,6 +64,11 @@ class Run:
         """Detectors that were not scored for every seed: their mean would be another number."""
         whole = {result.detector for result in complete(self.results)}
         return [name for name in self.detectors if name not in whole]
+
+    @property
+    def unrecorded(self) -> str:
+        """What the rows do not record of where they came from, in words; empty where nothing is missing."""
+        return identity.unrecorded([result.provenance for result in self.results])
 
     def select(self, detectors: Sequence[str] | None) -> list[str]:
         """The detectors asked for (None: every complete one); raises PluginError on unknown and incomplete ones."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nci_plugin.leaderboard.board import Row
+from nci_plugin.leaderboard.disputed import explained, marked
 from nci_plugin.leaderboard.rank import GROUPS, standing
 from nci_plugin.leaderboard.rows import number
 from nci_plugin.leaderboard.run import Run
@@ -15,7 +16,10 @@ HEADER = ["  rank", "near", "far", "ID accuracy", "training", "postprocessor", "
 
 
 def standing_text(row: Row, rows: Sequence[Row], around: int) -> str:
-    """A row's ranks among the ``rows`` of its board, with those ``around`` it: ``>`` it, ``*`` the same network."""
+    """A row's ranks among the ``rows`` of its board, with those ``around`` it: ``>`` it, ``*`` the same network.
+
+    Numbers that are disputed have a ``!``, with the reason below where they are shown or count in the rank.
+    """
     places = {group: standing(row, rows, group) for group in GROUPS}
     lines = []
     replaces = places["near"].replaces
@@ -31,9 +35,11 @@ def standing_text(row: Row, rows: Sequence[Row], around: int) -> str:
         cells = [HEADER]
         for other_rank, other in place.around(around).items():
             marks = (">" if other_rank == place.rank else " ") + ("*" if other.same_network(row) else " ")
-            texts = [other.near, other.far, other.accuracy, other.training, other.postprocessor, other.arch]
-            cells.append([f"{marks}{other_rank:4d}", *texts, other.description])
+            texts = [*(marked(other, each) for each in GROUPS), other.accuracy, other.training, other.postprocessor]
+            cells.append([f"{marks}{other_rank:4d}", *texts, other.arch, other.description])
         lines.append(aligned(cells))
+        last = max(place.around(around))
+        lines += explained(place.rows[:last], group)
     return "\n".join(lines)
 
 

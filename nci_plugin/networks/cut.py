@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nci_plugin.checks import PluginError
 from nci_plugin.head import LinearHead
+from nci_plugin.networks.architecture import architecture_of
+from nci_plugin.networks.calling import Call
+from nci_plugin.networks.linear import PASS_HEAD, agrees, linear_layer
 
-PASS_HEAD = "name the last linear layer with --head, e.g. --head fc"
+PROBE_ROWS = 8
+"""Images on which the head is found and the network is checked."""
+
+SAME_FEATURES = 1e-3
+"""Largest relative difference between features of one image that rounding explains: other kernels, same network."""
+
+COARSE_STEPS = 8
+"""The same in a coarser precision, in steps between its numbers."""
+
+
+Seen = Mapping[str, tuple[list[Tensor], list[Tensor]]]
+"""Inputs and outputs of layers by name."""
 
 
 class Cut:
@@ -23,95 +36,115 @@ class Cut:
 
     def __init__(self, network: nn.Module, head_name: str) -> None:
         self.network, self.head_name = network, head_name
-        layer = dict(network.named_modules()).get(head_name)
-        if not isinstance(layer, nn.Linear):
-            kind = "no such layer" if layer is None else type(layer).__name__
-            raise PluginError(f"head '{head_name}': must be a torch.nn.Linear of the network, got {kind}; {PASS_HEAD}")
-        self._layer = layer
+        self._layer, self._call = linear_layer(network, head_name), Call(network)
 
     @classmethod
     def of(cls, network: nn.Module, images: Tensor, head_name: str | None = None) -> Cut:
-        """Find the head on a batch of images (n, 3, H, W), or check the one that was named.
+        """Find the head on the first images of a batch (n, 3, H, W), or check the one that was named.
 
-        Raises PluginError if no linear layer's output is the network's output.
+        Their features must be the same when they are passed again, half of them as before and half replaced.
+        Raises PluginError if they are not, or if no linear layer's output is the network's output.
         """
-        cut = cls(network, head_name or _last_linear(network, images))
-        features, logits = cut(images)
-        head = cut.head
-        expected = F.linear(features, head.weight.to(features), head.bias.to(features))
-        if expected.shape != logits.shape or not torch.allclose(expected, logits, rtol=1e-4, atol=1e-4, equal_nan=True):
+        images = images[:PROBE_ROWS]
+        layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear)}
+        if head_name:
+            layers = {head_name: linear_layer(network, head_name)}
+        call = Call(network)
+        with _seen_by(layers) as seen:
+            logits = call(images)
+        cut = cls(network, head_name or _whose_output(logits, seen, call.network))
+        features, output = cut._features(seen, logits)
+        if output.shape != logits.shape or not agrees(cut.head, features, logits, [output.dtype, logits.dtype]):
             raise PluginError(
                 f"head '{cut.head_name}': its output is not the network's output, so its input is not the penultimate"
                 f" feature; {PASS_HEAD}"
             )
+        cut._check_features(images, features, output.dtype)
         return cut
 
     @property
     def head(self) -> LinearHead:
-        network = self.network
-        while isinstance(inner := getattr(network, "module", getattr(network, "_orig_mod", None)), nn.Module):
-            network = inner  # of DataParallel, or of a compiled network
-        return LinearHead.from_linear(self._layer, network=type(network).__name__)
+        return LinearHead.from_linear(self._layer, *architecture_of(self.network, self.head_name))
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features (n, P) and logits (n, K) of a batch of images, in float32 on the network's device."""
-        with _inputs_of(self._layer) as inputs:
-            logits = _forward(self.network, images)
-        if len(inputs) != 1 or inputs[0].ndim != 2 or logits.ndim != 2:
+        with _seen_by({self.head_name: self._layer}) as seen:
+            logits = self._call(images)
+        return self._features(seen, logits)[0], logits.float()
+
+    def _features(self, seen: Seen, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The input of the head in float32, and its output, of one pass."""
+        inputs, outputs = seen.get(self.head_name, ([], []))
+        if len(inputs) != 1 or inputs[0].ndim != 2 or logits.ndim != 2 or len(inputs[0]) != len(logits):
             shape = tuple(inputs[0].shape) if inputs else "nothing"
             raise PluginError(
                 f"head '{self.head_name}': expected one input (n, P) a batch and logits (n, K),"
                 f" got {shape} and {tuple(logits.shape)}; {PASS_HEAD}"
             )
-        return inputs[0].float(), logits.float()
+        return inputs[0].float(), outputs[0]
+
+    def _check_features(self, images: Tensor, features: Tensor, dtype: torch.dtype) -> None:
+        """Raise PluginError if the same images have other features in another pass, or in other company."""
+        half = -(-len(images) // 2)
+        again = self(torch.cat([images[:half], images[: len(images) - half]]))[0]
+        if _difference(again[:half], features[:half]) == 0:
+            return
+        # A GPU's kernels may add in another order; a CPU's do not, for one batch.
+        rounding = SAME_FEATURES if torch.finfo(dtype).bits > 16 else COARSE_STEPS * torch.finfo(dtype).eps
+        repeated = _difference(self(images)[0], features)
+        if repeated > (0 if images.device.type == "cpu" else rounding):
+            raise PluginError(
+                f"network {type(self._call.network).__name__}: not deterministic in eval mode: the same"
+                f" {len(images)} images passed twice have features that differ by {100 * repeated:.2g} % of the"
+                " largest; switch off dropout (training=self.training), noise, counters and what its forward changes"
+            )
+        moved = _difference(again[:half], features[:half])
+        if moved > rounding:
+            raise PluginError(
+                f"network {type(self._call.network).__name__}: the features of an image depend on the other images of"
+                f" its batch (by {100 * moved:.2g} % of the largest); leave batch norm in eval mode in its forward"
+            )
 
 
-def _forward(network: nn.Module, images: Tensor) -> Tensor:
-    """The logits in what a network returns: a tensor, the first of a tuple, or the field ``logits``."""
-    try:
-        output = network(images)
-    except Exception as error:  # the network is the user's code and may raise anything
-        raise PluginError(
-            f"network {type(network).__name__}: failed on a batch of shape {tuple(images.shape)} with"
-            f" {type(error).__name__}: {str(error)[:200]}; check the preprocessing's img_size, and if memory ran out"
-            " use a smaller --batch-size"
-        ) from error
-    logits = getattr(output, "logits", output[0] if isinstance(output, (tuple, list)) else output)
-    if not isinstance(logits, Tensor):
-        raise PluginError(
-            f"network: must return logits (n, K), got {type(output).__name__}; wrap it in a factory (--net)"
-        )
-    return logits
+def _difference(one: Tensor, other: Tensor) -> float:
+    """Largest difference as a share of the largest value; 0 where both are NaN or infinite in the same places."""
+    if one.shape != other.shape:
+        return float("inf")
+    same = (one == other) | (one.isnan() & other.isnan())
+    if same.all():
+        return 0.0
+    difference = torch.where(same, 0.0, one - other).abs().max()
+    return float(torch.nan_to_num(difference / other.nan_to_num(0.0, 0.0, 0.0).abs().max(), nan=float("inf")))
 
 
 @contextmanager
-def _inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
-    seen: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(
-        lambda _, inputs, named: seen.append((inputs[0] if inputs else named["input"]).detach()), with_kwargs=True
-    )
+def _seen_by(layers: Mapping[str, nn.Module]) -> Iterator[Seen]:
+    """The inputs and outputs of layers by name, in the order in which they first run."""
+    seen: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+
+    def hook_of(name: str):  # type: ignore[no-untyped-def]
+        def hook(_, inputs, named, output) -> None:  # type: ignore[no-untyped-def]
+            lists = seen.pop(name, ([], []))
+            lists[0].append((inputs[0] if inputs else named["input"]).detach())
+            lists[1].append(output)
+            seen[name] = lists
+
+        return hook
+
+    handles = [layer.register_forward_hook(hook_of(name), with_kwargs=True) for name, layer in layers.items()]
     try:
         yield seen
     finally:
-        handle.remove()
-
-
-def _last_linear(network: nn.Module, images: Tensor) -> str:
-    """Name of the last linear layer that ran and whose output is the network's output."""
-    names = {layer: name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)}
-    outputs: list[tuple[str, Tensor]] = []
-    handles = [
-        layer.register_forward_hook(lambda layer, _, output: outputs.append((names[layer], output))) for layer in names
-    ]
-    try:
-        logits = _forward(network, images)
-    finally:
         for handle in handles:
             handle.remove()
-    for name, output in reversed(outputs):
-        if output.shape == logits.shape and torch.allclose(output, logits, rtol=0, atol=0, equal_nan=True):
+
+
+def _whose_output(logits: Tensor, seen: Seen, network: nn.Module) -> str:
+    """Name of the last linear layer that ran and whose output is the network's output."""
+    for name, (_, outputs) in reversed(list(seen.items())):
+        if any(each.shape == logits.shape and _difference(each.to(logits.dtype), logits) == 0 for each in outputs):
             return name
-    last = ", ".join(name for name, _ in outputs[-3:]) or "none"
+    last = ", ".join(list(seen)[-3:]) or "none"
     raise PluginError(
         f"network {type(network).__name__}: no linear layer's output is the network's output, so its penultimate"
         f" feature is not known (last linear layers that ran: {last}); {PASS_HEAD}"

@@ -14,7 +14,7 @@ from torchvision.models import WeightsEnum
 
 from nci_plugin.checks import PluginError, did_you_mean
 from nci_plugin.networks.checkpoints import read_state_dict
-from nci_plugin.networks.factory import torchvision_names
+from nci_plugin.networks.named import torchvision_names
 
 DEFAULT_ARCH = "resnet50"
 OPENOOD_NAMES = {"swin-t": "swin_t", "vit-b-16": "vit_b_16", "regnet": "regnet_y_16gf"}

@@ -8,7 +8,8 @@ scores alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, shown
 from nci_plugin.diagnosis.network import DETECTORS, VERSION, Diagnosis
-from nci_plugin.files import write_atomically
+from nci_plugin.files import read_text, write_atomically
 from nci_plugin.report.files import ResultsDirectory, read_npz, write_npz
 
 FOLDER = "diagnosis"
 SINGLE = "network"
 EXPLANATION = "explanation"
 AGAIN = "run nci-ood diagnose again"
+RECORD_BYTES = 2**27
+"""The largest record: a line for each class, layer and split."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,25 @@ def read_diagnoses(results: Path) -> list[Stored]:
     for path in sorted(paths, key=lambda path: (len(path.stem), path.stem)):
         record = _read_json(path)
         if record.get("version") != VERSION:
-            raise PluginError(f"diagnosis '{path}': of version {record.get('version')}, not {VERSION}; {AGAIN}")
+            raise PluginError(f"diagnosis '{path}': of version {shown(record.get('version'))}, not {VERSION}; {AGAIN}")
+        if (record.get("seed") or SINGLE) != path.stem:
+            raise PluginError(f"diagnosis '{path}': is of seed {shown(record.get('seed'))}; {AGAIN}")
         stored = {detector: directory.scores(detector, record["seed"]) for detector in DETECTORS}
         scores = {detector: by_split for detector, by_split in stored.items() if by_split is not None}
         arrays = read_npz(path.with_suffix(".npz"), "diagnosis", AGAIN)
         found.append(Stored(path.stem, record, arrays, scores))
     return found
+
+
+@contextmanager
+def drawn_from(results: Path) -> Iterator[None]:
+    """Tables and figures are drawn inside: what a record lacks, or has of another kind, is a PluginError."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise PluginError(
+            f"diagnosis '{results / FOLDER}': not as this version writes it ({type(error).__name__}: {error}); {AGAIN}"
+        ) from error
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -80,8 +96,8 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(read_text(path, "diagnosis", RECORD_BYTES, AGAIN))
+    except (OSError, ValueError, RecursionError) as error:
         raise PluginError(f"diagnosis '{path}': cannot be read ({error}); {AGAIN}") from None
     if not isinstance(content, dict):
         raise PluginError(f"diagnosis '{path}': not a diagnosis; {AGAIN}")

@@ -222,7 +222,7 @@ def layers_table(records: Records) -> Table | None:
     return Table(
         title + (f", means over {len(records)} networks" if len(records) > 1 else ""),
         rows,
-        [f"last columns: AUROC in percent, {' / '.join(groups)}-OOD; {POOLING}", *notes],
+        [(f"last columns: AUROC in percent, {' / '.join(groups)}-OOD; " if groups else "") + POOLING, *notes],
     )
 
 

@@ -206,7 +206,7 @@ def predictor_figure(analysis: Analysis) -> Figure | None:
             axis.grid(axis="y", color="0.93")
             axis.set_axisbelow(True)
             axis.tick_params(labelsize=8)
-        row[0].set_yticks(range(len(names)), names, fontsize=8)
+        row[0].set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
         row[0].set_ylim(-0.6, len(names) - 0.4)
         row[2].set_xlim(-0.05, 1.05)
         row[1].set_title(", ".join(group), fontsize=9)
@@ -239,7 +239,7 @@ def correlation_figure(analysis: Analysis) -> Figure | None:
             if np.isfinite(value):
                 colour = "white" if abs(value) > 0.6 else "black"
                 axis.text(x, y, f"{value:+.2f}", ha="center", va="center", fontsize=6.5, color=colour)
-        axis.set_xticks(range(len(detectors)), detectors, rotation=35, ha="right", fontsize=8)
+        axis.set_xticks(range(len(detectors)), detectors, rotation=35, ha="right", fontsize=8, parse_math=False)
         axis.set_title(f"{group}-OOD", fontsize=9)
     axes[0].set_yticks(range(len(metrics)), [COLLAPSE[name] for name in metrics], fontsize=8)
     figure.colorbar(image, ax=list(axes), shrink=0.8)

@@ -11,7 +11,6 @@ from nci_plugin.dynamics.detection import BASELINE, SCORE, best_over_runs, overt
 from nci_plugin.dynamics.intervals import LEVEL, Interval
 from nci_plugin.dynamics.onset import count_outcomes
 from nci_plugin.dynamics.predictors import IN_SAMPLE
-from nci_plugin.dynamics.reference import DECIDING, NO_DIFFERENCE, SIGNIFICANT
 from nci_plugin.dynamics.trajectory import FN, GROUPS, NC4_TRAIN, Trajectory
 from nci_plugin.report.tables import Table
 
@@ -102,29 +101,6 @@ def reference_table(analysis: Analysis) -> Table | None:
         cv = [percent(each.cv, 100), interval(each.cv_interval, 100)]
         rows.append([", ".join(each.group), *counts, number(each.mean), number(each.sd), *cv])
     return Table("fn*: mean ||h||_2 at onset (arXiv 2604.00230)", rows, [_interval_note()])
-
-
-def invariance_table(analysis: Analysis) -> Table | None:
-    """Whether conditions move fn*; None where no condition varies alone."""
-    if not analysis.invariances:
-        return None
-    tests = list(analysis.invariances[0].p)
-    rows = [["condition", "architecture, data", "n by level", "mean fn* by level", "shift %", *tests, "verdict"]]
-    for each in analysis.invariances:
-        counts = ", ".join(f"{level}: {n}" for level, n in each.n.items()) or UNKNOWN
-        means = ", ".join(f"{level}: {value:.4g}" for level, value in each.means.items()) or UNKNOWN
-        p_values = [UNKNOWN if each.p[name] is None else f"{each.p[name]:.2g}" for name in tests]
-        rows.append([
-            each.factor, ", ".join(each.group), counts, means, percent(each.shift, 100), *p_values, each.verdict
-        ])  # fmt: skip
-    return Table(
-        "Is fn* invariant? p-values over the levels of one condition, all others held",
-        rows,
-        [
-            f"verdict by {DECIDING} at {SIGNIFICANT:g} / {len(analysis.invariances)} (Bonferroni); '{NO_DIFFERENCE}' is"
-            " not evidence that there is none: read n and shift (largest less smallest mean of a level, of the mean)"
-        ],
-    )
 
 
 def predictor_table(analysis: Analysis) -> Table | None:
@@ -255,7 +231,6 @@ def analysis_tables(analysis: Analysis) -> list[Table]:
     makers = (
         onset_table,
         reference_table,
-        invariance_table,
         predictor_table,
         best_epoch_table,
         overtaking_table,

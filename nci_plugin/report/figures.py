@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from nci_plugin.benchmarks.benchmark import GROUP_ROWS
 from nci_plugin.files import write_atomically
@@ -66,7 +67,7 @@ def draw_aurocs(results: Sequence[Result]) -> Figure:
         axis.set_xlabel("AUROC (%)")
         axis.grid(axis="y", color="0.92")
         axis.set_axisbelow(True)
-    axes[0].set_yticks(range(len(names)), names, fontsize=8)
+    axes[0].set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
     axes[0].set_ylim(-0.7, len(names) - 0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     networks = f"mean ± std over {len(seeds)} networks" if len(seeds) > 1 else "one network"
@@ -81,6 +82,9 @@ def save(figure: Figure, path: Path) -> None:
 
 def rendered(figure: Figure, kind: str) -> bytes:
     """The file of a figure, ``kind`` png or svg; the same figure gives the same bytes."""
+    for text in figure.findobj(Text):
+        if "$" in text.get_text():  # of a name: no text of this package is a formula
+            text.set_parse_math(False)
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "nci_plugin"}):
         figure.savefig(buffer, dpi=150, format=kind, metadata={"Date": None} if kind == "svg" else None)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from nci_plugin import identity
 from nci_plugin.adapters.openood import scores as openood_scores
-from nci_plugin.checks import PluginError, check_writable
+from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
+from nci_plugin.checks import PluginError, check_row_name, check_writable, shown
 from nci_plugin.evaluation import Evaluation
 from nci_plugin.feature_bank import FeatureBank
-from nci_plugin.files import move_aside, write_atomically
+from nci_plugin.files import move_aside, read_file, write_atomically
+from nci_plugin.identity import Identity
 from nci_plugin.report.figures import auroc_figure
 from nci_plugin.results import (
     Result,
@@ -25,6 +28,17 @@ from nci_plugin.results import (
 )
 
 FIGURE = "auroc.png"
+PATTERNS = ("results.jsonl", FIGURE, "ood/*.csv", "fsood/*.csv", "**/scores/*.npz", "**/scores/*.pkl")
+"""The files of a run."""
+
+SPLIT_GROUPS = ("id", "ood", CSID, NEAR, FAR)
+"""The first part of the name of a split."""
+
+NPZ_BYTES = 2**29
+"""The most that scores, predictions or arrays of a diagnosis take, in the file and in memory."""
+
+TABLE_BYTES = 2**24
+"""The largest CSV of one detector."""
 
 
 class ResultsDirectory:
@@ -37,9 +51,6 @@ class ResultsDirectory:
     other networks are never mixed in. OpenOOD's own CSV and score files have the same names: they are moved aside.
     """
 
-    IDENTITY = ("weights", "data")
-    """Fields of the provenance that must agree within one directory, for each seed."""
-
     def __init__(self, path: Path, openood_scores: bool = False) -> None:
         self.path, self.openood_scores = path, openood_scores
         self._lines: dict[tuple[str, ...], str] = {}
@@ -50,28 +61,45 @@ class ResultsDirectory:
     def results_file(self) -> Path:
         return self.path / "results.jsonl"
 
-    def open(self, identities: Mapping[str, Mapping[str, Any]]) -> None:
-        """Check that results can be written here and that those already here are of the same networks and data.
+    @property
+    def digests(self) -> Path:
+        """Where the digests of image files are kept, so that an image that was not touched is not read again."""
+        return self.path / identity.FOLDER
 
-        ``identities`` maps each seed to its ``weights`` and ``data`` hashes.
+    def open(self, identities: Mapping[str, Identity]) -> None:
+        """Check that results can be written here and that those already here came from the same.
+
+        ``identities`` maps each seed to all fields of `identity`. Raises PluginError, which names the fields, where
+        rows that lie here came from something else, or do not record what they came from.
         """
         check_writable(self.path)
+        for pattern in PATTERNS:
+            for path in self.path.glob(pattern):
+                if path.exists() and not path.is_file():
+                    raise PluginError(f"output '{path}': must be a regular file; move it away")
         self._before = self.read()
+        provenances = [result.provenance for result in self._before]
+        differ: dict[str, None] = {}
         for result in self._before:
-            for name in self.IDENTITY:
-                expected = identities.get(result.seed, {}).get(name)
-                if expected is None or result.provenance.get(name) != expected:
-                    what = f"'{name}' of {result.seed or 'its network'}"
-                    raise PluginError(
-                        f"output '{self.path}': holds results of another run ({what} differ); choose another --output,"
-                        " or move them away"
-                    )
+            now = identities.get(result.seed, {})
+            then = result.provenance if now else {"weights": ""}  # of a network that is not evaluated now
+            differ.update(dict.fromkeys(identity.differences(then, now, result.seed)))
+        if differ:
+            raise PluginError(
+                f"output '{self.path}': holds results of another run ({', '.join(differ)} differ); choose another"
+                " --output, or move them away"
+            )
+        if missing := identity.unrecorded(provenances):
+            raise PluginError(
+                f"output '{self.path}': holds rows of an earlier version, {missing}; choose"
+                " another --output, or move them away"
+            )
 
     def read(self) -> list[Result]:
         return read_results(self.results_file) if self.results_file.exists() else []
 
     def read_one_benchmark(self) -> list[Result]:
-        """The rows; raises PluginError unless there are some, all of one benchmark."""
+        """The rows; raises PluginError unless there are some, all of one benchmark and of one identity."""
         if not self.results_file.is_file():
             raise PluginError(
                 f"results '{self.path}': there is no {self.results_file.name}; pass the directory that 'nci-ood eval'"
@@ -83,12 +111,49 @@ class ResultsDirectory:
             raise PluginError(
                 f"results '{self.path}': must be of one benchmark, got {', '.join(names) or 'no rows'}; evaluate again"
             )
+        self._check_whole(found)
+        if differ := identity.disagreements([(result.seed, result.provenance) for result in found]):
+            raise PluginError(
+                f"results '{self.path}': its rows are of different runs ({', '.join(differ)} differ); evaluate again"
+                " into another directory"
+            )
         return found
+
+    def _check_whole(self, results: Sequence[Result]) -> None:
+        """Raise PluginError if a row is there twice, or not for every detector and seed of its setting."""
+        of: dict[str, dict[tuple[str, str], list[str]]] = {}
+        for result in results:
+            of.setdefault(result.setting, {}).setdefault((result.detector, result.seed), []).append(result.dataset)
+        for setting, by_network in of.items():
+            every = {name for names in by_network.values() for name in names}
+            for (detector, seed), names in by_network.items():
+                wrong = [name for name in every if names.count(name) != 1]
+                if wrong:
+                    raise PluginError(
+                        f"results '{self.path}': '{detector}'{f' of {seed}' if seed else ''} has"
+                        f" {names.count(min(wrong))} rows of '{min(wrong)}' in '{setting}', where there must be one;"
+                        " evaluate again"
+                    )
 
     def scores(self, detector: str, seed: str) -> dict[str, np.ndarray] | None:
         """Stored scores of one detector and network by split, None where they are not here."""
         path = self._scores_file(detector, seed)
-        return read_npz(path, "scores", "evaluate again") if path.is_file() else None
+        if not path.exists():
+            return None
+        found = read_npz(path, "scores", "evaluate again")
+        for split, scores in found.items():
+            group, _, name = split.partition("/")
+            check_row_name(f"scores '{path}': split", name)
+            if group not in SPLIT_GROUPS or scores.ndim != 1 or scores.dtype.kind not in "fiu" or not len(scores):
+                raise PluginError(
+                    f"scores '{path}': '{shown(split)}' must be numbers of one split, got {scores.dtype} of shape"
+                    f" {scores.shape}; evaluate again"
+                )
+            if not np.isfinite(scores).all():
+                raise PluginError(f"scores '{path}': '{split}' holds NaN or infinity; evaluate again")
+        if TEST not in found:
+            raise PluginError(f"scores '{path}': '{TEST}' is missing; evaluate again")
+        return found
 
     def _scores_file(self, detector: str, seed: str) -> Path:
         return self.path / seed / "scores" / f"{file_name(detector)}.npz"
@@ -96,8 +161,8 @@ class ResultsDirectory:
     def begin(self, bank: FeatureBank, seed: str) -> None:
         """Write predictions and labels of one network, before its detectors' results are added.
 
-        Raises PluginError if results of the same network that lie here already were made from other features: an image
-        was replaced by one of the same size, and old and new rows cannot stand side by side.
+        Raises PluginError if results of the same network that lie here already were made from other features, for a
+        reason that their identity does not know: old and new rows cannot stand side by side.
         """
         here = self.read()
         self._lines = {result.key: result.to_json() for result in here}
@@ -106,8 +171,9 @@ class ResultsDirectory:
             same_network = result.seed == seed and then.get("fingerprint") == now["fingerprint"]
             if same_network and then.get("features") != now["features"]:
                 raise PluginError(
-                    f"output '{self.path}': holds results made from other images of the same names and sizes; choose"
-                    " another --output, or move them away"
+                    f"output '{self.path}': holds results made from other features of the same images (code that the"
+                    " network's files import was changed, or another machine rounds otherwise); choose another"
+                    " --output, or move them away"
                 )
         answers = self._answers = {}
         for name, split in bank.splits.items():
@@ -137,15 +203,14 @@ class ResultsDirectory:
         for detector, setting in dict.fromkeys((result.detector, result.setting) for result in results):
             path = self.path / setting / f"{file_name(detector)}.csv"
             text = to_csv(results, detector, setting, over_seeds)
-            if path.exists() and path.read_bytes() not in (text.encode(), self._csv_before(detector, setting)):
+            if path.exists() and _read(path) not in (text.encode(), self._csv_before(detector, setting)):
                 _make_way(path)
             write_atomically(path, text)
         if results:
             seeds = {result.seed for result in results}
             here = [result for result in self.read() if result.seed in seeds and result.detector not in failed]
             auroc_figure(complete(here), self.path / FIGURE)
-        patterns = ("results.jsonl", FIGURE, "ood/*.csv", "fsood/*.csv", "**/scores/*.npz", "**/scores/*.pkl")
-        return [pattern for pattern in patterns if next(self.path.glob(pattern), None) is not None]
+        return [pattern for pattern in PATTERNS if next(self.path.glob(pattern), None) is not None]
 
     def _csv_before(self, detector: str, setting: str) -> bytes | None:
         """The CSV that the rows which lay here gave, None where there were none."""
@@ -154,9 +219,13 @@ class ResultsDirectory:
 
     def _write_openood_scores(self, path: Path, scores: Mapping[str, np.ndarray]) -> None:
         content = openood_scores.scores_file(scores, self._answers)
-        if path.exists() and not openood_scores.is_ours(path.read_bytes()):
+        if path.exists() and not openood_scores.is_ours(_read(path)):
             _make_way(path)
         write_atomically(path, content, durable=False)
+
+
+def _read(path: Path) -> bytes:
+    return read_file(path, "output", NPZ_BYTES if path.suffix == ".pkl" else TABLE_BYTES, "move it away")
 
 
 def _make_way(path: Path) -> None:
@@ -164,12 +233,25 @@ def _make_way(path: Path) -> None:
 
 
 def read_npz(path: Path, what: str, remedy: str) -> dict[str, np.ndarray]:
-    """All arrays of a file; raises PluginError, which names it as ``what`` and says what to do, if it is damaged."""
+    """All arrays of a file, of numbers or texts; nothing in it is unpickled.
+
+    Raises PluginError, which names it as ``what`` and says what to do, if it is damaged, no regular file, or would
+    take more memory than such a file can need.
+    """
     try:
-        with np.load(path) as arrays:
+        data = read_file(path, what, NPZ_BYTES, remedy)
+    except FileNotFoundError as error:
+        raise PluginError(f"{what} '{path}': {error.strerror}; {remedy}") from None
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as members:
+            inflated = sum(member.file_size for member in members.infolist())
+        if inflated > NPZ_BYTES:
+            raise ValueError(f"its arrays would take {inflated / 2**20:.0f} MiB")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except Exception as error:  # numpy and zipfile raise many types on bytes that are no npz
-        raise PluginError(f"{what} '{path}': cannot be read ({error}); {remedy}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PluginError(f"{what} '{path}': cannot be read ({reason}); {remedy}") from None
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -9,16 +9,19 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from nci_plugin.benchmarks.benchmark import TEST
+from nci_plugin.checks import PluginError
+from nci_plugin.identity import unrecorded
 from nci_plugin.report import html
 from nci_plugin.report.diagnosis_figures import figures
-from nci_plugin.report.diagnosis_files import Stored, has_diagnosis, read_diagnoses, read_explanation
+from nci_plugin.report.diagnosis_files import Stored, drawn_from, has_diagnosis, read_diagnoses, read_explanation
 from nci_plugin.report.diagnosis_tables import all_tables, class_table
 from nci_plugin.report.figures import draw_aurocs, rendered
 from nci_plugin.report.files import ResultsDirectory
 from nci_plugin.report.html import Html, element
 from nci_plugin.report.score_figures import detector_figure
 from nci_plugin.report.tables import choices_rows, detectors_by_near_auroc, setting_frame, setting_title
-from nci_plugin.results import METRICS, SETTINGS, Result, complete
+from nci_plugin.results import METRICS, OTHER_METRICS, SETTINGS, Result, complete
 
 FIRST_METRICS = ("AUROC", "FPR@95")
 """Tables that are not folded."""
@@ -29,18 +32,10 @@ def page(path: Path, results: Sequence[Result], scores: Mapping[str, Figure]) ->
 
     Figures are drawn from the stored files, and nothing is computed but their bins and curves.
     """
-    sections: dict[str, list[str]] = {"Benchmark": list(_benchmark(results))}
+    sections: dict[str, Sequence[str]] = {"Benchmark": list(_benchmark(results))}
     if has_diagnosis(path):
-        stored = read_diagnoses(path)
-        sections["Neural collapse"] = [
-            element("ul", *(element("li", sentence) for sentence in read_explanation(path)["sentences"])),
-            *(
-                html.table(each.title, each.rows, each.notes)
-                for each in all_tables([each.name for each in stored], [each.record for each in stored])
-            ),
-            *(_class_table(each) for each in stored),
-            *_diagnosis_figures(path),
-        ]
+        with drawn_from(path):
+            sections["Neural collapse"] = _diagnosis(path)
     sections["Scores"] = [html.folded(detector, _image(figure)) for detector, figure in scores.items()]
     sections["Hyper-parameters"] = [_wrapped("hyper-parameters, and seconds (mean over seeds)", choices_rows(results))]
     sections["Provenance"] = [_provenance(results)]
@@ -62,6 +57,8 @@ def _benchmark(results: Sequence[Result]) -> Iterator[Html]:
     left_out = sorted({result.detector for result in results} - {result.detector for result in whole})
     if left_out:
         yield element("p", f"Not scored for every seed, so in no mean: {', '.join(left_out)}.", class_="note")
+    if missing := unrecorded([result.provenance for result in results]):
+        yield element("p", missing, class_="note")
     if not whole:
         return
     for setting in SETTINGS:
@@ -77,6 +74,19 @@ def _benchmark(results: Sequence[Result]) -> Iterator[Html]:
         yield element("div", *(drawn.pop(metric) for metric in FIRST_METRICS), class_="row")
         yield html.folded(", ".join(drawn), element("div", *drawn.values(), class_="row"))
     yield _image(draw_aurocs(whole))
+
+
+def _diagnosis(path: Path) -> list[Html]:
+    stored = read_diagnoses(path)
+    return [
+        element("ul", *(element("li", sentence) for sentence in read_explanation(path)["sentences"])),
+        *(
+            html.table(each.title, each.rows, each.notes)
+            for each in all_tables([each.name for each in stored], [each.record for each in stored])
+        ),
+        *(_class_table(each) for each in stored),
+        *_diagnosis_figures(path),
+    ]
 
 
 def _class_table(stored: Stored) -> Html:
@@ -101,10 +111,24 @@ def detector_figures(path: Path, results: Sequence[Result]) -> dict[str, Figure]
     for detector in dict.fromkeys(result.detector for result in results):
         rows = [result for result in results if (result.detector, result.setting) == (detector, SETTINGS[0])]
         stored = {seed: directory.scores(detector, seed) for seed in dict.fromkeys(result.seed for result in rows)}
-        figure = detector_figure(rows, {seed: scores for seed, scores in stored.items() if scores is not None})
+        known = {seed: scores for seed, scores in stored.items() if scores is not None}
+        for row in rows:
+            _check_counts(path, row, known.get(row.seed))
+        figure = detector_figure(rows, known)
         if figure is not None:
             found[detector] = figure
     return found
+
+
+def _check_counts(path: Path, row: Result, scores: Mapping[str, Any] | None) -> None:
+    """Raise PluginError if the stored scores of a row's data set, or of ID, are not as many as it says."""
+    counts = {} if scores is None else {TEST: row.n_id, f"{row.group}/{row.dataset}": row.n_ood}
+    for split, count in counts.items():
+        if scores is not None and split in scores and len(scores[split]) != count:
+            raise PluginError(
+                f"results '{path}': '{row.detector}' has {len(scores[split])} scores of '{split}' and a row about"
+                f" {count}; evaluate again"
+            )
 
 
 def _image(figure: Figure) -> Html:
@@ -135,11 +159,12 @@ def _wrapped(caption: str, rows: Sequence[Sequence[str]]) -> Html:
 
 def _all_rows(results: Sequence[Result]) -> Html:
     """Every line of results.jsonl."""
-    header = ["detector", "setting", "group", "data set", "seed", *METRICS.values(), "ID samples", "OOD samples"]
+    every = {**METRICS, **OTHER_METRICS}
+    header = ["detector", "setting", "group", "data set", "seed", *every.values(), "ID samples", "OOD samples"]
     rows = [
         [
             *(result.detector, result.setting, result.group, result.dataset, result.seed or "-"),
-            *(f"{getattr(result, metric):.2f}" for metric in METRICS),
+            *("-" if getattr(result, metric) is None else f"{getattr(result, metric):.2f}" for metric in every),
             *(str(result.n_id), str(result.n_ood)),
         ]
         for result in results

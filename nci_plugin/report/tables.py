@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nci_plugin.benchmarks.benchmark import GROUP_ROWS
+from nci_plugin.checks import one_line
 from nci_plugin.precision import AMP_SHIFT
 from nci_plugin.results import METRICS, Result, formatted, is_over_seeds, table
 
@@ -117,7 +118,7 @@ def _choice(by_seed: Mapping[str, Result]) -> str:
     first = next(iter(by_seed.values()))
     differs = len({result.chosen_by for result in by_seed.values()}) > 1
     how = first.chosen_by + (f" for {first.seed}" if differs else "")
-    return chosen if chosen == "none" else f"{chosen} ({how})"
+    return chosen if chosen == "none" else one_line(f"{chosen} ({how})")
 
 
 def amp_table(results: Sequence[Result]) -> Table | None:

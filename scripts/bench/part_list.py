@@ -21,11 +21,13 @@ SCRIPTS = (
     "per_image.py",
     "scoring.py",
     "memory.py",
+    "neighbours.py",
     "collapse.py",
     "processes.py",
     "growth.py",
     "evaluation.py",
     "regimes.py",
+    "comparison.py",
 )
 
 WORKLOADS = {
@@ -78,7 +80,10 @@ def _without_images(options: argparse.Namespace, wanted: set[str]) -> Iterator[P
     yield Part("c", "scoring alone", "scoring.py", sizes(["--samples=4000", "--rounds=3"]))
     small = ["--features=512", "--classes=100"]
     yield Part("d", "memory of fitting", "memory.py", sizes(["--sizes", "5000", "20000", *small]))
+    linux = "" if sys.platform == "linux" else "reads /proc, which only Linux has"
+    yield Part("d", "memory of KNN", "neighbours.py", sizes(["--sizes", "5000", "10000"]), skip=linux)
     yield Part("d", "collapse metrics", "collapse.py", sizes(["--samples=10000", *small], ["--samples=100000"]))
+    yield Part("f", "comparing detectors", "comparison.py", sizes(["--detectors=4", "--samples=4000"]))
     diagnosed = sorted({str(path.parent) for path in options.results.glob("*/diagnosis")})
     none = "" if diagnosed else f"no diagnosed results in {options.results} (nci-ood diagnose)"
     yield Part("f", "stored diagnoses side by side", "regimes.py", diagnosed, skip=none)

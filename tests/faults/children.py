@@ -15,6 +15,9 @@ from tiny import Tiny, stored, tree
 
 from nci_plugin.cli.main import main
 
+HANGS = 600.0
+"""Seconds after which a command is taken to hang; no test asks how fast one is, as the machine may be busy."""
+
 
 class Child:
     """One command at work; ``text`` is what it printed, once it has ended."""
@@ -32,7 +35,7 @@ class Child:
         self.process.start()
         os.close(output)
 
-    def wait(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = HANGS) -> int:
         """Its exit code, minus the signal that killed it."""
         self.process.join(seconds)
         late = self.process.exitcode is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
 import re
 import resource
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import Child, Whole
+from children import HANGS, Child, Whole
 from tiny import stored
 
 from nci_plugin.checks import PluginError
@@ -76,7 +78,7 @@ def test_disk_full(whole: Whole, limit: int) -> None:
 def test_a_second_command_is_refused(whole: Whole, capsys: pytest.CaptureFixture[str]) -> None:
     whole.control("sleep", "0.2")
     first = Child(whole.arguments("out"))
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANGS
     while not list((whole.tiny.root / "out").glob(".lock")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -111,6 +113,45 @@ def test_the_real_process(whole: Whole, after: int) -> None:
 
 
 # -------------------------------------------------------------------- the lock
+
+
+def test_a_forked_process_does_not_hold_its_parents_lock(tmp_path: Path) -> None:
+    """Neither while the parent has it nor after the parent, and the parent keeps it when the child ends."""
+    directory = tmp_path / "out"
+    read, write = os.pipe()
+
+    def hold() -> None:
+        with locked(directory):
+            sleeper = os.fork()
+            if not sleeper:
+                os.close(write)
+                time.sleep(60)
+                os._exit(0)
+            os.write(write, f"{sleeper}\n".encode())
+            time.sleep(60)
+
+    parent = multiprocessing.get_context("fork").Process(target=hold)
+    parent.start()
+    sleeper = int(os.read(read, 20))
+    try:
+        with pytest.raises(PluginError, match="another command is at work there"), locked(directory):
+            pass
+        parent.kill()
+        parent.join()
+        with locked(directory):
+            pass
+    finally:
+        parent.kill()
+        os.kill(sleeper, signal.SIGKILL)
+
+
+def test_a_lock_outlives_the_processes_that_were_forked_meanwhile(tmp_path: Path) -> None:
+    with locked(tmp_path / "out"):
+        child = multiprocessing.get_context("fork").Process(target=int)
+        child.start()
+        child.join()
+        with pytest.raises(PluginError, match="another command is at work there"), locked(tmp_path / "out"):
+            pass
 
 
 def test_lock(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from children import Whole, crew
+from children import HANGS, Whole, crew
 from tiny import COUNTS, Tiny, tree
 
 from nci_plugin import distributed
@@ -94,10 +94,8 @@ def test_a_process_that_dies(whole: Whole, monkeypatch: pytest.MonkeyPatch, rank
     monkeypatch.setattr(distributed, "TIMEOUT", 2.0)
     monkeypatch.setattr(distributed, "LINGER_SECONDS", 1.0)
     whole.control("signal", f"{rank} 4 {int(signal.SIGKILL)}")
-    started = time.monotonic()
     children = crew(whole.arguments("out"), 3)
     codes = [child.wait() for child in children]
-    assert time.monotonic() - started < 30
     assert codes[rank] == -signal.SIGKILL
     for child in children[:rank] + children[rank + 1 :]:
         assert child.process.exitcode == 2
@@ -161,7 +159,7 @@ def test_all_benchmarks_need_one_process(whole: Whole) -> None:
 def test_a_second_crew_is_refused(whole: Whole) -> None:
     whole.control("sleep", "0.2")
     first = crew(whole.arguments("out"), 2)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANGS
     while not (whole.tiny.root / "out" / ".lock").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -6,7 +6,11 @@ import importlib
 import importlib.util
 import os
 import sys
+import threading
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from PIL import ImageFile
 
@@ -47,6 +51,8 @@ def find_checkout() -> Path | None:
 def import_openood() -> Path:
     """Make ``openood`` importable and import it; returns its checkout.
 
+    Its data sets read truncated images, as they do on its own; all else in this process refuses them as before.
+
     Raises PluginError if there is no checkout, or if one of the libraries that it needs is missing.
     """
     root = find_checkout()
@@ -57,7 +63,7 @@ def import_openood() -> Path:
         )
     if str(root) not in sys.path:
         sys.path.insert(1, str(root))  # behind the running script's directory
-    truncated = ImageFile.LOAD_TRUNCATED_IMAGES  # OpenOOD changes it for the whole process, and hides damaged images
+    truncated = ImageFile.LOAD_TRUNCATED_IMAGES  # the import changes it for the whole process
     try:
         importlib.import_module("openood.evaluation_api")
         importlib.import_module("openood.postprocessors")
@@ -68,4 +74,33 @@ def import_openood() -> Path:
         ) from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = truncated
+    _read_truncated_images()
     return root
+
+
+def _read_truncated_images() -> None:
+    """Let OpenOOD's data sets, and only them, read truncated images: by a wrapper around the reading of an item."""
+    base = importlib.import_module("openood.datasets.base_dataset").BaseDataset
+    if not hasattr(base.__getitem__, "__wrapped__"):
+        base.__getitem__ = _truncated_allowed(base.__getitem__)
+
+
+def _truncated_allowed(read: Callable[..., Any]) -> Callable[..., Any]:
+    lock, readers, before = threading.Lock(), 0, False  # threads may read at the same time
+
+    @wraps(read)
+    def reading(*arguments: Any) -> Any:
+        nonlocal readers, before
+        with lock:
+            if not readers:
+                before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+            readers += 1
+        try:
+            return read(*arguments)
+        finally:
+            with lock:
+                readers -= 1
+                if not readers:
+                    ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+    return reading

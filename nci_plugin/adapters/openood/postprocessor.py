@@ -23,6 +23,7 @@ from nci_plugin.fingerprint import weights_digest
 from nci_plugin.head import LinearHead
 from nci_plugin.networks.cut import Cut
 from nci_plugin.parameter_search import check_scores
+from nci_plugin.rows import whole_labels
 
 
 class DetectorPostprocessor(BasePostprocessor):
@@ -98,7 +99,8 @@ class DetectorPostprocessor(BasePostprocessor):
         answers = []
         for batch in tqdm(data_loader, disable=not progress or not comm.is_main_process()):
             predicted, conf = self.postprocess(net, batch["data"].to(device))
-            answers.append((predicted.cpu(), conf.cpu(), batch["label"].cpu()))
+            targets = whole_labels("labels of the loader", batch["label"], len(predicted))
+            answers.append((predicted.cpu(), conf.cpu(), targets))
         predictions, scores, labels = (torch.cat(parts).numpy() for parts in zip(*answers))
         check_scores(scores, self.detector.name, self.detector.get_hyperparameters())
         return predictions.astype(int), scores, labels.astype(int)
@@ -119,11 +121,12 @@ class DetectorPostprocessor(BasePostprocessor):
     def set_hyperparam(self, hyperparam: Sequence[Any]) -> None:
         """Change the hyper-parameters that are searched, in the order of the sweep; without a sweep, all of them.
 
+        Without a sweep the last ones may be left out, and stay: a detector may get another option at the end.
         What was fitted with other values is fitted again at once, from the statistics of `setup`. Those are not in a
         pickle: a postprocessor that comes from one asks for `setup` again.
         """
         names = self._searched()
-        if len(hyperparam) != len(names):
+        if len(hyperparam) > len(names) or len(hyperparam) < (len(names) if self.args_dict else min(1, len(names))):
             raise PluginError(
                 f"postprocessor '{self.detector.name}': set_hyperparam takes a list of {', '.join(names) or 'nothing'},"
                 f" got {list(hyperparam)}"

@@ -13,7 +13,6 @@ from openood.postprocessors import utils as pipelines
 from openood.postprocessors.info import num_classes_dict
 from openood.postprocessors.nci_postprocessor import NCIPostprocessor
 from openood.utils.config import Config
-from PIL import ImageFile
 
 from nci_plugin.adapters.openood.postprocessor import DetectorPostprocessor
 from nci_plugin.adapters.openood.recorder import COLLAPSE, CollapseRecorder
@@ -46,7 +45,6 @@ def register(shipped: Path, override: bool) -> None:
     _replace(_by_name, get_by_name)
     _replace(_by_config, get_by_config)
     _replace(_recorder, get_recorder)
-    ImageFile.LOAD_TRUNCATED_IMAGES = True  # as importing OpenOOD does, whose data sets have such images
 
 
 def get_by_name(config_root: str, postprocessor_name: str, id_data_name: str) -> Any:

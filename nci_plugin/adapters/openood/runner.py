@@ -21,10 +21,11 @@ from nci_plugin.adapters.openood.replay import StandIn, stored_batches
 from nci_plugin.benchmarks.benchmark import FAR, NEAR, OOD_VALIDATION, TEST, TRAIN, VALIDATION, Benchmark
 from nci_plugin.benchmarks.opening import collate
 from nci_plugin.checks import PluginError
+from nci_plugin.detectors.mahalanobis import class_means, means_differ
 from nci_plugin.extraction import prepared
 from nci_plugin.feature_bank import FeatureBank
 from nci_plugin.metrics import auroc
-from nci_plugin.parameter_search import Answers, Timer, check_scores, choose, not_searched
+from nci_plugin.parameter_search import Answers, Timer, check_ranking, check_scores, choose, not_searched
 
 SEED = 0
 """Of the random numbers that some methods draw in their setup or while they score."""
@@ -37,6 +38,9 @@ WRAPPERS = {
     "adascale_l": "adascale_net.AdaScaleLNet",
 }
 """The networks that OpenOOD's evaluator puts around a classifier for some methods."""
+
+MAGNITUDES = {"knn": 1.0}
+"""`Detector.magnitude` of methods whose scores are differences of larger numbers: vectors of length 1."""
 
 Loader = Callable[[str], DataLoader]
 
@@ -52,9 +56,11 @@ def run(
 ) -> Answers:
     """Scores of ``splits`` by OpenOOD's postprocessor ``method``, configured and searched by its YAML.
 
-    Raises PluginError on scores that are not finite, or all the same.
+    Raises PluginError on scores that are not finite, or the same for all samples but for rounding.
     """
     timer = Timer()
+    if method == "rmds" and not means_differ(class_means(bank.splits[TRAIN], benchmark.num_classes)):
+        raise PluginError(f"detector 'openood:{method}': all classes have the same mean, so that every score is 0")
     with contextlib.ExitStack() as stack:
         network, loader, available, device = stack.enter_context(_source(bank, needs_images))
         stack.enter_context(_host(benchmark, device))
@@ -75,7 +81,7 @@ def run(
                 postprocessor.set_hyperparam(list(values.values()))
                 return auroc(scores(VALIDATION), scores(OOD_VALIDATION))
 
-        chosen_by = not_searched(sweep)
+        chosen_by = not_searched(sweep, available)
         if sweep and {VALIDATION, OOD_VALIDATION} <= set(available):
             best, chosen_by = choose(f"openood:{method}", sweep, validate)
             hyperparameters.update(best)
@@ -84,6 +90,7 @@ def run(
             by_split = {split: scores(split) for split in splits}
     if len({float(value) for each in by_split.values() for value in (each.min(), each.max())}) == 1:
         raise PluginError(f"detector 'openood:{method}': gave every sample the same score with {hyperparameters}")
+    check_ranking(by_split, f"openood:{method}", hyperparameters, MAGNITUDES.get(method, 0.0))
     return Answers(by_split, hyperparameters, chosen_by, timer.seconds)
 
 

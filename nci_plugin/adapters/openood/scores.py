@@ -1,4 +1,4 @@
-"""The score files of OpenOOD's ``--save-score``. They are written here and never read."""
+"""The score files of OpenOOD's ``--save-score``. They are written here and never unpickled."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import numpy as np
 import torch
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
+from nci_plugin.files import digest
 
 MARK = b"written by nci_plugin"
-"""Stands behind the pickle, where no reader looks, so that a file of ours is known without unpickling it."""
+"""Stands behind the pickle, where no reader looks, so that a file of ours is known without unpickling it.
+
+The hash of the pickle follows. Anyone can write both: they say that a file is as it was written, not by whom.
+"""
 
 PROTOCOL = 4
 """The highest whose arrays, pickled with numpy 2, can be read with numpy 1.26."""
@@ -49,9 +53,16 @@ def scores_file(scores: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarr
         "csid_preds": tensors("predictions"),
         "csid_labels": tensors("labels"),
     }
-    return pickle.dumps(content, PROTOCOL) + MARK
+    pickled = pickle.dumps(content, PROTOCOL)
+    return pickled + MARK + digest(pickled).encode()
 
 
 def is_ours(content: bytes) -> bool:
-    """Whether `scores_file` made these bytes."""
-    return content.endswith(MARK)
+    """Whether `scores_file` made these bytes, of this version or an earlier one, which wrote no hash."""
+    return content.endswith(MARK) or is_whole(content)
+
+
+def is_whole(content: bytes) -> bool:
+    """Whether these are the very bytes that `scores_file` made: the hash at their end is that of the pickle."""
+    pickled, mark, stated = content.rpartition(MARK)
+    return bool(mark) and stated == digest(pickled).encode()

@@ -1,11 +1,10 @@
-"""OpenOOD's own scripts, run as they are: without a GPU too, and without unpickling a file that they find."""
+"""OpenOOD's own scripts, run as they are: without a GPU too, and without running code from a pickle that they find."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import importlib
-import pickle
 import runpy
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -17,9 +16,10 @@ import torch
 
 from nci_plugin.adapters.openood.checkout import import_openood, is_checkout
 from nci_plugin.adapters.openood.device import cuda_on
+from nci_plugin.adapters.openood.scores import is_whole
+from nci_plugin.adapters.openood.unpickling import only_data_is_unpickled
 from nci_plugin.checks import PluginError
-
-TRUST = "pass --trust-pickles if you know who wrote it, since unpickling runs what its author chose"
+from nci_plugin.files import read_file
 
 
 def find_script(name: str) -> Path:
@@ -56,7 +56,8 @@ def with_shipped_configs(arguments: Iterable[str], shipped: Path) -> list[str]:
 def run_script(script: Path, arguments: Sequence[str], device: torch.device, trust_pickles: bool) -> int:
     """Run a script as ``python SCRIPT ARGUMENTS`` does, with OpenOOD on ``device``; returns its exit code.
 
-    Its exceptions are its own. Raises PluginError if it unpickles a file, unless ``trust_pickles``.
+    Its exceptions are its own. Raises PluginError if it unpickles more than data (see `only_data_is_unpickled`), unless
+    ``trust_pickles``.
     """
     stdout: Any = _LeftOpen(sys.stdout)
     with contextlib.ExitStack() as stack:
@@ -64,7 +65,7 @@ def run_script(script: Path, arguments: Sequence[str], device: torch.device, tru
         stack.enter_context(mock.patch.object(sys, "path", [str(script.parent), *sys.path]))
         stack.enter_context(contextlib.redirect_stdout(stdout))
         if not trust_pickles:
-            stack.enter_context(mock.patch.object(pickle, "load", _refuse))
+            stack.enter_context(only_data_is_unpickled())
         stack.enter_context(cuda_on(device))
         try:
             runpy.run_path(str(script), run_name="__main__")
@@ -92,10 +93,6 @@ class _LeftOpen:
 # -------------------------------------------------------------------- pickles
 
 
-def _refuse(file: Any, *arguments: Any, **options: Any) -> NoReturn:
-    raise PluginError(f"the script would unpickle '{getattr(file, 'name', 'a stream')}'; move it away, or {TRUST}")
-
-
 def found_pickles(script: Path, arguments: Sequence[str]) -> list[Path]:
     """The files that one of OpenOOD's evaluation scripts would unpickle: postprocessors and scores of earlier runs."""
     directories = DIRECTORIES.get(script.name)
@@ -107,6 +104,11 @@ def found_pickles(script: Path, arguments: Sequence[str]) -> list[Path]:
         return []
     names = [f"{kind}/{options.postprocessor}.pkl" for kind in ("postprocessors", "scores")]
     return [path for root in directories(script, options) for name in names if (path := root / name).is_file()]
+
+
+def is_known(path: Path) -> bool:
+    """Whether a pickle is a score file as this package wrote it, which the script may read."""
+    return is_whole(read_file(path, "score file", SCORE_BYTES, "move it away"))
 
 
 def _runs(script: Path, options: argparse.Namespace) -> list[Path]:
@@ -127,6 +129,9 @@ def _foundation_models(script: Path, options: argparse.Namespace) -> list[Path]:
 def _results(script: Path) -> Path:
     return script.parent / ".." / "results"  # as the scripts write it: their directory may be a link
 
+
+SCORE_BYTES = 2**31
+"""More than any score file has: a sample takes some 100 bytes."""
 
 DIRECTORIES: dict[str, Callable[[Path, argparse.Namespace], list[Path]]] = {
     "eval_ood.py": _runs,

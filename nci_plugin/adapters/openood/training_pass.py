@@ -16,18 +16,16 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, default_collate
 from tqdm import tqdm
 
+from nci_plugin.benchmarks.samples import images_and_labels
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import FitsOn, Training
-from nci_plugin.extraction import REUSE_TOLERANCE
 from nci_plugin.feature_bank import Chunk, FeatureSplit
 from nci_plugin.files import digest
 from nci_plugin.fingerprint import network_digest
 from nci_plugin.head import LinearHead
-from nci_plugin.networks.cut import Cut
+from nci_plugin.networks.cut import PROBE_ROWS, SAME_FEATURES, Cut
+from nci_plugin.rows import id_labels
 from nci_plugin.statistics import ClassStatistics, unit_rows
-
-PROBE_ROWS = 8
-"""Images that are passed again before a pass is used again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +55,7 @@ class TrainingPass:
         """Whether the network, known by its weights and source, still computes the same."""
         images, then = self.probe
         now = Cut(network, self.head_name)(images.to(device_of(network)))[0].cpu()
-        return bool((now - then).abs().max() <= REUSE_TOLERANCE * then.abs().max())
+        return bool((now - then).abs().max() <= SAME_FEATURES * then.abs().max())
 
 
 _last: tuple[Hashable, TrainingPass] | None = None
@@ -91,12 +89,14 @@ def training_pass(network: nn.Module, loader: Any, with_features: bool) -> Train
 
 @torch.no_grad()
 def features_of(network: nn.Module, head_name: str, loader: Any) -> FeatureSplit:
-    """Features, logits and labels of OpenOOD's batches of other images; the network must be in eval mode."""
+    """Features, logits and labels of OpenOOD's batches of other ID images; the network must be in eval mode."""
     cut, device = Cut(network, head_name), device_of(network)
     chunks = []
     for batch in tqdm(loader, desc="setup", disable=None):
-        features, logits = cut(batch["data"].to(device).float())
-        chunks.append(Chunk(features.cpu(), logits.cpu(), batch["label"].cpu().long()))
+        images, labels = images_and_labels("validation loader", batch)
+        features, logits = cut(images.to(device))
+        labels = id_labels("validation loader", labels, len(images), cut.head.num_classes)
+        chunks.append(Chunk(features.cpu(), logits.cpu(), labels))
     return FeatureSplit(chunks)
 
 
@@ -110,14 +110,16 @@ def _pass(network: nn.Module, loader: Any, with_features: bool) -> TrainingPass:
     chunks: list[Chunk] = []
     cut = None
     for batch in tqdm(loader, desc="setup", disable=None):
-        images = batch["data"].to(device).float()
+        images, labels = images_and_labels("training loader", batch)
+        images = images.to(device)
         if cut is None:
             cut = Cut.of(network, images)
             head = cut.head
             statistics, unit_statistics = (ClassStatistics(head.num_classes, head.num_features) for _ in range(2))
             probe = images[:PROBE_ROWS].cpu(), cut(images[:PROBE_ROWS])[0].cpu()
         features, logits = cut(images)
-        chunk = Chunk(features.cpu(), logits.cpu(), batch["label"].cpu().long())
+        labels = id_labels("training loader", labels, len(images), head.num_classes)
+        chunk = Chunk(features.cpu(), logits.cpu(), labels)
         statistics.update(chunk.features, chunk.labels)
         unit_statistics.update(unit_rows(chunk.features), chunk.labels)
         if with_features:

@@ -1,0 +1,72 @@
+"""The one decoding of images: a file, or an open image, to RGB with 8 bits a channel, or one line that says why not."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from nci_plugin.checks import PluginError
+from nci_plugin.files import read_file
+
+T = TypeVar("T")
+
+IMAGE_BYTES = 2**29
+"""The largest image file that is read: three times the largest image that Pillow decodes, 179 million pixels."""
+
+SIXTEEN_BITS = ("PNG", "PPM")
+"""Formats whose mode "I" (32 bits) is a greyscale image of 0..65535, in some versions of Pillow."""
+
+
+PROGRAMS = ("EPS",)
+"""Formats that Pillow hands to another program, Ghostscript, which runs what the file says."""
+
+
+def read_image(path: Path, transform: Callable[[Image.Image], T], remedy: str, place: str = "") -> T:
+    """What ``transform`` makes of the image in a file.
+
+    Raises PluginError, which names ``place``, where the path stood, and ends with ``remedy``, if the file cannot be
+    read (see `read_file`), decoded or transformed.
+    """
+    try:
+        data = read_file(path, f"image{place}", IMAGE_BYTES, remedy)
+    except OSError as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise PluginError(f"image '{path}'{place}: {reason}; {remedy}") from None
+    try:
+        with whole_images(), Image.open(io.BytesIO(data)) as image:
+            if image.format in PROGRAMS:
+                raise PluginError(f"{image.format} is a program, and is not run")
+            return transform(image)
+    except Exception as error:  # Pillow's decoders raise whatever their format's code runs into
+        reason = str(error) or type(error).__name__
+        raise PluginError(f"image '{path}'{place}: cannot be decoded ({reason}); {remedy}") from None
+
+
+@contextmanager
+def whole_images() -> Iterator[None]:
+    """Refuse images that are cut off, whatever else in this process (OpenOOD, when it is imported) asked Pillow for."""
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image in RGB, as OpenOOD converts it (`convert`), but for greyscale of more than 8 bits.
+
+    Of that ``convert`` makes white whatever is above 255. Here 16 bits become their high byte, as Pillow makes of
+    16-bit colour. Raises PluginError on 32-bit and floating-point values, of which nobody says what is white.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in SIXTEEN_BITS):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        kind = "32-bit whole numbers" if image.mode == "I" else "floating-point numbers"
+        raise PluginError(f"its pixels are {kind}, whose white is not known: save it with 8 or 16 bits")
+    return image.convert("RGB")

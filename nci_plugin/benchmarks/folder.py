@@ -1,0 +1,96 @@
+"""Images in a folder: one sub-folder a class, as torchvision's ImageFolder, or any images at all (OOD)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from nci_plugin.benchmarks.image_list import OOD_LABEL, ImageFiles, Preprocessing, file_stamp
+from nci_plugin.checks import PluginError, shown
+
+DEEPEST = 32
+"""Sub-folders in one another; where there are more, a link leads back to a folder above it."""
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """A folder of images: every file below it that has one of torchvision's image endings, by sorted path.
+
+    In an ID split the sorted names of its sub-folders are the classes 0, 1, ..., as in torchvision's ImageFolder.
+    """
+
+    directory: Path
+    preprocessing: Preprocessing
+
+    def place(self, index: int) -> str:
+        """Where an image is named, for a message: nowhere else."""
+        return ""
+
+    def classes(self) -> list[str]:
+        """Names of the sub-folders, sorted."""
+        return sorted(entry.name for entry in os.scandir(self.directory) if entry.is_dir())
+
+    def read(self, num_classes: int | None) -> ImageFiles:
+        """Look for the images; ``num_classes`` is None for OOD images, which have no labels.
+
+        Raises PluginError on a folder that cannot be read or holds no image, and on sub-folders that are not
+        ``num_classes``, or whose order as numbers is another one.
+        """
+        try:
+            if num_classes is None:
+                names = list(self._names(""))
+                labels = [OOD_LABEL] * len(names)
+            else:
+                names, labels = self._labelled(num_classes)
+        except OSError as error:
+            raise PluginError(f"folder '{self.directory}': {error.strerror}; pass a folder of images") from None
+        if not names:
+            raise PluginError(
+                f"folder '{self.directory}': the split is empty; it needs at least one image"
+                f" ({', '.join(IMG_EXTENSIONS)})"
+            )
+        paths = (os.path.join(self.directory, name) for name in names)
+        stamps = [file_stamp(self, path, index) or (0, 0) for index, path in enumerate(paths)]
+        return ImageFiles(self, tuple(names), torch.tensor(labels), tuple(stamps))
+
+    def _labelled(self, num_classes: int) -> tuple[list[str], list[int]]:
+        classes = self.classes()
+        remedy = "pass a Dataset of (image, label) if labels are given otherwise"
+        if len(classes) != num_classes:
+            raise PluginError(
+                f"folder '{self.directory}': an ID split needs one sub-folder for each of {num_classes} classes, got"
+                f" {len(classes)}, {shown(classes)}; {remedy}"
+            )
+        if all(name.isdecimal() for name in classes) and classes != sorted(classes, key=int):
+            raise PluginError(
+                f"folder '{self.directory}': sorted as texts, as ImageFolder does, its sub-folders are"
+                f" {shown(classes)}, not the classes that they name; write all with as many digits, or {remedy}"
+            )
+        names, labels = [], []
+        for label, folder in enumerate(classes):
+            found = list(self._names(folder))
+            if not found:
+                raise PluginError(f"folder '{self.directory / folder}': holds no image; every class needs one")
+            names += found
+            labels += [label] * len(found)
+        return names, labels
+
+    def _names(self, below: str) -> Iterator[str]:
+        """Paths of the images below a sub-folder, relative to the folder, in ImageFolder's order."""
+        found = []
+        for root, _, files in os.walk(self.directory / below, followlinks=True, onerror=_raise):
+            relative = os.path.relpath(root, self.directory).replace(os.sep, "/")
+            if relative.count("/") > DEEPEST:
+                raise PluginError(f"folder '{self.directory}': deeper than {DEEPEST} folders; does a link lead back?")
+            found.append((relative, [name for name in sorted(files) if name.lower().endswith(IMG_EXTENSIONS)]))
+        for relative, names in sorted(found):
+            yield from (name if relative == "." else f"{relative}/{name}" for name in names)
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -1,0 +1,1 @@
+"""How sure a difference between detectors is: paired tests and intervals on stored scores."""

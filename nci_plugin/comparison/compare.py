@@ -1,0 +1,216 @@
+"""Values, paired differences and cliques of detectors, from their scores on the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nci_plugin.checks import PluginError, check_known
+from nci_plugin.comparison import bootstrap, delong, networks
+from nci_plugin.comparison.bootstrap import Pairing
+from nci_plugin.comparison.counts import Counts, SortedScores
+from nci_plugin.comparison.friedman import SIGNIFICANT, cliques
+from nci_plugin.comparison.metrics import apply
+from nci_plugin.comparison.multiple import holm, step_down_max_t
+from nci_plugin.comparison.records import Choice, Comparison, Difference, Value
+from nci_plugin.comparison.samples import Samples
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """By network (S, D), the mean over images, and the two variances of a contrast; replicates (B, D) where drawn."""
+
+    by_network: Matrix
+    covariance_of_mean: Matrix
+    covariance_of_one: Matrix
+    replicates: Matrix | None
+
+
+def check(samples: Samples, choice: Choice) -> tuple[dict[str, list[Pairing]], dict[str, int]]:
+    """What is compared, by group, and the size of every split that takes part.
+
+    Raises PluginError on fewer than two detectors, on an unknown one to compare against, on sets that are not there,
+    and on a split of one sample, whose spread is not known.
+    """
+    names = samples.detectors
+    if len(names) < 2:
+        raise PluginError(
+            f"benchmark '{samples.benchmark}': at least two detectors are compared, got {', '.join(names) or 'none'};"
+            " evaluate another or name more with --detectors"
+        )
+    if choice.against is not None:
+        check_known("detector to compare against", choice.against, names)
+    groups = samples.groups(choice.of_metric, choice.setting)
+    used = {split for pairings in groups.values() for each in pairings for split in (*each.id_splits, each.ood_split)}
+    sizes = {split: size for split, size in samples.sizes.items() if split in used}
+    for split, size in sizes.items():
+        if size < 2:
+            raise PluginError(f"split '{split}': must have at least 2 samples to be compared on, got {size}; add some")
+    return groups, sizes
+
+
+def compare(samples: Samples, choice: Choice) -> Comparison:
+    """Compare the detectors of ``samples``, in percent.
+
+    AUROC: DeLong's covariance and Holm. Others: a stratified paired bootstrap with percentile intervals, and step-down
+    max-T over the same replicates. Over several networks both are about networks drawn anew too (`networks`). Raises
+    PluginError as `check` does.
+    """
+    groups, sizes = check(samples, choice)
+    names = samples.detectors
+    make = _by_delong if choice.uses_delong else _by_bootstrap
+    made = make(samples, choice, groups, sizes)
+    pairs = [
+        (one, two)
+        for one, two in combinations(range(len(names)), 2)
+        if choice.against is None or choice.against in (names[one], names[two])
+    ]
+    if choice.against is not None:  # the others minus it
+        place = names.index(choice.against)
+        pairs = [(two, one) if one == place else (one, two) for one, two in pairs]
+    single, paired = np.eye(len(names)), _contrasts(pairs, len(names))
+    values, differences, statistics, nulls = [], [], [], []
+    for group, each in made.items():
+        alone, against = _estimate(each, single, choice), _estimate(each, paired, choice)
+        for place, name in enumerate(names):
+            low, high = (float(np.clip(bound[place], 0, 100)) for bound in (alone.low, alone.high))
+            by_network = tuple(map(float, each.by_network[:, place]))
+            values.append(Value(name, group, float(alone.points[place]), low, high, by_network))
+        for place, (one, two) in enumerate(pairs):
+            numbers = (against.points, against.low, against.high, against.p)
+            points, low, high, p = (float(column[place]) for column in numbers)
+            low, high = max(low, -100.0), min(high, 100.0)
+            differences.append(Difference(names[one], names[two], group, points, low, high, p, np.nan))
+        statistics.append(against.statistic)
+        nulls.append(against.null)
+    adjusted = (
+        holm(np.array([each.p for each in differences]))
+        if choice.uses_delong
+        else step_down_max_t(np.concatenate(statistics), np.concatenate([n for n in nulls if n is not None], axis=1))
+    )
+    differences = [
+        Difference(**{**asdict(each), "adjusted": float(value)}) for each, value in zip(differences, adjusted)
+    ]
+    comparison = Comparison(samples.benchmark, samples.networks, choice, sizes, values, differences, {})
+    ties = {} if choice.against else {group: _ties(comparison, group) for group in groups}
+    return Comparison(samples.benchmark, samples.networks, choice, sizes, values, differences, ties)
+
+
+def _contrasts(pairs: Sequence[tuple[int, int]], count: int) -> Matrix:
+    """One row a pair: 1 for the first detector, -1 for the second."""
+    rows = np.zeros((len(pairs), count))
+    for row, (one, two) in enumerate(pairs):
+        rows[row, one], rows[row, two] = 1, -1
+    return rows
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """Of J contrasts: points, interval, p, |t|, and |t| of the replicates (B, J) around their estimate."""
+
+    points: Matrix
+    low: Matrix
+    high: Matrix
+    p: Matrix
+    statistic: Matrix
+    null: Matrix | None
+
+
+def _estimate(group: _Group, contrasts: Matrix, choice: Choice) -> _Estimate:
+    by_network = group.by_network @ contrasts.T
+    of_mean, of_one = (
+        np.maximum(np.einsum("jd,de,je->j", contrasts, covariance, contrasts), 0)
+        for covariance in (group.covariance_of_mean, group.covariance_of_one)
+    )
+    varying = by_network.mean(axis=0, keepdims=True) if choice.these_networks else by_network
+    spread = networks.spread(varying, of_mean, of_one)
+    points, error = by_network.mean(axis=0), spread.standard_error
+    # The same scores leave rounding of a few 1e-16 of 100; a spread below it is none.
+    none = error < 1e-9
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = np.where(none, np.where(np.abs(points) < 1e-9, 0.0, np.nan), np.abs(points) / error)
+    if group.replicates is None:
+        half = spread.half_width
+        return _Estimate(points, points - half, points + half, spread.p_values(statistic), statistic, None)
+    deviations = networks.deviations(group.replicates @ contrasts.T, varying, of_mean, spread, choice.seed)
+    low, high = points + np.percentile(deviations, [2.5, 97.5], axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        null = np.where(none, 0.0, np.abs(deviations) / error)
+    p = (1 + np.sum(null >= statistic, axis=0)) / (len(null) + 1)
+    return _Estimate(points, low, high, np.where(np.isnan(statistic), np.nan, p), statistic, null)
+
+
+def _by_delong(
+    samples: Samples, choice: Choice, groups: Mapping[str, Sequence[Pairing]], sizes: Mapping[str, int]
+) -> dict[str, _Group]:
+    made = {}
+    for group, pairings in groups.items():
+        strata = [sizes[split] for split in pairings[0].id_splits]
+        by_network = [
+            [delong.components(*_stacked(samples, network, pairing)) for pairing in pairings]
+            for network in range(len(samples.networks))
+        ]
+        values = np.array([np.mean([part.aurocs for part in parts], axis=0) for parts in by_network])
+        together = [delong.mean_of(parts) for parts in zip(*by_network)]
+        of_mean = delong.covariance(together, strata)
+        one = of_mean if len(by_network) == 1 else np.mean([delong.covariance(p, strata) for p in by_network], axis=0)
+        made[group] = _Group(100 * values, 100**2 * of_mean, 100**2 * one, None)
+    return made
+
+
+def _stacked(samples: Samples, network: int, pairing: Pairing) -> tuple[Matrix, Matrix]:
+    """Scores of all detectors (D, n_id) and (D, n_ood)."""
+    of_network = [samples.scores[name][network] for name in samples.detectors]
+    id_scores = [np.concatenate([scores[split] for split in pairing.id_splits]) for scores in of_network]
+    return np.stack(id_scores), np.stack([scores[pairing.ood_split] for scores in of_network])
+
+
+def _by_bootstrap(
+    samples: Samples, choice: Choice, groups: Mapping[str, Sequence[Pairing]], sizes: Mapping[str, int]
+) -> dict[str, _Group]:
+    draws = bootstrap.draw(sizes, choice.replicates, choice.seed)
+    metric = choice.of_metric
+    seeds, names = range(len(samples.networks)), samples.detectors
+
+    def measured(counts: Counts) -> float:
+        return 100 * apply(metric, counts, choice.ood_share)
+
+    def of_one(name: str, network: int, pairing: Pairing) -> Matrix:
+        """The value of the samples as they are, then the replicates (1 + B,)."""
+        scores = samples.scores[name][network]
+        id_scores = np.concatenate([scores[split] for split in pairing.id_splits])
+        wrong = samples.wrong(network, pairing.id_splits) if metric.needs_wrong else None
+        ordered = SortedScores(id_scores, scores[pairing.ood_split], wrong)
+        return np.append(measured(ordered.counts()), bootstrap.replicate(ordered, pairing, draws, measured))
+
+    made = {}
+    for group, pairings in groups.items():
+        work = [
+            lambda name=name, network=network, pairing=pairing: of_one(name, network, pairing)  # type: ignore[misc]
+            for network in seeds
+            for name in names
+            for pairing in pairings
+        ]
+        found = np.array(bootstrap.in_threads(work)).reshape(len(seeds), len(names), len(pairings), -1).mean(axis=2)
+        replicates = found[..., 1:]
+        over_networks = replicates.mean(axis=0)
+        one = np.mean([np.cov(each) for each in replicates], axis=0)
+        made[group] = _Group(found[..., 0], np.cov(over_networks), one, over_networks.T)
+    return made
+
+
+def _ties(comparison: Comparison, group: str) -> list[list[str]]:
+    """Groups of detectors, best first, of whom no two differ with an adjusted p value below 0.05."""
+    order = [value.detector for value in comparison.ranked(group)]
+    apart = np.zeros((len(order), len(order)), dtype=bool)
+    for each in comparison.differences:
+        if each.group == group and each.adjusted < SIGNIFICANT:
+            one, two = order.index(each.first), order.index(each.second)
+            apart[one, two] = apart[two, one] = True
+    return [[order[place] for place in run] for run in cliques(list(range(len(order))), apart)]

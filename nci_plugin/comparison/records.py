@@ -1,0 +1,113 @@
+"""What is compared and how, and what came of it, as records that tables, figures and files are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from nci_plugin.comparison.bootstrap import LEAST_REPLICATES
+from nci_plugin.comparison.metrics import METRICS, OOD_SHARE, Metric, auroc
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is compared and how: a metric of `METRICS`, ``ood`` or ``fsood``, every pair or all ``against`` one.
+
+    ``these_networks``: intervals are about the networks at hand, over images alone, whatever other networks would give.
+    """
+
+    metric: str = "auroc"
+    setting: str = "ood"
+    against: str | None = None
+    replicates: int = LEAST_REPLICATES
+    seed: int = 0
+    ood_share: float = OOD_SHARE
+    these_networks: bool = False
+
+    @property
+    def of_metric(self) -> Metric:
+        return METRICS[self.metric]
+
+    @property
+    def uses_delong(self) -> bool:
+        return self.of_metric.function is auroc
+
+
+@dataclass(frozen=True)
+class Value:
+    """A detector's metric in percent, the mean over data sets and networks, with its 95 % interval."""
+
+    detector: str
+    group: str
+    value: float
+    low: float
+    high: float
+    by_network: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """``first`` minus ``second`` in points, with its 95 % interval; p values are NaN where resampling changes nothing.
+
+    ``adjusted`` is over all differences of one comparison.
+    """
+
+    first: str
+    second: str
+    group: str
+    points: float
+    low: float
+    high: float
+    p: float
+    adjusted: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Values, differences, and for each group its ``ties``: groups of detectors that cannot be told apart, best first.
+
+    ``samples`` are the sizes of the splits; ``ties`` is empty where all were compared against one detector.
+    """
+
+    benchmark: str
+    networks: tuple[str, ...]
+    choice: Choice
+    samples: Mapping[str, int]
+    values: Sequence[Value]
+    differences: Sequence[Difference]
+    ties: Mapping[str, Sequence[Sequence[str]]]
+
+    @property
+    def groups(self) -> list[str]:
+        return list(dict.fromkeys(value.group for value in self.values))
+
+    def ranked(self, group: str) -> list[Value]:
+        """Values of a group, best first."""
+        sign = -1 if self.choice.of_metric.higher_is_better else 1
+        return sorted((value for value in self.values if value.group == group), key=lambda each: sign * each.value)
+
+    def record(self) -> dict[str, Any]:
+        """All of it as JSON takes it; what could not be computed is None."""
+        made = asdict(self)
+        for difference in made["differences"]:
+            difference.update({name: None for name in ("p", "adjusted") if np.isnan(difference[name])})
+        return {**made, "method": self.method}
+
+    @property
+    def method(self) -> str:
+        """How intervals and p values were made, in one sentence."""
+        count = len(self.differences)
+        if self.choice.uses_delong:
+            how = f"DeLong, p by Holm over {count} differences"
+        else:
+            how = f"{self.choice.replicates} bootstrap replicates, p by step-down max-T over {count} differences"
+        one = len(self.networks) == 1 or self.choice.these_networks
+        drawn = (
+            f"images, {'this network' if len(self.networks) == 1 else 'these networks'} alone"
+            if one
+            else (f"images and {len(self.networks)} networks")
+        )
+        return f"95 % intervals over {drawn}; {how}"

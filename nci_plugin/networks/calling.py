@@ -1,0 +1,125 @@
+"""A user's network, called: whatever it is wrapped in, whatever it returns and whatever it raises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nci_plugin.checks import PluginError
+
+COMPILED_FROM = "_torchdynamo_orig_callable"
+"""Attribute of what torch.compile returns: the code that it was made from."""
+
+
+def without_replicas(network: nn.Module) -> nn.Module:
+    """The network inside DataParallel or DistributedDataParallel: a pass of one process, on one device, is its own."""
+    while isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        network = network.module
+    return network
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """The arithmetic that tensors' own types ask for, also inside a torch.autocast of the caller's."""
+    with ExitStack() as stack:
+        for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+class Call:
+    """A network as a function from images to logits.
+
+    It runs uncompiled, as compiled code passes over hooks once it has run. Images go in as they are, or in the type of
+    the first weights if the network takes no other.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = without_replicas(network)
+        self._name = type(self.network).__name__
+        self._compiled = [module for module in self.network.modules() if _is_compiled(module)]
+        self._dtype: torch.dtype | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (n, K), as the network gives them; raises PluginError where it fails or gives something else."""
+        with _uncompiled(self._compiled):
+            try:
+                return logits_in(self._output(images), self._name)
+            except (PluginError, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # the network is the user's code and may raise anything, SystemExit too
+                raise PluginError(
+                    f"network {self._name}: failed on a batch of shape {tuple(images.shape)} with"
+                    f" {type(error).__name__}: {str(error)[:200]}; check the preprocessing's img_size, and if memory"
+                    " ran out use a smaller --batch-size"
+                ) from error
+
+    def _output(self, images: Tensor) -> Any:
+        """What the network returns; the type that its first images could have is that of all others."""
+        if self._dtype is not None:
+            return self.network(images.to(self._dtype))
+        try:
+            output, self._dtype = self.network(images), images.dtype
+        except RuntimeError:
+            # Tried last: a network of bfloat16 weights may want float32 images, to normalise them say.
+            weights = next((each for each in self.network.parameters() if each.is_floating_point()), images)
+            if weights.dtype == images.dtype:
+                raise
+            with suppress(RuntimeError):
+                output, self._dtype = self.network(images.to(weights.dtype)), weights.dtype
+            if self._dtype is None:
+                raise
+        return output
+
+
+def logits_in(output: Any, name: str = "") -> Tensor:
+    """The logits in what a network returns: a tensor, the first of a tuple or list, or the field or key ``logits``.
+
+    Raises PluginError, with the ``name`` of the network's class, on anything else.
+    """
+    logits: Any = getattr(output, "logits", None)
+    if logits is None and isinstance(output, Mapping):
+        logits = output.get("logits")
+    elif logits is None:
+        logits = (output[0] if output else None) if isinstance(output, (tuple, list)) else output
+    if not isinstance(logits, Tensor):
+        empty = isinstance(output, (tuple, list, Mapping)) and not output
+        kind = f"an empty {type(output).__name__}" if empty else type(output).__name__
+        raise PluginError(
+            f"network {name}: must return logits (n, K), alone, first of a tuple or as 'logits', got {kind};"
+            " wrap it in a factory (--net)"
+        )
+    return logits
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module.forward, COMPILED_FROM)
+
+
+@contextmanager
+def _uncompiled(modules: list[nn.Module]) -> Iterator[None]:
+    """These modules as they were before torch.compile, `Module.compile` or a compiled ``forward``."""
+    before = [(vars(module), dict(vars(module))) for module in modules]
+    try:
+        for module in modules:
+            # Through vars: a compiled network hands what is set on it to the network inside.
+            original = getattr(module.forward, COMPILED_FROM, None)
+            if original is not None:
+                vars(module)["forward"] = (
+                    original if "forward" in vars(module) else MethodType(original, module)  # set on it, or its class's
+                )
+            if "_compiled_call_impl" in vars(module):
+                vars(module)["_compiled_call_impl"] = None
+        yield
+    finally:
+        for attributes, old in before:
+            for name in ("forward", "_compiled_call_impl"):
+                if name in old:
+                    attributes[name] = old[name]
+                else:
+                    attributes.pop(name, None)

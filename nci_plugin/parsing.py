@@ -1,0 +1,120 @@
+"""YAML and JSON files from anywhere: parsed whole, or refused with the place where they cannot be.
+
+What comes back is a tree of bounded size and depth, in which every key of a mapping stood once.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nci_plugin.checks import PluginError, shown
+from nci_plugin.files import read_text
+
+YAML_BYTES = 2**18
+"""The largest config: those that ship have less than 5 kB."""
+
+YAML_NODES = 20_000
+"""Keys and values of a config, aliases written out: those of thirty aliases of aliases are more than memory holds."""
+
+YAML_DEPTH = 50
+
+JSON_BYTES = 2**24
+
+
+def read_yaml(path: Path, what: str, remedy: str) -> Any:
+    """Parse a YAML file of at most 256 KiB.
+
+    Raises PluginError naming the file and the line where it is no YAML, names a key twice, or is deeper or, with its
+    aliases written out, larger than any config is. FileNotFoundError and NotADirectoryError are left to the caller.
+    """
+    text = read_text(path, what, YAML_BYTES, remedy)
+    loader = yaml.SafeLoader("")
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _check_node(root, loader, {})
+        return loader.construct_document(root)
+    # ValueError and OverflowError of a date or a number that is none, RecursionError of a thousand brackets
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        place = f" line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or str(error)
+        raise PluginError(f"{what} '{path}'{place}: not valid YAML ({reason}); {remedy}") from None
+    finally:
+        loader.dispose()
+
+
+def read_json(path: Path, what: str, remedy: str) -> Any:
+    """Parse a JSON file of at most 16 MiB.
+
+    Raises PluginError where it is no JSON or names a key twice. FileNotFoundError and NotADirectoryError are left to
+    the caller.
+    """
+    text = read_text(path, what, JSON_BYTES, remedy)
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise PluginError(f"{what} '{path}': is damaged, no valid JSON ({error}); {remedy}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {shown(twice)} stands there twice")
+    return found
+
+
+def _check_node(node: yaml.Node, loader: yaml.SafeLoader, measured: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """The number of nodes at and below a node and their depth, aliases written out; raises YAMLError if too many.
+
+    ``measured`` holds those that are known, (0, 0) for those that are being counted: to meet one again is a circle.
+    """
+    known = measured.get(id(node))
+    if known == (0, 0):
+        raise yaml.composer.ComposerError(None, None, "an alias of what it is in", node.start_mark)
+    if known is not None:
+        return known
+    measured[id(node)] = 0, 0
+    below: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        _check_keys(node, loader)
+        below = [each for pair in node.value for each in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        below = node.value
+    sizes, depths = zip((0, 0), *(_check_node(each, loader, measured) for each in below))
+    size, depth = 1 + sum(sizes), 1 + max(depths)
+    if size > YAML_NODES or depth > YAML_DEPTH:
+        raise yaml.composer.ComposerError(
+            None,
+            None,
+            f"more than {YAML_NODES} values, or deeper than {YAML_DEPTH} levels, its aliases written out",
+            node.start_mark,
+        )
+    measured[id(node)] = size, depth
+    return size, depth
+
+
+def _check_keys(node: yaml.MappingNode, loader: yaml.SafeLoader) -> None:
+    """Raise on a key that stands twice in a mapping: the last would count in silence.
+
+    A key that overrides one which ``<<`` merges in stands once: that is what the merge is for.
+    """
+    keys = set()
+    for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            continue  # no key that is asked for anywhere
+        merges = key_node.tag == "tag:yaml.org,2002:merge"
+        key = "<<" if merges else loader.construct_object(key_node)
+        if key in keys:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {shown(key)} stands there twice", key_node.start_mark
+            )
+        keys.add(key)
