@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -65,8 +66,8 @@ def parser() -> argparse.ArgumentParser:
     """The parser of ``nci-ood`` with every command."""
     whole = argparse.ArgumentParser(prog="nci-ood")
     commands = whole.add_subparsers(metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(commands)
+    for name in COMMANDS:
+        importlib.import_module(f"nci_plugin.cli.{name}").add_parser(commands)
     return whole
 
 
@@ -147,7 +148,11 @@ says which.
     yield """
 *Fits on* says what a detector must see of the training set: `nothing`; `statistics`, which are counts, means
 and scatter of the classes and take one pass and little memory; `unit statistics`, the same of the features
-scaled to length 1; or `bank`, all training features, which are stored only if a chosen detector asks for them."""
+scaled to length 1; or `bank`, all training features, which are stored only if a chosen detector asks for them.
+
+How `nci_auto` and `nci_plus` were chosen is in [NCI without OOD images](../../nci_without_ood.md). Two families come
+from elsewhere: `pytorch_ood:NAME`, [below](#pytorch-oods-detectors), and `openood:NAME`, OpenOOD's own postprocessors,
+unmodified, which [run in one pass too](../../howto/openood.md)."""
     for name in registry.names():
         yield from _detector(name)
     yield from _pytorch_ood()
@@ -179,7 +184,9 @@ def _pytorch_ood() -> Iterator[str]:
 ## pytorch-ood's detectors
 
 These are the implementations of [pytorch-ood](https://github.com/kkirchheim/pytorch-ood) on stored features and
-logits, with the sign turned, searched over the library's own grids.
+logits, with the sign turned, searched over the library's own grids. They fit on the bank, or on nothing. So
+`pytorch_ood:nci` tries other values of `alpha` than `nci`; OpenMax is searched over two values of `euclid_weight`
+instead of the library's 150 combinations. [Most agree with OpenOOD's, some do not](../../studies/measured.md).
 """
     yield from header("name", "paper", "values searched")
     for name in pytorch_ood.names():
