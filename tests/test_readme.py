@@ -19,8 +19,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 ROOT = Path(__file__).resolve().parent.parent
-GENERATED = ROOT / "docs" / "reference" / "generated"
-PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if GENERATED not in path.parents)]
+BUILT = {ROOT / "docs" / "_build", ROOT / "docs" / "reference" / "generated"}
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if not BUILT & set(path.parents))]
 RECIPE = ROOT / "docs" / "tutorials" / "write_a_detector.md"
 
 
