@@ -1,7 +1,30 @@
-"""NCI and neural-collapse detectors of out-of-distribution samples, as a plugin for OpenOOD v1.5.
+"""Detectors of out-of-distribution (OOD) samples that read neural collapse: NCI, NECO and others.
 
->>> from nci_plugin import evaluate                                        # doctest: +SKIP
->>> evaluation = evaluate(network, "cifar10", ["nci", "msp"], data_root="data")   # doctest: +SKIP
+A detector gives each sample a score, larger for samples like those that the classifier was trained on
+(in-distribution, ID). All of them read what one pass of the images through the network leaves: the penultimate
+features, the logits and the last linear layer. `evaluate` is the whole way from a network and a `Benchmark` to scores
+and metrics:
+
+>>> import torch
+>>> from nci_plugin import Benchmark, Features, LinearHead, evaluate
+>>> train = Features(torch.tensor([[4.0, 0.0], [5.0, 1.0], [0.0, 4.0], [1.0, 5.0]]), torch.tensor([0, 0, 1, 1]))
+>>> others = Features(torch.tensor([[1.0, 1.0], [2.0, 1.0]]))
+>>> benchmark = Benchmark.from_splits("mine", 2, train=train, test=train, near={"others": others}, far={})
+>>> head = LinearHead(torch.eye(2), torch.zeros(2))                     # or a network, where splits are images
+>>> evaluation = evaluate(head, benchmark, ["nci", "msp"], progress=False)
+>>> [(result.detector, result.dataset, result.auroc) for result in evaluation.results]
+[('nci', 'others', 100.0), ('nci', 'nearood', 100.0), ('msp', 'others', 100.0), ('msp', 'nearood', 100.0)]
+
+What else there is:
+
+* `Benchmark`, `ImageList`, `Preprocessing`, `Features`: what is evaluated.
+* `Detector`: the base class of a detector of yours. `nci_plugin.detectors` has those of this package.
+* `ClassStatistics`, `LinearHead`: what a detector is fitted on.
+* `CollapseMonitor`, and `nci_plugin.collapse.measure`: neural collapse in numbers, during training or afterwards.
+* `register`: the detectors as postprocessors of OpenOOD v1.5.
+* `PluginError`: raised on input that cannot be used, with one line that says what to do.
+
+The command line is ``nci-ood``, or ``python -m nci_plugin``.
 """
 
 from __future__ import annotations
@@ -9,7 +32,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "evaluate": "nci_plugin.api",

@@ -1,4 +1,4 @@
-# Sourced by eval_nci.sh and test.sh: changes into the checkout and finds or makes the Python environment.
+# Sourced by eval_nci.sh, test.sh and docs.sh: changes into the checkout and finds or makes the Python environment.
 #
 #   prepare_environment [EXTRA...]         the active virtualenv or conda environment, else .venv
 #   prepare_oldest_environment [EXTRA...]  .venv-oldest, with the versions of oldest-constraints.txt

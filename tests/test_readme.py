@@ -1,7 +1,11 @@
-"""README's Python is run as it stands, and its recipe for a detector is followed in a copy of the repository."""
+"""The Python of README and of docs/ is run as it stands, and the recipe for a detector is followed in a copy.
+
+Code cells of the tutorials are not among it: they run when the documentation is built.
+"""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -14,25 +18,42 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import nci_plugin
-
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-RECIPE = "### Add a detector"
+BUILT = {ROOT / "docs" / "_build", ROOT / "docs" / "reference" / "generated"}
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if not BUILT & set(path.parents))]
+RECIPE = ROOT / "docs" / "tutorials" / "write_a_detector.md"
 
 
-def blocks(language: str, text: str = README) -> list[str]:
+def blocks(language: str, text: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def recipe() -> str:
     """The section that says how a detector is added."""
-    start = README.index(RECIPE) + len(RECIPE)
-    return README[start : README.index("\n## ", start)]
+    return RECIPE.read_text(encoding="utf-8").partition("\n## Make it part of the package\n")[2]
 
 
-SNIPPETS = [code for code in blocks("python") if "openood" not in code and code not in blocks("python", recipe())]
-"""All but the one that needs OpenOOD, which tests/openood runs, and the recipe's."""
+def snippets(page: Path) -> list[str]:
+    """All but the one that needs OpenOOD, which tests/openood runs, and the recipe's."""
+    found = blocks("python", page.read_text(encoding="utf-8"))
+    return [code for code in found if "openood" not in code and code not in blocks("python", recipe())]
+
+
+SNIPPETS = {
+    f"{page.relative_to(ROOT).as_posix()}, snippet {number}": code
+    for page in PAGES
+    for number, code in enumerate(snippets(page), 1)
+}
+
+
+def asked(code: str) -> set[str]:
+    """The detectors that a snippet evaluates."""
+    (call,) = (
+        node
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "evaluate"
+    )
+    return set(ast.literal_eval(call.args[2]))
 
 
 class Net(nn.Module):
@@ -62,32 +83,46 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
         test_features = net.body(torch.rand(40, 3, 2, 2, generator=generator))
     train = dataset(labels)
     return {
-        "nci_plugin": nci_plugin,
         "net": net,
-        "train_dataset": train,
-        "val_dataset": dataset(labels),
+        "network": net,
+        **dict.fromkeys(["train_dataset", "train_images"], train),
+        **dict.fromkeys(["val_dataset", "val_images"], dataset(labels)),
         "test_features": test_features,
         "test_labels": labels,
-        "ood_val_dataset": dataset(outside),
-        "ood_dataset": dataset(outside),
-        "noise_dataset": dataset(outside),
+        "test_images": dataset(labels),
+        **dict.fromkeys(["ood_val_dataset", "ood_val_images"], dataset(outside)),
+        **dict.fromkeys(["ood_dataset", "cifar100_images", "others"], dataset(outside)),
+        **dict.fromkeys(["noise_dataset", "texture_images"], dataset(outside)),
         "loader": DataLoader(train, 20),
-        "epoch": 0,
+        "train_one_epoch": lambda: None,
     }
 
 
 def test_there_are_snippets() -> None:
-    assert len(SNIPPETS) >= 2
+    pages = {where.partition(",")[0] for where in SNIPPETS}
+    assert pages >= {"README.md", "docs/index.md", "docs/howto/splits.md", "docs/howto/follow_a_training.md"}
     assert len(blocks("python", recipe())) == 2
 
 
-@pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_a_snippet_runs(number: int, names: dict[str, object]) -> None:
-    exec(compile(SNIPPETS[number], f"README, snippet {number}", "exec"), names)
+@pytest.mark.parametrize("where", SNIPPETS)
+def test_a_snippet_runs(where: str, names: dict[str, object]) -> None:
+    exec(compile(SNIPPETS[where], where, "exec"), names)
+    assert "evaluation" in names or "monitor" in names
     if "evaluation" in names:
         evaluation = names["evaluation"]
         assert not evaluation.failures
-        assert {result.detector for result in evaluation.results} == {"nci", "pscore", "msp"}
+        assert {result.detector for result in evaluation.results} == asked(SNIPPETS[where])
+        assert len(asked(SNIPPETS[where])) == 3
+    else:
+        assert len(Path("trajectory.jsonl").read_text(encoding="utf-8").splitlines()) > 2
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    text = PAGES[0].read_text(encoding="utf-8")
+    links = {link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link}
+    assert len(links) > 10
+    assert not {link for link in links if not (ROOT / link).is_file()}
+    assert len(text.splitlines()) <= 150
 
 
 def test_adding_a_detector(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
     python scripts/bench/replay.py [--width N] [--most N] [--methods NAME ...]
 
-In an environment in which OpenOOD imports (README, "Inside OpenOOD"). Runs on the CPU, on the images of `digits` and a
+In an environment in which OpenOOD imports (docs/howto/openood.md). Runs on the CPU, on the images of `digits` and a
 network trained on them for this: first a bare pass over all lists, then one run of every replayable method and every
 detector of this package, then OpenOOD's Evaluator, method by method. Prints one JSON line.
 """

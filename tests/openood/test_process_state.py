@@ -99,7 +99,7 @@ def test_a_fresh_process(images: Path) -> None:
 
 
 def test_the_evaluator_on_a_cpu(tmp_path: Path) -> None:
-    """As README writes it, in a checkout with its data."""
+    """As docs/howto/openood.md writes it, in a checkout with its data."""
     checkout = Checkout(tmp_path / "OpenOOD")
     nci_plugin.register()
     try:

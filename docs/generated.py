@@ -1,0 +1,274 @@
+"""The pages of the reference that are made from the code: commands, detectors, collapse metrics, keys of YAML files."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import docstrings
+
+from nci_plugin import config
+from nci_plugin.adapters import pytorch_ood
+from nci_plugin.benchmarks.image_list import Preprocessing
+from nci_plugin.cli.main import COMMANDS
+from nci_plugin.collapse import CollapseMetrics
+from nci_plugin.detectors import registry
+from nci_plugin.report.diagnosis_tables import METRICS
+
+MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~$^]")
+ARGUMENT = re.compile(r" {4}(?P<name>\w+): (?P<text>.*)")
+
+
+def write(folder: Path) -> None:
+    """Write every generated page; one whose text is the same is left alone, so that Sphinx need not read it again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, page in PAGES.items():
+        path, text = folder / f"{name}.md", "\n".join(page()) + "\n"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def plain(text: str) -> str:
+    """A docstring's or help's text as MyST: `code` stays, everything else is no markup."""
+    return docstrings.escaped(text, MARKUP, r"\\\g<0>").replace("``", "`")
+
+
+def documented(item: Any) -> Iterator[str]:
+    """A class's or function's docstring as MyST, its arguments as a list."""
+    for line in inspect.cleandoc(item.__doc__ or "").splitlines():
+        argument = ARGUMENT.fullmatch(line)
+        if line == "Args:":
+            yield from ("Hyper-parameters:", "")
+        elif argument:
+            yield f"- `{argument['name']}`: {plain(argument['text'])}"
+        else:
+            yield f"  {plain(line.strip())}" if line.startswith(" ") else plain(line)
+
+
+def row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def header(*cells: str) -> list[str]:
+    return [row(*cells), row(*["---"] * len(cells))]
+
+
+# -------------------------------------------------------------------- the command line
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of ``nci-ood`` with every command."""
+    whole = argparse.ArgumentParser(prog="nci-ood")
+    commands = whole.add_subparsers(metavar="COMMAND")
+    for name in COMMANDS:
+        importlib.import_module(f"nci_plugin.cli.{name}").add_parser(commands)
+    return whole
+
+
+def command_line() -> Iterator[str]:
+    yield """\
+# The command line
+
+Every command of `nci-ood`, from its parser. `nci-ood COMMAND --help` prints the same. In parentheses stands the
+default.
+
+The exit code is 0 when all was done, 1 when a detector failed or a comparison differs, 2 when the input cannot
+be used (one line on standard error says why) and 130 after an interruption.
+"""
+    for action in parser()._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from _commands(action, "##")
+
+
+def _commands(action: argparse._SubParsersAction, level: str) -> Iterator[str]:
+    helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
+    for name, command in action.choices.items():
+        yield ""
+        yield f"{level} {command.prog}"
+        yield ""
+        yield plain(command.description or f"{helps.get(name, '').capitalize()}.")
+        yield ""
+        command.formatter_class = _wide
+        yield f"```text\n{command.format_usage().strip()}\n```"
+        yield ""
+        inner = [each for each in command._actions if isinstance(each, argparse._SubParsersAction)]
+        options = [each for each in command._actions if each not in inner and each.dest != "help"]
+        if options:
+            yield from header("argument", "what it is")
+        for option in options:
+            yield row(f"`{_signature(option)}`", plain(_help(option, command)))
+        for each in inner:
+            yield from _commands(each, f"{level}#")
+
+
+def _wide(prog: str) -> argparse.HelpFormatter:
+    return argparse.HelpFormatter(prog, width=84)
+
+
+def _signature(option: argparse.Action) -> str:
+    formatter = argparse.HelpFormatter("")
+    if not option.option_strings:
+        return formatter._metavar_formatter(option, option.dest)(1)[0]
+    if option.nargs == 0:
+        return ", ".join(option.option_strings)
+    values = formatter._format_args(option, option.dest.upper())
+    return f"{', '.join(option.option_strings)} {values}"
+
+
+def _help(option: argparse.Action, command: argparse.ArgumentParser) -> str:
+    text = (option.help or "") % {**vars(option), "prog": command.prog}
+    return text.replace("\n", " ")
+
+
+# -------------------------------------------------------------------- detectors
+
+
+def detectors() -> Iterator[str]:
+    yield """\
+# Detectors
+
+Every detector of this package, from its registry. The score is larger for in-distribution (ID) samples.
+
+The symbols: h is the penultimate feature of a sample, of P numbers; W and b are the last linear layer, with a
+row w\\_k for each of K classes; z = W h + b are the logits; c is the predicted class, that of the largest
+logit; mu\\_k is the mean of the training features of a class, and mu\\_G a mean of all, of which each detector
+says which.
+"""
+    yield from header("name", "paper", "fits on", "hyper-parameters")
+    for name in registry.names():
+        setup = config.load_detector(name)
+        values = ", ".join(f"`{key}`" for key in setup.detector.hyperparameter_names()) or "none"
+        yield row(f"[`{name}`](#{name})", plain(str(setup.detector.paper)), setup.fits_on.value, values)
+    yield """
+*Fits on* says what a detector must see of the training set: `nothing`; `statistics`, which are counts, means
+and scatter of the classes and take one pass and little memory; `unit statistics`, the same of the features
+scaled to length 1; or `bank`, all training features, which are stored only if a chosen detector asks for them.
+
+How `nci_auto` and `nci_plus` were chosen is in [NCI without OOD images](../../nci_without_ood.md). Two families come
+from elsewhere: `pytorch_ood:NAME`, [below](#pytorch-oods-detectors), and `openood:NAME`, OpenOOD's own postprocessors,
+unmodified, which [run in one pass too](../../howto/openood.md)."""
+    for name in registry.names():
+        yield from _detector(name)
+    yield from _pytorch_ood()
+
+
+def _detector(name: str) -> Iterator[str]:
+    setup = config.load_detector(name)
+    detector, paper = setup.detector, setup.detector.paper
+    yield ""
+    yield f"({name})=\n## {name}"
+    yield ""
+    yield from documented(type(detector))
+    yield ""
+    fits = detector.fits_on.value
+    yield f"Class `{type(detector).__module__}.{type(detector).__qualname__}`; fits on {fits}."
+    if paper.url:
+        yield f"Paper: {plain(paper.authors)}, [{plain(paper.title)}]({paper.url}), {plain(paper.venue)} {paper.year}."
+    values = detector.get_hyperparameters()
+    if values:
+        yield ""
+        yield from header("hyper-parameter", "value in the configuration", "values searched")
+    for key, value in values.items():
+        searched = ", ".join(f"`{each}`" for each in setup.sweep.get(key, ()))
+        yield row(f"`{key}`", f"`{value}`", searched or "not searched")
+
+
+def _pytorch_ood() -> Iterator[str]:
+    yield """
+## pytorch-ood's detectors
+
+These are the implementations of [pytorch-ood](https://github.com/kkirchheim/pytorch-ood) on stored features and
+logits, with the sign turned, searched over the library's own grids. They fit on the bank, or on nothing. So
+`pytorch_ood:nci` tries other values of `alpha` than `nci`; OpenMax is searched over two values of `euclid_weight`
+instead of the library's 150 combinations. [Most agree with OpenOOD's, some do not](../../studies/measured.md).
+"""
+    yield from header("name", "paper", "values searched")
+    for name in pytorch_ood.names():
+        setup = config.load_detector(name)
+        grid = "; ".join(f"`{key}`: {', '.join(map(str, values))}" for key, values in setup.sweep.items())
+        yield row(f"`{name}`", plain(str(setup.detector.paper)), grid or "none")
+    yield ""
+    yield "Those that are left out, and why:"
+    yield ""
+    yield from header("name", "why")
+    for name, reason in pytorch_ood.EXCLUDED.items():
+        yield row(f"`{name}`", plain(reason))
+
+
+# -------------------------------------------------------------------- collapse metrics
+
+
+def collapse_metrics() -> Iterator[str]:
+    yield """\
+# Collapse metrics
+
+What `nci_plugin.collapse.measure` answers and `nci-ood diagnose` prints, from the code. mu\\_G is the
+unweighted mean of the class means here, Sigma\\_W the covariance within classes and Sigma\\_B that of the class
+means. Values at exact collapse are given for 10 classes where they depend on the number of classes.
+"""
+    yield from header("field", "what", "at collapse")
+    ten = {"classes": list(range(10))}
+    for field, (label, ideal) in METRICS.items():
+        yield row(f"`{field}`", plain(" ".join(label.split())), plain(ideal if isinstance(ideal, str) else ideal(ten)))
+    yield ""
+    yield "## The equations"
+    yield ""
+    yield "Each function with its formula and its paper. All of them compute in float64."
+    yield ""
+    for function in _equations():
+        yield f"`{function.__module__.rpartition('.')[2]}.{function.__name__}`"
+        yield ": " + "\n  ".join(documented(function))
+        yield ""
+    others = [field.name for field in dataclasses.fields(CollapseMetrics) if field.name not in METRICS]
+    yield "## The other fields"
+    yield ""
+    yield f"Per class, or about the measurement: {', '.join(f'`{name}`' for name in others)}."
+    yield "{py:class}`~nci_plugin.collapse.CollapseMetrics` describes them."
+
+
+def _equations() -> Iterable[Callable[..., Any]]:
+    """The functions that `measure` takes its numbers from, and those of held-out splits, file by file."""
+    from nci_plugin.collapse import duality, held_out, means, variability
+
+    for module in (variability, means, duality, held_out):
+        for name, function in vars(module).items():
+            if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
+                yield function
+
+
+# -------------------------------------------------------------------- YAML
+
+
+def postprocessor_files() -> Iterator[str]:
+    yield """\
+# The shipped detector files
+
+The YAML of every detector, as it ships in `configs/postprocessors/`.
+"""
+    for path in sorted((config.config_directory() / "postprocessors").glob("*.yml")):
+        yield ""
+        yield f"## {path.name}"
+        yield ""
+        yield f"```yaml\n{path.read_text(encoding='utf-8').strip()}\n```"
+
+
+def preprocessing_keys() -> Iterator[str]:
+    yield from header("key", "type", "default")
+    for field in dataclasses.fields(Preprocessing):
+        default = "required" if field.default is dataclasses.MISSING else f"`{field.default}`"
+        yield row(f"`{field.name}`", f"`{field.type}`".replace("|", "or"), default)
+
+
+PAGES = {
+    "command_line": command_line,
+    "detectors": detectors,
+    "collapse_metrics": collapse_metrics,
+    "postprocessor_files": postprocessor_files,
+    "preprocessing_keys": preprocessing_keys,
+}
