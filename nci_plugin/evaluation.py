@@ -76,8 +76,9 @@ def evaluate_bank(
             evaluation.failures[setup.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             continue
         searched = {name: list(values) for name, values in setup.sweep.items()}
-        moved = {AMP_SHIFT: shift} if shift else {}
-        rows = _Rows(bank, benchmark, setup.name, answers, seed, {**(provenance or {}), "sweep": searched, **moved})
+        configured = setup.detector.get_hyperparameters() if isinstance(setup, DetectorSetup) else {}
+        settings = {"sweep": searched, "configured": configured, **({AMP_SHIFT: shift} if shift else {})}
+        rows = _Rows(bank, benchmark, setup.name, answers, seed, {**(provenance or {}), **settings})
         results = [
             row
             for setting, splits in id_splits(benchmark).items()

@@ -14,6 +14,7 @@ from planted import planted
 from test_command_line import command
 from tiny import Tiny
 
+from nci_plugin.cli.dynamics import FEATURES
 from nci_plugin.dynamics.checkpoints import CheckpointRun, epoch_of, find_runs, read_history
 from nci_plugin.dynamics.trajectory import FN, GROUPS, TrajectoryFile, read_trajectory
 
@@ -183,7 +184,16 @@ def test_files_that_do_not_fit_in_memory_give_the_same_numbers(tiny: Tiny, monke
         assert _numbers(second.collapse) == pytest.approx(_numbers(first.collapse), rel=1e-4, abs=1e-6)
         assert second.auroc["nci"] == pytest.approx(first.auroc["nci"])
         assert (second.weights, second.data) == (first.weights, first.data)
-    assert not (other / "features").exists()
+    assert not (other / FEATURES).exists()
+
+
+def test_features_that_lie_in_the_output_stay(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nci_plugin.dynamics.measure.MEMORY_BYTES", 0)
+    there = tiny.output / "features" / "of-an-evaluation"
+    there.parent.mkdir(parents=True)
+    there.write_text("hours of work")
+    assert command(dynamics(tiny, tiny.root / "run"))[0] == 0
+    assert there.read_text() == "hours of work"
 
 
 def test_second_run_measures_nothing_and_changes_nothing(tiny: Tiny) -> None:

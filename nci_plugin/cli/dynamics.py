@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from nci_plugin.evaluation import Contestant
     from nci_plugin.inputs import Inputs
 
+FEATURES = ".dynamics-features"
+"""Where the features of one checkpoint lie while it is measured: a name that neither ``eval`` nor a user gives."""
+
 
 def add_parser(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
@@ -248,8 +251,8 @@ def _meter(
         return Meter(inputs.benchmark, setups, device, options.batch_size)
 
     def measure(each: nn.Module, epoch: int, loss: str) -> EpochRecord:
-        store = output / "features"
-        shutil.rmtree(store, ignore_errors=True)  # those of the checkpoint before
+        store = output / FEATURES
+        shutil.rmtree(store, ignore_errors=True)  # what a killed run left
         workers = extraction.default_workers() if options.workers is None else options.workers
         passing = extraction.ExtractionOptions(
             str(device), options.batch_size, workers, options.head, store, tell=None, amp=options.amp

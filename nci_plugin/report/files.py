@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -113,6 +114,7 @@ class ResultsDirectory:
                 f"results '{self.path}': must be of one benchmark, got {', '.join(names) or 'no rows'}; evaluate again"
             )
         self._check_whole(found)
+        self._check_settings(found)
         if differ := identity.disagreements([(result.seed, result.provenance) for result in found]):
             raise PluginError(
                 f"results '{self.path}': its rows are of different runs ({', '.join(differ)} differ); evaluate again"
@@ -134,6 +136,24 @@ class ResultsDirectory:
                         f"results '{self.path}': '{detector}'{f' of {seed}' if seed else ''} has"
                         f" {names.count(min(wrong))} rows of '{min(wrong)}' in '{setting}', where there must be one;"
                         " evaluate again"
+                    )
+
+    def _check_settings(self, results: Sequence[Result]) -> None:
+        """Raise PluginError if a detector was configured otherwise for one seed than for another.
+
+        Another run with other values that ended between two seeds, or failed on one of them, leaves such rows.
+        """
+        first: dict[tuple[str, str], tuple[str, str]] = {}
+        for result in results:
+            for name in ("sweep", "configured"):
+                if name not in result.provenance:
+                    continue  # of an earlier version
+                value = json.dumps(result.provenance[name], sort_keys=True)
+                seed, before = first.setdefault((result.detector, name), (result.seed, value))
+                if value != before:
+                    raise PluginError(
+                        f"results '{self.path}': '{result.detector}' was evaluated with other hyper-parameters for"
+                        f" {seed} than for {result.seed}: its last run did not end for all seeds; evaluate it again"
                     )
 
     def scores(self, detector: str, seed: str) -> dict[str, np.ndarray] | None:
