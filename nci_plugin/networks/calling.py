@@ -67,7 +67,7 @@ class Call:
         except RuntimeError:
             # Tried last: a network of bfloat16 weights may want float32 images, to normalise them say.
             weights = next((each for each in self.network.parameters() if each.is_floating_point()), images)
-            # Whole numbers are pixels of 0..255, or masks: as floats they are other images than those it was trained on.
+            # Whole numbers are pixels of 0..255: as floats they are other images than those it was trained on.
             if weights.dtype == images.dtype or not images.is_floating_point():
                 raise
             with suppress(RuntimeError):
