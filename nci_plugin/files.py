@@ -205,7 +205,7 @@ def digest(*parts: bytes | str) -> str:
     """A short content hash (32 hexadecimal digits) of byte strings and texts."""
     hasher = hashlib.blake2b(digest_size=16)
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part  # of names that are not UTF-8
         hasher.update(len(data).to_bytes(8, "little"))
         hasher.update(data)
     return hasher.hexdigest()
