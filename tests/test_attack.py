@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from test_command_line import command
 from tiny import Tiny
+
+from nci_plugin import Benchmark, evaluate
+from nci_plugin.checks import PluginError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,3 +55,33 @@ def test_seeds_of_other_hyperparameters_make_no_mean(tiny: Tiny, monkeypatch: py
         assert (code, "'knn' was evaluated with other hyper-parameters for s1 than for s0" in error) == (2, True)
     assert command(tiny.eval(_knn(tiny, 5), ckpt_path=seeds))[0] == 0
     assert command(["report", str(tiny.output)])[0] == 0
+
+
+# -------------------------------------------------------------------- datasets
+
+
+def _samples(dtype: torch.dtype, rows: int = 12) -> list[tuple[torch.Tensor, int]]:
+    images = torch.rand(rows, 3, 8, 8, generator=torch.Generator().manual_seed(rows))
+    return [((255 * image).to(dtype), number % 3) for number, image in enumerate(images)]
+
+
+class Scaling(torch.nn.Module):
+    """A network that takes pixels as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = torch.nn.Linear(3 * 8 * 8, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(images.float().flatten(1) / 255)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
+def test_whole_numbers_are_not_cast_for_a_network_that_takes_floats(dtype: torch.dtype) -> None:
+    """PILToTensor without scaling gave numbers of images that the network was not trained on."""
+    split = _samples(dtype)
+    benchmark = Benchmark.from_splits("mine", 3, test=split, near={"n": split})
+    plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3))
+    with pytest.raises(PluginError, match="scale them to floats as in training"):
+        evaluate(plain, benchmark, "msp", progress=False)
+    assert not evaluate(Scaling(), benchmark, "msp", progress=False).failures

@@ -55,8 +55,7 @@ class Call:
             except BaseException as error:  # the network is the user's code and may raise anything, SystemExit too
                 raise PluginError(
                     f"network {self._name}: failed on a batch of shape {tuple(images.shape)} with"
-                    f" {type(error).__name__}: {str(error)[:200]}; check the preprocessing's img_size, and if memory"
-                    " ran out use a smaller --batch-size"
+                    f" {type(error).__name__}: {str(error)[:200]}; {_remedy(images)}"
                 ) from error
 
     def _output(self, images: Tensor) -> Any:
@@ -68,13 +67,20 @@ class Call:
         except RuntimeError:
             # Tried last: a network of bfloat16 weights may want float32 images, to normalise them say.
             weights = next((each for each in self.network.parameters() if each.is_floating_point()), images)
-            if weights.dtype == images.dtype:
+            # Whole numbers are pixels of 0..255, or masks: as floats they are other images than it was trained on.
+            if weights.dtype == images.dtype or not images.is_floating_point():
                 raise
             with suppress(RuntimeError):
                 output, self._dtype = self.network(images.to(weights.dtype)), weights.dtype
             if self._dtype is None:
                 raise
         return output
+
+
+def _remedy(images: Tensor) -> str:
+    if not images.is_floating_point():
+        return f"its images are {images.dtype}: scale them to floats as in training (ToTensor, v2.ToDtype(scale=True))"
+    return "check the preprocessing's img_size, and if memory ran out use a smaller --batch-size"
 
 
 def logits_in(output: Any, name: str = "") -> Tensor:
