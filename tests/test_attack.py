@@ -85,3 +85,37 @@ def test_whole_numbers_are_not_cast_for_a_network_that_takes_floats(dtype: torch
     with pytest.raises(PluginError, match="scale them to floats as in training"):
         evaluate(plain, benchmark, "msp", progress=False)
     assert not evaluate(Scaling(), benchmark, "msp", progress=False).failures
+
+
+class Dataset(torch.utils.data.Dataset):
+    """Samples, of which some raise, as its length may."""
+
+    def __init__(self, error: BaseException, at: int, length: int = 12) -> None:
+        self.error, self.at, self.length = error, at, length
+
+    def __len__(self) -> int:
+        if self.at < 0:
+            raise self.error
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if index == self.at:
+            raise self.error
+        return torch.zeros(3, 8, 8), 0
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (Dataset(SystemExit(0), 9), "image 9: cannot be read (SystemExit"),
+        (Dataset(GeneratorExit(), 0), "image 0: cannot be read (GeneratorExit"),
+        (Dataset(RuntimeError("no data base"), -1), "its length cannot be read (RuntimeError: no data base)"),
+        (Dataset(ValueError(), 99, length=-1), "its length cannot be read (ValueError"),
+    ],
+)
+def test_whatever_a_dataset_raises_is_one_line(dataset: Dataset, message: str) -> None:
+    """sys.exit(0) in a data set ended the program with 0 and no table."""
+    benchmark = Benchmark.from_splits("mine", 3, test=dataset, near={"n": _samples(torch.float32)})
+    with pytest.raises(PluginError) as raised:
+        evaluate(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3)), benchmark, "msp", progress=False)
+    assert message in str(raised.value)

@@ -89,7 +89,9 @@ class Samples(Dataset):
             return self.item(self.source[index], index)
         except PluginError as error:
             return PluginError(f"image {index}: {error}")
-        except Exception as error:  # a Dataset of the user's raises what it likes
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a Dataset of the user's raises what it likes, SystemExit too
             return PluginError(f"image {index}: cannot be read ({type(error).__name__}: {error}); correct the dataset")
 
     def item(self, sample: Any, index: int) -> tuple[Tensor, int]:
@@ -151,6 +153,9 @@ def open_samples(source: Any, num_classes: int | None, preprocessing: Preprocess
         rows = len(source)
     except TypeError:
         raise PluginError(f"must have a length, got {type(source).__name__} without; give it __len__") from None
+    except Exception as error:  # of the user's code
+        reason = f"{type(error).__name__}: {error}"
+        raise PluginError(f"its length cannot be read ({reason}); correct the dataset's __len__") from None
     if not rows:
         again = "; an iterator can be read once, pass a list or a Dataset" if once else ""
         raise PluginError(f"the split is empty; it needs at least one image{again}")
