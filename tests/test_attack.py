@@ -12,6 +12,7 @@ from tiny import Tiny
 
 from nci_plugin import Benchmark, evaluate
 from nci_plugin.checks import PluginError
+from nci_plugin.leaderboard.board import COLUMNS, Table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -119,3 +120,13 @@ def test_whatever_a_dataset_raises_is_one_line(dataset: Dataset, message: str) -
     with pytest.raises(PluginError) as raised:
         evaluate(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3)), benchmark, "msp", progress=False)
     assert message in str(raised.value)
+
+
+# -------------------------------------------------------------------- leaderboard
+
+
+def test_a_cell_that_csv_does_not_read_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "cifar10.csv"
+    path.write_text(f'{",".join(COLUMNS)}\nA,"{"x" * 200_000}",1.0,2.0,3.0,,,\n')
+    with pytest.raises(PluginError, match="field larger than field limit"):
+        Table.read(path, COLUMNS).cells()

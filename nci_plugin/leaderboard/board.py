@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, shown
 from nci_plugin.files import read_text
 
 HOME = "https://github.com/zjysteven/OpenOOD"
@@ -139,7 +139,10 @@ def csv_line(cells: Sequence[str]) -> str:
 
 
 def _cells(line: str) -> list[str]:
-    return next(csv.reader([line.rstrip("\r\n")]), [])
+    try:
+        return next(csv.reader([line.rstrip("\r\n")]), [])
+    except csv.Error as error:  # a cell of over 128 KiB, say
+        raise PluginError(f"leaderboard: a line cannot be read ({error}), {shown(line)}; restore the file") from None
 
 
 class Board:
