@@ -51,8 +51,10 @@ def plan_installation(checkout: Path, force: bool = False) -> Changes:
     """
     recorded, directories = _read_manifest(_checked(checkout))
     changes = Changes(before=recorded, directories=directories)
+    contents = _contents()
+    _check_inside(checkout, contents)
     foreign = []
-    for name, content in _contents().items():
+    for name, content in contents.items():
         there = _read(checkout / name)
         changes.manifest[name] = _digest(content)
         if there == content:
@@ -193,7 +195,17 @@ def _read_manifest(checkout: Path) -> tuple[Digests, list[str]]:
         raise PluginError(f"'{path}': is damaged; {remedy}") from None
     if any(name.is_absolute() or ".." in name.parts for name in inside):
         raise PluginError(f"'{path}': names files outside the checkout; {remedy}")
+    _check_inside(checkout, (*recorded, *directories))
     return recorded, directories
+
+
+def _check_inside(checkout: Path, names: Iterable[str]) -> None:
+    """Raise PluginError where a link leads out of the checkout: what lies there is neither written nor removed."""
+    root = checkout.resolve()
+    for parent in sorted({str(PurePosixPath(name).parent) for name in names}):
+        there = (root / parent).resolve()
+        if there != root and root not in there.parents:
+            raise PluginError(f"'{checkout / parent}': a link leads to '{there}', out of the checkout; remove the link")
 
 
 def _plan_removal(checkout: Path, recorded: Mapping[str, set[str]], force: bool, changes: Changes) -> None:

@@ -334,3 +334,25 @@ def test_bad_manifest(openood: Path, install: Install, manifest: str, message: s
     for options in ((), ("--remove", "--force")):
         assert message in install(*options)[2]
     assert (openood.parent / "victim").read_text() == "mine"
+
+
+@pytest.mark.parametrize("flags", [["--remove"], ["--remove", "--force"], ["--force"], []])
+def test_nothing_outside_is_touched_through_a_link(openood: Path, tmp_path: Path, flags: list[str]) -> None:
+    """A checkout from anywhere may hold a link to elsewhere, and a manifest that names files behind it."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "notes.txt").write_text("secret")
+    (openood / "docs").symlink_to(outside)
+    record = {"docs/notes.txt": hashlib.sha256(b"secret").hexdigest()}
+    (openood / MANIFEST).parent.mkdir(exist_ok=True)
+    (openood / MANIFEST).write_text(json.dumps({"files": record, "directories": []}))
+    assert main(["install", "--into", str(openood), *flags]) == 2
+    assert (outside / "notes.txt").read_text() == "secret"
+
+
+def test_nothing_is_written_through_a_link(openood: Path, tmp_path: Path) -> None:
+    shutil.move(openood / "scripts", tmp_path / "elsewhere")
+    (openood / "scripts").symlink_to(tmp_path / "elsewhere")
+    before = state(tmp_path)
+    assert main(["install", "--into", str(openood)]) == 2
+    assert state(tmp_path) == before
