@@ -207,6 +207,22 @@ def test_second_run_measures_nothing_and_changes_nothing(tiny: Tiny) -> None:
     assert (tiny.output / "run" / "trajectory.jsonl").read_bytes() == before
 
 
+def test_other_code_or_hyperparameters_are_measured_again(tiny: Tiny) -> None:
+    """A record of the same weights was kept, and shown under the new code, or the new K."""
+    for neighbours in (1, 9):
+        text = f"postprocessor: {{name: knn, APS_mode: False, postprocessor_args: {{K: {neighbours}}}}}"
+        (tiny.root / f"{neighbours}.yml").write_text(text)
+    arguments = dynamics(tiny, tiny.root / "run", flags=("--detectors", "msp", str(tiny.root / "1.yml")))
+    assert "3 measured now" in command(arguments)[1]
+    assert "0 measured now" in command(arguments)[1]
+    other = [each.replace(f"{os.sep}1.yml", f"{os.sep}9.yml") for each in arguments]
+    assert "3 measured now" in command(other)[1]
+    tiny.net.write_text(tiny.net.read_text().replace("self.conv(x).relu()", "self.conv(x).abs()"))
+    before = [record.auroc["msp"] for record in logged(tiny).records]
+    assert "3 measured now" in command(other)[1]
+    assert [record.auroc["msp"] for record in logged(tiny).records] != before
+
+
 def test_what_a_kill_or_other_weights_left_is_measured_again(tiny: Tiny) -> None:
     arguments = dynamics(tiny, tiny.root / "run")
     assert command(arguments)[0] == 0

@@ -133,6 +133,8 @@ def _measure(
     from nci_plugin.dynamics.checkpoints import read_history, with_history
     from nci_plugin.dynamics.measure import DETECTORS, network_numbers
     from nci_plugin.dynamics.trajectory import FILE_NAME, TrajectoryFile
+    from nci_plugin.files import digest
+    from nci_plugin.networks.factory import factory_source
 
     trainings = {run.name: read_training(run.directory) or read_training(run.directory.parent) or {} for run in runs}
     networks = {name: _said_network(said, options, f"run '{name}': training.json") for name, said in trainings.items()}
@@ -147,7 +149,8 @@ def _measure(
         raise PluginError(f"benchmark '{inputs.benchmark.name}': collapse is measured on '{TRAIN}', which is missing")
     if not inputs.benchmark.has_ood:
         print(f"benchmark '{inputs.benchmark.name}': no OOD set, so AUROC along training is left out")
-    data = identity.data_digest(inputs.splits, output / "images")
+    images = identity.data_digest(inputs.splits, output / "images")
+    configured = _configured(options.detectors or ())
     measure: Callable[..., EpochRecord] | None = None
     found = []
     with tqdm(total=sum(len(run.files) for run in runs), desc="dynamics", unit="checkpoint", disable=None) as bar:
@@ -164,6 +167,9 @@ def _measure(
                 bar.set_postfix_str(f"{run.name} epoch {epoch}")
                 each = network.load_one(said.benchmark, options, factory, path)
                 numbers = network_numbers(each)
+                arguments = {} if options.net else said.benchmark.network_arguments
+                code = identity.code_digest(each, factory_source(factory), arguments)
+                data = digest(images, code, options.head or "", *configured)
                 there = file.records.get(epoch)
                 known = there is not None and (there.weights, there.data) == (numbers["weights"], data)
                 if not known or not {setup.name for setup in setups} <= set(there.auroc if there else ()):
@@ -176,6 +182,16 @@ def _measure(
             print(f"{run.name}: {len(run.files)} checkpoints, {new} measured now")
             found.append(file.trajectory)
     return found
+
+
+def _configured(detectors: Sequence[str]) -> list[str]:
+    """The detectors that are given as YAML files, with their values; those named by name have the shipped ones."""
+    from nci_plugin import api
+    from nci_plugin.detectors.base import DetectorSetup
+
+    setups = api.resolve_detectors([name for name in detectors if name.endswith((".yml", ".yaml"))])
+    described = [each for each in setups if isinstance(each, DetectorSetup)]
+    return sorted(repr((each.name, each.detector.get_hyperparameters(), dict(each.sweep))) for each in described)
 
 
 def _said_benchmark(trainings: Mapping[str, Mapping[str, Any]]) -> str:

@@ -54,7 +54,8 @@ class EpochRecord:
         probe: numbers of a robustness probe or of any other measurement.
         phase: of a training in phases, e.g. ``ce`` and then ``mse``.
         train_from: what train_loss and train_accuracy were read from.
-        weights, data: digests of the weights that were measured, and of the benchmark's images.
+        weights, data: digests of the weights that were measured, and of all else that the numbers come from: the
+            benchmark's images, the network's code, and detectors that were configured by files of their own.
     """
 
     epoch: int
