@@ -44,7 +44,20 @@ def weights_digest(network: nn.Module | LinearHead) -> str:
     parts: list[bytes | str] = []
     for name, tensor in tensors.items():
         parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), tensor_bytes(tensor)]
+    if isinstance(network, nn.Module):
+        parts += _packed(network)
     return digest(*parts)
+
+
+def _packed(network: nn.Module) -> list[bytes | str]:
+    """The weights of quantised layers, which are neither parameters nor buffers."""
+    parts: list[bytes | str] = []
+    for name, value in network.state_dict().items():
+        for index, each in enumerate(value if isinstance(value, (tuple, list)) else [value]):
+            if isinstance(each, Tensor) and (each is not value or each.is_quantized):
+                numbers = each.dequantize() if each.is_quantized else each
+                parts += [f"{name}/{index}", str(each.dtype), tensor_bytes(numbers)]
+    return parts
 
 
 def features_digest(bank: FeatureBank) -> str:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from nci_plugin.benchmarks.benchmark import Benchmark, Features, Source
 from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, MissingFiles, Preprocessing
 from nci_plugin.benchmarks.samples import open_samples
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, shown
 from nci_plugin.rows import feature_rows, id_labels
 
 
@@ -118,6 +118,24 @@ def _check_classes(benchmark: Benchmark, splits: Mapping[str, Any]) -> None:
                 f"benchmark '{benchmark.name}': sub-folders of '{folders[first].directory}' and"
                 f" '{folders[name].directory}' are other classes, '{other}' is in one alone; name them alike"
             )
+    named = {name: indices for name, source in sources.items() if (indices := _class_to_idx(source))}
+    for name, indices in named.items():
+        first = next(iter(named))
+        for each in indices:
+            if named[first].get(each, indices[each]) != indices[each]:
+                raise PluginError(
+                    f"benchmark '{benchmark.name}': class {shown(each)} is {named[first][each]} in '{first}' and"
+                    f" {indices[each]} in '{name}' (class_to_idx of their datasets); give both the same classes"
+                )
+
+
+def _class_to_idx(source: Any) -> Mapping[str, int]:
+    """The classes by name of torchvision's data sets, also of a Subset; empty where labels are made otherwise."""
+    while isinstance(source, Subset):
+        source = source.dataset
+    indices = getattr(source, "class_to_idx", None)
+    changed = getattr(source, "target_transform", None) is not None
+    return indices if isinstance(indices, Mapping) and not changed else {}
 
 
 def image_batches(

@@ -30,6 +30,9 @@ IMAGE_KEYS = ("data", "pixel_values", "image", "img")
 LABEL_KEYS = ("label", "labels", "target")
 """What the image and the label of a sample, or of a batch, are called where it is a mapping; the first one counts."""
 
+REPEATED = 8
+"""So many samples of an ID split are fetched twice, to see that they stay the same."""
+
 HELD_BYTES = 4 * 2**30
 """The largest stream of images that is held in memory."""
 
@@ -162,7 +165,22 @@ def open_samples(source: Any, num_classes: int | None, preprocessing: Preprocess
     samples = Samples(source, num_classes, preprocessing)
     if isinstance(first := samples[0], PluginError):
         raise first
+    if num_classes is not None:
+        _check_repeats(samples)
     return samples
+
+
+def _check_repeats(samples: Samples) -> None:
+    """Raise PluginError where one of the first samples is another one when it is fetched again."""
+    for index in range(min(REPEATED, len(samples))):
+        before, after = samples[index], samples[index]
+        if isinstance(before, PluginError) or isinstance(after, PluginError):
+            return  # said in the pass, with its place
+        if not (torch.equal(before[0], after[0]) and before[1] == after[1]):
+            raise PluginError(
+                f"image {index} is another one when it is fetched again: the dataset draws random numbers; pass it with"
+                " the test preprocessing, without augmentation"
+            )
 
 
 def _is_array(source: Any) -> bool:

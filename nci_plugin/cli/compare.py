@@ -84,6 +84,8 @@ def _choice(options: argparse.Namespace) -> Choice:
     if not 0 < options.ood_share < 1:
         raise PluginError(f"--ood-share: must lie between 0 and 1, got {options.ood_share}; 0.5 is half of all inputs")
     if options.json is not None:
+        if options.json.suffix.lower() != ".json":  # not the rows of a run, say
+            raise PluginError(f"--json: must be a file named .json, got '{options.json}'; name another")
         if options.json.is_dir():
             raise PluginError(f"--json: must be a file, got the directory '{options.json}'; name a file in it")
         check_writable(options.json.parent)

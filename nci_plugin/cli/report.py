@@ -33,6 +33,8 @@ def run(options: argparse.Namespace) -> int:
 
     output = options.output or options.results / "report.html"
     results = ResultsDirectory(options.results).read_one_benchmark()
+    if output.suffix.lower() not in (".html", ".htm"):  # not the rows of a run, say
+        raise PluginError(f"--output: must be a file named .html, got '{output}'; name another")
     if output.is_dir():
         raise PluginError(f"--output: must be a file, got the directory '{output}'; name a file in it")
     check_writable(output.parent)

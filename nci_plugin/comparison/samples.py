@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -157,8 +158,9 @@ class _Stored:
 
     def _command(self, detector: str | None = None) -> str:
         """What to run to have what is missing."""
-        names = f" --detectors {detector}" if detector else ""
-        return f"run: nci-ood eval {self.benchmark}{names} --output {self.path}, with the options of that run"
+        names = f" --detectors {quote(detector)}" if detector else ""
+        command = f"nci-ood eval {quote(self.benchmark)}{names} --output {quote(str(self.path))}"
+        return f"run: {command}, with the options of that run"
 
 
 def _is_tested(split: str) -> bool:

@@ -36,11 +36,12 @@ class Call:
     """A network as a function from images to logits.
 
     It runs uncompiled, as compiled code passes over hooks once it has run. Images go in as they are, or in the type of
-    the first weights if the network takes no other.
+    the first weights if the network takes no other. With ``only_logits`` one that gives several outputs of the shape of
+    logits is refused.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.network = without_replicas(network)
+    def __init__(self, network: nn.Module, only_logits: bool = False) -> None:
+        self.network, self._only_logits = without_replicas(network), only_logits
         self._name = type(self.network).__name__
         self._compiled = [module for module in self.network.modules() if _is_compiled(module)]
         self._dtype: torch.dtype | None = None
@@ -49,7 +50,7 @@ class Call:
         """Logits (n, K), as the network gives them; raises PluginError where it fails or gives something else."""
         with _uncompiled(self._compiled):
             try:
-                return logits_in(self._output(images), self._name)
+                return logits_in(self._output(images), self._name, self._only_logits)
             except (PluginError, KeyboardInterrupt):
                 raise
             except BaseException as error:  # the network is the user's code and may raise anything, SystemExit too
@@ -83,10 +84,11 @@ def _remedy(images: Tensor) -> str:
     return "check the preprocessing's img_size, and if memory ran out use a smaller --batch-size"
 
 
-def logits_in(output: Any, name: str = "") -> Tensor:
+def logits_in(output: Any, name: str = "", only: bool = False) -> Tensor:
     """The logits in what a network returns: a tensor, the first of a tuple or list, or the field or key ``logits``.
 
-    Raises PluginError, with the ``name`` of the network's class, on anything else.
+    Raises PluginError, with the ``name`` of the network's class, on anything else; if they must be the ``only`` output
+    of their shape, on a tuple with another one too.
     """
     logits: Any = getattr(output, "logits", None)
     if logits is None and isinstance(output, Mapping):
@@ -99,6 +101,12 @@ def logits_in(output: Any, name: str = "") -> Tensor:
         raise PluginError(
             f"network {name}: must return logits (n, K), alone, first of a tuple or as 'logits', got {kind};"
             " wrap it in a factory (--net)"
+        )
+    others = output[1:] if only and isinstance(output, (tuple, list)) and logits is output[0] else ()
+    if any(isinstance(other, Tensor) and other.shape == logits.shape for other in others):
+        raise PluginError(
+            f"network {name}: returns several outputs of shape {tuple(logits.shape)}, and which are its logits is not"
+            " known; return those alone (wrap it in a factory, --net), or name the head of the first with --head"
         )
     return logits
 

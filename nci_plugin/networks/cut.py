@@ -49,7 +49,7 @@ class Cut:
         layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear)}
         if head_name:
             layers = {head_name: linear_layer(network, head_name)}
-        call = Call(network)
+        call = Call(network, only_logits=not head_name)
         with _seen_by(layers) as seen:
             logits = call(images)
         cut = cls(network, head_name or _whose_output(logits, seen, call.network))

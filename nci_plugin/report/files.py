@@ -30,6 +30,12 @@ from nci_plugin.results import (
 )
 
 FIGURE = "auroc.png"
+
+PROBE, PROBE_ROWS = f"{TEST}/probe", 8
+"""Beside predictions and labels the features of the first test images, by which a network is known again."""
+
+PROBE_TOLERANCE = 0.05
+"""Relative to the largest of them: bfloat16 and TF32 on other devices and batch sizes differ by less."""
 PATTERNS = ("results.jsonl", FIGURE, "ood/*.csv", "fsood/*.csv", "**/scores/*.npz", "**/scores/*.pkl")
 """The files of a run."""
 
@@ -196,11 +202,26 @@ class ResultsDirectory:
                     " network's files import was changed, or another machine rounds otherwise); choose another"
                     " --output, or move them away"
                 )
+        path = self.path / seed / "scores" / f"{PREDICTIONS}.npz"
+        probe = bank.splits[TEST].features[:PROBE_ROWS].float().numpy()
+        if path.exists() and any(result.seed == seed for result in here):
+            self._check_probe(read_npz(path, "predictions", "evaluate again into another --output").get(PROBE), probe)
         answers = self._answers = {}
         for name, split in bank.splits.items():
             answers[f"{name}/predictions"] = split.predictions.numpy()
             answers[f"{name}/labels"] = split.labels.numpy()
-        write_npz(self.path / seed / "scores" / f"{PREDICTIONS}.npz", answers)
+        write_npz(path, {**answers, PROBE: probe})
+
+    def _check_probe(self, before: np.ndarray | None, now: np.ndarray) -> None:
+        """Raise PluginError if the network gives other features than those of the rows here, whatever it runs on."""
+        if before is None:  # of an earlier version
+            return
+        if before.shape != now.shape or np.abs(before - now).max() > PROBE_TOLERANCE * np.abs(now).max():
+            raise PluginError(
+                f"output '{self.path}': holds results of a network that gave other features of the first test images"
+                " (an attribute of it, or code that its files import, was changed); choose another --output, or move"
+                " them away"
+            )
 
     def add(self, evaluation: Evaluation, seed: str) -> None:
         """Write scores and result rows of one network; rows of the same detectors and seed are replaced."""
