@@ -44,8 +44,13 @@ class PluginError(Exception):
 
 def one_line(text: str) -> str:
     """A text on one line that a terminal can be shown: control characters and surrogates as escapes, cut if long."""
-    text = "".join(_printable(character) for character in text[: MESSAGE_CHARACTERS + 1])
+    text = printable(text[: MESSAGE_CHARACTERS + 1])
     return text if len(text) <= MESSAGE_CHARACTERS else f"{text[:MESSAGE_CHARACTERS]} ..."
+
+
+def printable(text: str) -> str:
+    """A text of any length with control characters and surrogates as escapes, and white space as spaces."""
+    return text if text.isprintable() else "".join(map(_printable, text))
 
 
 def _printable(character: str) -> str:

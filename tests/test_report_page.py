@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import json
 import os
 import re
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_command_line import command
 from test_diagnose import diagnose
 from test_report import SEEDS, rows_of
@@ -230,6 +233,15 @@ def test_page_holds_the_figures_of_the_diagnosis_and_of_every_detector(diagnosed
     assert {name.split(":")[0] for name in found.images if "scores and ROC" in name} == scored
     of_network = [name for name in found.images if "tiny, one network, K = 3" in name]
     assert len(of_network) == len(FIGURES) - 1  # classes of one size have no figure of their sizes
+
+
+def test_every_image_of_the_page_is_whole(diagnosed):
+    text = (diagnosed[0] / "report.html").read_text(encoding="utf-8")
+    sources = re.findall(r'src="data:image/png;base64,([^"]*)"', text)
+    assert len(sources) > len(FIGURES)
+    for source in sources:
+        with Image.open(io.BytesIO(base64.b64decode(source, validate=True))) as image:
+            image.load()
 
 
 def test_damaged_diagnosis_is_refused_and_the_page_stays(diagnosed):

@@ -6,7 +6,7 @@ import base64
 import html
 from collections.abc import Iterable, Sequence
 
-from nci_plugin.checks import one_line
+from nci_plugin.checks import printable
 
 
 class Html(str):
@@ -23,14 +23,14 @@ def element(name: str, /, *content: str, **attributes: str | bool) -> Html:
     An attribute that is True stands alone, one that is False is left out.
     """
     pairs = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not False}
-    texts = [key if value is True else f'{key}="{html.escape(one_line(str(value)))}"' for key, value in pairs.items()]
+    texts = [key if value is True else f'{key}="{html.escape(printable(str(value)))}"' for key, value in pairs.items()]
     start = f"<{' '.join([name, *texts])}>"
     return Html(start if name in VOID else f"{start}{join(content)}</{name}>")
 
 
 def join(parts: Iterable[str]) -> Html:
     """Elements and texts one after the other; what a text has that cannot be printed is shown as escapes."""
-    return Html("".join(part if isinstance(part, Html) else html.escape(one_line(part)) for part in parts))
+    return Html("".join(part if isinstance(part, Html) else html.escape(printable(part)) for part in parts))
 
 
 def table(caption: str, rows: Sequence[Sequence[str]], notes: Sequence[str] = (), sortable: bool = False) -> Html:
