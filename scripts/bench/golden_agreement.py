@@ -39,7 +39,7 @@ COUNTERPARTS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from conftest import Golden
+    from golden_vectors import Golden
 
     made = parser(__doc__)
     made.add_argument("--detectors", nargs="+", default=[*COUNTERPARTS], choices=[*COUNTERPARTS], metavar="NAME")

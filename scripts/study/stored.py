@@ -85,7 +85,8 @@ class Network:
 def networks(directories: Sequence[Path]) -> Iterator[Network]:
     """The networks of results directories, one after the other."""
     for directory in directories:
-        for features in sorted(directory.glob("features")) or sorted(directory.glob("s*/features")):
+        alone = [each for each in directory.glob("features") if next(each.glob("*/*/split.json"), None)]
+        for features in alone or sorted(directory.glob("s*/features")):
             seed = "" if features.parent == directory else features.parent.name
             yield _load(directory.name, seed, features)
 

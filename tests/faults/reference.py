@@ -40,8 +40,10 @@ class Reference:
         }
 
     def _lines(self, entry: dict[str, Any]) -> list[list[str]]:
-        with open(self.data / entry["imglist_path"], encoding="utf-8") as file:  # ends of lines: as Python reads text
-            return [line.strip().rsplit(" ", 1) for line in file]
+        # A mark of the byte order is none of the text; ends of lines are as Python reads text.
+        with open(self.data / entry["imglist_path"], encoding="utf-8-sig") as file:
+            parts = [line.strip().replace("\t", " ").rsplit(" ", 1) for line in file]
+        return [[name.rstrip(), label] for name, label in parts]
 
     def _files(self, entry: dict[str, Any]) -> Iterator[Path]:
         yield self.data / entry["imglist_path"]
