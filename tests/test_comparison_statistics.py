@@ -239,6 +239,7 @@ def test_spread_over_networks():
     assert both.standard_error[0] ** 2 == pytest.approx(0.05 + by_network.var(ddof=1) / 3)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5))
 def test_p_values_are_those_of_the_intervals(seed, count):

@@ -125,6 +125,7 @@ def test_every_link_of_the_readme_leads_somewhere() -> None:
     assert len(text.splitlines()) <= 150
 
 
+@pytest.mark.slow
 def test_adding_a_detector(tmp_path: Path) -> None:
     """Two new files and a function: then it is listed, scored and held to the contract."""
     for directory in ("nci_plugin", "configs", "tests"):

@@ -16,7 +16,7 @@ from typing import Any, Optional, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from nci_plugin.checks import PluginError, check_keys, check_name, check_number, did_you_mean, shown
+from nci_plugin.checks import PluginError, check_keys, check_number, check_row_name, did_you_mean, shown
 from nci_plugin.files import digest, read_text, write_atomically
 from nci_plugin.results import CHECKSUM
 
@@ -147,7 +147,7 @@ class TrajectoryFile:
     """
 
     def __init__(self, path: Path, run: str, conditions: Mapping[str, Condition]) -> None:
-        check_name("run", run)
+        _check_run(run)
         self.path, self._records = path, dict[int, EpochRecord]()
         self._header = _line({"version": VERSION, "run": run, "conditions": dict(conditions)})
         if not path.exists():
@@ -215,6 +215,12 @@ def find_trajectories(directory: Path) -> list[Path]:
     return sorted(directory.rglob(FILE_NAME))
 
 
+def _check_run(name: Any) -> None:
+    """The gate of names for a run's, which may be that of a directory in another: ``cifar10_resnet18/s0``."""
+    for part in name.split("/") if isinstance(name, str) else [name]:
+        check_row_name("run", part)
+
+
 def _parse(path: Path) -> tuple[Trajectory | None, bool]:
     """What a file holds, None without a whole header; and whether its last line is whole."""
     try:
@@ -231,7 +237,7 @@ def _parse(path: Path) -> tuple[Trajectory | None, bool]:
         check_keys("header", header, ("version", "run", "conditions"), ("version", "run", "conditions"))
         if header["version"] != VERSION:
             raise PluginError(f"is of version {shown(header['version'])}, this is {VERSION}")
-        check_name("run", header["run"])
+        _check_run(header["run"])
         _check_conditions(header["conditions"])
     except (ValueError, RecursionError, PluginError) as error:
         raise PluginError(f"trajectory '{path}' line 1: {error}; log the run again") from None

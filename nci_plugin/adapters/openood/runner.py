@@ -56,7 +56,8 @@ def run(
 ) -> Answers:
     """Scores of ``splits`` by OpenOOD's postprocessor ``method``, configured and searched by its YAML.
 
-    Raises PluginError on scores that are not finite, or the same for all samples but for rounding.
+    Raises PluginError on scores that are not finite, or the same for all samples; of methods in `MAGNITUDES` also on
+    those that differ by rounding. The others' scores stand as OpenOOD's evaluator ranks them.
     """
     timer = Timer()
     if method == "rmds" and not means_differ(class_means(bank.splits[TRAIN], benchmark.num_classes)):
@@ -90,7 +91,8 @@ def run(
             by_split = {split: scores(split) for split in splits}
     if len({float(value) for each in by_split.values() for value in (each.min(), each.max())}) == 1:
         raise PluginError(f"detector 'openood:{method}': gave every sample the same score with {hyperparameters}")
-    check_ranking(by_split, f"openood:{method}", hyperparameters, MAGNITUDES.get(method, 0.0))
+    if method in MAGNITUDES:
+        check_ranking(by_split, f"openood:{method}", hyperparameters, MAGNITUDES[method])
     return Answers(by_split, hyperparameters, chosen_by, timer.seconds)
 
 
