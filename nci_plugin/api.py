@@ -14,15 +14,17 @@ from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
 from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.checks import PluginError, check_row_name
 from nci_plugin.config import DEFAULT_DETECTORS, detector_names, load_benchmark, load_detector
-from nci_plugin.detectors.base import Detector, DetectorSetup, FitsOn
-from nci_plugin.evaluation import Contestant, Evaluation, evaluate_bank, training_needed
-from nci_plugin.extraction import ExtractionOptions, check_amp, extract, extract_share, resolve_device
+from nci_plugin.detectors.base import Detector, DetectorSetup
+from nci_plugin.evaluation.evaluate import Contestant, Evaluation, evaluate_bank, training_needed
+from nci_plugin.evaluation.identity import data_identity, network_identity
+from nci_plugin.evaluation.results import PREDICTIONS, file_name
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.extract import extract, extract_share
+from nci_plugin.features.options import ExtractionOptions, check_amp, resolve_device
 from nci_plugin.files import locked
-from nci_plugin.head import LinearHead
-from nci_plugin.identity import data_identity, network_identity
+from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.linear import check_weights
 from nci_plugin.report.files import ResultsDirectory
-from nci_plugin.results import PREDICTIONS, file_name
 
 DetectorLike = Union[str, Detector, type[Detector], DetectorSetup]
 

@@ -23,7 +23,7 @@ from nci_plugin.files import write_atomically
 from nci_plugin.networks.factory import build_network
 from nci_plugin.networks.named import FORMER, build_named
 from nci_plugin.parsing import read_json
-from nci_plugin.training import Entry, Recipe, save_checkpoint, train
+from nci_plugin.training.train import Entry, Recipe, save_checkpoint, train
 
 SEEDS = (0, 1, 2)
 

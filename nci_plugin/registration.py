@@ -10,7 +10,7 @@ import torch
 from nci_plugin.adapters.openood.checkout import import_openood
 from nci_plugin.adapters.openood.device import cuda_on
 from nci_plugin.config import config_directory
-from nci_plugin.extraction import resolve_device
+from nci_plugin.features.options import resolve_device
 
 
 def register(override: bool = True) -> None:

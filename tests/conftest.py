@@ -9,8 +9,8 @@ import pytest
 import torch
 from golden_vectors import Golden
 
-from nci_plugin.head import LinearHead
-from nci_plugin.statistics import ClassStatistics, unit_rows
+from nci_plugin.features.statistics import ClassStatistics, unit_rows
+from nci_plugin.networks.head import LinearHead
 
 
 @pytest.fixture(scope="module")

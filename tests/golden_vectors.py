@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from nci_plugin.benchmarks.benchmark import Benchmark, Features
-from nci_plugin.head import LinearHead
+from nci_plugin.networks.head import LinearHead
 
 GOLDEN = Path(__file__).parent / "golden"
 

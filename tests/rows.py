@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from nci_plugin import Benchmark, Preprocessing
 from nci_plugin.benchmarks.benchmark import TRAIN
 from nci_plugin.networks.mlp import MLP
-from nci_plugin.training import Recipe, train
+from nci_plugin.training.train import Recipe, train
 
 NORMALIZATION = ((0.5, 0.4, 0.3), (0.5, 0.25, 0.2))
 SIZE, CLASSES = 8, 3

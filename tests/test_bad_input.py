@@ -21,9 +21,10 @@ import torch
 import yaml
 from tiny import CLASSES, SIZE, Tiny, draw_nothing, stored, tree
 
-from nci_plugin import Benchmark, Features, LinearHead, PluginError, evaluate, extraction
+from nci_plugin import Benchmark, Features, LinearHead, PluginError, evaluate
 from nci_plugin.cli.main import main
 from nci_plugin.detectors import NCI
+from nci_plugin.features.options import resolve_device
 
 FINISHED = re.compile(r"/(\d{5}|statistics)-[0-9a-f]{32}\.safetensors$|/split\.json$|/images/[^/]+\.digests$")
 
@@ -660,7 +661,7 @@ def test_cuda_device_that_is_not_there(tiny: Tiny, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(PluginError, match="device 'cuda:7'"):
-        extraction.resolve_device("cuda:7")
+        resolve_device("cuda:7")
 
 
 # -------------------------------------------------------------------- the output directory
@@ -809,7 +810,7 @@ def test_damaged_features_are_made_again(
     damage: Callable[[Path], None],
 ) -> None:
     """Silently, and no more of them than needed. One shard holds one batch here."""
-    monkeypatch.setattr("nci_plugin.extraction.layout.SHARD_BYTES", 1)
+    monkeypatch.setattr("nci_plugin.features.layout.SHARD_BYTES", 1)
     small_k = tiny.root / "knn3.yml"
     small_k.write_text("postprocessor: {name: knn, postprocessor_args: {K: 3}}\n")
     arguments = tiny.eval("msp", "nci", str(small_k))

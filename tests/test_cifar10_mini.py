@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nci_plugin.results import METRICS, read_results
+from nci_plugin.evaluation.results import METRICS, read_results
 
 DATA = Path(os.environ.get("NCI_PLUGIN_DATA", "there is no such directory"))
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "openood_cifar10_mini_resnet20.json").read_text())

@@ -9,11 +9,11 @@ from torch import nn
 from nci_plugin import Benchmark, evaluate
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.neco import NECO
-from nci_plugin.head import LinearHead
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.architecture import architecture_of
 from nci_plugin.networks.cut import Cut
 from nci_plugin.networks.factory import build_network
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.networks.head import LinearHead
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = 3

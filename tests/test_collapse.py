@@ -18,9 +18,9 @@ from nci_plugin.collapse.geometry import centre_distances, chords
 from nci_plugin.collapse.means import log_mean, log_variance, nearest_etf, smallest_angles
 from nci_plugin.collapse.measure import NEEDS_ETF
 from nci_plugin.collapse.variability import nc1_cdnv, nc1_pinv, nc1_quotient
-from nci_plugin.feature_bank import Chunk, FeatureSplit
-from nci_plugin.head import LinearHead
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.features.split import Chunk, FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.networks.head import LinearHead
 
 GOLDEN = Path(__file__).parent / "golden"
 EXACT = {"rel": 1e-10, "abs": 1e-12}

@@ -10,10 +10,10 @@ import twins
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse import nearest_centre
 from nci_plugin.detectors import registry
-from nci_plugin.feature_bank import FeatureSplit
-from nci_plugin.head import LinearHead
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.metrics import auroc
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.networks.head import LinearHead
 
 SCORES = ("nc1", "nc2", "nc3", "nc4", "nc5")
 COUNTS, WIDTH = torch.tensor([60, 30, 8]), 6

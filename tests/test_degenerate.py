@@ -14,11 +14,12 @@ from nci_plugin import config
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import DetectorSetup
-from nci_plugin.feature_bank import FeatureBank, FeatureSplit
-from nci_plugin.head import LinearHead
+from nci_plugin.evaluation.search import answer, check_ranking
+from nci_plugin.features.bank import FeatureBank
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics, unit_rows
 from nci_plugin.metrics import auroc
-from nci_plugin.parameter_search import answer, check_ranking
-from nci_plugin.statistics import ClassStatistics, unit_rows
+from nci_plugin.networks.head import LinearHead
 
 ALL = config.detector_names()
 LAST_BIT = 1.2e-7

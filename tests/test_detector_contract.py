@@ -15,11 +15,12 @@ from nci_plugin import config, metrics
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors import registry
-from nci_plugin.detectors.base import DetectorSetup, FitsOn
-from nci_plugin.feature_bank import FeatureBank, FeatureSplit
-from nci_plugin.head import LinearHead
-from nci_plugin.parameter_search import fit_and_search
-from nci_plugin.statistics import ClassStatistics, unit_rows
+from nci_plugin.detectors.base import DetectorSetup
+from nci_plugin.evaluation.search import fit_and_search
+from nci_plugin.features.bank import FeatureBank, FitsOn
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics, unit_rows
+from nci_plugin.networks.head import LinearHead
 
 OWN = registry.names()
 STATISTICS = (FitsOn.STATISTICS, FitsOn.UNIT_STATISTICS)

@@ -21,11 +21,11 @@ from nci_plugin.diagnosis.explanation import MIN_CHECKPOINTS, PROPERTIES, correl
 from nci_plugin.diagnosis.geometry import Plane, distance_from_frame
 from nci_plugin.diagnosis.layers import mean_over_networks, nearest_centre_head
 from nci_plugin.diagnosis.network import DETECTORS, NOT_STORED, SECOND_PASS, STORED
-from nci_plugin.feature_bank import FeatureSplit
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.cut import Cut
 from nci_plugin.networks.factory import build_network
 from nci_plugin.networks.stages import PENULTIMATE, StageFeatures, find_stages, pool
-from nci_plugin.statistics import ClassStatistics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -143,7 +143,7 @@ def test_figures_are_drawn_and_drawn_again_the_same_from_files_alone(run, monkey
             assert len(set(image.convert("L").resize((64, 64)).tobytes())) > 8  # something is on it
         (tiny.output / path).unlink()
     monkeypatch.setattr("nci_plugin.report.diagnosis_figures.SUFFIXES", (".png",))
-    monkeypatch.setattr("nci_plugin.extraction.extract", None)
+    monkeypatch.setattr("nci_plugin.features.extract.extract", None)
     tiny.passes()
     code, again, err = command(["diagnose", str(tiny.output)])
     assert (code, err, tiny.passes()) == (0, "", [])

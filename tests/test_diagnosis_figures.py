@@ -12,12 +12,12 @@ from test_collapse import etf, head_of, imbalanced
 
 from nci_plugin import Benchmark, Features
 from nci_plugin.api import resolve_detectors
-from nci_plugin.detectors.base import FitsOn
 from nci_plugin.diagnosis.explanation import explain
 from nci_plugin.diagnosis.network import DETECTORS, diagnose_network
-from nci_plugin.evaluation import evaluate_bank
-from nci_plugin.extraction import extract
-from nci_plugin.head import LinearHead
+from nci_plugin.evaluation.evaluate import evaluate_bank
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.extract import extract
+from nci_plugin.networks.head import LinearHead
 from nci_plugin.report.class_figures import (
     FEW_CLASSES,
     cosine_figure,

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from nci_plugin import files
 from nci_plugin.checks import PluginError
-from nci_plugin.feature_bank import Chunk, FeatureSplit, SplitStore
+from nci_plugin.features.split import Chunk, FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.features.store import SplitStore
 from nci_plugin.files import digest, write_atomically
-from nci_plugin.statistics import ClassStatistics
 
 FIELDS = ("features", "logits", "labels")
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from nci_plugin import evaluate
+from nci_plugin.evaluation.results import METRICS, OTHER_METRICS, Result, to_csv
 from nci_plugin.metrics import ood_metrics
-from nci_plugin.results import METRICS, OTHER_METRICS, Result, to_csv
 
 Scores = NDArray[np.floating]
 

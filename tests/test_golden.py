@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nci_plugin import evaluate
-from nci_plugin.results import METRICS
+from nci_plugin.evaluation.results import METRICS
 
 EXACT = ["nci", "msp", "mls", "ebo"]
 SPLITS = {"test": "id/test", "csid": "csid/csid", "near": "near/near", "far": "far/far"}

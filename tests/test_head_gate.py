@@ -11,9 +11,9 @@ from torch.utils.data import TensorDataset
 
 from nci_plugin import Benchmark, Features, LinearHead, PluginError, evaluate
 from nci_plugin.detectors.neco import NECO
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.architecture import architecture_of
 from nci_plugin.networks.cut import Cut
-from nci_plugin.statistics import ClassStatistics
 
 K, P = 4, 16
 IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -7,9 +7,9 @@ import torch
 import twins
 
 from nci_plugin.detectors import knn, registry
-from nci_plugin.feature_bank import Chunk, FeatureSplit
-from nci_plugin.head import LinearHead
-from nci_plugin.parameter_search import score_split
+from nci_plugin.evaluation.search import score_split
+from nci_plugin.features.split import Chunk, FeatureSplit
+from nci_plugin.networks.head import LinearHead
 
 
 def test_neighbours_are_looked_for_in_the_stored_features(monkeypatch: pytest.MonkeyPatch) -> None:

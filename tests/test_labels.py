@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nci_plugin import Benchmark, ClassStatistics, CollapseMonitor, Features, PluginError, evaluate, metrics
 from nci_plugin.collapse import nearest_centre
-from nci_plugin.feature_bank import FeatureSplit
+from nci_plugin.features.split import FeatureSplit
 from nci_plugin.rows import feature_rows, id_labels, whole_labels
-from nci_plugin.training import Recipe, train
+from nci_plugin.training.train import Recipe, train
 
 LABELS = [0, 2, 1, 2, 0]
 

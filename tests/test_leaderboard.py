@@ -17,6 +17,7 @@ from nci_plugin.benchmarks.benchmark import FAR, NEAR
 from nci_plugin.checks import PluginError
 from nci_plugin.cli.main import main
 from nci_plugin.config import load_benchmark
+from nci_plugin.evaluation.results import Result
 from nci_plugin.installation import plan_installation
 from nci_plugin.leaderboard import board as board_module
 from nci_plugin.leaderboard.board import BOARDS, COLUMNS, PAPER_COLUMNS, Board, Row, Table, cells_of, csv_line
@@ -24,7 +25,6 @@ from nci_plugin.leaderboard.comparability import SIZES
 from nci_plugin.leaderboard.disputed import DISPUTES, dispute
 from nci_plugin.leaderboard.rank import standing
 from nci_plugin.leaderboard.run import Run, alias, name_network
-from nci_plugin.results import Result
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(board_module.__file__).parent / "data"

@@ -8,10 +8,10 @@ import torch
 
 from nci_plugin.benchmarks import digits
 from nci_plugin.collapse import CollapseMetrics, measure
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.cut import Cut
 from nci_plugin.networks.resnet import ResNet18_32x32
-from nci_plugin.statistics import ClassStatistics
-from nci_plugin.training import Recipe, train
+from nci_plugin.training.train import Recipe, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 

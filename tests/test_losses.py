@@ -19,12 +19,12 @@ from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.checks import PluginError
 from nci_plugin.cli.main import main
 from nci_plugin.config import load_benchmark
-from nci_plugin.head import LinearHead
-from nci_plugin.losses import FOCUS, LOSSES, SMOOTHING
 from nci_plugin.networks.etf import make_head
+from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.mlp import ACTIVATIONS, MLP
 from nci_plugin.networks.resnet import ResNet18_32x32
-from nci_plugin.training import Recipe, train
+from nci_plugin.training.losses import FOCUS, LOSSES, SMOOTHING
+from nci_plugin.training.train import Recipe, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

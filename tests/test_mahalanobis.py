@@ -9,8 +9,8 @@ from sklearn.covariance import EmpiricalCovariance
 
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors import registry
-from nci_plugin.head import LinearHead
-from nci_plugin.statistics import ClassStatistics, unit_rows
+from nci_plugin.features.statistics import ClassStatistics, unit_rows
+from nci_plugin.networks.head import LinearHead
 
 NAMES = ("mds_pp", "rmds_pp")
 

@@ -19,7 +19,7 @@ from nci_plugin import ClassStatistics, CollapseMonitor, LinearHead, PluginError
 from nci_plugin.collapse import measure, nearest_centre
 from nci_plugin.dynamics import monitor as module
 from nci_plugin.dynamics.trajectory import EpochRecord, read_trajectory
-from nci_plugin.feature_bank import FeatureSplit
+from nci_plugin.features.split import FeatureSplit
 
 CLASSES, PER_CLASS = 3, 12
 

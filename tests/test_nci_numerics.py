@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.nci import NCI, NCIL2, FeatureNorm, PScore, feature_norm
-from nci_plugin.head import LinearHead
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.networks.head import LinearHead
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
 TOLERANCE = 1e-5

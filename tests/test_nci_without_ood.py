@@ -15,9 +15,9 @@ from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.nci_plus import shrunk_means
-from nci_plugin.feature_bank import FeatureSplit
-from nci_plugin.head import LinearHead
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.networks.head import LinearHead
 
 DETECTORS = ["nci_auto", "nci_plus"]
 

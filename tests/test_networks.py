@@ -18,11 +18,11 @@ from torch import nn
 from torchvision.models.swin_transformer import SwinTransformer
 
 from nci_plugin.checks import PluginError
-from nci_plugin.fingerprint import network_digest, weights_digest
-from nci_plugin.head import LinearHead
+from nci_plugin.features.fingerprint import network_digest, weights_digest
 from nci_plugin.networks.checkpoints import find_checkpoints, load_checkpoint, read_state_dict, unchecked
 from nci_plugin.networks.cut import Cut
 from nci_plugin.networks.factory import build_network, find_factory
+from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.resnet import ResNet18_32x32
 
 CPU = torch.device("cpu")

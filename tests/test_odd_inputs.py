@@ -13,8 +13,8 @@ from tiny import Tiny
 
 from nci_plugin import Benchmark, ImageList, Preprocessing, evaluate
 from nci_plugin.checks import PluginError
-from nci_plugin.evaluation import Evaluation
-from nci_plugin.fingerprint import weights_digest
+from nci_plugin.evaluation.evaluate import Evaluation
+from nci_plugin.features.fingerprint import weights_digest
 from nci_plugin.leaderboard.board import COLUMNS, Table
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -22,9 +22,9 @@ from nci_plugin.checks import PluginError
 from nci_plugin.cli import eval_all
 from nci_plugin.cli.main import main
 from nci_plugin.config import load_benchmark
+from nci_plugin.evaluation.results import read_results
 from nci_plugin.inputs import find_inputs, find_roots, official_benchmarks
 from nci_plugin.networks.factory import build_network
-from nci_plugin.results import read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 PER_SPLIT = 6

@@ -11,8 +11,8 @@ import twins
 
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors import registry
-from nci_plugin.head import LinearHead
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.networks.head import LinearHead
 
 
 def fitted(head, train):

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nci_plugin.checks import PluginError
+from nci_plugin.evaluation.results import METRICS, Result, file_name, read_results, to_csv
 from nci_plugin.report.tables import choices_table, detectors_by_near_auroc, setting_table
-from nci_plugin.results import METRICS, Result, file_name, read_results, to_csv
 
 SEEDS = ("s0", "s1", "s2")
 

@@ -19,9 +19,9 @@ from test_diagnose import diagnose
 from test_report import SEEDS, rows_of
 from tiny import Tiny, draw_nothing, tree
 
+from nci_plugin.evaluation.results import METRICS, file_name, read_results
 from nci_plugin.report.diagnosis_figures import FIGURES
 from nci_plugin.report.html import VOID, element, table
-from nci_plugin.results import METRICS, file_name, read_results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

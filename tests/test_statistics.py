@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nci_plugin.checks import PluginError
-from nci_plugin.statistics import BUFFER_ROWS, PRODUCT_COLUMNS, ClassStatistics
+from nci_plugin.features.statistics import BUFFER_ROWS, PRODUCT_COLUMNS, ClassStatistics
 
 RELATIVE = 1e-10
 NAMES = ("counts", "means", "within_scatter", "class_scatter_traces", "l1_norm_sums", "l2_norm_sums")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nci_plugin.checks import PluginError
 from nci_plugin.config import load_benchmark
 from nci_plugin.networks.resnet import ResNet18_32x32
-from nci_plugin.training import SHIFT, Recipe, _shift, save_checkpoint, train
+from nci_plugin.training.train import SHIFT, Recipe, _shift, save_checkpoint, train
 
 BATCH_NORM = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
 FIRST_NAMES = [

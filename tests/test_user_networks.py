@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from nci_plugin import Benchmark, CollapseMonitor, Features, PluginError, evaluate
 from nci_plugin.detectors.registry import create
 from nci_plugin.dynamics.measure import Meter
-from nci_plugin.extraction import extract
+from nci_plugin.features.extract import extract
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.calling import Call
 from nci_plugin.networks.cut import Cut
-from nci_plugin.statistics import ClassStatistics
 
 K, P = 4, 64
 IMAGES = torch.randn(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import Detector, DetectorSetup, FitsOn, Paper
+from nci_plugin.detectors.base import Detector, DetectorSetup, Paper
 from nci_plugin.detectors.mahalanobis import class_means, means_differ
-from nci_plugin.feature_bank import FeatureSplit
-from nci_plugin.head import LinearHead
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.networks.head import LinearHead
 
 PREFIX = "pytorch_ood:"
 LARGEST_GRID = 50

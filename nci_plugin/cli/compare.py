@@ -114,9 +114,9 @@ def _write(
 
     from nci_plugin import __version__
     from nci_plugin.comparison.figures import forest_figure, rank_figure, value_figure
+    from nci_plugin.evaluation.results import file_name
     from nci_plugin.files import write_atomically
     from nci_plugin.report.figures import save
-    from nci_plugin.results import file_name
 
     if options.json is not None:
         record = {

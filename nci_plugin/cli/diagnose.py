@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nci_plugin.cli import network
 
 if TYPE_CHECKING:
-    from nci_plugin.results import Result
+    from nci_plugin.evaluation.results import Result
 
 
 def add_parser(commands: Any) -> None:
@@ -53,15 +53,15 @@ def _diagnose(networks: network.Networks) -> int:
     from nci_plugin import api
     from nci_plugin.benchmarks.benchmark import TRAIN
     from nci_plugin.checks import PluginError
-    from nci_plugin.detectors.base import FitsOn
     from nci_plugin.diagnosis.explanation import explain
     from nci_plugin.diagnosis.layers import measure_layers
     from nci_plugin.diagnosis.network import DETECTORS, diagnose_network
-    from nci_plugin.evaluation import evaluate_bank
-    from nci_plugin.extraction import extract
+    from nci_plugin.evaluation.evaluate import evaluate_bank
+    from nci_plugin.evaluation.results import complete
+    from nci_plugin.features.bank import FitsOn
+    from nci_plugin.features.extract import extract
     from nci_plugin.report.diagnosis_files import write_diagnosis, write_explanation
     from nci_plugin.report.files import ResultsDirectory
-    from nci_plugin.results import complete
 
     inputs, options, benchmark = networks.inputs, networks.options, networks.inputs.benchmark
     setups = api.resolve_detectors(DETECTORS)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nci_plugin.dynamics.analysis import Analysis
     from nci_plugin.dynamics.checkpoints import CheckpointRun
     from nci_plugin.dynamics.trajectory import EpochRecord, Trajectory
-    from nci_plugin.evaluation import Contestant
+    from nci_plugin.evaluation.evaluate import Contestant
     from nci_plugin.inputs import Inputs
 
 FEATURES = ".dynamics-features"
@@ -126,13 +126,14 @@ def _measure(
     """Measure every checkpoint that was not measured before."""
     from tqdm import tqdm
 
-    from nci_plugin import api, identity
+    from nci_plugin import api
     from nci_plugin.benchmarks.benchmark import TRAIN
     from nci_plugin.built_in import read_training
     from nci_plugin.checks import PluginError
     from nci_plugin.dynamics.checkpoints import read_history, with_history
     from nci_plugin.dynamics.measure import DETECTORS, network_numbers
     from nci_plugin.dynamics.trajectory import FILE_NAME, TrajectoryFile
+    from nci_plugin.evaluation import identity
     from nci_plugin.files import digest
     from nci_plugin.networks.factory import factory_source
 
@@ -245,7 +246,7 @@ def _described(inputs: Inputs, factory: str, training: Mapping[str, Any], seed: 
 
 def _loss(entry: Mapping[str, Any] | None, training: Mapping[str, Any]) -> str:
     """The loss that the epoch was trained with, cross-entropy where nothing says so."""
-    from nci_plugin.losses import LOSSES
+    from nci_plugin.training.losses import LOSSES
 
     named = [str((entry or {}).get("phase")), str(training.get("recipe", {}).get("loss"))]
     return next((name for name in named if name in LOSSES), "ce")
@@ -255,10 +256,11 @@ def _meter(
     inputs: Inputs, setups: Sequence[Contestant], options: argparse.Namespace, device: torch.device, output: Path
 ) -> Callable[[nn.Module, int, str], EpochRecord]:
     """What measures a network after an epoch: from decoded images if they fit in memory, else from their files."""
-    from nci_plugin import extraction
-    from nci_plugin.detectors.base import FitsOn
     from nci_plugin.dynamics.measure import MEMORY_BYTES, Meter, measure_bank
-    from nci_plugin.evaluation import training_needed
+    from nci_plugin.evaluation.evaluate import training_needed
+    from nci_plugin.features.bank import FitsOn
+    from nci_plugin.features.extract import extract
+    from nci_plugin.features.options import ExtractionOptions, default_workers
 
     preprocessing = inputs.benchmark.preprocessing
     size = preprocessing.img_size if preprocessing else None
@@ -269,12 +271,12 @@ def _meter(
     def measure(each: nn.Module, epoch: int, loss: str) -> EpochRecord:
         store = output / FEATURES
         shutil.rmtree(store, ignore_errors=True)  # what a killed run left
-        workers = extraction.default_workers() if options.workers is None else options.workers
-        passing = extraction.ExtractionOptions(
+        workers = default_workers() if options.workers is None else options.workers
+        passing = ExtractionOptions(
             str(device), options.batch_size, workers, options.head, store, tell=None, amp=options.amp
         )
         needed = training_needed(setups) | {FitsOn.BANK, FitsOn.STATISTICS}
-        bank = extraction.extract(each, inputs.benchmark, needed, passing, inputs.splits)
+        bank = extract(each, inputs.benchmark, needed, passing, inputs.splits)
         record = measure_bank(bank, inputs.benchmark, setups, epoch, loss)
         del bank  # it maps the files
         shutil.rmtree(store, ignore_errors=True)

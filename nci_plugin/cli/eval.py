@@ -15,10 +15,10 @@ from nci_plugin.cli import network
 if TYPE_CHECKING:
     import torch
 
-    from nci_plugin.evaluation import Contestant
+    from nci_plugin.evaluation.evaluate import Contestant
+    from nci_plugin.evaluation.results import Result
     from nci_plugin.inputs import Inputs, Roots
     from nci_plugin.report.files import ResultsDirectory
-    from nci_plugin.results import Result
 
 
 def add_parser(commands: Any) -> None:
@@ -46,7 +46,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from nci_plugin.distributed import joined
+    from nci_plugin.features.processes import joined
 
     with joined() as options.processes:
         if options.processes.is_first:
@@ -93,7 +93,7 @@ def _evaluate(inputs: Inputs, options: argparse.Namespace, setups: Sequence[Cont
 def _score(networks: network.Networks, setups: Sequence[Contestant], directory: ResultsDirectory) -> int:
     from nci_plugin import api
     from nci_plugin.benchmarks.benchmark import CSID
-    from nci_plugin.results import complete
+    from nci_plugin.evaluation.results import complete
 
     inputs, options = networks.inputs, networks.options
     networks.print_inputs()
@@ -126,8 +126,8 @@ def _score(networks: network.Networks, setups: Sequence[Contestant], directory: 
 
 
 def _print_report(results: list[Result], failures: Mapping[str, str], output: Path, written: list[str]) -> None:
+    from nci_plugin.evaluation.results import SETTINGS
     from nci_plugin.report.tables import amp_table, choices_table, setting_table
-    from nci_plugin.results import SETTINGS
 
     for setting in SETTINGS:
         text = setting_table(results, setting)

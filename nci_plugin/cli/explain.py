@@ -38,11 +38,12 @@ def run(options: argparse.Namespace) -> int:
     from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION
     from nci_plugin.benchmarks.decoding import read_image, to_rgb
     from nci_plugin.checks import PluginError
-    from nci_plugin.detectors.base import DetectorSetup, FitsOn
+    from nci_plugin.detectors.base import DetectorSetup
     from nci_plugin.diagnosis.image import explain_image
     from nci_plugin.diagnosis.network import DETECTORS
-    from nci_plugin.evaluation import training_needed
-    from nci_plugin.extraction import extract
+    from nci_plugin.evaluation.evaluate import training_needed
+    from nci_plugin.features.bank import FitsOn
+    from nci_plugin.features.extract import extract
     from nci_plugin.files import locked
 
     device = network.resolve(options)

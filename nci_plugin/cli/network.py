@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nci_plugin.benchmarks.benchmark import Benchmark
-    from nci_plugin.extraction import ExtractionOptions
-    from nci_plugin.identity import Identity
+    from nci_plugin.evaluation.identity import Identity
+    from nci_plugin.features.options import ExtractionOptions
     from nci_plugin.inputs import Inputs, Roots
     from nci_plugin.report.files import ResultsDirectory
 
@@ -69,8 +69,8 @@ def resolve(options: argparse.Namespace) -> torch.device:
     ``options.processes`` share the pass, if the command set it.
     """
     from nci_plugin.checks import check_number
-    from nci_plugin.distributed import ALONE
-    from nci_plugin.extraction import check_amp, resolve_device
+    from nci_plugin.features.options import check_amp, resolve_device
+    from nci_plugin.features.processes import ALONE
 
     check_number("--batch-size", options.batch_size, above=0, whole=True, most=2**31)
     check_number("--workers", options.workers or 0, least=0, whole=True, most=MOST_WORKERS)
@@ -122,7 +122,7 @@ class Networks:
     @cached_property
     def identities(self) -> Mapping[str, Identity]:
         """What the numbers come from, by seed. Every image is read, so ask for it where the output is locked."""
-        from nci_plugin import identity
+        from nci_plugin.evaluation import identity
         from nci_plugin.networks.factory import factory_source
 
         options = self.options
@@ -138,14 +138,15 @@ class Networks:
 
     def extraction_options(self, seed: str, directory: ResultsDirectory | None = None) -> ExtractionOptions:
         """How the images of a seed pass; before those of the first do, a ``directory`` is opened for all seeds."""
-        from nci_plugin import api, extraction
+        from nci_plugin import api
+        from nci_plugin.features.options import ExtractionOptions, default_workers
 
         options = self.options
-        return extraction.ExtractionOptions(
+        return ExtractionOptions(
             device=str(self.device),
             batch_size=options.batch_size,
             workers=(
-                extraction.default_workers(options.processes.on_this_machine)
+                default_workers(options.processes.on_this_machine)
                 if options.workers is None
                 else options.workers
             ),

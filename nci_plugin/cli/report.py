@@ -24,12 +24,12 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from nci_plugin.checks import PluginError, check_writable
+    from nci_plugin.evaluation.identity import unrecorded
+    from nci_plugin.evaluation.results import file_name
     from nci_plugin.files import write_atomically
-    from nci_plugin.identity import unrecorded
     from nci_plugin.report.figures import SUFFIXES, save
     from nci_plugin.report.files import ResultsDirectory
     from nci_plugin.report.page import detector_figures, page
-    from nci_plugin.results import file_name
 
     output = options.output or options.results / "report.html"
     results = ResultsDirectory(options.results).read_one_benchmark()

@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     from nci_plugin.adapters.openood import scripts
     from nci_plugin.config import config_directory
-    from nci_plugin.extraction import resolve_device
+    from nci_plugin.features.options import resolve_device
     from nci_plugin.registration import register
 
     device = resolve_device(options.device)

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     from nci_plugin import built_in
     from nci_plugin.checks import PluginError, check_known, check_number, check_writable
     from nci_plugin.config import load_benchmark
-    from nci_plugin.extraction import resolve_device
+    from nci_plugin.features.options import resolve_device
     from nci_plugin.inputs import find_roots
 
     check_known("regime", options.regime, built_in.REGIMES)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_choice
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.features.statistics import ClassStatistics
 
 MEAN_CONVENTIONS = ("classes", "samples")
 """mu_G: the unweighted mean of the class means (Papyan et al. 2020), or the mean of all samples."""

@@ -13,9 +13,9 @@ import torch
 from nci_plugin.checks import PluginError, check_finite, check_width
 from nci_plugin.collapse.geometry import centre_distances, directions, present_classes
 from nci_plugin.collapse.variability import nc1_cdnv
-from nci_plugin.feature_bank import Chunk, FeatureSplit
+from nci_plugin.features.split import Chunk, FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.rows import whole_labels
-from nci_plugin.statistics import ClassStatistics
 
 
 @dataclass(frozen=True)

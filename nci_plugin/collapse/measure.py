@@ -21,8 +21,8 @@ from nci_plugin.collapse.geometry import (
     lengths,
     present_classes,
 )
-from nci_plugin.head import LinearHead
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.networks.head import LinearHead
 
 Value = Optional[float]
 PerClass = Optional[tuple[float, ...]]

@@ -15,7 +15,7 @@ from nci_plugin.collapse.geometry import (
     pair_distances,
     present_classes,
 )
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.features.statistics import ClassStatistics
 
 
 def within_covariance(statistics: ClassStatistics) -> Tensor:

@@ -9,28 +9,19 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Union
 
 import torch
 from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_keys, check_width
-from nci_plugin.feature_bank import FeatureSplit
-from nci_plugin.head import LinearHead
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.calling import without_autocast
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.networks.head import LinearHead
 
 Training = Union[ClassStatistics, FeatureSplit, None]
-
-
-class FitsOn(Enum):
-    """What `Detector.fit` must see of the training set: nothing, its ClassStatistics or those of h / ||h||_2, or h."""
-
-    NOTHING = "nothing"
-    STATISTICS = "statistics"
-    UNIT_STATISTICS = "unit statistics"
-    BANK = "bank"
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_number
-from nci_plugin.detectors.base import Detector, FitsOn, Paper
+from nci_plugin.detectors.base import Detector, Paper
 from nci_plugin.detectors.nci import NCI_PAPER, add_norm
 from nci_plugin.detectors.registry import register
-from nci_plugin.feature_bank import FeatureSplit
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import unit_rows
 from nci_plugin.files import digest
-from nci_plugin.head import LinearHead
-from nci_plugin.statistics import unit_rows
+from nci_plugin.networks.head import LinearHead
 
 QUERY_ROWS, BANK_ROWS = 1024, 16384
 """Rows that are compared at once: 64 MB of similarities, whatever the number of training samples."""

@@ -8,11 +8,12 @@ from torch import Tensor
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse.geometry import centre_distances, lengths, present_classes, whitening
 from nci_plugin.collapse.variability import within_covariance
-from nci_plugin.detectors.base import FLOAT32_STEP, Detector, FitsOn, Paper, in_range_of
+from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
 from nci_plugin.detectors.registry import register
-from nci_plugin.feature_bank import FeatureSplit
-from nci_plugin.head import LinearHead
-from nci_plugin.statistics import ClassStatistics, unit_rows
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics, unit_rows
+from nci_plugin.networks.head import LinearHead
 
 
 @register

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_choice, check_number
-from nci_plugin.detectors.base import FLOAT32_STEP, Detector, FitsOn, Paper
+from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper
 from nci_plugin.detectors.registry import register
-from nci_plugin.feature_bank import FeatureSplit
-from nci_plugin.head import LinearHead
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.metrics import auroc
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.networks.head import LinearHead
 
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "l1": lambda rows: rows.abs().sum(dim=1),

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nci_plugin.detectors.base import FLOAT32_STEP, FitsOn, Paper, in_range_of
+from nci_plugin.detectors.base import FLOAT32_STEP, Paper, in_range_of
 from nci_plugin.detectors.nci import FeatureProximity
 from nci_plugin.detectors.registry import register
-from nci_plugin.feature_bank import FeatureSplit
-from nci_plugin.head import LinearHead
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.networks.head import LinearHead
 
 
 @register

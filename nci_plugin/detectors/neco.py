@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_choice
-from nci_plugin.detectors.base import Detector, FitsOn, Paper
+from nci_plugin.detectors.base import Detector, Paper
 from nci_plugin.detectors.registry import register
-from nci_plugin.feature_bank import FeatureSplit
-from nci_plugin.head import LinearHead
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.networks.head import LinearHead
 
 NO_MAX_LOGIT = "resnet"
 """Part of the class names of networks for which the authors' code does not multiply by the largest logit."""

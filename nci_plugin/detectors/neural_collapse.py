@@ -20,12 +20,13 @@ from nci_plugin.collapse.geometry import (
     whitening,
 )
 from nci_plugin.collapse.variability import within_covariance
-from nci_plugin.detectors.base import Detector, FitsOn, Paper, in_range_of
+from nci_plugin.detectors.base import Detector, Paper, in_range_of
 from nci_plugin.detectors.neco import NECO
 from nci_plugin.detectors.registry import register
-from nci_plugin.feature_bank import FeatureSplit
-from nci_plugin.head import LinearHead
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.networks.head import LinearHead
 
 NEURAL_COLLAPSE = Paper(
     "Prevalence of neural collapse during the terminal phase of deep learning training",

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse.geometry import centre_distances, lengths
-from nci_plugin.detectors.base import Detector, FitsOn, Paper
+from nci_plugin.detectors.base import Detector, Paper
 from nci_plugin.detectors.registry import register
-from nci_plugin.feature_bank import FeatureSplit
-from nci_plugin.head import LinearHead
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.networks.head import LinearHead
 
 BLOCK_BYTES = 2**22
 """Size of a block of features and logits in float64: the temporary copies of their angles stay small."""

@@ -21,8 +21,8 @@ from nci_plugin.collapse.geometry import (
     present_classes,
 )
 from nci_plugin.collapse.means import nearest_etf
-from nci_plugin.feature_bank import FeatureSplit
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 PROJECTED_ROWS = 400

@@ -14,10 +14,10 @@ from nci_plugin.benchmarks.benchmark import VALIDATION
 from nci_plugin.checks import check_finite
 from nci_plugin.collapse.geometry import centre_distances, present_classes
 from nci_plugin.detectors.base import DetectorSetup
-from nci_plugin.extraction import prepared
-from nci_plugin.feature_bank import FeatureBank
+from nci_plugin.evaluation.search import fit_and_search, score_split
+from nci_plugin.features.bank import FeatureBank
+from nci_plugin.features.forward import prepared
 from nci_plugin.networks.cut import Cut
-from nci_plugin.parameter_search import fit_and_search, score_split
 
 
 @dataclass(frozen=True)

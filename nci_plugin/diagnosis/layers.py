@@ -19,11 +19,11 @@ from nci_plugin.collapse import measure
 from nci_plugin.collapse.geometry import centred_means, global_mean, present_classes
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import Detector
-from nci_plugin.feature_bank import FeatureBank
-from nci_plugin.head import LinearHead
+from nci_plugin.features.bank import FeatureBank
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.metrics import auroc
+from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.stages import PENULTIMATE
-from nci_plugin.statistics import ClassStatistics
 
 SCORES: dict[str, dict[str, Any]] = {"nc1": {}, "nc2": {}, "nc3": {}, "nc4": {}, "nc5": {"max_logit": False}}
 """Per-sample scores of a stage and their settings; without a head there is no logit to multiply NECO's ratio with."""

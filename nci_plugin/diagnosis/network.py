@@ -16,11 +16,12 @@ from nci_plugin.checks import PluginError
 from nci_plugin.collapse import NearestCentre, Undefined, held_out_cdnv, measure, nearest_centre, ortho_dev
 from nci_plugin.collapse.geometry import MEAN_CONVENTIONS, centred_means, pair_cosines, pair_distances, present_classes
 from nci_plugin.diagnosis.geometry import Plane, distance_from_frame, spread
-from nci_plugin.evaluation import Evaluation
-from nci_plugin.extraction import prepared
-from nci_plugin.feature_bank import FeatureBank, FeatureSplit
+from nci_plugin.evaluation.evaluate import Evaluation
+from nci_plugin.features.bank import FeatureBank
+from nci_plugin.features.forward import prepared
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.cut import Cut
-from nci_plugin.statistics import ClassStatistics
 
 VERSION = 2
 """Of the record; one of another version is not read."""

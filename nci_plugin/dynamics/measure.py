@@ -15,15 +15,16 @@ from nci_plugin.benchmarks.benchmark import GROUP_ROWS, TEST, TRAIN, Benchmark, 
 from nci_plugin.benchmarks.opening import image_batches, open_splits
 from nci_plugin.checks import PluginError, check_finite, check_known, check_number
 from nci_plugin.dynamics.trajectory import GROUPS, NC4_TRAIN, EpochRecord, Value
-from nci_plugin.evaluation import Contestant, evaluate_bank
-from nci_plugin.extraction import prepared
-from nci_plugin.feature_bank import FeatureBank, FeatureSplit
-from nci_plugin.fingerprint import weights_digest
-from nci_plugin.head import LinearHead
-from nci_plugin.losses import LOSSES
+from nci_plugin.evaluation.evaluate import Contestant, evaluate_bank
+from nci_plugin.features.bank import FeatureBank
+from nci_plugin.features.fingerprint import weights_digest
+from nci_plugin.features.forward import prepared
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics, unit_rows
 from nci_plugin.metrics import accuracy
 from nci_plugin.networks.cut import PROBE_ROWS, Cut
-from nci_plugin.statistics import ClassStatistics, unit_rows
+from nci_plugin.networks.head import LinearHead
+from nci_plugin.training.losses import LOSSES
 
 DETECTORS = ("nci", "pscore", "feature_norm", "msp", "neco")
 """The detectors whose AUROC is followed along training, where no others are chosen."""

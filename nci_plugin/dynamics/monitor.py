@@ -25,13 +25,13 @@ from nci_plugin.benchmarks.samples import images_and_labels
 from nci_plugin.checks import PluginError, check_finite, check_known, check_number
 from nci_plugin.dynamics.measure import collapse_numbers, network_numbers, training_numbers
 from nci_plugin.dynamics.trajectory import Condition, EpochRecord, Trajectory, TrajectoryFile
-from nci_plugin.extraction import prepared
-from nci_plugin.feature_bank import Chunk, FeatureSplit
-from nci_plugin.losses import LOSSES
+from nci_plugin.features.forward import prepared
+from nci_plugin.features.split import Chunk, FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.calling import without_replicas
 from nci_plugin.networks.cut import Cut
 from nci_plugin.rows import id_labels, whole_labels
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.training.losses import LOSSES
 
 FEATURE_BYTES = 2**30
 """NC4 needs the features again once their means are known: up to so many bytes of them are held, beyond it is None."""

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nci_plugin.checks import PluginError, check_keys, check_number, check_row_name, did_you_mean, shown
+from nci_plugin.evaluation.results import CHECKSUM
 from nci_plugin.files import digest, read_text, write_atomically
-from nci_plugin.results import CHECKSUM
 
 VERSION = 1
 FILE_NAME = "trajectory.jsonl"

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from nci_plugin.checks import PluginError, one_line
-from nci_plugin.identity import FIELDS, shown_field
+from nci_plugin.evaluation.identity import FIELDS, shown_field
+from nci_plugin.evaluation.results import Result, formatted
 from nci_plugin.leaderboard.board import BOARDS, COLUMNS, Board, Row, cells_of, csv_line
 from nci_plugin.leaderboard.run import Network, Run, alias, link
-from nci_plugin.results import Result, formatted
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nci_plugin import identity
 from nci_plugin.adapters.openood import methods
 from nci_plugin.benchmarks.benchmark import GROUP_ROWS
 from nci_plugin.checks import PluginError, check_known
 from nci_plugin.config import load_detector
+from nci_plugin.evaluation import identity
+from nci_plugin.evaluation.results import Result, complete
 from nci_plugin.leaderboard.board import BOARDS, Board
 from nci_plugin.report.files import ResultsDirectory
-from nci_plugin.results import Result, complete
 
 ALIASES = {
     "temp_scaling": "TempScale",

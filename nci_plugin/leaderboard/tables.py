@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nci_plugin.evaluation.results import SETTINGS
 from nci_plugin.leaderboard.board import Row
 from nci_plugin.leaderboard.disputed import explained, marked
 from nci_plugin.leaderboard.rank import GROUPS, standing
 from nci_plugin.leaderboard.rows import number
 from nci_plugin.leaderboard.run import Run
 from nci_plugin.report.tables import TITLES, aligned, detectors_by_near_auroc
-from nci_plugin.results import SETTINGS
 
 HEADER = ["  rank", "near", "far", "ID accuracy", "training", "postprocessor", "arch", "description"]
 

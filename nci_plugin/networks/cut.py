@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.checks import PluginError
-from nci_plugin.head import LinearHead
 from nci_plugin.networks.architecture import architecture_of
 from nci_plugin.networks.calling import Call
+from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.linear import PASS_HEAD, agrees, linear_layer
 
 PROBE_ROWS = 8

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from nci_plugin.checks import PluginError, shown
-from nci_plugin.head import LinearHead
 from nci_plugin.networks.architecture import architecture_of
 from nci_plugin.networks.calling import Call, without_autocast
+from nci_plugin.networks.head import LinearHead
 
 PASS_HEAD = "name the last linear layer with --head (head= in Python), e.g. --head fc"
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nci_plugin.checks import check_number
-from nci_plugin.head import LinearHead
 from nci_plugin.networks.etf import make_head
+from nci_plugin.networks.head import LinearHead
 
 
 class BasicBlock(nn.Module):

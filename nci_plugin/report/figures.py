@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from nci_plugin.benchmarks.benchmark import GROUP_ROWS
+from nci_plugin.evaluation.results import SETTINGS, Result
 from nci_plugin.files import write_atomically
 from nci_plugin.report.tables import TITLES, detectors_by_near_auroc
-from nci_plugin.results import SETTINGS, Result
 
 COLOURS = {"near": "#0072B2", "far": "#D55E00"}
 MARKERS = {"near": "o", "far": "D"}

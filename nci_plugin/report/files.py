@@ -10,24 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from nci_plugin import identity
 from nci_plugin.adapters.openood import scores as openood_scores
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
 from nci_plugin.checks import PluginError, check_row_name, check_writable, shown
-from nci_plugin.evaluation import Evaluation
-from nci_plugin.feature_bank import FeatureBank
+from nci_plugin.evaluation import identity
+from nci_plugin.evaluation.evaluate import Evaluation
+from nci_plugin.evaluation.identity import Identity
+from nci_plugin.evaluation.results import PREDICTIONS, Result, complete, file_name, is_over_seeds, read_results, to_csv
+from nci_plugin.features.bank import FeatureBank
 from nci_plugin.files import move_aside, read_file, write_atomically
-from nci_plugin.identity import Identity
 from nci_plugin.report.figures import auroc_figure
-from nci_plugin.results import (
-    PREDICTIONS,
-    Result,
-    complete,
-    file_name,
-    is_over_seeds,
-    read_results,
-    to_csv,
-)
 
 FIGURE = "auroc.png"
 

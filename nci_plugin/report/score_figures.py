@@ -14,9 +14,9 @@ from sklearn.metrics import roc_curve
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
 from nci_plugin.diagnosis.network import DETECTORS
+from nci_plugin.evaluation.results import Result
 from nci_plugin.report.diagnosis_files import Stored
 from nci_plugin.report.figures import COLOURS, new_figure
-from nci_plugin.results import Result
 
 ID_COLOUR, CSID_COLOUR = "0.45", "#009E73"
 GROUP_COLOURS = {**COLOURS, CSID: CSID_COLOUR}

@@ -11,8 +11,8 @@ import pandas as pd
 
 from nci_plugin.benchmarks.benchmark import GROUP_ROWS
 from nci_plugin.checks import one_line
-from nci_plugin.precision import AMP_SHIFT
-from nci_plugin.results import METRICS, Result, formatted, is_over_seeds, table
+from nci_plugin.evaluation.precision import AMP_SHIFT
+from nci_plugin.evaluation.results import METRICS, Result, formatted, is_over_seeds, table
 
 TITLES = {"ood": "standard OOD", "fsood": "full-spectrum OOD (covariate-shifted samples count as ID)"}
 WIDTH_WITHOUT_TERMINAL = 160

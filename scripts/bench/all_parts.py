@@ -26,7 +26,7 @@ from measuring import timed
 from part_list import HERE, ROOT, SCRIPTS, Part, parts
 
 from nci_plugin.checks import PluginError, check_writable
-from nci_plugin.extraction import default_workers, resolve_device
+from nci_plugin.features.options import default_workers, resolve_device
 from nci_plugin.files import write_atomically
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pytorch-ood", "nci_plugin")

@@ -15,8 +15,8 @@ import torch
 from measuring import parser, peak_mb, publish
 
 from nci_plugin.collapse import measure
-from nci_plugin.head import LinearHead
-from nci_plugin.statistics import BUFFER_ROWS, ClassStatistics
+from nci_plugin.features.statistics import BUFFER_ROWS, ClassStatistics
+from nci_plugin.networks.head import LinearHead
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -20,8 +20,9 @@ from workload import add_options, opened
 from nci_plugin.api import evaluate, resolve_detectors
 from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.config import load_benchmark
-from nci_plugin.evaluation import training_needed
-from nci_plugin.extraction import ExtractionOptions, extract
+from nci_plugin.evaluation.evaluate import training_needed
+from nci_plugin.features.extract import extract
+from nci_plugin.features.options import ExtractionOptions
 from nci_plugin.networks.checkpoints import load_checkpoint
 from nci_plugin.networks.factory import build_network
 

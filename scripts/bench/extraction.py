@@ -21,8 +21,10 @@ from measuring import in_turn, parser, publish
 from workload import Work, add_options, opened
 
 from nci_plugin.benchmarks.opening import image_batches, open_splits
-from nci_plugin.detectors.base import FitsOn
-from nci_plugin.extraction import AMP, ExtractionOptions, check_amp, extract, prepared, resolve_device
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.extract import extract
+from nci_plugin.features.forward import prepared
+from nci_plugin.features.options import AMP, ExtractionOptions, check_amp, resolve_device
 
 STATISTICS = {FitsOn.STATISTICS}
 

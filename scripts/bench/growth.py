@@ -23,8 +23,9 @@ from nci_plugin.api import resolve_detectors
 from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import DetectorSetup
-from nci_plugin.evaluation import Evaluation, evaluate_bank, training_needed
-from nci_plugin.extraction import ExtractionOptions, extract
+from nci_plugin.evaluation.evaluate import Evaluation, evaluate_bank, training_needed
+from nci_plugin.features.extract import extract
+from nci_plugin.features.options import ExtractionOptions
 
 FIRST = ("nci", "knn", "msp")
 

@@ -22,9 +22,9 @@ def fit(samples: int, options: argparse.Namespace) -> float:
     import torch
 
     from nci_plugin.detectors import registry
-    from nci_plugin.detectors.base import FitsOn
-    from nci_plugin.head import LinearHead
-    from nci_plugin.statistics import ClassStatistics
+    from nci_plugin.features.bank import FitsOn
+    from nci_plugin.features.statistics import ClassStatistics
+    from nci_plugin.networks.head import LinearHead
 
     classes, width = options.classes, options.features
     generator = torch.Generator().manual_seed(options.seed)

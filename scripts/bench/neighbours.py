@@ -25,7 +25,8 @@ def store(directory: Path, rows: int, options: argparse.Namespace) -> None:
     """Write ``rows`` random features as an extraction stores them."""
     import torch
 
-    from nci_plugin.feature_bank import Chunk, SplitStore
+    from nci_plugin.features.split import Chunk
+    from nci_plugin.features.store import SplitStore
 
     split, generator = SplitStore(directory), torch.Generator().manual_seed(options.seed)
     for number, start in enumerate(range(0, rows, SHARD_ROWS)):
@@ -40,8 +41,8 @@ def grown_mb(directory: Path, options: argparse.Namespace) -> float:
     import torch
 
     from nci_plugin.detectors import registry
-    from nci_plugin.feature_bank import SplitStore
-    from nci_plugin.head import LinearHead
+    from nci_plugin.features.store import SplitStore
+    from nci_plugin.networks.head import LinearHead
 
     torch.set_num_threads(1)
     head = LinearHead(torch.randn(CLASSES, options.features), torch.zeros(CLASSES))

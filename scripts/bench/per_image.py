@@ -20,11 +20,12 @@ from workload import Work, add_options, opened
 from nci_plugin.benchmarks.benchmark import TEST
 from nci_plugin.benchmarks.opening import image_batches, open_splits
 from nci_plugin.detectors import registry
-from nci_plugin.detectors.base import Detector, FitsOn
-from nci_plugin.feature_bank import FeatureSplit
-from nci_plugin.head import LinearHead
+from nci_plugin.detectors.base import Detector
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.cut import Cut
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.networks.head import LinearHead
 
 DETECTORS = ("nci", "msp", "knn")
 

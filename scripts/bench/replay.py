@@ -32,10 +32,11 @@ from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.config import load_benchmark
 from nci_plugin.detectors import registry
-from nci_plugin.evaluation import Evaluation, evaluate_bank, training_needed
-from nci_plugin.extraction import ExtractionOptions, extract
+from nci_plugin.evaluation.evaluate import Evaluation, evaluate_bank, training_needed
+from nci_plugin.features.extract import extract
+from nci_plugin.features.options import ExtractionOptions
 from nci_plugin.networks.resnet import ResNet18_32x32
-from nci_plugin.training import Recipe, train
+from nci_plugin.training.train import Recipe, train
 
 BATCH_SIZE = 200
 LIGHT = 0.05

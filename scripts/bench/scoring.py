@@ -14,8 +14,8 @@ import torch
 from measuring import in_turn, parser, publish
 
 from nci_plugin.detectors import NCI
-from nci_plugin.head import LinearHead
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.networks.head import LinearHead
 
 BATCH, ALPHA = 200, 1e-3
 

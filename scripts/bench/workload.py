@@ -40,7 +40,7 @@ from nci_plugin.config import config_directory, load_benchmark
 from nci_plugin.files import write_atomically
 from nci_plugin.networks.checkpoints import load_checkpoint
 from nci_plugin.networks.factory import build_network
-from nci_plugin.training import save_checkpoint
+from nci_plugin.training.train import save_checkpoint
 
 RESNET18 = "nci_plugin.networks.resnet:ResNet18_32x32"
 IMAGENET_NORMALIZATION = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]

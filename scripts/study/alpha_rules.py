@@ -14,8 +14,8 @@ from stored import Array, Network
 
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.nci import AUTO_SHARES, NCIAuto
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.metrics import auroc
-from nci_plugin.statistics import ClassStatistics
 
 GRID = np.logspace(-5, 1, 49)
 """The values of alpha, beside 0, that the oracle chooses from."""

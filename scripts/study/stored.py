@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from nci_plugin.benchmarks.benchmark import Benchmark, Features
-from nci_plugin.feature_bank import FeatureSplit, SplitStore
-from nci_plugin.head import LinearHead
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.store import SplitStore
 from nci_plugin.metrics import auroc
+from nci_plugin.networks.head import LinearHead
 
 Array = NDArray[np.float64]
 GROUPS = ("near", "far")

@@ -16,10 +16,10 @@ import torch
 from children import HANGS, Whole, crew
 from tiny import COUNTS, Tiny, tree
 
-from nci_plugin import distributed
 from nci_plugin.checks import PluginError
 from nci_plugin.cli.main import main
-from nci_plugin.distributed import ALONE, Processes, joined
+from nci_plugin.features import processes
+from nci_plugin.features.processes import ALONE, Processes, joined
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,7 @@ def test_the_same_numbers(whole: Whole, size: int) -> None:
 
 
 def test_statistics_of_unit_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nci_plugin.extraction.split.STATISTICS_SECONDS", 0)
+    monkeypatch.setattr("nci_plugin.features.split_pass.STATISTICS_SECONDS", 0)
     whole = Whole(Tiny(tmp_path), ["msp", "nci", "mds_pp"])
     assert [child.wait() for child in crew(whole.arguments("out"), 2)] == [0, 0]
     here, alone = (whole.tiny.root / name for name in ("out", "whole"))
@@ -91,8 +91,8 @@ def test_several_networks(whole: Whole) -> None:
 @pytest.mark.parametrize("rank", [0, 1, 2])
 def test_a_process_that_dies(whole: Whole, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
     """The others stop and name it; a rerun, also of another number of processes, goes on from what is stored."""
-    monkeypatch.setattr(distributed, "TIMEOUT", 2.0)
-    monkeypatch.setattr(distributed, "LINGER_SECONDS", 1.0)
+    monkeypatch.setattr(processes, "TIMEOUT", 2.0)
+    monkeypatch.setattr(processes, "LINGER_SECONDS", 1.0)
     whole.control("signal", f"{rank} 4 {int(signal.SIGKILL)}")
     children = crew(whole.arguments("out"), 3)
     codes = [child.wait() for child in children]

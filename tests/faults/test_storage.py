@@ -38,7 +38,7 @@ def test_bytes_of_each_split_are_said(whole: Whole, capsys: pytest.CaptureFixtur
 def test_too_little_space_is_refused_before_the_pass(
     whole: Whole, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nci_plugin.extraction.bank.free_bytes", lambda path: 2000)
+    monkeypatch.setattr("nci_plugin.features.extract.free_bytes", lambda path: 2000)
     assert main(whole.arguments("out")) == 2
     assert re.fullmatch(
         r"nci-ood: error: output '.*': [\d.]+ kB of features are to be stored and 2.0 kB are free; free space, .*\n",

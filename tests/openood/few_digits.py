@@ -16,7 +16,8 @@ from nci_plugin.benchmarks.digits import write_digits
 from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.config import load_benchmark
-from nci_plugin.extraction import ExtractionOptions, extract
+from nci_plugin.features.extract import extract
+from nci_plugin.features.options import ExtractionOptions
 
 COUNTS = {TRAIN: 120, VALIDATION: 30, TEST: 60, OOD_VALIDATION: 30, "csid": 30, "near": 40, "far": 30}
 

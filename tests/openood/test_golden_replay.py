@@ -11,12 +11,14 @@ import pytest
 from nci_plugin.adapters.openood import methods
 from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.detectors import registry
-from nci_plugin.evaluation import evaluate_bank
-from nci_plugin.extraction import ExtractionOptions, extract
-from nci_plugin.feature_bank import FeatureBank, FeatureSplit
-from nci_plugin.fingerprint import features_digest
-from nci_plugin.results import METRICS
-from nci_plugin.statistics import ClassStatistics, unit_rows
+from nci_plugin.evaluation.evaluate import evaluate_bank
+from nci_plugin.evaluation.results import METRICS
+from nci_plugin.features.bank import FeatureBank
+from nci_plugin.features.extract import extract
+from nci_plugin.features.fingerprint import features_digest
+from nci_plugin.features.options import ExtractionOptions
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics, unit_rows
 
 BATCH_SIZE = 100
 OTHER_CONFIG = {"vim": {"postprocessor_sweep": {"dim_list": [12, 24]}}, "residual": {"postprocessor_args": {"dim": 24}}}

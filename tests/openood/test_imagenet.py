@@ -27,7 +27,7 @@ from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.cli import eval as eval_command
 from nci_plugin.cli.main import main
 from nci_plugin.config import load_benchmark
-from nci_plugin.results import SETTINGS
+from nci_plugin.evaluation.results import SETTINGS
 
 BENCHMARK = "imagenet"
 SCRIPT = "scripts/eval_ood_imagenet.py"

@@ -15,9 +15,10 @@ from nci_plugin.adapters.openood import methods
 from nci_plugin.adapters.openood.checkout import import_openood
 from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TEST, TRAIN, VALIDATION, Benchmark
 from nci_plugin.checks import PluginError
-from nci_plugin.evaluation import evaluate_bank
-from nci_plugin.extraction import ExtractionOptions, extract
-from nci_plugin.feature_bank import FeatureBank
+from nci_plugin.evaluation.evaluate import evaluate_bank
+from nci_plugin.features.bank import FeatureBank
+from nci_plugin.features.extract import extract
+from nci_plugin.features.options import ExtractionOptions
 
 COUNTS = {TRAIN: 72, VALIDATION: 12, TEST: 12, OOD_VALIDATION: 12, "csid": 6, "near": 6, "far": 6}
 OTHER_CONFIG = {

@@ -34,8 +34,8 @@ from nci_plugin.adapters.openood.device import cuda_on
 from nci_plugin.adapters.openood.postprocessor import DetectorPostprocessor, make_postprocessor
 from nci_plugin.config import config_directory, load_detector
 from nci_plugin.detectors import registry
-from nci_plugin.feature_bank import FeatureSplit
-from nci_plugin.parameter_search import chosen_hyperparameters
+from nci_plugin.evaluation.search import chosen_hyperparameters
+from nci_plugin.features.split import FeatureSplit
 
 KEPT = ["knn", "msp", "mls", "ebo"]
 NEW = [name for name in registry.names() if name not in KEPT]

@@ -20,10 +20,11 @@ from openood.postprocessors.info import num_classes_dict
 from nci_plugin.adapters.openood import methods
 from nci_plugin.adapters.openood.host import evaluate
 from nci_plugin.benchmarks.benchmark import Benchmark
-from nci_plugin.evaluation import evaluate_bank
-from nci_plugin.extraction import ExtractionOptions, extract
-from nci_plugin.feature_bank import FeatureBank
-from nci_plugin.results import METRICS
+from nci_plugin.evaluation.evaluate import evaluate_bank
+from nci_plugin.evaluation.results import METRICS
+from nci_plugin.features.bank import FeatureBank
+from nci_plugin.features.extract import extract
+from nci_plugin.features.options import ExtractionOptions
 
 OTHER_CONFIG = {
     # OpenOOD's own values are not below the 512 features of its ResNet-18; see the tests of these two.

@@ -11,9 +11,10 @@ from openood.networks import ViT_B_16
 from nci_plugin.adapters.openood import methods
 from nci_plugin.adapters.openood.host import evaluate
 from nci_plugin.benchmarks.benchmark import Benchmark
-from nci_plugin.evaluation import evaluate_bank
-from nci_plugin.extraction import ExtractionOptions, extract
-from nci_plugin.feature_bank import FeatureBank
+from nci_plugin.evaluation.evaluate import evaluate_bank
+from nci_plugin.features.bank import FeatureBank
+from nci_plugin.features.extract import extract
+from nci_plugin.features.options import ExtractionOptions
 
 FAIL_IN_OPENOOD = {"nci", "fdbd", "vra"}
 """They read ``net.fc``, which its ViT does not have."""

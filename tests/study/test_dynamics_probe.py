@@ -20,7 +20,7 @@ from nci_plugin.config import load_detector
 from nci_plugin.dynamics.measure import DETECTORS
 from nci_plugin.networks.mlp import MLP
 from nci_plugin.networks.resnet import ResNet18_32x32
-from nci_plugin.training import Recipe, train
+from nci_plugin.training.train import Recipe, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -18,9 +18,8 @@ from nci_plugin.adapters.openood.checkout import import_openood
 from nci_plugin.adapters.openood.runner import run
 from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.checks import PluginError, check_known
-from nci_plugin.detectors.base import FitsOn
-from nci_plugin.feature_bank import FeatureBank
-from nci_plugin.parameter_search import Answers
+from nci_plugin.evaluation.search import Answers
+from nci_plugin.features.bank import FeatureBank, FitsOn
 
 PREFIX = "openood:"
 GROUPS = {f"{PREFIX}all": False, f"{PREFIX}images": True}

@@ -16,13 +16,14 @@ from tqdm import tqdm
 
 from nci_plugin.adapters.openood.training_pass import device_of, features_of, training_pass
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import FitsOn, Training
+from nci_plugin.detectors.base import Training
 from nci_plugin.detectors.configuration import parse_detector
-from nci_plugin.feature_bank import FeatureSplit
-from nci_plugin.fingerprint import weights_digest
-from nci_plugin.head import LinearHead
+from nci_plugin.evaluation.search import check_scores
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.fingerprint import weights_digest
+from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.cut import Cut
-from nci_plugin.parameter_search import check_scores
+from nci_plugin.networks.head import LinearHead
 from nci_plugin.rows import whole_labels
 
 

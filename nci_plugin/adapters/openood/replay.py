@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from nci_plugin.checks import PluginError
-from nci_plugin.feature_bank import FeatureSplit
-from nci_plugin.head import LinearHead
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.networks.head import LinearHead
 
 
 class NeedsImages(PluginError):

@@ -22,10 +22,10 @@ from nci_plugin.benchmarks.benchmark import FAR, NEAR, OOD_VALIDATION, TEST, TRA
 from nci_plugin.benchmarks.opening import collate
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.mahalanobis import class_means, means_differ
-from nci_plugin.extraction import prepared
-from nci_plugin.feature_bank import FeatureBank
+from nci_plugin.evaluation.search import Answers, Timer, check_ranking, check_scores, choose, not_searched
+from nci_plugin.features.bank import FeatureBank
+from nci_plugin.features.forward import prepared
 from nci_plugin.metrics import auroc
-from nci_plugin.parameter_search import Answers, Timer, check_ranking, check_scores, choose, not_searched
 
 SEED = 0
 """Of the random numbers that some methods draw in their setup or while they score."""

@@ -18,14 +18,15 @@ from tqdm import tqdm
 
 from nci_plugin.benchmarks.samples import images_and_labels
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import FitsOn, Training
-from nci_plugin.feature_bank import Chunk, FeatureSplit
+from nci_plugin.detectors.base import Training
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.fingerprint import network_digest
+from nci_plugin.features.split import Chunk, FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics, unit_rows
 from nci_plugin.files import digest
-from nci_plugin.fingerprint import network_digest
-from nci_plugin.head import LinearHead
 from nci_plugin.networks.cut import PROBE_ROWS, SAME_FEATURES, Cut
+from nci_plugin.networks.head import LinearHead
 from nci_plugin.rows import id_labels
-from nci_plugin.statistics import ClassStatistics, unit_rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,7 +44,7 @@ from nci_plugin.dynamics.trajectory import (
     read_trajectory,
 )
 from nci_plugin.files import locked, write_atomically
-from nci_plugin.training import Entry, Recipe, train
+from nci_plugin.training.train import Entry, Recipe, train
 
 PROTOCOL = Recipe(
     epochs=300,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nci_plugin.checks import PluginError, check_known, check_number
 from nci_plugin.networks.cut import Cut
-from nci_plugin.training import Entry
+from nci_plugin.training.train import Entry
 
 
 @dataclass

@@ -17,14 +17,15 @@ from nci_plugin.checks import PluginError, check_choice, check_number
 from nci_plugin.detectors.base import DetectorSetup
 from nci_plugin.dynamics.measure import Meter, measure_bank, network_numbers
 from nci_plugin.dynamics.trajectory import EpochRecord
-from nci_plugin.evaluation import Contestant
-from nci_plugin.extraction import prepared
-from nci_plugin.feature_bank import FeatureBank, FeatureSplit
+from nci_plugin.evaluation.evaluate import Contestant
+from nci_plugin.evaluation.search import fit_and_search, score_split
+from nci_plugin.features.bank import FeatureBank
+from nci_plugin.features.forward import prepared
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.metrics import accuracy, auroc
 from nci_plugin.networks.calling import Call
 from nci_plugin.networks.cut import PROBE_ROWS, Cut
-from nci_plugin.parameter_search import fit_and_search, score_split
-from nci_plugin.statistics import ClassStatistics
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 

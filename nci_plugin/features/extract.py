@@ -16,18 +16,19 @@ from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST, TRAIN, Benchm
 from nci_plugin.benchmarks.image_list import ImageFiles
 from nci_plugin.benchmarks.opening import image_batches, open_splits
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import FitsOn
-from nci_plugin.extraction.forward import Forward, channels_last, prepared
-from nci_plugin.extraction.given import given_split, given_statistics, head_of
-from nci_plugin.extraction.layout import Layout
-from nci_plugin.extraction.options import ExtractionOptions, check_amp, resolve_device
-from nci_plugin.extraction.split import SplitPass
-from nci_plugin.extraction.sums import FEATURES, UNIT, Sum, of_stage, training_sums
-from nci_plugin.feature_bank import FeatureBank, FeatureSplit, Images, SplitStore, Stages
+from nci_plugin.features.bank import FeatureBank, FitsOn, Images, Stages
+from nci_plugin.features.fingerprint import features_digest, network_digest
+from nci_plugin.features.forward import Forward, channels_last, prepared
+from nci_plugin.features.given import given_split, given_statistics, head_of
+from nci_plugin.features.layout import Layout
+from nci_plugin.features.options import ExtractionOptions, check_amp, resolve_device
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.split_pass import SplitPass
+from nci_plugin.features.store import SplitStore
+from nci_plugin.features.sums import FEATURES, UNIT, Sum, of_stage, training_sums
 from nci_plugin.files import digest, free_bytes
-from nci_plugin.fingerprint import features_digest, network_digest
-from nci_plugin.head import LinearHead
 from nci_plugin.networks.cut import PROBE_ROWS
+from nci_plugin.networks.head import LinearHead
 
 UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3}
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from nci_plugin.benchmarks.opening import image_batches
 from nci_plugin.checks import PluginError, check_finite
-from nci_plugin.extraction.forward import Forward, Passed
-from nci_plugin.extraction.layout import Layout
-from nci_plugin.extraction.options import ExtractionOptions
-from nci_plugin.extraction.sums import Sum
-from nci_plugin.feature_bank import Chunk, FeatureSplit, SplitStore
+from nci_plugin.features.forward import Forward, Passed
+from nci_plugin.features.layout import Layout
+from nci_plugin.features.options import ExtractionOptions
+from nci_plugin.features.split import Chunk, FeatureSplit
+from nci_plugin.features.store import SplitStore
+from nci_plugin.features.sums import Sum
 
 STATISTICS_SECONDS = 10.0
 """How often statistics are stored on the way, where nothing else is: a file can be as large as a shard."""

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nci_plugin.extraction.options import AMP
-from nci_plugin.feature_bank import Chunk
-from nci_plugin.head import LinearHead
+from nci_plugin.features.options import AMP
+from nci_plugin.features.split import Chunk
 from nci_plugin.networks.calling import without_autocast
 from nci_plugin.networks.cut import COARSE_STEPS, SAME_FEATURES, Cut
+from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.linear import check_weights
 from nci_plugin.networks.stages import StageFeatures
 

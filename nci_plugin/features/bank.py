@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nci_plugin.feature_bank.split import FeatureSplit
-from nci_plugin.feature_bank.store import SplitStore
-from nci_plugin.head import LinearHead
-from nci_plugin.statistics import ClassStatistics
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.features.store import SplitStore
+from nci_plugin.networks.head import LinearHead
+
+
+class FitsOn(Enum):
+    """What `Detector.fit` must see of the training set: nothing, its ClassStatistics or those of h / ||h||_2, or h."""
+
+    NOTHING = "nothing"
+    STATISTICS = "statistics"
+    UNIT_STATISTICS = "unit statistics"
+    BANK = "bank"
 
 
 @dataclass(frozen=True, eq=False)

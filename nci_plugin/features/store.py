@@ -20,9 +20,9 @@ import safetensors.torch
 from torch import Tensor
 
 from nci_plugin.checks import PluginError
-from nci_plugin.feature_bank.split import Chunk, FeatureSplit
+from nci_plugin.features.split import Chunk, FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.files import digest, write_atomically
-from nci_plugin.statistics import ClassStatistics
 
 
 class SplitStore:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TRAIN, VALIDATION, Benchmark
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import FLOAT32_STEP, Detector, DetectorSetup, FitsOn
-from nci_plugin.feature_bank import FeatureBank, FeatureSplit
+from nci_plugin.detectors.base import FLOAT32_STEP, Detector, DetectorSetup
+from nci_plugin.features.bank import FeatureBank, FitsOn
+from nci_plugin.features.split import FeatureSplit
 from nci_plugin.metrics import auroc
 
 AUTO = "auto"

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from nci_plugin.checks import PluginError
-from nci_plugin.extraction.forward import Passed
-from nci_plugin.feature_bank import SplitStore
+from nci_plugin.features.forward import Passed
+from nci_plugin.features.statistics import ClassStatistics, unit_rows
+from nci_plugin.features.store import SplitStore
 from nci_plugin.files import digest
-from nci_plugin.statistics import ClassStatistics, unit_rows
 
 FEATURES, UNIT = "", "unit"
 """Names of statistics in a SplitStore: of the features and of their `unit_rows`; a stage's are named by `of_stage`."""

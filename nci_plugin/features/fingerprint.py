@@ -11,9 +11,9 @@ import torchvision
 from torch import Tensor, nn
 
 from nci_plugin.benchmarks.benchmark import TRAIN
-from nci_plugin.feature_bank import FeatureBank
+from nci_plugin.features.bank import FeatureBank
 from nci_plugin.files import digest
-from nci_plugin.head import LinearHead
+from nci_plugin.networks.head import LinearHead
 
 FORMAT_VERSION = 3
 """Changes when stored features of an older version must not be read any more."""

@@ -21,9 +21,9 @@ from torch import nn
 from nci_plugin.benchmarks.benchmark import Features
 from nci_plugin.benchmarks.image_digests import content_digests
 from nci_plugin.benchmarks.image_list import ImageFiles
+from nci_plugin.features.fingerprint import own_classes, tensor_bytes, weights_digest
 from nci_plugin.files import digest
-from nci_plugin.fingerprint import own_classes, tensor_bytes, weights_digest
-from nci_plugin.head import LinearHead
+from nci_plugin.networks.head import LinearHead
 
 FIELDS = ("weights", "code", "precision", "images", "preprocessing")
 OF_SEED = "weights"

@@ -8,11 +8,11 @@ from torch import nn
 from nci_plugin.benchmarks.benchmark import Features
 from nci_plugin.benchmarks.image_list import OOD_LABEL
 from nci_plugin.checks import PluginError, check_finite, check_width
-from nci_plugin.extraction.sums import FEATURES, UNIT
-from nci_plugin.feature_bank import FeatureSplit
-from nci_plugin.head import LinearHead
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics, unit_rows
+from nci_plugin.features.sums import FEATURES, UNIT
+from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.linear import agrees, head_on_features
-from nci_plugin.statistics import ClassStatistics, unit_rows
 
 COMPARED_ROWS = 1024
 """Rows of a split, evenly spaced, whose logits are compared with those of the head."""

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from nci_plugin.checks import PluginError, check_choice, check_number
 from nci_plugin.files import write_atomically
-from nci_plugin.losses import CE_THEN_MSE, LOSSES, NAMES
 from nci_plugin.rows import id_labels
+from nci_plugin.training.losses import CE_THEN_MSE, LOSSES, NAMES
 
 SHIFT = 4
 """Largest random shift in pixels, the padding of the usual CIFAR augmentation."""

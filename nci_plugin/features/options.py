@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from nci_plugin.checks import PluginError, check_choice, check_number
-from nci_plugin.distributed import ALONE, Processes
+from nci_plugin.features.processes import ALONE, Processes
 
 AMP: dict[str, torch.dtype | None] = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions of torch.autocast by name; ``none`` leaves the network's own, float32."""

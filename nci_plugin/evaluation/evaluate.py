@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, TRAIN, Benchmark
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import DetectorSetup, FitsOn
-from nci_plugin.feature_bank import FeatureBank
+from nci_plugin.detectors.base import DetectorSetup
+from nci_plugin.evaluation.precision import AMP_SHIFT, answer_and_compare
+from nci_plugin.evaluation.results import Result
+from nci_plugin.evaluation.search import Answers, Method, Scores
+from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.metrics import OODMetrics, accuracy, ood_metrics
 from nci_plugin.networks.calling import without_autocast
-from nci_plugin.parameter_search import Answers, Method, Scores
-from nci_plugin.precision import AMP_SHIFT, answer_and_compare
-from nci_plugin.results import Result
 
 Contestant = Union[DetectorSetup, Method]
 

@@ -10,9 +10,9 @@ from scipy.stats import spearmanr
 
 from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST
 from nci_plugin.detectors.base import DetectorSetup
-from nci_plugin.feature_bank import FeatureBank
+from nci_plugin.evaluation.search import Answers, Scores, answer
+from nci_plugin.features.bank import FeatureBank
 from nci_plugin.metrics import auroc
-from nci_plugin.parameter_search import Answers, Scores, answer
 
 FLOAT32 = "float32/"
 """Before the name of a split: its first rows in float32."""
