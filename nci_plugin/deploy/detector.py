@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION, Benchmark
-from nci_plugin.benchmarks.image_list import ImageList
+from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
 from nci_plugin.checks import PluginError, check_finite, check_number
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import file, images, preprocessing
@@ -126,7 +127,7 @@ class OODDetector:
         self._check_settings()
         check_weights(model)
         device = device_of(model)
-        steps = self._preprocessing(model, train, validation)
+        steps = self.preprocessing_for(model, train, validation)
         if train is validation:
             raise PluginError(
                 "fit: the same images were passed for training and for validation; a network's scores of images that it"
@@ -226,7 +227,8 @@ class OODDetector:
                 f" {least_samples(self.tpr)}; pass more, or a smaller tpr"
             )
 
-    def _preprocessing(self, model: nn.Module, *sources: Any) -> Any:
+    def preprocessing_for(self, model: nn.Module, *sources: Any) -> Preprocessing | None:
+        """How image files become the input of a network, as stated or found; raises PluginError where both differ."""
         given, carried = preprocessing.stated(self.preprocessing), preprocessing.found_in(model, *sources)
         transforms = [preprocessing.carried(source) for source in sources]
         if given is not None and any(each not in (None, given) for each in transforms):
@@ -240,6 +242,11 @@ class OODDetector:
         if any(each != given for each in stated_by_list):
             raise PluginError("preprocessing: the image lists have other ones than was stated; give all the same")
         return given or carried
+
+    def with_detector(self, name: str) -> OODDetector:
+        """An unfitted one with the same settings and another detector, which validation images have chosen."""
+        settings = {key: getattr(self, key) for key in inspect.signature(type(self)).parameters if key != "detector"}
+        return type(self)(name, **{**settings, "holdout": True})
 
     # ---------------------------------------------------------------- score
 
@@ -339,7 +346,7 @@ class OODDetector:
         if line:
             warnings.warn(line, stacklevel=2)
         head = layer_of(model, fitted, where)
-        fitted.probe.check(model, head, where)
+        fitted.probe.check(model, head, where, fitted.network.dtype)
         scores, then = fitted.detector.score(fitted.probe.features, fitted.probe.logits), fitted.probe_scores
         if not bool(((scores - then).abs() <= SAME_SCORE * then.abs().clamp(min=1)).all()):
             raise PluginError(f"{where}: this version of '{fitted.detector.name}' scores otherwise; fit it again")
