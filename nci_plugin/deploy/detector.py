@@ -146,8 +146,7 @@ class OODDetector:
             splits[TRAIN] = training.split
         names = images.check_class_names(self.class_names, num_classes) if self.class_names is not None else names
         tuned = self.holdout or detector.needs_validation
-        if not tuned:  # else after the pass, as a cut of each class rounds
-            self._check_enough(len(opened))
+        self._check_enough(len(opened) - (len(opened) // 2 if tuned else 0))
         options = ExtractionOptions(str(device), self.batch_size, self.workers, head_name, progress=self.progress)
         benchmark = Benchmark.from_splits("service", num_classes, test=opened.split)
         bank = extract(model, benchmark, {detector.fits_on} - {FitsOn.NOTHING}, options, splits)
@@ -155,7 +154,6 @@ class OODDetector:
         fitting = None
         if tuned:
             fitting, calibrating = halves(bank.splits[VALIDATION], self.seed)
-            self._check_enough(len(calibrating))
         if self.bank_rows is not None and TRAIN in bank.splits:
             bank.splits[TRAIN] = drawn(bank.splits[TRAIN], self.bank_rows, self.seed)
         used = {TRAIN: bank.splits[TRAIN]} if TRAIN in bank.splits else {}
@@ -406,14 +404,10 @@ def _training_rows(bank: FeatureBank) -> int:
 
 
 def halves(split: FeatureSplit, seed: int) -> tuple[FeatureSplit, FeatureSplit]:
-    """A split cut once into two, half of each class in either; of an odd class the second has one more."""
-    labels = split.labels
-    generator = np.random.default_rng(seed)
-    first = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels.numpy()):
-        rows = generator.permutation(np.flatnonzero(labels.numpy() == label))
-        first[rows[: len(rows) // 2]] = True
-    return _rows(split, np.flatnonzero(first)), _rows(split, np.flatnonzero(~first))
+    """A split cut once into two, half of each class in either, to a row; of an odd number the second has one more."""
+    order = np.random.default_rng(seed).permutation(len(split))
+    by_class = order[np.argsort(split.labels.numpy()[order], kind="stable")]
+    return _rows(split, np.sort(by_class[1::2])), _rows(split, np.sort(by_class[::2]))
 
 
 def drawn(split: FeatureSplit, rows: int, seed: int) -> FeatureSplit:
