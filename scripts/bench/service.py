@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--detectors", nargs="+", default=list(DETECTORS), metavar="NAME")
     made.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 200], metavar="N", help="(1 200)")
     made.add_argument("--image-size", type=int, default=64, metavar="N", help="pixels (64)")
-    made.add_argument("--rounds", type=int, default=9, metavar="N", help="timed rounds, at batch 1 20 times as many (9)")
+    made.add_argument("--rounds", type=int, default=9, metavar="N", help="timed; at batch 1 20 times as many (9)")
     made.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (cpu)")
     options = made.parse_args(arguments)
     publish(measure(options), options.json)
