@@ -147,7 +147,7 @@ def _remove_unfinished(checkout: Path, names: Iterable[str]) -> None:
 
 def _contents() -> dict[str, bytes]:
     """Every file of an installation, by its path in a checkout."""
-    modules = [path for ending in ("*.py", "*.csv") for path in PACKAGE.rglob(ending)]
+    modules = [path for ending in ("*.py", "*.csv", "*.html") for path in PACKAGE.rglob(ending)]
     package = {f"nci_plugin/{_relative(path, PACKAGE)}": path for path in modules}
     package = {name: path for name, path in package.items() if not name.startswith("nci_plugin/scripts/")}
     configs = config_directory()
