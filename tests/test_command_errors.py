@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_command_line import command
+from command import command
 from tiny import Tiny
 
 from nci_plugin.cli import main as main_module
