@@ -30,7 +30,21 @@ The command line is ``nci-ood``, or ``python -m nci_plugin``.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers: the names of _PUBLIC, which are imported when they are first used
+    from nci_plugin.api import evaluate as evaluate
+    from nci_plugin.benchmarks.benchmark import Benchmark as Benchmark
+    from nci_plugin.benchmarks.benchmark import Features as Features
+    from nci_plugin.benchmarks.image_list import ImageList as ImageList
+    from nci_plugin.benchmarks.image_list import Preprocessing as Preprocessing
+    from nci_plugin.checks import PluginError as PluginError
+    from nci_plugin.detectors.base import Detector as Detector
+    from nci_plugin.dynamics.monitor import CollapseMonitor as CollapseMonitor
+    from nci_plugin.features.statistics import ClassStatistics as ClassStatistics
+    from nci_plugin.networks.head import LinearHead as LinearHead
+    from nci_plugin.registration import on_device as on_device
+    from nci_plugin.registration import register as register
 
 __version__ = "0.2.0"
 
@@ -56,3 +70,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -43,7 +43,7 @@ def explain_arguments(tiny: Tiny, image: Path, *flags: str, **options: Any) -> l
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No wait for the disk and no figure, where those are not the subject."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr("nci_plugin.report.files.auroc_figure", draw_nothing)
+    monkeypatch.setattr("nci_plugin.report.figures.auroc_figure", draw_nothing)
     monkeypatch.setattr("nci_plugin.report.diagnosis_figures.draw", lambda results: [])
 
 

@@ -40,7 +40,7 @@ STAGED = ("test", "near", "near2", "far")
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
     """A shard holds one batch here."""
     monkeypatch.setattr("nci_plugin.features.layout.SHARD_BYTES", 1)
-    monkeypatch.setattr("nci_plugin.report.files.auroc_figure", draw_nothing)
+    monkeypatch.setattr("nci_plugin.report.figures.auroc_figure", draw_nothing)
     monkeypatch.setattr("nci_plugin.report.diagnosis_figures.draw", lambda results: [])
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     return Tiny(tmp_path)

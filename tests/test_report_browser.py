@@ -61,7 +61,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     tiny = Tiny(tmp_path_factory.mktemp("tiny"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
-        patch.setattr("nci_plugin.report.files.auroc_figure", draw_nothing)
+        patch.setattr("nci_plugin.report.figures.auroc_figure", draw_nothing)
         patch.setattr("nci_plugin.report.diagnosis_figures.draw", lambda results: [])
         assert command(diagnose(tiny))[0] == 0
     assert command(["report", str(tiny.output)])[0] == 0

@@ -208,7 +208,7 @@ def diagnosed(tmp_path_factory):
     tiny = Tiny(tmp_path_factory.mktemp("tiny"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
-        patch.setattr("nci_plugin.report.files.auroc_figure", draw_nothing)
+        patch.setattr("nci_plugin.report.figures.auroc_figure", draw_nothing)
         patch.setattr("nci_plugin.report.diagnosis_figures.draw", lambda results: [])
         assert command(diagnose(tiny, "--layers"))[0] == 0
         return tiny.output, report(tiny.output)

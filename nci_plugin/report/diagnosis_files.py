@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.diagnosis.network import DETECTORS, VERSION, Diagnosis
+from nci_plugin.evaluation.directory import ResultsDirectory, read_npz, write_npz
 from nci_plugin.files import read_text, write_atomically
-from nci_plugin.report.files import ResultsDirectory, read_npz, write_npz
 
 FOLDER = "diagnosis"
 SINGLE = "network"

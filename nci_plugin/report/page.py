@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from nci_plugin.benchmarks.benchmark import TEST
 from nci_plugin.checks import PluginError
+from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.identity import unrecorded
 from nci_plugin.evaluation.results import METRICS, OTHER_METRICS, SETTINGS, Result, complete
 from nci_plugin.report import html
@@ -18,7 +19,6 @@ from nci_plugin.report.diagnosis_figures import figures
 from nci_plugin.report.diagnosis_files import Stored, drawn_from, has_diagnosis, read_diagnoses, read_explanation
 from nci_plugin.report.diagnosis_tables import all_tables, class_table
 from nci_plugin.report.figures import draw_aurocs, rendered
-from nci_plugin.report.files import ResultsDirectory
 from nci_plugin.report.html import Html, element
 from nci_plugin.report.score_figures import detector_figure
 from nci_plugin.report.tables import choices_rows, detectors_by_near_auroc, setting_frame, setting_title

@@ -16,7 +16,7 @@ import torch
 
 from nci_plugin.adapters.openood.checkout import import_openood, is_checkout
 from nci_plugin.adapters.openood.device import cuda_on
-from nci_plugin.adapters.openood.scores import is_whole
+from nci_plugin.adapters.openood.scores import SCORE_BYTES, is_whole
 from nci_plugin.adapters.openood.unpickling import only_data_is_unpickled
 from nci_plugin.checks import PluginError
 from nci_plugin.files import read_file
@@ -129,9 +129,6 @@ def _foundation_models(script: Path, options: argparse.Namespace) -> list[Path]:
 def _results(script: Path) -> Path:
     return script.parent / ".." / "results"  # as the scripts write it: their directory may be a link
 
-
-SCORE_BYTES = 2**31
-"""More than any score file has: a sample takes some 100 bytes."""
 
 DIRECTORIES: dict[str, Callable[[Path, argparse.Namespace], list[Path]]] = {
     "eval_ood.py": _runs,
