@@ -1,4 +1,4 @@
-"""The whitened cosines and the gated score where training says little: absent classes, one image each, K > P, any unit."""
+"""The whitened cosines where training says little: absent classes, one image each, K > P; and any unit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nci_plugin.detectors.whitened_cosine import class_directions, shrunk_covari
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.metrics import auroc
 
-NAMES = ["whitened_cosine", "whitened_cosine_pp"]
+NAMES = ["whitened_cosine", "whitened_cosine_pp", "nci_gated"]
 THIN = ("one_image_a_class", "more_classes_than_features", "fewer_images_than_features")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.special import log_ndtr
 
 
 def softmax(z):
@@ -201,3 +202,20 @@ def whitened_cosine(h, z, train, head, labels, **_):
 
 def whitened_cosine_pp(h, z, train, head, labels, **_):
     return whitened_cosine(unit(h), z, unit(train), head, labels)
+
+
+def nci_gated(h, z, train, head, labels, validation, **_):
+    v, logits = validation
+    mu = unit(train).mean(0)
+    d, metric = directions(unit(train), labels, head[0], (unit(v), logits.argmax(1)))
+
+    def terms(h, z):
+        w, c, centred, offset = head[0][z.argmax(1)], d[z.argmax(1)], h - v.mean(0), unit(h) - mu
+        inner = np.einsum("ni,ij,nj->n", offset, metric, c)
+        squares = [np.einsum("ni,ij,nj->n", x, metric, x) for x in (offset, c, offset - c)]
+        p = (w * centred).sum(1) / np.linalg.norm(centred, axis=1)
+        return np.stack([p, inner / np.sqrt(squares[0] * squares[1]), -squares[2]], axis=1)
+
+    t = terms(v, logits)
+    p = log_ndtr((terms(h, z) - t.mean(0)) / t.std(0, ddof=1))
+    return p[:, :2].mean(1) + np.minimum(0, p[:, 2] - np.log(0.05))

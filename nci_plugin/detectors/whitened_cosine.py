@@ -1,8 +1,8 @@
 """The cosine of pScore with the length that goes with it: that of the metric within classes. Of this package.
 
-In a linear discriminant head (Gaussian classes of one covariance Sigma) w_c = Sigma^-1 (mu_c - mu_G), up to a shift that
-all classes share. So w_c . (h - mu_G) is an inner product in the metric of Sigma^-1; pScore divides it by a Euclidean
-length, these detectors by the length in that metric.
+In a linear discriminant head (Gaussian classes of one covariance Sigma) w_c = Sigma^-1 (mu_c - mu_G), up to a shift
+that all classes share. So w_c . (h - mu_G) is an inner product in the metric of Sigma^-1; pScore divides it by a
+Euclidean length, these detectors by the length in that metric.
 """
 
 from __future__ import annotations
@@ -40,13 +40,12 @@ def shrunk_covariance(scatter: Tensor, freedom: float) -> Tensor:
 class ClassDirections:
     """Directions d_c (K, P) of the classes as seen from ``mean`` (P,), and the metric A = Sigma^-1 = T T^T, T (P, P).
 
-    ``precision`` A (P, P); ``factor`` T. ``scale`` is a and ``spread`` t of `class_directions`; ``freedom`` says from how
-    many residuals Sigma comes, 0 where there are none and A is the identity.
+    ``scale`` is a and ``spread`` t of `class_directions`; ``freedom`` says from how many residuals Sigma comes, 0 where
+    there are none and A is the identity.
     """
 
     mean: Tensor
     directions: Tensor
-    precision: Tensor
     factor: Tensor
     scale: float
     spread: float
@@ -65,16 +64,16 @@ def class_directions(
     """The directions between Sigma w_c and mu_c - mu_G that the data support, and the metric within classes.
 
     Sigma is `shrunk_covariance` of the residuals h - mu_y of the training set, N - K of them, and of those of
-    ``validation`` if given: features (n, P) and predicted classes (n,) of ID samples, whose residual to the mean of their
-    predicted class counts 1 / (1 + 1/n_c), since that mean has the variance of one sample over n_c. Where class c has
-    no training sample, a_0 w_c stands for its mean (a_0: least squares of mu_k - mu_G on w_k). Without any residual
+    ``validation`` if given: features (n, P) and predicted classes (n,) of ID samples, whose residual to the mean of
+    their predicted class counts 1 / (1 + 1/n_c), since that mean has the variance of one sample over n_c. Where class c
+    has no training sample, a_0 w_c stands for its mean (a_0: least squares of mu_k - mu_G on w_k). Without any residual
     that varies, Sigma is the identity.
 
-    Of mu_c - mu_G a prior N(a Sigma w_c, t Sigma) is taken, and the sample mean is N(., Sigma / n_c) about it (empirical
-    Bayes, Morris 1983): d_c = a Sigma w_c + r_c (mu_c - mu_G - a Sigma w_c), r_c = t n_c / (t n_c + 1). a is the least
-    squares of the means on Sigma w_c in the metric, weighted by n_c, and t is what is left over of the mean square
-    distance of both, over P, once the sampling noise is taken off. Many samples give mu_c - mu_G, none a Sigma w_c,
-    along which the score is w_c . (h - mu_G) over a length; so does a d_c of zero.
+    Of mu_c - mu_G a prior N(a Sigma w_c, t Sigma) is taken, and the sample mean is N(., Sigma / n_c) about it
+    (empirical Bayes, Morris 1983): d_c = a Sigma w_c + r_c (mu_c - mu_G - a Sigma w_c), r_c = t n_c / (t n_c + 1). a is
+    the least squares of the means on Sigma w_c in the metric, weighted by n_c, and t is what is left over of the mean
+    square distance of both, over P, once the sampling noise is taken off. Many samples give mu_c - mu_G, none
+    a Sigma w_c, along which the score is w_c . (h - mu_G) over a length; so does a d_c of zero.
     """
     present_classes(training)
     counts, means, mean = training.counts, training.means, training.global_mean
@@ -103,7 +102,6 @@ def class_directions(
         freedom, covariance = 0, torch.eye(head.num_features, dtype=torch.float64)
     variances, vectors = torch.linalg.eigh(covariance)
     factor = vectors / variances.clamp(min=1e-12 * float(variances[-1])).sqrt()
-    precision = factor @ factor.T
     along = weight @ covariance  # Sigma w_c: its length in the metric is w_c . Sigma w_c
     a = scale(inner, (along * weight).sum(dim=1))
     left = offsets - a * along
@@ -114,7 +112,7 @@ def class_directions(
         kept = t * counts / (t * counts + 1)
     directions = a * along + kept[:, None] * left
     directions = torch.where(lengths(directions)[:, None] > 0, directions, along)  # one class, or all of one mean
-    return ClassDirections(mean, directions, precision, factor, a, t, freedom)
+    return ClassDirections(mean, directions, factor, a, t, freedom)
 
 
 def cosines(offsets: Tensor, directions: Tensor) -> Tensor:
