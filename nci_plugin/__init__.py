@@ -20,6 +20,8 @@ What else there is:
 * `Benchmark`, `ImageList`, `Preprocessing`, `Features`: what is evaluated.
 * `Detector`: the base class of a detector of yours. `nci_plugin.detectors` has those of this package.
 * `ClassStatistics`, `LinearHead`: what a detector is fitted on.
+* `OODDetector`: a fitted detector beside one classifier, with thresholds that hold, as a file and for a service.
+* `recommend`: which detector for a network, without OOD images.
 * `CollapseMonitor`, and `nci_plugin.collapse.measure`: neural collapse in numbers, during training or afterwards.
 * `register`: the detectors as postprocessors of OpenOOD v1.5.
 * `PluginError`: raised on input that cannot be used, with one line that says what to do.
@@ -59,6 +61,8 @@ _PUBLIC = {
     "ClassStatistics": "nci_plugin.features.statistics",
     "LinearHead": "nci_plugin.networks.head",
     "Detector": "nci_plugin.detectors.base",
+    "OODDetector": "nci_plugin.deploy.detector",
+    "recommend": "nci_plugin.deploy.recommend",
     "CollapseMonitor": "nci_plugin.dynamics.monitor",
     "PluginError": "nci_plugin.checks",
 }

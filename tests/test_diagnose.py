@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import command, diagnose
 from PIL import Image
-from test_command_line import command
 from tiny import COUNTS, Tiny, draw_nothing, tree
 
 from nci_plugin.cli.main import main
@@ -32,12 +32,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SEEDS = ["s0", "s1"]
 SCORES = {f"scores_{group}" for group in ("csid", "near", "far")}
 FIGURES = {"variances", "duality", "cosines", "distances", "roc", "plane", "layers", *SCORES}
-
-
-def diagnose(tiny: Tiny, *flags: str, **options: Any) -> list[str]:
-    """Arguments of ``nci-ood diagnose``."""
-    _, benchmark, _, _, *rest = tiny.eval(**options)
-    return ["diagnose", benchmark, *flags, *rest]
 
 
 def explain_arguments(tiny: Tiny, image: Path, *flags: str, **options: Any) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from command import command, dynamics
 from planted import planted
-from test_command_line import command
 from tiny import Tiny
 
 from nci_plugin.cli.dynamics import FEATURES
@@ -21,12 +21,6 @@ from nci_plugin.dynamics.trajectory import FN, GROUPS, TrajectoryFile, read_traj
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 DETECTORS = {"nci", "pscore", "feature_norm", "msp", "neco"}
-
-
-def dynamics(tiny: Tiny, *paths: Path, flags: tuple[str, ...] = (), **options: Any) -> list[str]:
-    """Arguments of ``nci-ood dynamics``."""
-    _, benchmark, _, _, *rest = tiny.eval(ckpt_path=None, **options)
-    return ["dynamics", *map(str, paths), "--benchmark", benchmark, *flags, *rest]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_command_line import batches, command, passes_after_first, read_rows, small_knn
+from command import batches, command, passes_after_first, read_rows, small_knn
 from tiny import COUNTS, Tiny, draw_nothing, stored, tree
 from torch import Tensor
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_command_line import command
-from test_diagnose import diagnose
+from command import command, diagnose
 from tiny import Tiny, draw_nothing
 
 from nci_plugin.report.page import templates
