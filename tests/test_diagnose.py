@@ -137,7 +137,7 @@ def test_figures_are_drawn_and_drawn_again_the_same_from_files_alone(run, monkey
             assert len(set(image.convert("L").resize((64, 64)).tobytes())) > 8  # something is on it
         (tiny.output / path).unlink()
     monkeypatch.setattr("nci_plugin.report.diagnosis_figures.SUFFIXES", (".png",))
-    monkeypatch.setattr("nci_plugin.features.extract.extract", None)
+    monkeypatch.setattr("nci_plugin.cli.diagnose.extract", None)
     tiny.passes()
     code, again, err = command(["diagnose", str(tiny.output)])
     assert (code, err, tiny.passes()) == (0, "", [])
