@@ -80,7 +80,7 @@ def _diagnose(networks: network.Networks) -> int:
         directory.add(evaluation, seed)
         results += evaluation.results
         failures |= set(evaluation.failures)
-        diagnosis = diagnose_network(bank, benchmark, evaluation, seed, options.second_pass, options.head)
+        diagnosis = diagnose_network(bank, benchmark, evaluation, seed, options.second_pass)
         if options.layers:
             diagnosis.record["layers"] = measure_layers(bank, benchmark)
         write_diagnosis(directory.path, seed, diagnosis)

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     with locked(networks.output):
         for seed, each in networks.by_seed.items():
             bank = extract(each, inputs.benchmark, needs, networks.extraction_options(seed), splits)
-            explanation = explain_image(image, bank, setups, options.tpr / 100, options.head)
+            explanation = explain_image(image, bank, setups, options.tpr / 100)
             _print(f"{options.image}, {seed or inputs.checkpoints[seed]}", explanation, options.tpr)
     return 0
 
