@@ -119,7 +119,7 @@ class CollapseMonitor:
         what = f"monitor: epoch {epoch}: the loader"
         forward, batches = Forward.of_loader(self.network, device, self._loader, what, self.head)
         head, self.head = forward.head, forward.cut.head_name
-        collector = Collector(head.num_classes, training_statistics((), head.num_features))
+        collector = Collector(head.num_classes, training_statistics({FitsOn.STATISTICS}, head.num_features))
         logits, labels, held = [], [], 0
         for passed in batches:
             collector.add(passed)

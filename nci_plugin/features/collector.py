@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -31,11 +31,11 @@ Of = Union[FitsOn, str]
 def training_statistics(
     fits_on: Collection[FitsOn], num_features: int, stages: Mapping[str, int] | None = None
 ) -> dict[Of, int]:
-    """The statistics of the training split that detectors need which fit on these, and the width of their rows.
+    """What statistics of the training split detectors need that fit on these, with the width of their rows.
 
-    Those of the features are always there; ``stages`` are given with the width of their outputs.
+    Those of the features always, unless nothing fits; ``stages`` are given with the width of their outputs.
     """
-    found: dict[Of, int] = {FitsOn.STATISTICS: num_features}
+    found: dict[Of, int] = {FitsOn.STATISTICS: num_features} if fits_on else {}
     if FitsOn.UNIT_STATISTICS in fits_on:
         found[FitsOn.UNIT_STATISTICS] = num_features
     found.update(stages or {})
@@ -57,14 +57,18 @@ class _Sum:
 class Collector:
     """Keeps what is needed of the rows of one split, in memory, as they come with `add`.
 
-    ``statistics`` are those that are needed, with the width of their rows (see `training_statistics`); ``features`` and
-    the outputs of ``stages`` say what else is.
+    ``statistics`` are those that are needed (see `training_statistics`), ``features`` says whether these are, and
+    ``stages`` are those whose outputs are; statistics and stages are given with the width of their rows.
     """
 
     def __init__(
-        self, num_classes: int, statistics: Mapping[Of, int], features: bool = True, stages: Collection[str] = ()
+        self,
+        num_classes: int,
+        statistics: Mapping[Of, int],
+        features: bool = True,
+        stages: Mapping[str, int] | None = None,
     ) -> None:
-        self.keeps_features, self.stages = features, list(stages)
+        self.keeps_features, self.stages = features, stages or {}
         self._sums = {of: _Sum(ClassStatistics(num_classes, width)) for of, width in statistics.items()}
         self._shards: dict[int, Chunk] = {}
         self._outputs: dict[int, Mapping[str, Tensor]] = {}
@@ -100,15 +104,16 @@ class Collector:
         if self.keeps_features:
             self._shards[number] = new.chunk
 
-    def _update(self, rows: Passed) -> list[Of]:
-        """Add rows to the statistics that lack them, and say which these are."""
-        lacking = [of for of, each in self._sums.items() if each.lacks(self._added)]
-        self._added += 1
-        for of in lacking:
+    def _update(self, rows: Passed | None) -> dict[Of, _Sum]:
+        """Add the next rows to the statistics that lack them, and say which these are; None are rows none lacks."""
+        index, self._added = self._added, self._added + 1
+        if rows is None:
+            return {}
+        lacking = {of: each for of, each in self._sums.items() if each.lacks(index)}
+        for of, each in lacking.items():
             values = rows.stages[of] if isinstance(of, str) else rows.chunk.features
-            values = unit_rows(values) if of is FitsOn.UNIT_STATISTICS else values
-            self._sums[of].statistics.update(values, rows.chunk.labels)
-            self._sums[of].done += 1
+            each.statistics.update(unit_rows(values) if of is FitsOn.UNIT_STATISTICS else values, rows.chunk.labels)
+            each.done += 1
         return lacking
 
 
@@ -142,54 +147,37 @@ class Layout:
         return range(first, first + self.rows_of(number), self.batch_size)
 
 
-@dataclass(frozen=True, eq=False)
-class Shards:
-    """A split of images in shards, of which this process makes ``numbers``, every n-th, and where they are stored."""
-
-    name: str
-    images: Any
-    layout: Layout
-    numbers: range
-    store: SplitStore | None
-
-    @property
-    def parts(self) -> list[str]:
-        """The names of all processes' shares."""
-        return [f"{first}of{self.numbers.step}" for first in range(self.numbers.step)]
-
-    @property
-    def part(self) -> str:
-        """The name of this process's share."""
-        return self.parts[self.numbers.start]
-
-
 class ShardCollector(Collector):
-    """A Collector of a split that passes in shards: what is stored is not made again, and what is made is stored.
+    """A Collector of a split that passes in shards, of which this process makes ``numbers``, every n-th.
 
-    Its statistics go on where they were left.
+    What is in ``store`` is not made again, and what is made is stored there; statistics go on where they were left.
+    ``parts`` names the shares of all processes. The other arguments are a Collector's.
     """
 
     def __init__(
         self,
-        shards: Shards,
+        layout: Layout,
+        numbers: range,
+        store: SplitStore | None,
         num_classes: int,
         statistics: Mapping[Of, int],
         features: bool = True,
-        stages: Collection[str] = (),
+        stages: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(num_classes, statistics, features, stages)
-        self.shards, self.layout, self.numbers, self.store = shards, shards.layout, shards.numbers, shards.store
-        self._saved = 0.0
+        self.layout, self.numbers, self.store = layout, numbers, store
+        self.parts = [f"{first}of{numbers.step}" for first in range(numbers.step)]
+        self._part, self._saved = self.parts[numbers.start], 0.0
         for of, each in self._sums.items():
-            if self.store is not None and (whole := self.store.load_statistics(_name(of))) is not None:
+            if store is not None and (whole := store.load_statistics(_name(of))) is not None:
                 each.statistics, each.is_whole = whole, True
-            elif self.store is not None and (begun := self.store.load_part(shards.part, _name(of))) is not None:
+            elif store is not None and (begun := store.load_part(self._part, _name(of))) is not None:
                 each.done, each.statistics = begun
 
     @property
-    def lacking(self) -> list[Of]:
+    def lacking(self) -> dict[Of, _Sum]:
         """The statistics that are not those of all shards yet."""
-        return [of for of, each in self._sums.items() if not each.is_whole]
+        return {of: each for of, each in self._sums.items() if not each.is_whole}
 
     @property
     def passes_stages(self) -> bool:
@@ -198,37 +186,37 @@ class ShardCollector(Collector):
 
     # ---------------------------------------------------------------- before the pass
 
-    def bytes_to_store(self, widths: Mapping[str, int]) -> int:
-        """Bytes of features and outputs of stages, which have these ``widths``, that are not stored yet."""
+    def bytes_to_store(self) -> int:
+        """Bytes of features and outputs of stages that are not stored yet."""
         if self.store is None or not self.keeps_features:
             return 0
         rows = self.layout.rows
         missing = max(0, (self.layout.row_bytes + 8) * rows - sum(self.store.listed().values()))  # 8: an int64 label
         if self.stages:
-            needed = 4 * sum(widths[stage] for stage in self.stages) * rows
-            missing += max(0, needed - sum(self.store.listed(self.stages).values()))
+            stored = self.store.listed(list(self.stages))
+            missing += max(0, 4 * sum(self.stages.values()) * rows - sum(stored.values()))
         return missing
 
     def rows_again(self) -> int:
         """Images that must pass although their features, or statistics, are stored: without the stages' outputs."""
         if self.store is None:
             return 0
-        again = set(self.store.listed()) - set(self.store.listed(self.stages)) if self.stages else set()
+        again = set(self.store.listed()) - set(self.store.listed(list(self.stages))) if self.stages else set()
         lacking = self.lacking
         if any(isinstance(of, str) for of in lacking) and (len(lacking) < len(self._sums) or self.store.is_finished):
-            again |= set(range(min(self._sums[of].done for of in lacking), self.layout.num_shards))
+            again |= set(range(min(each.done for each in lacking.values()), self.layout.num_shards))
         return self.layout.rows_of(*again)
 
     # ---------------------------------------------------------------- the pass
 
     def missing(self) -> list[int]:
         """Those of this process's shards that must pass; of the others what is needed is read."""
-        lacking = {of: self._sums[of] for of in self.lacking}
+        lacking = self.lacking
         if self.store is not None:
             done = [each.done for of, each in lacking.items() if not isinstance(of, str)]
             wanted = self.numbers if self.keeps_features else self.numbers[min(done, default=len(self.numbers)) :]
             self._shards = self.store.shards(wanted) if wanted else {}
-            self._outputs = self.store.stages(self.stages, self.numbers) if self.stages else {}
+            self._outputs = self.store.stages(list(self.stages), self.numbers) if self.stages else {}
         self._saved = time.monotonic()
         return [
             number
@@ -241,11 +229,11 @@ class ShardCollector(Collector):
             )
         ]
 
-    def check_stored(self, forward: Forward) -> None:
+    def check_stored(self, forward: Forward, name: str) -> None:
         """Raise PluginError unless the network gives what `missing` found stored of the first images, its probe."""
         if self.store is not None and 0 in self._shards and not forward.gives(forward.probe, self._shards[0].features):
             raise PluginError(
-                f"stored features of split '{self.shards.name}' in '{self.store.directory}' are not what the network"
+                f"stored features of split '{name}' in '{self.store.directory}' are not what the network"
                 " gives now; the network's code changed what it computes without changing its source: delete that"
                 " directory"
             )
@@ -254,18 +242,14 @@ class ShardCollector(Collector):
         """Take the next shard; ``new`` is None for one that need not pass."""
         if new is not None:
             self._keep(number, new)
-        stored = self._shards.get(number)
-        if stored is not None:
-            new = Passed(stored, {} if new is None else new.stages)
-        if new is None:
-            self._added += 1
-            return
+        if number in self._shards:
+            new = Passed(self._shards[number], {} if new is None else new.stages)
         lacking = self._update(new)
-        for of in lacking:  # so that the bits are the same whether it is stored here or not
-            self._sums[of].statistics.flush()
+        for each in lacking.values():  # so that the bits are the same whether it is stored here or not
+            each.statistics.flush()
         if lacking and time.monotonic() - self._saved > STATISTICS_SECONDS:
             # Statistics of stored features can be made again without a pass.
-            self._save([of for of in lacking if isinstance(of, str) or not self.keeps_features])
+            self._save({of: lacking[of] for of in lacking if isinstance(of, str) or not self.keeps_features})
             self._saved = time.monotonic()
         if not self.keeps_features:
             self._shards.pop(number, None)
@@ -283,26 +267,26 @@ class ShardCollector(Collector):
 
     def end(self) -> None:
         """Store the statistics of this process's part; if it is the only one they are those of the split."""
-        if len(self.shards.parts) > 1:
+        if len(self.parts) > 1:
             self._save(self.lacking)
         else:
             self._finish()
 
-    def _save(self, lacking: Sequence[Of]) -> None:
-        for of in lacking:
+    def _save(self, sums: Mapping[Of, _Sum]) -> None:
+        for of, each in sums.items():
             if self.store is not None:
-                self.store.save_part(self.shards.part, self._sums[of].done, self._sums[of].statistics, _name(of))
+                self.store.save_part(self._part, each.done, each.statistics, _name(of))
 
     def _finish(self) -> None:
-        for of in self.lacking:
-            self._sums[of].is_whole = True
+        for of, each in self.lacking.items():
+            each.is_whole = True
             if self.store is not None:
-                self.store.save_statistics(self._sums[of].statistics, _name(of))
+                self.store.save_statistics(each.statistics, _name(of))
 
     # ---------------------------------------------------------------- after the pass
 
-    def gather(self, provenance: Mapping[str, Any]) -> None:
-        """Take what all processes stored, and merge their statistics in the order of the parts.
+    def gather(self, name: str, provenance: Mapping[str, Any]) -> None:
+        """Take what all processes stored of the split ``name``, and merge their statistics in the order of the parts.
 
         Raises PluginError unless that is the whole split.
         """
@@ -310,9 +294,9 @@ class ShardCollector(Collector):
             return
         rows, numbers = self.layout.rows, set(range(self.layout.num_shards))
         where, remedy = f"'{self.store.directory}'", "all processes must see that directory, and its disk must"
-        for of in self.lacking:
-            whole = self._sums[of].statistics = ClassStatistics(*self._sums[of].statistics.means.shape)
-            for part in self.shards.parts:
+        for of, each in self.lacking.items():
+            whole = each.statistics = ClassStatistics(each.statistics.num_classes, each.statistics.num_features)
+            for part in self.parts:
                 if (stored := self.store.load_part(part, _name(of))) is not None:
                     whole.merge(stored[1])
             if whole.num_samples != rows:
@@ -325,14 +309,14 @@ class ShardCollector(Collector):
             return
         self._shards.update(self.store.shards(numbers - set(self._shards)))
         if self.stages:
-            self._outputs.update(self.store.stages(self.stages, numbers - set(self._outputs)))
+            self._outputs.update(self.store.stages(list(self.stages), numbers - set(self._outputs)))
         found = sum(map(len, self._shards.values()))
         if found != rows or (self.stages and len(self._outputs) != len(self._shards)):
             raise PluginError(
-                f"stored features of split '{self.shards.name}' in {where}: {found} of {rows} rows are there after the"
+                f"stored features of split '{name}' in {where}: {found} of {rows} rows are there after the"
                 f" pass; {remedy} keep what is written"
             )
-        self.store.finish(rows, {"split": self.shards.name, **provenance})
+        self.store.finish(rows, {"split": name, **provenance})
 
 
 def _name(of: Of) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -19,7 +18,6 @@ from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
 from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.checks import PluginError
 from nci_plugin.features.bank import FeatureBank, FitsOn, Images, Stages
-from nci_plugin.features.collector import ShardCollector
 from nci_plugin.features.fingerprint import features_digest
 from nci_plugin.features.forward import Passed, prepared
 from nci_plugin.features.options import ExtractionOptions, resolve_device
@@ -54,7 +52,9 @@ def extract(
     Raises PluginError on bad input (see `open_splits`), on NaN or infinite features, naming split and row, and where
     the free space does not do.
     """
-    with _planned(network, benchmark, training, options, splits, stages) as plan:
+    options, splits = options or ExtractionOptions(), splits or open_splits(benchmark)
+    with prepared(network, resolve_device(options.device), channels_last=True):
+        plan = make_plan(network, benchmark, training, options, splits, stages)
         _say_what_is_missing(plan)
         _run(plan)
         return _collect(plan)
@@ -66,27 +66,10 @@ def extract_share(
     training: Collection[FitsOn],
     options: ExtractionOptions,
     splits: Mapping[str, Any],
-    stages: bool = False,
 ) -> None:
     """What every process but the first does of `extract`: store its share of the shards, and wait for the others."""
-    with _planned(network, benchmark, training, options, splits, stages) as plan:
-        _run(plan)
-
-
-@contextmanager
-def _planned(
-    network: nn.Module | LinearHead,
-    benchmark: Benchmark,
-    training: Collection[FitsOn],
-    options: ExtractionOptions | None,
-    splits: Mapping[str, Any] | None,
-    stages: bool,
-) -> Iterator[Plan]:
-    """The plan, with the network on its device and ready for the pass."""
-    options, splits = options or ExtractionOptions(), splits or open_splits(benchmark)
-    device = resolve_device(options.device)
-    with prepared(network, device, channels_last=True):
-        yield make_plan(network, benchmark, training, options, splits, stages, device)
+    with prepared(network, resolve_device(options.device), channels_last=True):
+        _run(make_plan(network, benchmark, training, options, splits))
 
 
 def _say_what_is_missing(plan: Plan) -> None:
@@ -95,7 +78,7 @@ def _say_what_is_missing(plan: Plan) -> None:
     if store is None or not plan.passing:
         return
     tell = plan.options.tell or (lambda _: None)
-    needed = {name: each.bytes_to_store(plan.stages) for name, each in plan.passing.items()}
+    needed = {name: each.bytes_to_store() for name, each in plan.passing.items()}
     free = free_bytes(store)
     splits = ", ".join(f"{name} {_size(count)}" for name, count in needed.items() if count)
     if splits:
@@ -125,8 +108,8 @@ def _run(plan: Plan) -> None:
         for name, collector in plan.passing.items():
             missing = collector.missing()
             if name == plan.probed and plan.forward is not None:
-                collector.check_stored(plan.forward)
-            passed, to_pass = _passed(plan, collector, missing, bar.update), set(missing)
+                collector.check_stored(plan.forward, name)
+            passed, to_pass = _passed(plan, name, missing, bar.update), set(missing)
             for number in collector.numbers:
                 if number not in to_pass:
                     bar.update(collector.layout.rows_of(number))
@@ -135,14 +118,12 @@ def _run(plan: Plan) -> None:
     options.processes.wait()
 
 
-def _passed(
-    plan: Plan, collector: ShardCollector, numbers: Collection[int], progress: Callable[[int], Any]
-) -> Iterator[Passed]:
+def _passed(plan: Plan, name: str, numbers: Collection[int], progress: Callable[[int], Any]) -> Iterator[Passed]:
     """Pass the batches of some shards, and put each shard together."""
     assert plan.forward is not None  # there are images
-    what, layout = f"split '{collector.shards.name}'", collector.layout
+    layout, stages = plan.passing[name].layout, plan.passing[name].passes_stages
     starts = [start for number in numbers for start in layout.starts(number)]
-    passed = plan.forward.over(plan.batches(collector.shards, starts), what, starts, collector.passes_stages)
+    passed = plan.forward.over(plan.batches(name, starts), f"split '{name}'", starts, stages)
     for number in numbers:
         batches = []
         for batch in islice(passed, len(layout.starts(number))):
@@ -158,21 +139,24 @@ def _collect(plan: Plan) -> FeatureBank:
     """The bank, once all shards are there."""
     splits, outputs, float32 = dict(plan.given), {}, {}
     for name, collector in plan.passing.items():
-        collector.gather({"benchmark": plan.benchmark.name, "network": plan.head.network})
+        collector.gather(name, {"benchmark": plan.benchmark.name, "network": plan.head.network})
         if collector.split is not None:
             splits[name] = collector.split
         if collector.stages:
             outputs[name] = collector.outputs
         if plan.options.amp != "none" and is_tested(name):
-            float32[name] = _in_float32(plan, collector)
-    statistics = plan.training.statistics
-    of_stages = {stage: statistics[stage] for stage in plan.stages if stage in statistics}
+            float32[name] = _in_float32(plan, name)
+    statistics, images = plan.training.statistics, None
+    if plan.forward is not None:
+        cut = plan.forward.cut
+        images = Images(cut.network, plan.device, plan.images, plan.options.workers, cut.head_name)
+    of_stages = {of: each for of, each in statistics.items() if isinstance(of, str)}
     bank = FeatureBank(
         head=plan.head,
         splits={name: splits[name] for name in plan.benchmark.splits if name in splits},
         statistics=statistics.get(FitsOn.STATISTICS),
         batch_size=plan.options.batch_size,
-        images=_images(plan),
+        images=images,
         training_store=plan.passing[TRAIN].store if TRAIN in plan.passing else None,
         unit_statistics=statistics.get(FitsOn.UNIT_STATISTICS),
         stages=Stages(of_stages, outputs) if of_stages or outputs else None,
@@ -181,17 +165,10 @@ def _collect(plan: Plan) -> FeatureBank:
     return replace(bank, provenance=_provenance(plan, features_digest(bank)))
 
 
-def _images(plan: Plan) -> Images | None:
-    if plan.forward is None:
-        return None
-    cut = plan.forward.cut
-    return Images(cut.network, plan.device, plan.images, plan.options.workers, cut.head_name)
-
-
-def _in_float32(plan: Plan, collector: ShardCollector) -> FeatureSplit:
+def _in_float32(plan: Plan, name: str) -> FeatureSplit:
     """The first batch once more, in float32."""
     assert plan.forward is not None
-    images, labels = next(plan.batches(collector.shards, [0]))
+    images, labels = next(plan.batches(name, [0]))
     features, logits, _ = plan.forward(images, float32=True)
     return FeatureSplit.of(features.cpu(), logits.cpu(), labels.long())
 

@@ -18,7 +18,7 @@ from nci_plugin.checks import PluginError, check_finite
 from nci_plugin.features.options import AMP
 from nci_plugin.features.split import Chunk
 from nci_plugin.networks.calling import without_autocast
-from nci_plugin.networks.cut import COARSE_STEPS, PROBE_ROWS, SAME_FEATURES, Cut
+from nci_plugin.networks.cut import COARSE_STEPS, SAME_FEATURES, Cut
 from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.linear import check_weights
 from nci_plugin.networks.stages import StageFeatures
@@ -67,7 +67,7 @@ class Forward:
     """A network cut at its head, in eval mode on its device, as `prepared` leaves it.
 
     ``amp`` is the precision of the pass, a key of AMP; the head is looked for in float32 whatever it is. ``probe`` are
-    the images on which it was found.
+    the images on the first of which it was found.
     """
 
     probe: Tensor
@@ -84,9 +84,9 @@ class Forward:
         cls, network: nn.Module, device: torch.device, images: Tensor, head: str | None = None, amp: str = "none"
     ) -> Forward:
         """Find the head on the first images of a batch (n, 3, H, W), or check the one that is named: see `Cut.of`."""
-        probe = images[:PROBE_ROWS].to(device)
-        forward = cls(Cut.of(network, probe, head), device, amp)
-        forward.probe = probe
+        images = images.to(device)
+        forward = cls(Cut.of(network, images, head), device, amp)
+        forward.probe = images
         return forward
 
     @classmethod

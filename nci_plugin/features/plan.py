@@ -15,10 +15,10 @@ from nci_plugin.benchmarks.image_list import OOD_LABEL, ImageFiles
 from nci_plugin.benchmarks.opening import image_batches
 from nci_plugin.checks import PluginError, check_finite, check_width
 from nci_plugin.features.bank import FitsOn
-from nci_plugin.features.collector import Collector, Layout, ShardCollector, Shards, training_statistics
+from nci_plugin.features.collector import Collector, Layout, ShardCollector, training_statistics
 from nci_plugin.features.fingerprint import network_digest
 from nci_plugin.features.forward import Forward, Passed
-from nci_plugin.features.options import ExtractionOptions, check_amp
+from nci_plugin.features.options import ExtractionOptions, check_amp, resolve_device
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.store import SplitStore
 from nci_plugin.files import digest
@@ -32,11 +32,10 @@ COMPARED_ROWS = 1024
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One extraction: the network and its head, all ``images``, the splits that pass and those ``given`` as features.
+    """One extraction: all ``images``, the splits of them that pass, and those ``given`` as features.
 
-    ``forward`` is the network where images pass, probed on those of the split ``probed``, and ``stages`` are its with
-    their widths, where they are asked for. ``training`` holds what is needed of the training split.
-    ``started`` is the time on `time.perf_counter`.
+    ``forward`` is the network where images pass, and its head was found on those of the split ``probed``. ``training``
+    holds what is needed of the training split. ``started`` is the time on `time.perf_counter`.
     """
 
     benchmark: Benchmark
@@ -46,50 +45,46 @@ class Plan:
     fingerprint: str
     forward: Forward | None
     probed: str
-    stages: Mapping[str, int]
     images: Mapping[str, Any]
     passing: Mapping[str, ShardCollector]
     given: Mapping[str, FeatureSplit]
     training: Collector
     started: float
 
-    def batches(self, shards: Shards, starts: Collection[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, name: str, starts: Collection[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches (images, labels) of a split that begin at these rows."""
-        pinned = self.device.type == "cuda"
-        return image_batches(shards.name, shards.images, self.options.batch_size, self.options.workers, pinned, starts)
+        pinned, size = self.device.type == "cuda", self.options.batch_size
+        return image_batches(name, self.images[name], size, self.options.workers, pinned, starts)
 
 
 def make_plan(
     network: nn.Module | LinearHead,
     benchmark: Benchmark,
-    fits_on: Collection[FitsOn],
+    training: Collection[FitsOn],
     options: ExtractionOptions,
     splits: Mapping[str, Any],
-    stages: bool,
-    device: torch.device,
+    stages: bool = False,
 ) -> Plan:
-    """Find the head, and decide what passes and what is kept; the arguments are those of `extract`.
+    """Find the head, and decide what passes and what is kept of it; the arguments are those of `extract`.
 
-    Raises PluginError on a network and splits that do not belong together.
+    The network must be `prepared`. Raises PluginError where it and the splits do not belong together.
     """
-    started = time.perf_counter()
-    fits_on = frozenset(fits_on) - {FitsOn.NOTHING}
+    started, device, fits_on = time.perf_counter(), resolve_device(options.device), set(training) - {FitsOn.NOTHING}
     if fits_on and TRAIN not in splits:
         raise PluginError(f"benchmark '{benchmark.name}': the split '{TRAIN}' is missing and a detector needs it")
     check_amp(options.amp, device)
     images = {name: split for name, split in splits.items() if not isinstance(split, Features)}
-    passing = {name: split for name, split in images.items() if name != TRAIN or fits_on}
-    features = {name: splits[name] for name in splits if name not in images and (name != TRAIN or fits_on)}
-    probed = TEST if TEST in passing else next(iter(passing), "")
-    forward = None
-    widths: Mapping[str, int] = {}
+    needed = {name: split for name, split in splits.items() if name != TRAIN or fits_on}
+    features = {name: split for name, split in needed.items() if name not in images}
+    probed = next((name for name in (TEST, *needed) if name in images), "")
+    forward, widths = None, {}
     if isinstance(network, LinearHead):
         head, fingerprint = network, digest("head only")
-        if passing:
-            raise PluginError(f"split '{next(iter(passing))}': images need a network; got a linear head alone")
-    elif passing:
+        if probed:
+            raise PluginError(f"split '{probed}': images need a network; got a linear head alone")
+    elif probed:
         rows = min(PROBE_ROWS, options.batch_size)
-        probe = next(image_batches(probed, passing[probed], rows, starts=[0]))[0]
+        probe = next(image_batches(probed, images[probed], rows, starts=[0]))[0]
         forward = Forward.of(network, device, probe, options.head, options.amp)
         head, fingerprint = forward.head, network_digest(network, device, options.batch_size, options.amp)
         widths = forward.stage_widths() if stages else {}
@@ -103,52 +98,34 @@ def make_plan(
             f" {benchmark.num_classes}; pass the network that was trained on it"
         )
     given = {name: _given(name, split, head) for name, split in features.items()}
-    plans = _passing(passing, head, fits_on, widths, options, fingerprint)
-    if TRAIN in plans:
-        training: Collector = plans[TRAIN]
-    else:
-        statistics = training_statistics(fits_on, head.num_features) if fits_on else {}
-        training = Collector(head.num_classes, statistics, features=False)
-        for chunk in given[TRAIN].chunks() if fits_on else ():
-            training.add(Passed(chunk, {}))
-    return Plan(
-        *(benchmark, options, device, head, fingerprint, forward, probed, widths, images, plans, given),
-        *(training, started),
-    )
-
-
-def _passing(
-    images: Mapping[str, Any],
-    head: LinearHead,
-    fits_on: frozenset[FitsOn],
-    stages: Mapping[str, int],
-    options: ExtractionOptions,
-    fingerprint: str,
-) -> dict[str, ShardCollector]:
-    """The splits of images; a process makes every n-th shard, the shards of all splits being counted."""
-    processes, before = options.processes, 0
-    found: dict[str, ShardCollector] = {}
-    for name, split in images.items():
-        store = _store(name, split, options, fingerprint)
-        if store is None and processes.size > 1:
-            raise PluginError(f"split '{name}': only stored image lists can be shared by processes; use one process")
-        layout = Layout(len(split), options.batch_size, 4 * (head.num_classes + head.num_features))  # float32
-        shards = Shards(name, split, layout, processes.share(layout.num_shards, before), store)
-        before += layout.num_shards
+    collector = Collector(head.num_classes, training_statistics(fits_on, head.num_features), features=False)
+    for chunk in given[TRAIN].chunks() if TRAIN in given else ():
+        collector.add(Passed(chunk, {}))
+    passing: dict[str, ShardCollector] = {}
+    shards = 0
+    for name in (name for name in needed if name in images):
+        layout = Layout(len(images[name]), options.batch_size, 4 * (head.num_classes + head.num_features))  # float32
+        numbers = options.processes.share(layout.num_shards, shards)
+        shards += layout.num_shards
+        where = layout, numbers, _store(name, images[name], options, fingerprint)
         if name == TRAIN:
-            statistics = training_statistics(fits_on, head.num_features, stages)
-            found[name] = ShardCollector(shards, head.num_classes, statistics, FitsOn.BANK in fits_on)
+            statistics = training_statistics(fits_on, head.num_features, widths)
+            collector = passing[name] = ShardCollector(*where, head.num_classes, statistics, FitsOn.BANK in fits_on)
         else:
-            kept = stages if is_tested(name) and not name.startswith(CSID) else ()
-            found[name] = ShardCollector(shards, head.num_classes, {}, stages=list(kept))
-    return found
+            kept = widths if is_tested(name) and not name.startswith(CSID) else {}
+            passing[name] = ShardCollector(*where, head.num_classes, {}, stages=kept)
+    return Plan(
+        *(benchmark, options, device, head, fingerprint, forward, probed, images, passing, given, collector, started)
+    )
 
 
 def _store(name: str, split: Any, options: ExtractionOptions, fingerprint: str) -> SplitStore | None:
     """Where a split is stored; only splits whose images have a fingerprint are."""
-    if options.store is None or not isinstance(split, ImageFiles):
-        return None
-    return SplitStore(options.store / fingerprint / f"{name.replace('/', '.')}-{digest(split.fingerprint)}")
+    if options.store is not None and isinstance(split, ImageFiles):
+        return SplitStore(options.store / fingerprint / f"{name.replace('/', '.')}-{digest(split.fingerprint)}")
+    if options.processes.size > 1:
+        raise PluginError(f"split '{name}': only stored image lists can be shared by processes; use one process")
+    return None
 
 
 def is_tested(name: str) -> bool:

@@ -23,7 +23,7 @@ from nci_plugin.features.fingerprint import network_digest
 from nci_plugin.features.forward import Forward
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.files import digest
-from nci_plugin.networks.cut import Cut
+from nci_plugin.networks.cut import PROBE_ROWS, Cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +87,7 @@ def device_of(network: nn.Module) -> torch.device:
 def _pass(network: nn.Module, loader: Any, with_features: bool) -> TrainingPass:
     bar = tqdm(loader, desc="setup", disable=None)
     forward, batches = Forward.of_loader(network, device_of(network), bar, "training loader")
-    probe = forward.probe.cpu(), forward(forward.probe)[0].cpu()
-    head = forward.head
+    probe, head = forward.probe[:PROBE_ROWS], forward.head
     needed = training_statistics([FitsOn.UNIT_STATISTICS], head.num_features)
     collector = Collector(head.num_classes, needed, with_features)
     for passed in batches:
@@ -96,7 +95,7 @@ def _pass(network: nn.Module, loader: Any, with_features: bool) -> TrainingPass:
     splits = {} if collector.split is None else {TRAIN: collector.split}
     statistics, unit_statistics = collector.statistics.values()
     bank = FeatureBank(head, splits, statistics, unit_statistics=unit_statistics)
-    return TrainingPass(forward.cut.head_name, bank, probe)
+    return TrainingPass(forward.cut.head_name, bank, (probe.cpu(), forward(probe)[0].cpu()))
 
 
 def _content(loader: Any) -> Hashable:
