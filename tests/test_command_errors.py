@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from test_command_line import command
+from command import command
 from tiny import Tiny
 
 from nci_plugin.cli import commands

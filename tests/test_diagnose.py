@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import command, diagnose
 from PIL import Image
-from test_command_line import command
 from tiny import COUNTS, Tiny, draw_nothing, tree
 
 from nci_plugin.cli.main import main
@@ -32,12 +32,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SEEDS = ["s0", "s1"]
 SCORES = {f"scores_{group}" for group in ("csid", "near", "far")}
 FIGURES = {"variances", "duality", "cosines", "distances", "roc", "plane", "layers", *SCORES}
-
-
-def diagnose(tiny: Tiny, *flags: str, **options: Any) -> list[str]:
-    """Arguments of ``nci-ood diagnose``."""
-    _, benchmark, _, _, *rest = tiny.eval(**options)
-    return ["diagnose", benchmark, *flags, *rest]
 
 
 def explain_arguments(tiny: Tiny, image: Path, *flags: str, **options: Any) -> list[str]:
@@ -143,7 +137,7 @@ def test_figures_are_drawn_and_drawn_again_the_same_from_files_alone(run, monkey
             assert len(set(image.convert("L").resize((64, 64)).tobytes())) > 8  # something is on it
         (tiny.output / path).unlink()
     monkeypatch.setattr("nci_plugin.report.diagnosis_figures.SUFFIXES", (".png",))
-    monkeypatch.setattr("nci_plugin.features.extract.extract", None)
+    monkeypatch.setattr("nci_plugin.cli.diagnose.extract", None)
     tiny.passes()
     code, again, err = command(["diagnose", str(tiny.output)])
     assert (code, err, tiny.passes()) == (0, "", [])
@@ -459,7 +453,7 @@ def test_explain_reads_stored_statistics(tiny):
     assert command(diagnose(tiny))[0] == 0
     tiny.passes()
     assert command(explain_arguments(tiny, tiny.image("far", 0)))[0] == 0
-    assert tiny.passes() == [4, 4, 4, 1, 1, 1]  # the first stored batch, for its head and to be compared, and the image
+    assert tiny.passes() == [4, 4, 4, 1]  # the first stored batch, for its head and to be compared, and the image
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_command_line import command
+from command import command
 from tiny import Tiny
 
 from nci_plugin import Benchmark, ImageList, Preprocessing, evaluate

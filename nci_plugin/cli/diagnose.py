@@ -18,10 +18,10 @@ from nci_plugin.evaluation.results import Result, complete
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.extract import extract
 from nci_plugin.files import locked
+from nci_plugin.report import diagnosis_figures
 from nci_plugin.report import diagnosis_files as files
 from nci_plugin.report import diagnosis_tables as tables
 from nci_plugin.report.class_figures import FEW_CLASSES
-from nci_plugin.report.diagnosis_figures import draw
 from nci_plugin.report.figures import draw_run
 
 
@@ -50,14 +50,14 @@ def _diagnose(networks: Networks, layers: bool, second_pass: bool) -> None:
     failures: set[str] = set()
     records = []
     for seed, network in networks.by_seed.items():
-        passing = networks.extraction_options(seed, directory)
-        bank = extract(network, benchmark, {FitsOn.STATISTICS}, passing, inputs.splits, layers)
+        options = networks.extraction_options(seed, directory)
+        bank = extract(network, benchmark, {FitsOn.STATISTICS}, options, inputs.splits, layers)
         directory.begin(bank, seed)
         evaluation = evaluate_bank(bank, benchmark, setups, seed, networks.provenance(seed))
         directory.add(evaluation, seed)
         results += evaluation.results
         failures |= set(evaluation.failures)
-        diagnosis = diagnose_network(bank, benchmark, evaluation, seed, second_pass, passing.head)
+        diagnosis = diagnose_network(bank, benchmark, evaluation, seed, second_pass)
         if layers:
             diagnosis.record["layers"] = measure_layers(bank, benchmark)
         files.write_diagnosis(directory.path, seed, diagnosis)
@@ -77,6 +77,6 @@ def _report(results: Path) -> None:
         for table in [*tables.all_tables([each.name for each in stored], [each.record for each in stored]), *few]:
             print(f"\n{table.text()}")
         print(f"\n{tables.explanation_text(files.read_explanation(results))}")
-        figures = draw(results)
+        figures = diagnosis_figures.draw(results)
         print(f"\nwritten to {results / files.FOLDER}: *.json, *.npz, and as PNG and SVG:")
         print(", ".join(name.removeprefix(f"{files.FOLDER}/") for name in figures))

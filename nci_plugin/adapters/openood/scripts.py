@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import logging
 import runpy
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,8 @@ from nci_plugin.adapters.openood.scores import SCORE_BYTES, is_whole
 from nci_plugin.adapters.openood.unpickling import only_data_is_unpickled
 from nci_plugin.checks import PluginError
 from nci_plugin.files import read_file
+
+logger = logging.getLogger(__name__)
 
 
 def find_script(name: str) -> Path:
@@ -47,7 +50,7 @@ def with_shipped_configs(arguments: Iterable[str], shipped: Path) -> list[str]:
         path = Path(argument)
         ours = shipped / path.name
         if path.suffix == ".yml" and path.parent.name == shipped.name and not path.exists() and ours.is_file():
-            print(f"config: {argument} is not there, using {ours}")
+            logger.info("config: %s is not there, using %s", argument, ours)
             argument = str(ours)
         replaced.append(argument)
     return replaced
