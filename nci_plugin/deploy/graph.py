@@ -54,7 +54,8 @@ class Proximity(nn.Module):
     def __init__(self, detector: FeatureProximity) -> None:
         super().__init__()
         self.register_buffer("mean", detector.mean_.double().clone())
-        self.register_buffer("weight", detector.head_.weight.double().clone())
+        head = vars(detector).get("head_")
+        self.register_buffer("weight", (head.weight if head else vars(detector)["weight_"]).double().clone())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         return self.p_score(features, logits.argmax(dim=1))
