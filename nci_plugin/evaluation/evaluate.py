@@ -5,21 +5,26 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, TRAIN, Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import DetectorSetup
+from nci_plugin.evaluation import shown
 from nci_plugin.evaluation.precision import AMP_SHIFT, answer_and_compare
 from nci_plugin.evaluation.results import Result
 from nci_plugin.evaluation.search import Answers, Method, Scores
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.metrics import OODMetrics, accuracy, ood_metrics
 from nci_plugin.networks.calling import without_autocast
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Contestant = Union[DetectorSetup, Method]
 
@@ -31,6 +36,27 @@ class Evaluation:
     results: list[Result] = field(default_factory=list)
     scores: dict[str, Scores] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a result, for pandas: its metrics in percent and what they are of."""
+        return shown.frame(self.results)
+
+    def table(self, metric: str = "auroc", setting: str = "ood", format: str = "markdown") -> str:
+        """Detectors, best first, by data sets, in percent, as ``markdown`` or ``latex``."""
+        return shown.table(self.results, metric, setting, format)
+
+    def plot(self, metric: str = "auroc", setting: str = "ood") -> Figure:
+        """The same as a figure of matplotlib."""
+        return shown.figure(self.results, metric, setting)
+
+    def __repr__(self) -> str:
+        failed = f", {len(self.failures)} failed ({', '.join(self.failures)})" if self.failures else ""
+        sets = dict.fromkeys(result.dataset for result in self.results if result.dataset not in GROUP_ROWS.values())
+        return f"Evaluation({len(self.scores)} detectors{failed}, OOD sets: {', '.join(sets) or 'none'})"
+
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows."""
+        return self.table() if self.results else repr(self)
 
 
 def training_needed(setups: Sequence[Contestant]) -> frozenset[FitsOn]:
