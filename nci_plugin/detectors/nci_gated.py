@@ -11,7 +11,7 @@ from nci_plugin.checks import PluginError
 from nci_plugin.collapse.geometry import lengths
 from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
 from nci_plugin.detectors.registry import register
-from nci_plugin.detectors.whitened_cosine import class_directions, cosines
+from nci_plugin.detectors.whitened_cosine import ClassDirections, class_directions, cosines
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics, unit_rows
@@ -45,6 +45,7 @@ class NCIGated(Detector):
         "https://arxiv.org/abs/2311.01479",
     )
     fits_on = FitsOn.UNIT_STATISTICS
+    learned_types = {"classes_": ClassDirections}
 
     @property
     def needs_validation(self) -> bool:
@@ -65,14 +66,15 @@ class NCIGated(Detector):
         self.deviations_ = torch.where(deviations > rounding, deviations, 1.0)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        z = (self._terms(features.cpu().double(), logits.argmax(dim=1).cpu()) - self.means_) / self.deviations_
+        terms = self._terms(features.double(), logits.argmax(dim=1))
+        z = (terms - self.means_.to(terms.device)) / self.deviations_.to(terms.device)
         p_score, cosine, distance = torch.special.log_ndtr(z).unbind(dim=1)
         veto = (distance - math.log(TAIL)).clamp(max=0)
         return in_range_of((p_score + cosine) / 2 + veto, like=logits)
 
     def _terms(self, features: Tensor, predicted: Tensor) -> Tensor:
         """s_1, s_2, s_3 of rows (n, P) in float64, (n, 3)."""
-        centred, weight = features - self.centre_, self.weight_[predicted]
+        centred, weight = features - self.centre_.to(features.device), self.weight_.to(features.device)[predicted]
         length = lengths(centred)
         p_score = torch.where(length > 0, (weight * centred).sum(dim=1) / length, 0.0)
         offsets, directions = self.classes_.seen(unit_rows(features), predicted)

@@ -139,6 +139,7 @@ class WhitenedCosine(Detector):
         "https://arxiv.org/abs/2311.01479",
     )
     fits_on = FitsOn.STATISTICS
+    learned_types = {"classes_": ClassDirections}
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.classes_ = class_directions(training, head)
