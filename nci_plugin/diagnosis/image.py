@@ -45,9 +45,7 @@ class Explanation:
     num_validation: int
 
 
-def explain_image(
-    image: Tensor, bank: FeatureBank, setups: Sequence[DetectorSetup], tpr: float
-) -> Explanation:
+def explain_image(image: Tensor, bank: FeatureBank, setups: Sequence[DetectorSetup], tpr: float) -> Explanation:
     """Score an image (1, 3, H, W) with a bank's network.
 
     The threshold of each score is the largest that keeps at least the share ``tpr``, 0..1, of the ID validation split.

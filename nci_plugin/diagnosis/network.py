@@ -117,9 +117,7 @@ def _auroc(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     return found
 
 
-def _train_nc4(
-    bank: FeatureBank, statistics: ClassStatistics, second_pass: bool
-) -> tuple[NearestCentre | None, str]:
+def _train_nc4(bank: FeatureBank, statistics: ClassStatistics, second_pass: bool) -> tuple[NearestCentre | None, str]:
     """NC4 on the training set, and what it was read from."""
     stored = bank.splits.get(TRAIN) or (bank.training_store and bank.training_store.load())
     if stored:
