@@ -50,14 +50,14 @@ def _diagnose(networks: Networks, layers: bool, second_pass: bool) -> None:
     failures: set[str] = set()
     records = []
     for seed, network in networks.by_seed.items():
-        passing = networks.extraction_options(seed, directory)
-        bank = extract(network, benchmark, {FitsOn.STATISTICS}, passing, inputs.splits, layers)
+        options = networks.extraction_options(seed, directory)
+        bank = extract(network, benchmark, {FitsOn.STATISTICS}, options, inputs.splits, layers)
         directory.begin(bank, seed)
         evaluation = evaluate_bank(bank, benchmark, setups, seed, networks.provenance(seed))
         directory.add(evaluation, seed)
         results += evaluation.results
         failures |= set(evaluation.failures)
-        diagnosis = diagnose_network(bank, benchmark, evaluation, seed, second_pass, passing.head)
+        diagnosis = diagnose_network(bank, benchmark, evaluation, seed, second_pass)
         if layers:
             diagnosis.record["layers"] = measure_layers(bank, benchmark)
         files.write_diagnosis(directory.path, seed, diagnosis)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TRAIN, VALIDATION, Benchmark
+from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, VALIDATION, Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import FLOAT32_STEP, Detector, DetectorSetup
 from nci_plugin.features.bank import FeatureBank, FitsOn
@@ -183,13 +183,7 @@ class _Search:
 
 def fit(detector: Detector, bank: FeatureBank) -> Detector:
     """Fit a detector on what it needs of the bank."""
-    training = {
-        FitsOn.NOTHING: None,
-        FitsOn.STATISTICS: bank.statistics,
-        FitsOn.UNIT_STATISTICS: bank.unit_statistics,
-        FitsOn.BANK: bank.splits.get(TRAIN),
-    }[detector.fits_on]
-    return detector.fit(training, bank.head, bank.splits.get(VALIDATION))
+    return detector.fit(bank.training(detector.fits_on), bank.head, bank.splits.get(VALIDATION))
 
 
 def score_split(detector: Detector, split: FeatureSplit) -> NDArray[np.floating]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nci_plugin.benchmarks.benchmark import TRAIN
+from nci_plugin.features.forward import Forward, prepared
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.features.store import SplitStore
+from nci_plugin.networks.cut import Cut
 from nci_plugin.networks.head import LinearHead
 
 
@@ -27,12 +31,19 @@ class FitsOn(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """A network on its device, and its images by split: Datasets of (image (3, H, W), label)."""
+    """A network on its device, its images by split, Datasets of (image (3, H, W), label), and the name of its head."""
 
     network: nn.Module
     device: torch.device
     splits: Mapping[str, Any]
     workers: int
+    head_name: str
+
+    @contextmanager
+    def forward(self) -> Iterator[Forward]:
+        """The network, prepared and cut at its head as it was for the pass, in float32."""
+        with prepared(self.network, self.device):
+            yield Forward(Cut(self.network, self.head_name), self.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,3 +80,12 @@ class FeatureBank:
     unit_statistics: ClassStatistics | None = None
     stages: Stages | None = None
     float32: dict[str, FeatureSplit] = field(default_factory=dict)
+
+    def training(self, fits_on: FitsOn) -> ClassStatistics | FeatureSplit | None:
+        """What a detector that fits on this is given; None where the bank has none of it."""
+        return {
+            FitsOn.NOTHING: None,
+            FitsOn.STATISTICS: self.statistics,
+            FitsOn.UNIT_STATISTICS: self.unit_statistics,
+            FitsOn.BANK: self.splits.get(TRAIN),
+        }[fits_on]

@@ -72,14 +72,14 @@ class DetectorPostprocessor(BasePostprocessor):
             if "train" not in id_loader_dict:
                 raise PluginError(f"postprocessor '{self.detector.name}': needs the loader of the training images")
             done = training_pass(net, id_loader_dict["train"], self.detector.fits_on is FitsOn.BANK)
-            training = done.training(self.detector.fits_on)
+            training = done.bank.training(self.detector.fits_on)
             validation = None
             if self.detector.needs_validation and "val" in id_loader_dict:
                 validation = features_of(net, done.head_name, id_loader_dict["val"])
-            self.detector.fit(training, done.head, validation)
+            self.detector.fit(training, done.bank.head, validation)
             self.head_name = done.head_name
             if self.detector.fit_reads:  # to fit again when the search changes what fit reads
-                self._fitted_on = training, done.head, validation
+                self._fitted_on = training, done.bank.head, validation
         self.weights = weights
         self.setup_flag = True
 
