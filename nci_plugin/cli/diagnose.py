@@ -54,7 +54,6 @@ def _diagnose(networks: network.Networks) -> int:
     from nci_plugin.benchmarks.benchmark import TRAIN
     from nci_plugin.checks import PluginError
     from nci_plugin.diagnosis.explanation import explain
-    from nci_plugin.diagnosis.layers import measure_layers
     from nci_plugin.diagnosis.network import DETECTORS, diagnose_network
     from nci_plugin.evaluation.evaluate import evaluate_bank
     from nci_plugin.evaluation.results import complete
@@ -80,9 +79,9 @@ def _diagnose(networks: network.Networks) -> int:
         directory.add(evaluation, seed)
         results += evaluation.results
         failures |= set(evaluation.failures)
-        diagnosis = diagnose_network(bank, benchmark, evaluation, seed, options.second_pass, options.head)
-        if options.layers:
-            diagnosis.record["layers"] = measure_layers(bank, benchmark)
+        diagnosis = diagnose_network(
+            bank, benchmark, evaluation, seed, options.second_pass, options.head, options.layers
+        )
         write_diagnosis(directory.path, seed, diagnosis)
         records.append(diagnosis.record)
     directory.write_tables([result for result in complete(results) if result.detector not in failures], failures)

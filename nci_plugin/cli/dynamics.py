@@ -60,14 +60,14 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from nci_plugin.checks import PluginError, check_known
+    from nci_plugin.collapse.registry import of_training
     from nci_plugin.dynamics.analysis import analyse
     from nci_plugin.dynamics.checkpoints import find_runs
-    from nci_plugin.dynamics.measure import NUMBERS
     from nci_plugin.dynamics.onset import OnsetRule
-    from nci_plugin.dynamics.trajectory import NC4_TRAIN, find_trajectories, read_trajectory
+    from nci_plugin.dynamics.trajectory import find_trajectories, read_trajectory
     from nci_plugin.files import locked
 
-    check_known("metric", options.metric, (*NUMBERS, NC4_TRAIN))
+    check_known("metric", options.metric, [metric.name for metric in of_training()])
     rule = OnsetRule(options.metric, options.threshold, not options.above, options.sustained, options.phase)
     conditions = _conditions(options.condition)
     logged = {path: find_trajectories(path) for path in options.paths if path.is_dir()}

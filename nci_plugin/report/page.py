@@ -79,7 +79,7 @@ def _benchmark(results: Sequence[Result]) -> Iterator[Html]:
 def _diagnosis(path: Path) -> list[Html]:
     stored = read_diagnoses(path)
     return [
-        element("ul", *(element("li", sentence) for sentence in read_explanation(path)["sentences"])),
+        element("ul", *(element("li", sentence) for sentence in read_explanation(path).sentences)),
         *(
             html.table(each.title, each.rows, each.notes)
             for each in all_tables([each.name for each in stored], [each.record for each in stored])
