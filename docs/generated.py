@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +15,7 @@ import docstrings
 from nci_plugin import config
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.benchmarks.image_list import Preprocessing
-from nci_plugin.cli.main import COMMANDS
+from nci_plugin.cli.parser import make_parser
 from nci_plugin.collapse import METRICS, CollapseMetrics
 from nci_plugin.detectors import registry
 from nci_plugin.report.diagnosis_tables import at_collapse
@@ -62,15 +61,6 @@ def header(*cells: str) -> list[str]:
 # -------------------------------------------------------------------- the command line
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of ``nci-ood`` with every command."""
-    whole = argparse.ArgumentParser(prog="nci-ood")
-    commands = whole.add_subparsers(metavar="COMMAND")
-    for name in COMMANDS:
-        importlib.import_module(f"nci_plugin.cli.{name}").add_parser(commands)
-    return whole
-
-
 def command_line() -> Iterator[str]:
     yield """\
 # The command line
@@ -81,7 +71,7 @@ default.
 The exit code is 0 when all was done, 1 when a detector failed or a comparison differs, 2 when the input cannot
 be used (one line on standard error says why) and 130 after an interruption.
 """
-    for action in parser()._actions:
+    for action in make_parser()._actions:
         if isinstance(action, argparse._SubParsersAction):
             yield from _commands(action, "##")
 

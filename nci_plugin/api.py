@@ -15,6 +15,7 @@ from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.checks import PluginError, check_row_name
 from nci_plugin.config import DEFAULT_DETECTORS, detector_names, load_benchmark, load_detector
 from nci_plugin.detectors.base import Detector, DetectorSetup
+from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.evaluate import Contestant, Evaluation, evaluate_bank, training_needed
 from nci_plugin.evaluation.identity import data_identity, network_identity
 from nci_plugin.evaluation.results import PREDICTIONS, file_name
@@ -24,7 +25,6 @@ from nci_plugin.features.options import ExtractionOptions, check_amp, resolve_de
 from nci_plugin.files import locked
 from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.linear import check_weights
-from nci_plugin.report.files import ResultsDirectory
 
 DetectorLike = Union[str, Detector, type[Detector], DetectorSetup]
 
@@ -88,7 +88,10 @@ def evaluate(
     with nullcontext() if directory is None else locked(directory.path):
         evaluation = run_network(network, benchmark, setups, splits, options, lambda: identity, directory, seed="")
         if directory is not None:
+            from nci_plugin.report.figures import draw_run  # imports matplotlib
+
             directory.write_tables(evaluation.results)
+            draw_run(directory, evaluation.results)
     return evaluation
 
 

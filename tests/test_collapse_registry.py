@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from geometry import imbalanced
 from planted import RULE, planted
-from test_collapse import imbalanced, statistics_of
 
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse import METRICS, CollapseMetrics, Undefined, measure, metric
@@ -22,6 +22,7 @@ from nci_plugin.dynamics.analysis import analyse
 from nci_plugin.dynamics.measure import collapse_numbers
 from nci_plugin.dynamics.trajectory import TrajectoryFile, read_trajectory
 from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.report import diagnosis_figures, diagnosis_tables, dynamics_figures, dynamics_tables
 from nci_plugin.report.diagnosis_files import Stored
 
@@ -64,7 +65,7 @@ def record_of(collapse: CollapseMetrics) -> DiagnosisRecord:
 
 def test_a_new_metric_is_in_the_diagnosis(spread: str, tmp_path: Path) -> None:
     features, labels, head = imbalanced()
-    statistics = statistics_of(features, labels, 4)
+    statistics = ClassStatistics(4, 7).update(features, labels)
     metrics = measure(statistics, head)
     value = float(statistics.within_scatter.trace())
     assert metrics.made_spread == value
@@ -87,7 +88,7 @@ def test_a_new_metric_is_in_the_diagnosis(spread: str, tmp_path: Path) -> None:
 
 def test_a_new_metric_is_followed_along_training(spread: str, tmp_path: Path) -> None:
     features, labels, head = imbalanced()
-    numbers = collapse_numbers(statistics_of(features, labels, 4), head, None)
+    numbers = collapse_numbers(ClassStatistics(4, 7).update(features, labels), head, None)
     assert numbers[spread] is not None
     assert numbers["nc4_train"] is None  # without the features
     run = planted("run", 100)
@@ -134,7 +135,7 @@ def test_names_are_taken_once_and_every_metric_names_its_paper_and_range() -> No
 def test_a_record_of_before_a_metric_is_read_with_none() -> None:
     """Records lose a metric that they were written without, and keep one that this version does not know."""
     features, labels, head = imbalanced()
-    saved = record_of(measure(statistics_of(features, labels, 4), head)).to_dict()
+    saved = record_of(measure(ClassStatistics(4, 7).update(features, labels), head)).to_dict()
     del saved["collapse"]["effective_rank_means"], saved["layers"], saved["notes"], saved["provenance"]
     saved["collapse"]["of_another_version"] = 3.0
     record = DiagnosisRecord.from_dict(json.loads(json.dumps(saved)))
@@ -151,6 +152,6 @@ def test_a_record_of_before_a_metric_is_read_with_none() -> None:
 
 def test_the_registry_is_the_list_of_fields() -> None:
     features, labels, head = imbalanced()
-    metrics = measure(statistics_of(features, labels, 4), head)
+    metrics = measure(ClassStatistics(4, 7).update(features, labels), head)
     expected = [each.name for each in (*of_training(), *of_training(per_class=True)) if not each.of_features]
     assert list(metrics.values) == expected

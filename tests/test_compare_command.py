@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from test_report import row
 from tiny import Tiny, tree
 
 from nci_plugin.cli.main import main
 from nci_plugin.comparison.metrics import measure
+from results import row
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PNG = b"\x89PNG"

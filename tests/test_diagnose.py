@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import command, diagnose
 from PIL import Image
-from test_command_line import command
 from tiny import COUNTS, Tiny, draw_nothing, tree
 
 from nci_plugin.cli.main import main
@@ -36,12 +36,6 @@ SCORES = {f"scores_{group}" for group in ("csid", "near", "far")}
 FIGURES = {"variances", "duality", "cosines", "distances", "roc", "plane", "layers", *SCORES}
 
 
-def diagnose(tiny: Tiny, *flags: str, **options: Any) -> list[str]:
-    """Arguments of ``nci-ood diagnose``."""
-    _, benchmark, _, _, *rest = tiny.eval(**options)
-    return ["diagnose", benchmark, *flags, *rest]
-
-
 def explain_arguments(tiny: Tiny, image: Path, *flags: str, **options: Any) -> list[str]:
     _, benchmark, _, _, *rest = tiny.eval(**options)
     return ["explain", str(image), benchmark, *flags, *rest]
@@ -51,7 +45,7 @@ def explain_arguments(tiny: Tiny, image: Path, *flags: str, **options: Any) -> l
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No wait for the disk and no figure, where those are not the subject."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr("nci_plugin.report.files.auroc_figure", draw_nothing)
+    monkeypatch.setattr("nci_plugin.report.figures.auroc_figure", draw_nothing)
     monkeypatch.setattr("nci_plugin.report.diagnosis_figures.draw", lambda results: [])
 
 
@@ -145,7 +139,7 @@ def test_figures_are_drawn_and_drawn_again_the_same_from_files_alone(run, monkey
             assert len(set(image.convert("L").resize((64, 64)).tobytes())) > 8  # something is on it
         (tiny.output / path).unlink()
     monkeypatch.setattr("nci_plugin.report.diagnosis_figures.SUFFIXES", (".png",))
-    monkeypatch.setattr("nci_plugin.features.extract.extract", None)
+    monkeypatch.setattr("nci_plugin.cli.diagnose.extract", None)
     tiny.passes()
     code, again, err = command(["diagnose", str(tiny.output)])
     assert (code, err, tiny.passes()) == (0, "", [])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_collapse import etf, head_of, imbalanced
+from geometry import etf, head_of, imbalanced
 
 from nci_plugin import Benchmark, Features
 from nci_plugin.api import resolve_detectors

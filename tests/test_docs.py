@@ -61,7 +61,7 @@ def test_every_option_of_every_command_is_on_its_page(generated: Any) -> None:
 
     sections = re.split(r"\n#+ (?=nci-ood )", page(generated, "command_line"))
     texts = {section.splitlines()[0]: section for section in sections[1:]}
-    found = list(commands(generated.parser()))
+    found = list(commands(generated.make_parser()))
     assert set(texts) == {command.prog for command in found}
     assert {"nci-ood eval", "nci-ood leaderboard rank"} <= set(texts)
     for command in found:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_command_line import batches, command, passes_after_first, read_rows, small_knn
+from command import batches, command, passes_after_first, read_rows, small_knn
 from tiny import COUNTS, Tiny, draw_nothing, stored, tree
 from torch import Tensor
 
@@ -40,7 +40,7 @@ STAGED = ("test", "near", "near2", "far")
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
     """A shard holds one batch here."""
     monkeypatch.setattr("nci_plugin.features.layout.SHARD_BYTES", 1)
-    monkeypatch.setattr("nci_plugin.report.files.auroc_figure", draw_nothing)
+    monkeypatch.setattr("nci_plugin.report.figures.auroc_figure", draw_nothing)
     monkeypatch.setattr("nci_plugin.report.diagnosis_figures.draw", lambda results: [])
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     return Tiny(tmp_path)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from test_command_line import command
+from command import command
 from tiny import Tiny
 
 from nci_plugin.checks import PluginError

@@ -16,8 +16,8 @@ from nci_plugin.checks import PluginError, check_known, check_name, shown
 from nci_plugin.comparison.bootstrap import Pairing
 from nci_plugin.comparison.counts import Floats
 from nci_plugin.comparison.metrics import Metric
+from nci_plugin.evaluation.directory import ResultsDirectory, read_npz
 from nci_plugin.evaluation.results import Result, complete
-from nci_plugin.report.files import ResultsDirectory, read_npz
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,6 +26,8 @@ from nci_plugin.metrics import accuracy
 from nci_plugin.networks.cut import PROBE_ROWS, Cut
 from nci_plugin.networks.head import LinearHead
 from nci_plugin.training.losses import LOSSES
+
+logger = logging.getLogger(__name__)
 
 DETECTORS = ("nci", "pscore", "feature_norm", "msp", "neco")
 """The detectors whose AUROC is followed along training, where no others are chosen."""
@@ -62,7 +64,7 @@ def measure_bank(
     """The record of a network's features, with those of the training split: everything but what the weights give.
 
     Each detector is fitted and its hyper-parameters are searched as in any evaluation; one that cannot be used on this
-    network has no AUROC, and a line on standard error says why. ``loss`` is a key of LOSSES, the one trained with.
+    network has no AUROC, and a warning says why. ``loss`` is a key of LOSSES, the one trained with.
     """
     training = bank.splits[TRAIN]
     assert bank.statistics is not None
@@ -72,7 +74,7 @@ def measure_bank(
         if row.dataset == GROUP_ROWS[row.group]:
             auroc[row.detector][row.group if row.setting == "ood" else f"{row.setting} {row.group}"] = row.auroc
     for name, reason in evaluation.failures.items():
-        print(f"epoch {epoch}: no AUROC of '{name}': {reason}", file=sys.stderr)
+        logger.warning("epoch %d: no AUROC of '%s': %s", epoch, name, reason)
         auroc[name] = dict.fromkeys(GROUPS)
     return EpochRecord(
         epoch=epoch,

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from nci_plugin.checks import PluginError, check_keys, check_number, check_row_name, did_you_mean, shown
 from nci_plugin.evaluation.results import CHECKSUM
 from nci_plugin.files import digest, read_text, write_atomically
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1
 FILE_NAME = "trajectory.jsonl"
@@ -229,7 +231,7 @@ def _parse(path: Path) -> tuple[Trajectory | None, bool]:
         raise PluginError(f"trajectory '{path}': there is no such file; log a run first") from None
     *lines, rest = text.split("\n")
     if rest:
-        print(f"{path}: line {len(lines) + 1} was cut by a kill, it is left out", file=sys.stderr)
+        logger.warning("%s: line %d was cut by a kill, it is left out", path, len(lines) + 1)
     if not lines:
         return None, False
     try:

@@ -12,9 +12,9 @@ from nci_plugin.benchmarks.benchmark import GROUP_ROWS
 from nci_plugin.checks import PluginError, check_known
 from nci_plugin.config import load_detector
 from nci_plugin.evaluation import identity
+from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.results import Result, complete
 from nci_plugin.leaderboard.board import BOARDS, Board
-from nci_plugin.report.files import ResultsDirectory
 
 ALIASES = {
     "temp_scaling": "TempScale",

@@ -21,8 +21,8 @@ from nci_plugin.checks import PluginError, shown
 from nci_plugin.diagnosis.explanation import Explanation
 from nci_plugin.diagnosis.network import DETECTORS, Diagnosis
 from nci_plugin.diagnosis.record import DiagnosisRecord
+from nci_plugin.evaluation.directory import ResultsDirectory, read_npz, write_npz
 from nci_plugin.files import read_text, write_atomically
-from nci_plugin.report.files import ResultsDirectory, read_npz, write_npz
 
 T = TypeVar("T")
 

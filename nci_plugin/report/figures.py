@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from nci_plugin.benchmarks.benchmark import GROUP_ROWS
-from nci_plugin.evaluation.results import SETTINGS, Result
+from nci_plugin.evaluation.directory import FIGURE, ResultsDirectory
+from nci_plugin.evaluation.results import SETTINGS, Result, complete
 from nci_plugin.files import write_atomically
 from nci_plugin.report.tables import TITLES, detectors_by_near_auroc
 
@@ -38,6 +39,17 @@ def legend_below(figure: Figure, axis: Axes, ncols: int = 2, **options: Any) -> 
     """The legend of one of a figure's panels, below all of them."""
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=ncols, frameon=False, **{"fontsize": 8, **options})
+
+
+def draw_run(directory: ResultsDirectory, results: Sequence[Result], failed: Collection[str] = ()) -> None:
+    """Write the figure of all rows in a directory that are of the networks of ``results``, if there are any.
+
+    Older rows of the detectors that ``failed`` are not drawn.
+    """
+    seeds = {result.seed for result in results}
+    here = [result for result in directory.read() if result.seed in seeds and result.detector not in failed]
+    if here:
+        auroc_figure(complete(here), directory.path / FIGURE)
 
 
 def auroc_figure(results: Sequence[Result], path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.special import log_ndtr
 
 
 def softmax(z):
@@ -163,3 +164,58 @@ def ora(h, z, train, head, **_):
                 angles.append(np.arccos(np.clip(a @ b / np.linalg.norm(a) / np.linalg.norm(b), -1, 1)))
         scores.append(max(angles))
     return np.array(scores)
+
+
+def oas(scatter, freedom):
+    p = len(scatter)
+    s = scatter / freedom
+    tr, tr2 = np.trace(s), np.trace(s @ s)
+    rho = min(1, ((1 - 2 / p) * tr2 + tr**2) / ((freedom + 1 - 2 / p) * (tr2 - tr**2 / p)))
+    return (1 - rho) * s + rho * tr / p * np.eye(p)
+
+
+def directions(train, labels, w, validation=None):
+    k = np.arange(len(w))
+    n = np.bincount(labels, minlength=len(w))
+    mu = class_means(train, labels)  # the toy has samples of every class
+    m, residuals, freedom = mu - train.mean(0), train - mu[labels], len(train) - len(w)
+    if validation is not None:
+        v, c = validation
+        residuals = np.concatenate([residuals, (v - mu[c]) / np.sqrt(1 + 1 / n[c])[:, None]])
+        freedom += len(v)
+    sigma = oas(residuals.T @ residuals, freedom)
+    a = np.sum(n * (m * w).sum(1)) / np.sum(n * np.einsum("ki,ij,kj->k", w, sigma, w))
+    d = np.zeros_like(m)
+    left = m - a * w @ sigma
+    t = max(0, np.mean(squared_distance(left, sigma)) / train.shape[1] - np.mean(1 / n))
+    for c in k:
+        d[c] = a * sigma @ w[c] + t * n[c] / (t * n[c] + 1) * left[c]
+    return d, np.linalg.inv(sigma)
+
+
+def whitened_cosine(h, z, train, head, labels, **_):
+    d, metric = directions(train, labels, head[0])
+    d, offset = d[z.argmax(1)], h - train.mean(0)
+    inner = np.einsum("ni,ij,nj->n", offset, metric, d)
+    return inner / np.sqrt(squared_distance(offset, np.linalg.inv(metric)) * np.einsum("ni,ij,nj->n", d, metric, d))
+
+
+def whitened_cosine_pp(h, z, train, head, labels, **_):
+    return whitened_cosine(unit(h), z, unit(train), head, labels)
+
+
+def nci_gated(h, z, train, head, labels, validation, **_):
+    v, logits = validation
+    mu = unit(train).mean(0)
+    d, metric = directions(unit(train), labels, head[0], (unit(v), logits.argmax(1)))
+
+    def terms(h, z):
+        w, c, centred, offset = head[0][z.argmax(1)], d[z.argmax(1)], h - v.mean(0), unit(h) - mu
+        inner = np.einsum("ni,ij,nj->n", offset, metric, c)
+        squares = [np.einsum("ni,ij,nj->n", x, metric, x) for x in (offset, c, offset - c)]
+        p = (w * centred).sum(1) / np.linalg.norm(centred, axis=1)
+        return np.stack([p, inner / np.sqrt(squares[0] * squares[1]), -squares[2]], axis=1)
+
+    t = terms(v, logits)
+    p = log_ndtr((terms(h, z) - t.mean(0)) / t.std(0, ddof=1))
+    return p[:, :2].mean(1) + np.minimum(0, p[:, 2] - np.log(0.05))

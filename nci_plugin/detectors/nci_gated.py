@@ -1,0 +1,85 @@
+"""NCI-G, a detector of this package: two angles rank, and a distance acts only beyond the tail of ID samples."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from nci_plugin.checks import PluginError
+from nci_plugin.collapse.geometry import lengths
+from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
+from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.whitened_cosine import class_directions, cosines
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics, unit_rows
+from nci_plugin.networks.head import LinearHead
+
+TAIL = 0.05
+"""The share of ID validation samples whose distance is large enough to count against them."""
+
+
+@register
+class NCIGated(Detector):
+    """NCI-G: score = (log p_1 + log p_2) / 2 + min(0, log p_3 - log 0.05), p_i = Phi((s_i - m_i) / sd_i), at most 0.
+
+    s_1 = w_c . (h - m) / ||h - m||_2 is pScore about the mean m of ID validation features; s_2 = cos_A(f - mu_G, d_c)
+    with f = h / ||h||_2 is the whitened cosine of features of length 1; s_3 = -||f - mu_G - d_c||_A^2 is minus a
+    Mahalanobis distance to the predicted class. c = argmax z; mu_G, d_c and A = Sigma^-1 are those of
+    `class_directions` for f, whose Sigma reads the training set and ID validation. m_i and sd_i are the mean and
+    the standard deviation of s_i over that split, so p_i is about how rare so small an s_i is among ID samples.
+
+    Angles rank: near-OOD samples lie between classes. A distance sees what is far, but ranks near-OOD samples badly; so
+    it acts only beyond the 5 % tail of ID samples. No hyper-parameter, no OOD image (nci_plugin 2026, after
+    Liu & Qin 2025; Mueller & Hein 2025). Computed in float64.
+    """
+
+    name = "nci_gated"
+    paper = Paper(
+        "NCI-G: angles rank, and a distance acts beyond the tail of ID samples",
+        "nci_plugin, after Liu & Qin",
+        "this package",
+        2026,
+        "https://arxiv.org/abs/2311.01479",
+    )
+    fits_on = FitsOn.UNIT_STATISTICS
+
+    @property
+    def needs_validation(self) -> bool:
+        return True
+
+    def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
+        if validation is None or len(validation) < 2:
+            raise PluginError(
+                f"detector '{self.name}': calibrates on at least 2 samples of the ID validation split, got"
+                f" {0 if validation is None else len(validation)}; add images to id/val"
+            )
+        features, predicted = validation.features.cpu().double(), validation.logits.argmax(dim=1).cpu()
+        self.centre_, self.weight_ = features.mean(dim=0), head.weight.double()
+        self.classes_ = class_directions(training, head, (unit_rows(features), predicted))
+        terms = self._terms(features, predicted)
+        self.means_, deviations = terms.mean(dim=0), terms.std(dim=0)
+        rounding = FLOAT32_STEP * terms.abs().amax(dim=0)
+        self.deviations_ = torch.where(deviations > rounding, deviations, 1.0)
+
+    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+        z = (self._terms(features.cpu().double(), logits.argmax(dim=1).cpu()) - self.means_) / self.deviations_
+        p_score, cosine, distance = torch.special.log_ndtr(z).unbind(dim=1)
+        veto = (distance - math.log(TAIL)).clamp(max=0)
+        return in_range_of((p_score + cosine) / 2 + veto, like=logits)
+
+    def _terms(self, features: Tensor, predicted: Tensor) -> Tensor:
+        """s_1, s_2, s_3 of rows (n, P) in float64, (n, 3)."""
+        centred, weight = features - self.centre_, self.weight_[predicted]
+        length = lengths(centred)
+        p_score = torch.where(length > 0, (weight * centred).sum(dim=1) / length, 0.0)
+        offsets, directions = self.classes_.seen(unit_rows(features), predicted)
+        distance = (offsets - directions).square().sum(dim=1)
+        return torch.stack([p_score, cosines(offsets, directions), -distance], dim=1)
+
+    def explain_choice(self) -> str:
+        found = self.classes_
+        metric = f"the metric of {found.freedom} residuals" if found.freedom else "the Euclidean metric"
+        return f"no hyper-parameter; {metric} within classes, prior spread of the class means {found.spread:.3g}"
