@@ -153,13 +153,13 @@ def forecast(name: str, runs: Sequence[Trajectory], onsets: Mapping[str, Onset],
 
 def _learn(name: str, teachers: Sequence[Trajectory], onsets: Mapping[str, Onset]) -> tuple[float | None, float | None]:
     """Reference and lead, the medians over runs with an onset; None where no run gives one."""
+    epochs = [onsets[run.run].epoch for run in teachers]
     if name == MEDIAN_ONSET:
-        reference = median([onsets[run.run].epoch for run in teachers])
-        return reference, None if reference is None else 0.0
+        return median(epochs), 0.0
     series = PREDICTORS[name].series
-    reference = median([float(_at(run, series, onsets[run.run].epoch)) for run in teachers])
-    fired = [(run, _fires(name, run, reference)) for run in teachers]
-    return reference, median([onsets[run.run].epoch - epoch for run, epoch in fired if epoch is not None])
+    reference = median(float(run.series(series)[run.epochs == epoch][0]) for run, epoch in zip(teachers, epochs))
+    fired = [_fires(name, run, reference) for run in teachers]
+    return reference, median(onset - epoch for onset, epoch in zip(epochs, fired) if epoch is not None)
 
 
 def _fires(name: str, run: Trajectory, reference: float | None) -> float | None:
@@ -168,17 +168,13 @@ def _fires(name: str, run: Trajectory, reference: float | None) -> float | None:
     return PREDICTORS[name].fires(run, reference)
 
 
-def _at(run: Trajectory, series: str, epoch: int) -> float:
-    return float(run.series(series)[run.epochs == epoch][0])
-
-
 # -------------------------------------------------------------------- skill
 
 
 def _skill(group: tuple[str, ...], name: str, left_out: str, forecasts: Sequence[Forecast]) -> Skill:
     observed = [each for each in forecasts if each.observed]
     censored = [each for each in forecasts if not each.observed]
-    fired = [each for each in observed if each.fired is not None]
+    fired = [(each.fired, each.onset) for each in observed if each.fired is not None]
     leads, errors = [each.lead for each in forecasts], [each.error for each in forecasts]
     before = [float(each.lead is not None and each.lead > 0) if each.observed else None for each in forecasts]
     right, pairs = _order(forecasts)
@@ -196,11 +192,11 @@ def _skill(group: tuple[str, ...], name: str, left_out: str, forecasts: Sequence
         mae_interval=bootstrap_mean(errors),
         before=mean(before),
         before_interval=bootstrap_mean(before),
-        concordance=concordance(forecasts),
+        concordance=_share_right(right, pairs),
         concordance_interval=bootstrap(
             range(len(forecasts)), lambda drawn: _share_right(right[np.ix_(drawn, drawn)], pairs[np.ix_(drawn, drawn)])
         ),
-        tau=_tau(fired),
+        tau=mean([kendalltau(*zip(*fired)).statistic]) if len(fired) > 1 else None,
         forecasts=forecasts,
     )
 
@@ -225,9 +221,3 @@ def _order(forecasts: Sequence[Forecast]) -> tuple[NDArray[np.float64], NDArray[
 
 def _share_right(right: NDArray[np.float64], pairs: NDArray[np.bool_]) -> float | None:
     return float(right[pairs].mean()) if pairs.any() else None
-
-
-def _tau(fired: Sequence[Forecast]) -> float | None:
-    if len(fired) < 2:
-        return None
-    return mean([kendalltau([each.fired for each in fired], [each.onset for each in fired]).statistic])
