@@ -90,7 +90,7 @@ def _diagnosis(path: Path) -> dict[str, Any]:
     for name, figure in figures(path):
         by_network.setdefault(name.rpartition("/")[0], []).append(_image(figure))
     return {
-        "sentences": read_explanation(path)["sentences"],
+        "sentences": read_explanation(path).sentences,
         "tables": all_tables([each.name for each in stored], [each.record for each in stored]),
         "classes": {each.name: class_table(each.name, each.record) for each in stored},
         "over_networks": by_network.pop("", []),
