@@ -13,7 +13,7 @@ from test_report import row
 from tiny import Tiny, tree
 
 from nci_plugin.cli.main import main
-from nci_plugin.comparison.metrics import measure
+from nci_plugin.metrics import measure
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PNG = b"\x89PNG"

@@ -15,15 +15,15 @@ from nci_plugin.checks import PluginError
 from nci_plugin.comparison import bootstrap, networks
 from nci_plugin.comparison.bootstrap import Pairing
 from nci_plugin.comparison.compare import check, compare
-from nci_plugin.comparison.counts import SortedScores
 from nci_plugin.comparison.delong import components, covariance, mean_of
-from nci_plugin.comparison.friedman import cliques, friedman
-from nci_plugin.comparison.metrics import METRICS, auroc, measure
-from nci_plugin.comparison.multiple import holm, step_down_max_t
-from nci_plugin.comparison.over_benchmarks import over_benchmarks
+from nci_plugin.comparison.multiple import cliques, holm, step_down_max_t
+from nci_plugin.comparison.over_benchmarks import friedman, over_benchmarks
 from nci_plugin.comparison.records import Choice
 from nci_plugin.comparison.samples import Samples
 from nci_plugin.comparison.tables import MOST_TIES, comparison_text, over_benchmarks_text, tie_letters
+from nci_plugin.metrics import measure
+from nci_plugin.metrics.columns import METRIC_COLUMNS, auroc
+from nci_plugin.metrics.counts import SortedScores
 
 METRIC_NAMES = ("fpr95", "fpr_at_id_tpr95", "aupr_out", "aurc", "augrc", "autc")
 
@@ -493,4 +493,4 @@ def test_only_ties_with_the_best_are_marked_where_there_are_too_many():
 
 
 def test_every_metric_can_be_chosen():
-    assert {name for name in METRICS if Choice(name).uses_delong} == {"auroc", "csid_auroc"}
+    assert {name for name in METRIC_COLUMNS if Choice(name).uses_delong} == {"auroc", "csid_auroc"}

@@ -75,14 +75,13 @@ def _choice(options: argparse.Namespace) -> Choice:
     """What is compared and how; raises PluginError on a value that cannot be, before any file is read."""
     from nci_plugin.checks import PluginError, check_known, check_number, check_writable
     from nci_plugin.comparison.bootstrap import LEAST_REPLICATES
-    from nci_plugin.comparison.metrics import METRICS
-    from nci_plugin.comparison.records import Choice
+    from nci_plugin.comparison.records import Choice, check_ood_share
+    from nci_plugin.metrics.columns import METRIC_COLUMNS
 
-    check_known("metric", options.metric, METRICS)
+    check_known("metric", options.metric, METRIC_COLUMNS)
     check_number("--replicates", options.replicates, least=LEAST_REPLICATES, whole=True)
     check_number("--seed", options.seed, least=0, whole=True)
-    if not 0 < options.ood_share < 1:
-        raise PluginError(f"--ood-share: must lie between 0 and 1, got {options.ood_share}; 0.5 is half of all inputs")
+    check_ood_share(options.ood_share)
     if options.json is not None:
         if options.json.suffix.lower() != ".json":  # not the rows of a run, say
             raise PluginError(f"--json: must be a file named .json, got '{options.json}'; name another")

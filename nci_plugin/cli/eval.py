@@ -15,6 +15,7 @@ from nci_plugin.cli import network
 if TYPE_CHECKING:
     import torch
 
+    from nci_plugin.benchmarks.benchmark import Benchmark
     from nci_plugin.evaluation.evaluate import Contestant
     from nci_plugin.evaluation.results import Result
     from nci_plugin.inputs import Inputs, Roots
@@ -39,6 +40,16 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--amp", metavar="NAME", help="pass the images in bf16 or fp16 (torch.autocast), and say what that moves (none)"
     )
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help="columns of the printed tables, of the metrics of 'nci-ood compare' (fpr95 auroc aupr_in aupr_out)",
+    )
+    parser.add_argument("--intervals", action="store_true", help="print every mean with its 95 %% interval (none)")
+    parser.add_argument(
+        "--ood-share", type=float, default=0.5, metavar="X", help="share of OOD inputs for aurc and augrc (0.5)"
+    )
     parser.add_argument("--fsood", action="store_true", help="tables and CSV of the full spectrum only (both)")
     parser.add_argument("--save-csv", action="store_true", help="CSV files, which are always written")
     parser.add_argument("--save-score", action="store_true", help="scores for OpenOOD too, as s*/scores/<detector>.pkl")
@@ -61,6 +72,7 @@ def _run(options: argparse.Namespace) -> int:
     from nci_plugin.cli.eval_all import ALL, evaluate_all
 
     device = network.resolve(options)
+    _check_columns(options)
     setups = api.resolve_detectors(options.detectors)
 
     def find(name: str, roots: Roots) -> Inputs:
@@ -84,6 +96,7 @@ def _evaluate(inputs: Inputs, options: argparse.Namespace, setups: Sequence[Cont
     from nci_plugin.report.files import ResultsDirectory
 
     inputs.benchmark.check_has_ood()
+    _check_shifted(options.metrics or (), inputs.benchmark)
     networks = network.load(inputs, options, device)
     directory = ResultsDirectory(networks.output, options.save_score)
     with options.processes.locked(networks.output):
@@ -121,16 +134,53 @@ def _score(networks: network.Networks, setups: Sequence[Contestant], directory: 
     results = [result for result in complete(results) if result.detector not in failures]
     shown = [result for result in results if result.setting == "fsood" or not options.fsood]
     written = directory.write_tables(shown, failures)
-    _print_report(shown, failures, directory.path, written)
+    _print_report(shown, failures, directory.path, written, options)
     return 1 if failures else 0
 
 
-def _print_report(results: list[Result], failures: Mapping[str, str], output: Path, written: list[str]) -> None:
-    from nci_plugin.evaluation.results import SETTINGS
-    from nci_plugin.report.tables import amp_table, choices_table, setting_table
+def _check_columns(options: argparse.Namespace) -> None:
+    """Raise PluginError on columns that are no metrics, and on an OOD share that is none."""
+    from nci_plugin.checks import check_known
+    from nci_plugin.comparison.records import check_ood_share
+    from nci_plugin.metrics import METRIC_COLUMNS
+
+    check_ood_share(options.ood_share)
+    for name in options.metrics or ():
+        check_known("metric of --metrics", name, METRIC_COLUMNS)
+
+
+def _check_shifted(names: Sequence[str], benchmark: Benchmark) -> None:
+    """Raise PluginError if a metric needs covariate-shifted sets and the benchmark has none."""
+    from nci_plugin.benchmarks.benchmark import CSID
+    from nci_plugin.checks import PluginError
+    from nci_plugin.metrics import METRIC_COLUMNS
+    from nci_plugin.metrics.columns import OOD
+
+    for name in names:
+        if METRIC_COLUMNS[name].samples != OOD and not benchmark.data_sets(CSID):
+            raise PluginError(
+                f"--metrics {name}: benchmark '{benchmark.name}' has no covariate-shifted set; leave it out, or add one"
+            )
+
+
+def _print_report(
+    results: list[Result], failures: Mapping[str, str], output: Path, written: list[str], options: argparse.Namespace
+) -> None:
+    from nci_plugin.evaluation.results import METRICS, SETTINGS
+    from nci_plugin.report.tables import amp_table, choices_table, detectors_by_near_auroc, setting_table, setting_title
 
     for setting in SETTINGS:
         text = setting_table(results, setting)
+        if text and (options.metrics or options.intervals):
+            from nci_plugin.comparison.records import Choice
+            from nci_plugin.comparison.samples import read_samples
+            from nci_plugin.comparison.tables import metrics_text
+
+            names = list(dict.fromkeys(options.metrics or (name for name in METRICS if name != "acc")))
+            (samples,) = read_samples([output], detectors_by_near_auroc(results, setting))
+            choice = Choice(setting=setting, ood_share=options.ood_share)
+            columns = metrics_text(samples, names, choice, options.intervals)
+            text = f"{setting_title(results, setting)}\n{columns}" if columns else ""
         if text:
             print(f"\n{text}")
     if results:

@@ -47,7 +47,12 @@ def setting_table(results: Sequence[Result], setting: str) -> str:
     """Title and `setting_frame` for a terminal; empty where the setting has no results."""
     if not detectors_by_near_auroc(results, setting):
         return ""
-    return f"{setting_title(results, setting)}\n{setting_frame(results, setting).to_string(line_width=_width())}"
+    return f"{setting_title(results, setting)}\n{framed(setting_frame(results, setting))}"
+
+
+def framed(frame: pd.DataFrame) -> str:
+    """A frame for a terminal, its columns in several parts where they are too wide."""
+    return frame.to_string(line_width=_width())
 
 
 def setting_frame(results: Sequence[Result], setting: str) -> pd.DataFrame:
@@ -58,7 +63,7 @@ def setting_frame(results: Sequence[Result], setting: str) -> pd.DataFrame:
     names = detectors_by_near_auroc(results, setting)
     over_seeds = is_over_seeds(results)
     tables = {name: table(results, name, setting) for name in names}
-    headers = _column_headers([result for result in results if result.setting == setting])
+    headers = column_headers(data_sets([result for result in results if result.setting == setting]))
     columns = [(row, metric) for row in headers for metric in METRICS.values() if metric != METRICS["acc"]]
     cells = [[formatted(tables[name].loc[row, metric], over_seeds, "±") for row, metric in columns] for name in names]
     labels = pd.MultiIndex.from_tuples([(headers[row], metric) for row, metric in columns])
@@ -76,13 +81,18 @@ def setting_title(results: Sequence[Result], setting: str) -> str:
     return f"{first.benchmark}, {TITLES[setting]}: ACC {accuracy} on {first.n_id} ID samples; in percent, {networks}"
 
 
-def _column_headers(results: Sequence[Result]) -> dict[str, str]:
-    """Rows of OpenOOD's table -> column headers, groups first; ``nearood = cifar100`` where that is the only set."""
+def data_sets(results: Sequence[Result]) -> dict[str, list[str]]:
+    """The data sets behind each mean row of OpenOOD's table."""
     sets: dict[str, list[str]] = {}
     for result in results:
         if result.dataset not in GROUP_ROWS.values():
             names = sets.setdefault(GROUP_ROWS[result.group], [])
             names += [result.dataset] * (result.dataset not in names)
+    return sets
+
+
+def column_headers(sets: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Rows of a table -> column headers, groups first; ``nearood = cifar100`` where that is the only set."""
     headers = {group: f"{group} = {names[0]}" if len(names) == 1 else group for group, names in sets.items()}
     headers.update({name: name for names in sets.values() if len(names) > 1 for name in names})
     return headers

@@ -1,6 +1,8 @@
-"""Metrics of ID against OOD scores as functions of `Counts`: each is written once, for the data and for replicates.
+"""The registry of metrics: a metric of ID against OOD scores is one decorated function of `Counts`.
 
-All return a share in 0..1; larger score = ID throughout.
+Its label, direction, range and source stand in its decorator; tables, figures, the command line and the reference are
+made from `METRIC_COLUMNS`. All functions return a share in 0..1, and are called for the data and for every bootstrap
+replicate; larger score = ID throughout.
 """
 
 from __future__ import annotations
@@ -11,18 +13,63 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nci_plugin.comparison.counts import Counts, Floats, Numbers, SortedScores
-from nci_plugin.metrics import OOD_RECALL
+from nci_plugin.metrics.counts import Counts, Numbers
 
 Curve = NDArray[np.float64]
 
+OOD_RECALL = 0.95
 ID_ACCEPTED = 0.95
 """The share of ID samples that a threshold chosen on ID samples keeps."""
 
 OOD_SHARE = 0.5
 """The share of OOD samples among all inputs that AURC and AUGRC are computed for unless another is given."""
 
+OOD, CSID_NEAR, CSID = "ood", "csid_near", "csid"
+"""What a metric sets against what: the ID samples of a setting and each OOD set, covariate-shifted ID samples and each
+near-OOD set, clean ID samples and each covariate-shifted set."""
 
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric in percent: its function of Counts, its column's label, the better direction, range and paper.
+
+    ``needs_wrong``: it counts wrong predictions too, at an OOD share. ``samples`` is one of ``ood``, ``csid_near`` and
+    ``csid``.
+    """
+
+    name: str
+    label: str
+    function: Callable[..., float]
+    higher_is_better: bool
+    range: str
+    source: str
+    needs_wrong: bool = False
+    samples: str = OOD
+
+    def share(self, counts: Counts, ood_share: float = OOD_SHARE) -> float:
+        """The value, 0..1; ``ood_share`` matters only to metrics that count failures."""
+        return self.function(counts, ood_share) if self.needs_wrong else self.function(counts)
+
+
+METRIC_COLUMNS: dict[str, Metric] = {}
+
+Function = Callable[..., float]
+
+
+def metric(
+    label: str, *, higher_is_better: bool, range: str, source: str, needs_wrong: bool = False, samples: str = OOD
+) -> Callable[[Function], Function]:
+    """Register a function as the metric of its name."""
+
+    def register(function: Function) -> Function:
+        name = function.__name__
+        METRIC_COLUMNS[name] = Metric(name, label, function, higher_is_better, range, source, needs_wrong, samples)
+        return function
+
+    return register
+
+
+@metric("AUROC", higher_is_better=True, range="0-100, 50 by chance", source="Hanley & McNeil 1982")
 def auroc(counts: Counts) -> float:
     """Chance that an ID sample scores above an OOD sample, a tie counting half; higher is better, 0.5 is chance.
 
@@ -32,6 +79,7 @@ def auroc(counts: Counts) -> float:
     return float(np.diff(counts.id_below) @ twice_below) / (2 * counts.n_id * counts.n_ood)
 
 
+@metric("FPR@95", higher_is_better=False, range="0-100", source="OpenOOD v1.5, Zhang et al. 2023, arXiv 2306.09301")
 def fpr95(counts: Counts) -> float:
     """Share of ID samples called OOD when 95 % of the OOD samples are found; lower is better, 0..1.
 
@@ -44,27 +92,17 @@ def fpr95(counts: Counts) -> float:
     return float(counts.id_below[end]) / counts.n_id
 
 
+@metric("FPR at 95 % ID TPR", higher_is_better=False, range="0-100", source="Liang et al. 2018, arXiv 1706.02690")
 def fpr_at_id_tpr95(counts: Counts) -> float:
     """Share of OOD samples accepted at the highest threshold that keeps 95 % of the ID samples; lower is better, 0..1.
 
     FPR at 95 % TPR with ID being positive (Hendrycks & Gimpel 2017; Liang et al. 2018), the side that pytorch-ood and
     most papers take. The threshold is an ID score, so it can be set without OOD samples.
     """
-    return 1 - rejection(counts)
+    return (counts.n_ood - _below_threshold(counts)) / counts.n_ood
 
 
-def rejection(counts: Counts) -> float:
-    """Share of the second samples rejected at the highest threshold that keeps 95 % of the first, 0..1.
-
-    With clean ID samples as the first and covariate-shifted ID samples as the second: how many of the latter a
-    threshold set on clean images turns away, 0.05 without a shift; lower is better for who wants the full spectrum
-    accepted (Yang et al. 2023, arXiv 2204.05306, count them as ID).
-    """
-    allowed = counts.n_id - _at_least(ID_ACCEPTED, counts.n_id)
-    place = int(np.searchsorted(counts.id_below, allowed, side="right")) - 1
-    return float(counts.ood_below[place]) / counts.n_ood
-
-
+@metric("AUPR_IN", higher_is_better=True, range="0-100", source="OpenOOD v1.5, Zhang et al. 2023, arXiv 2306.09301")
 def aupr_in(counts: Counts) -> float:
     """Area under the precision-recall curve, ID being positive; higher is better, 0..1.
 
@@ -73,11 +111,13 @@ def aupr_in(counts: Counts) -> float:
     return _aupr(counts.n_id - counts.id_below[::-1], counts.n_ood - counts.ood_below[::-1])
 
 
+@metric("AUPR_OUT", higher_is_better=True, range="0-100", source="OpenOOD v1.5, Zhang et al. 2023, arXiv 2306.09301")
 def aupr_out(counts: Counts) -> float:
     """As `aupr_in`, OOD being positive."""
     return _aupr(counts.ood_below, counts.id_below)
 
 
+@metric("AURC", higher_is_better=False, range="0-100", source="Jaeger et al. 2023, arXiv 2211.15259", needs_wrong=True)
 def aurc(counts: Counts, ood_share: float = OOD_SHARE) -> float:
     """Area under the risk-coverage curve; lower is better, 0..1.
 
@@ -94,6 +134,7 @@ def aurc(counts: Counts, ood_share: float = OOD_SHARE) -> float:
     return _area(accepted, risk)
 
 
+@metric("AUGRC", higher_is_better=False, range="0-50", source="Traub et al. 2024, arXiv 2407.01032", needs_wrong=True)
 def augrc(counts: Counts, ood_share: float = OOD_SHARE) -> float:
     """Area under the generalized risk-coverage curve; lower is better, 0..0.5.
 
@@ -104,6 +145,7 @@ def augrc(counts: Counts, ood_share: float = OOD_SHARE) -> float:
     return _area(*_accepted(counts, ood_share))
 
 
+@metric("AUTC", higher_is_better=False, range="0-100", source="Humblot-Renaux et al. 2023, arXiv 2306.14658")
 def autc(counts: Counts) -> float:
     """Area under the threshold curve; lower is better, 0..1.
 
@@ -122,55 +164,39 @@ def autc(counts: Counts) -> float:
     return (id_mean + 1 - ood_mean) / 2
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A metric that detectors can be compared by.
+@metric(
+    "AUROC of shifted ID against near",
+    higher_is_better=True,
+    range="0-100, 50 by chance",
+    source="full-spectrum OOD detection, Yang et al. 2023, arXiv 2204.05306",
+    samples=CSID_NEAR,
+)
+def csid_auroc(counts: Counts) -> float:
+    """`auroc` of covariate-shifted ID samples against near-OOD samples, without the clean ID samples."""
+    return auroc(counts)
 
-    ``needs_wrong``: it counts wrong predictions too, at an OOD share. ``samples`` says what it sets against what:
-    ``ood`` the ID samples of a setting and each OOD set, ``csid_near`` covariate-shifted ID and each near set,
-    ``csid`` clean ID and each covariate-shifted set.
+
+@metric(
+    "shifted ID rejected at 95 % clean ID",
+    higher_is_better=False,
+    range="0-100, 5 without shift",
+    source="full-spectrum OOD detection, Yang et al. 2023, arXiv 2204.05306",
+    samples=CSID,
+)
+def csid_rejection(counts: Counts) -> float:
+    """Share of covariate-shifted ID samples rejected at the highest threshold that keeps 95 % of the clean ID samples.
+
+    How many shifted images a threshold set on clean ones turns away: lower is better for who wants the full spectrum
+    accepted.
     """
-
-    label: str
-    function: Callable[..., float]
-    higher_is_better: bool
-    needs_wrong: bool = False
-    samples: str = "ood"
+    return _below_threshold(counts) / counts.n_ood
 
 
-METRICS = {
-    "auroc": Metric("AUROC", auroc, True),
-    "fpr95": Metric("FPR@95", fpr95, False),
-    "fpr_at_id_tpr95": Metric("FPR at 95 % ID TPR", fpr_at_id_tpr95, False),
-    "aupr_in": Metric("AUPR_IN", aupr_in, True),
-    "aupr_out": Metric("AUPR_OUT", aupr_out, True),
-    "aurc": Metric("AURC", aurc, False, needs_wrong=True),
-    "augrc": Metric("AUGRC", augrc, False, needs_wrong=True),
-    "autc": Metric("AUTC", autc, False),
-    "csid_auroc": Metric("AUROC of shifted ID against near", auroc, True, samples="csid_near"),
-    "csid_rejection": Metric("shifted ID rejected at 95 % clean ID", rejection, False, samples="csid"),
-}
-
-
-def measure(
-    name: str,
-    id_scores: Floats,
-    ood_scores: Floats,
-    wrong: NDArray[np.bool_] | None = None,
-    ood_share: float = OOD_SHARE,
-) -> float:
-    """A metric of `METRICS`, in percent, of scores (n_id,) and (n_ood,); larger = ID.
-
-    ``wrong`` (n_id,) marks the ID samples whose class was predicted wrongly; AURC and AUGRC need it.
-    """
-    metric = METRICS[name]
-    sorted_scores = SortedScores(id_scores, ood_scores, wrong if metric.needs_wrong else None)
-    return 100 * apply(metric, sorted_scores.counts(), ood_share)
-
-
-def apply(metric: Metric, counts: Counts, ood_share: float) -> float:
-    """The metric's share; ``ood_share`` matters only to those that count failures."""
-    return metric.function(counts, ood_share) if metric.needs_wrong else metric.function(counts)
+def _below_threshold(counts: Counts) -> int:
+    """How many of the second samples lie below the highest threshold that keeps 95 % of the first."""
+    allowed = counts.n_id - _at_least(ID_ACCEPTED, counts.n_id)
+    place = int(np.searchsorted(counts.id_below, allowed, side="right")) - 1
+    return int(counts.ood_below[place])
 
 
 def _at_least(share: float, total: int) -> int:
