@@ -167,7 +167,14 @@ def _print_report(
     results: list[Result], failures: Mapping[str, str], output: Path, written: list[str], options: argparse.Namespace
 ) -> None:
     from nci_plugin.evaluation.results import METRICS, SETTINGS
-    from nci_plugin.report.tables import amp_table, choices_table, detectors_by_near_auroc, setting_table, setting_title
+    from nci_plugin.report.tables import (
+        alternatives_table,
+        amp_table,
+        choices_table,
+        detectors_by_near_auroc,
+        setting_table,
+        setting_title,
+    )
 
     for setting in SETTINGS:
         text = setting_table(results, setting)
@@ -185,6 +192,8 @@ def _print_report(
             print(f"\n{text}")
     if results:
         print(f"\n{choices_table(results)}")
+    if table := alternatives_table(results):
+        print(f"\n{table.text()}")
     if table := amp_table(results):
         print(f"\n{table.text()}")
     for detector, reason in failures.items():

@@ -213,7 +213,7 @@ def _by_bootstrap(samples: Samples, choice: Choice, groups: Groups, sizes: Mappi
         id_scores = np.concatenate([scores[split] for split in pairing.id_splits])
         wrong = samples.wrong(network, pairing.id_splits) if metric.needs_wrong else None
         ordered = SortedScores(id_scores, scores[pairing.ood_split], wrong)
-        replicates = bootstrap.replicate(ordered, pairing, draws, measured) if draws else []
+        replicates = bootstrap.replicate(ordered, pairing, draws, measured) if draws else np.empty(0)
         return np.append(measured(ordered.counts()), replicates)
 
     unique = list(dict.fromkeys(pairing for pairings in groups.values() for pairing in pairings))

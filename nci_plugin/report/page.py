@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from nci_plugin.benchmarks.benchmark import TEST
 from nci_plugin.checks import PluginError
+from nci_plugin.evaluation.alternatives import ALTERNATIVES
 from nci_plugin.evaluation.identity import unrecorded
 from nci_plugin.evaluation.results import METRICS, OTHER_METRICS, SETTINGS, Result, complete
 from nci_plugin.report import html
@@ -21,7 +22,13 @@ from nci_plugin.report.figures import draw_aurocs, rendered
 from nci_plugin.report.files import ResultsDirectory
 from nci_plugin.report.html import Html, element
 from nci_plugin.report.score_figures import detector_figure
-from nci_plugin.report.tables import choices_rows, detectors_by_near_auroc, setting_frame, setting_title
+from nci_plugin.report.tables import (
+    alternatives_table,
+    choices_rows,
+    detectors_by_near_auroc,
+    setting_frame,
+    setting_title,
+)
 
 FIRST_METRICS = ("AUROC", "FPR@95")
 """Tables that are not folded."""
@@ -32,12 +39,14 @@ def page(path: Path, results: Sequence[Result], scores: Mapping[str, Figure]) ->
 
     Figures are drawn from the stored files, and nothing is computed but their bins and curves.
     """
-    sections: dict[str, Sequence[str]] = {"Benchmark": list(_benchmark(results))}
+    sections: dict[str, list[Html]] = {"Benchmark": list(_benchmark(results))}
     if has_diagnosis(path):
         with drawn_from(path):
             sections["Neural collapse"] = _diagnosis(path)
     sections["Scores"] = [html.folded(detector, _image(figure)) for detector, figure in scores.items()]
     sections["Hyper-parameters"] = [_wrapped("hyper-parameters, and seconds (mean over seeds)", choices_rows(results))]
+    if table := alternatives_table(results):
+        sections["Hyper-parameters"] += [html.table(table.title, table.rows, table.notes)]
     sections["Provenance"] = [_provenance(results)]
     sections["All rows"] = [_all_rows(results)]
     identities = {name: name.lower().replace(" ", "-") for name in sections}
@@ -142,6 +151,8 @@ def _provenance(results: Sequence[Result]) -> Html:
     values: dict[str, dict[str, dict[str, None]]] = {}
     for result in results:
         for field, value in result.provenance.items():
+            if field == ALTERNATIVES:  # a table of its own
+                continue
             values.setdefault(field, {}).setdefault(result.seed, {})[_text(value)] = None
     rows = [["field", *(seed or "network" for seed in seeds)]]
     rows += [[field, *("; ".join(by_seed.get(seed, {})) for seed in seeds)] for field, by_seed in values.items()]

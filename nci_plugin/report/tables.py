@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from nci_plugin.benchmarks.benchmark import GROUP_ROWS
+from nci_plugin.benchmarks.benchmark import GROUP_ROWS, OOD_VALIDATION
 from nci_plugin.checks import one_line
+from nci_plugin.evaluation.alternatives import MOST_ROWS, VALIDATED_ON, Alternative, read_alternatives
 from nci_plugin.evaluation.precision import AMP_SHIFT
 from nci_plugin.evaluation.results import METRICS, Result, formatted, is_over_seeds, table
 
@@ -129,6 +130,53 @@ def _choice(by_seed: Mapping[str, Result]) -> str:
     differs = len({result.chosen_by for result in by_seed.values()}) > 1
     how = first.chosen_by + (f" for {first.seed}" if differs else "")
     return chosen if chosen == "none" else one_line(f"{chosen} ({how})")
+
+
+def alternatives_table(results: Sequence[Result]) -> Table | None:
+    """What every OOD set at hand would have chosen in place of ``ood/val``, and the AUROC over those choices.
+
+    Values that differ between networks stand one after the other; the lowest and the highest AUROC of the choices are
+    means over networks. None where nothing was searched, or by an earlier version.
+    """
+    found: dict[str, dict[str, dict[str, Alternative]]] = {}
+    for result in results:
+        if alternatives := read_alternatives(result.provenance):
+            found.setdefault(result.detector, {})[result.seed] = alternatives
+    if not found:
+        return None
+    sources = list(dict.fromkeys(name for by_seed in found.values() for each in by_seed.values() for name in each))
+    rows = [["detector", "searched", *sources, *(f"{group} AUROC" for group in ("near", "far"))]]
+    for detector, by_seed in found.items():
+        made = list(by_seed.values())
+        names = dict.fromkeys(name for each in made for choice in each.values() for name in choice.values)
+        chosen = [
+            dict.fromkeys(", ".join(map(str, each[source].values.values())) for each in made if source in each)
+            for source in sources
+        ]
+        ranges = [
+            [
+                [getattr(choice, group) for choice in each.values() if getattr(choice, group) is not None]
+                for each in made
+            ]
+            for group in ("near", "far")
+        ]
+        spreads = [
+            f"{np.mean([min(each) for each in own]):.2f} to {np.mean([max(each) for each in own]):.2f}"
+            if all(own)
+            else "-"
+            for own in ranges
+        ]
+        rows.append([detector, ", ".join(names), *(" | ".join(each) or "-" for each in chosen), *spreads])
+    validated = dict.fromkeys(str(result.provenance.get(VALIDATED_ON, "")) for result in results)
+    named = ", ".join(one_line(name) for name in validated if name)
+    return Table(
+        "values that each OOD set would have chosen against id/val, and the AUROC over those choices",
+        [[one_line(cell) for cell in row] for row in rows],
+        [
+            f"{OOD_VALIDATION} was used" + (f": {named}" if named else ""),
+            f"AUROC in percent of id/test against the sets of a group, lowest and highest; at most {MOST_ROWS} of a set",
+        ],
+    )
 
 
 def amp_table(results: Sequence[Result]) -> Table | None:
