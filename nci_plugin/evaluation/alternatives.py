@@ -70,9 +70,7 @@ class Alternatives:
         """`Alternative`s by OOD set, the set of the search first, as a row's provenance takes them."""
         found = {}
         for name in self._tried[0][1] if self._tried else ():
-            values, _, of_group = max(
-                self._tried, key=lambda each: each[1][name]
-            )  # the first of equals, as in the search
+            values, _, of_group = max(self._tried, key=lambda each: each[1][name])  # the first of equals, as there
             found[name] = asdict(Alternative(values, of_group[NEAR], of_group[FAR]))
         return found
 

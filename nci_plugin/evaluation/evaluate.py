@@ -78,7 +78,11 @@ def evaluate_bank(
             continue
         searched = {name: list(values) for name, values in setup.sweep.items()}
         configured = setup.detector.get_hyperparameters() if isinstance(setup, DetectorSetup) else {}
-        settings = {"sweep": searched, "configured": configured, **({AMP_SHIFT: shift} if shift else {})}
+        settings: dict[str, Any] = {
+            "sweep": searched,
+            "configured": configured,
+            **({AMP_SHIFT: shift} if shift else {}),
+        }
         if answers.alternatives:
             settings |= {ALTERNATIVES: answers.alternatives, VALIDATED_ON: described(benchmark.splits[OOD_VALIDATION])}
         rows = _Rows(bank, benchmark, setup.name, answers, seed, {**(provenance or {}), **settings})

@@ -105,7 +105,6 @@ def fit_and_search(setup: DetectorSetup, bank: FeatureBank) -> Fitted:
         return Fitted(detector, detector.explain_choice() or not_searched(setup.sweep, bank.splits), timer.seconds)
     timer = Timer()
     search = _Search(detector, bank, timer)
-
     alternatives = Alternatives(bank.splits)
 
     def validate(values: Mapping[str, Any]) -> float:
@@ -115,9 +114,7 @@ def fit_and_search(setup: DetectorSetup, bank: FeatureBank) -> Fitted:
             validated = auroc(id_scores, score_split(detector, ood_validation))
         try:
             others = {name: score_split(detector, split) for name, split in alternatives.splits.items()}
-        except (
-            Exception
-        ):  # the search is of ood/val alone: what fails on a test set with a value is none of its business
+        except Exception:  # a value that fails on a test set may still be the best of ood/val, as without this
             return validated
         alternatives.add(values, id_scores, validated, others)
         return validated

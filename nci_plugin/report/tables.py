@@ -153,19 +153,12 @@ def alternatives_table(results: Sequence[Result]) -> Table | None:
             dict.fromkeys(", ".join(map(str, each[source].values.values())) for each in made if source in each)
             for source in sources
         ]
-        ranges = [
-            [
-                [getattr(choice, group) for choice in each.values() if getattr(choice, group) is not None]
-                for each in made
-            ]
-            for group in ("near", "far")
-        ]
-        spreads = [
-            f"{np.mean([min(each) for each in own]):.2f} to {np.mean([max(each) for each in own]):.2f}"
-            if all(own)
-            else "-"
-            for own in ranges
-        ]
+        spreads = []
+        for group in ("near", "far"):
+            own = [[getattr(choice, group) for choice in each.values()] for each in made]
+            known = not any(value is None for values in own for value in values)
+            bounds = [float(np.mean([bound(values) for values in own])) for bound in (min, max)] if known else []
+            spreads.append(f"{bounds[0]:.2f} to {bounds[1]:.2f}" if known else "-")
         rows.append([detector, ", ".join(names), *(" | ".join(each) or "-" for each in chosen), *spreads])
     validated = dict.fromkeys(str(result.provenance.get(VALIDATED_ON, "")) for result in results)
     named = ", ".join(one_line(name) for name in validated if name)
@@ -174,7 +167,7 @@ def alternatives_table(results: Sequence[Result]) -> Table | None:
         [[one_line(cell) for cell in row] for row in rows],
         [
             f"{OOD_VALIDATION} was used" + (f": {named}" if named else ""),
-            f"AUROC in percent of id/test against the sets of a group, lowest and highest; at most {MOST_ROWS} of a set",
+            f"AUROC in percent, lowest and highest, of id/test against a group's sets; at most {MOST_ROWS} of a set",
         ],
     )
 
