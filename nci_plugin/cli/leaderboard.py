@@ -153,19 +153,23 @@ def _run_apply(options: argparse.Namespace) -> int:
 
 def _run_rank(options: argparse.Namespace) -> int:
     from nci_plugin.checks import check_number
+    from nci_plugin.comparison.compare import standings
     from nci_plugin.leaderboard.board import BOARDS
     from nci_plugin.leaderboard.comparability import notes
+    from nci_plugin.leaderboard.rank import GROUPS
     from nci_plugin.leaderboard.run import Run
     from nci_plugin.leaderboard.tables import own_ranks, standing_text
 
     check_number("--around", options.around, least=0, whole=True)
     run = Run.read(options.results)
+    detectors = run.select(options.detectors)
+    known = standings(run.path, detectors, list(dict.fromkeys(result.setting for result in run.results)))
     if run.benchmark not in BOARDS:
         print(
             f"'{run.benchmark}' is no benchmark of OpenOOD's leaderboard ({', '.join(BOARDS)}): its numbers stand only"
             " beside each other"
         )
-        for text in own_ranks(run, run.select(options.detectors)):
+        for text in own_ranks(run, detectors, known.ranks):
             print(f"\n{text}")
     else:
         run, board, found = _entries(options)
@@ -174,8 +178,11 @@ def _run_rank(options: argparse.Namespace) -> int:
             print(
                 f"{entry.board}: {row.training}, {row.postprocessor} on {row.arch}, {row.description}, on {board.name}"
             )
-            print(standing_text(row, rows, options.around))
+            own = {group: known.intervals.get((entry.setting, group, entry.detector)) for group in GROUPS}
+            print(standing_text(row, rows, options.around, own))
             print("".join(f"{note}\n" for note in notes(run, entry, rows)))
+    if known.note:
+        print(known.note)
     _print_left_out(run, options)
     return 0
 

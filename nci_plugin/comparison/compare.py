@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from nci_plugin.comparison import bootstrap, delong, networks
 from nci_plugin.comparison.bootstrap import Pairing
 from nci_plugin.comparison.multiple import SIGNIFICANT, cliques, holm, step_down_max_t
 from nci_plugin.comparison.records import Choice, Comparison, Difference, Value
-from nci_plugin.comparison.samples import Samples
+from nci_plugin.comparison.samples import Samples, read_samples
 from nci_plugin.metrics.counts import Counts, SortedScores
 
 Matrix = NDArray[np.float64]
@@ -100,6 +101,34 @@ def compare(samples: Samples, choice: Choice) -> Comparison:
     comparison = Comparison(samples.benchmark, samples.networks, choice, sizes, values, differences, {})
     ties = {} if choice.against else {group: _ties(comparison, group) for group in groups}
     return Comparison(samples.benchmark, samples.networks, choice, sizes, values, differences, ties)
+
+
+@dataclass(frozen=True)
+class Standings:
+    """What the stored scores of a run say of its AUROCs, by setting, group and detector: ranks and 95 % intervals.
+
+    Both are empty where scores are missing, and ``note`` says what to run.
+    """
+
+    ranks: Mapping[str, Mapping[str, Mapping[str, str]]]
+    intervals: Mapping[tuple[str, str, str], tuple[float, float]]
+    note: str
+
+
+def standings(path: Path, detectors: Sequence[str], settings: Sequence[str]) -> Standings:
+    """Compare some detectors of a results directory by AUROC, every pair."""
+    ranks: dict[str, dict[str, dict[str, str]]] = {}
+    intervals = {}
+    try:
+        for samples in read_samples([path], detectors) if len(detectors) > 1 else ():
+            for setting in settings:
+                comparison = compare(samples, Choice(setting=setting))
+                ranks[setting] = {group: comparison.ranks(group) for group in comparison.groups}
+                for value in comparison.values:
+                    intervals[setting, value.group, value.detector] = (value.low, value.high)
+    except PluginError as error:
+        return Standings({}, {}, f"which detectors tie is not known: {error}")
+    return Standings(ranks, intervals, "")
 
 
 def values(samples: Samples, choice: Choice, intervals: bool) -> list[Value]:

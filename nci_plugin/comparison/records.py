@@ -10,6 +10,7 @@ import numpy as np
 
 from nci_plugin.checks import PluginError
 from nci_plugin.comparison.bootstrap import LEAST_REPLICATES
+from nci_plugin.comparison.multiple import SIGNIFICANT
 from nci_plugin.metrics.columns import METRIC_COLUMNS, OOD_SHARE, Metric
 
 
@@ -103,6 +104,20 @@ class Comparison:
         """Values of a group, best first."""
         sign = -1 if self.choice.of_metric.higher_is_better else 1
         return sorted((value for value in self.values if value.group == group), key=lambda each: sign * each.value)
+
+    def ranks(self, group: str) -> dict[str, str]:
+        """``3``, or ``2-4`` where detectors tie: 1 + how many are better, to how many are not worse.
+
+        Better and worse are by adjusted p < 0.05, so at 95 % no detector's rank is outside its range.
+        """
+        names = [value.detector for value in self.ranked(group)]
+        first, last = dict.fromkeys(names, 1), dict.fromkeys(names, len(names))
+        for each in self.differences:
+            if each.group == group and each.adjusted < SIGNIFICANT:
+                better, worse = sorted((each.first, each.second), key=names.index)
+                first[worse] += 1
+                last[better] -= 1
+        return {name: f"{first[name]}-{last[name]}" if first[name] < last[name] else str(first[name]) for name in names}
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON takes it; what could not be computed is None."""

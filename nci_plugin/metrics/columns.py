@@ -73,7 +73,7 @@ def metric(
 def auroc(counts: Counts) -> float:
     """Chance that an ID sample scores above an OOD sample, a tie counting half; higher is better, 0.5 is chance.
 
-    The area under the ROC curve (Hanley & McNeil 1982), as `nci_plugin.metrics.auroc`.
+    P(s_id > s_ood) + P(s_id = s_ood) / 2: the area under the ROC curve, as `nci_plugin.metrics.auroc`.
     """
     twice_below = counts.ood_below[:-1] + counts.ood_below[1:].astype(np.float64)
     return float(np.diff(counts.id_below) @ twice_below) / (2 * counts.n_id * counts.n_ood)
@@ -96,8 +96,8 @@ def fpr95(counts: Counts) -> float:
 def fpr_at_id_tpr95(counts: Counts) -> float:
     """Share of OOD samples accepted at the highest threshold that keeps 95 % of the ID samples; lower is better, 0..1.
 
-    FPR at 95 % TPR with ID being positive (Hendrycks & Gimpel 2017; Liang et al. 2018), the side that pytorch-ood and
-    most papers take. The threshold is an ID score, so it can be set without OOD samples.
+    P(s_ood >= t), t the largest with P(s_id >= t) >= 0.95: FPR at 95 % TPR with ID being positive, the side that
+    pytorch-ood and most papers take. The threshold is an ID score, so it can be set without OOD samples.
     """
     return (counts.n_ood - _below_threshold(counts)) / counts.n_ood
 
@@ -106,7 +106,8 @@ def fpr_at_id_tpr95(counts: Counts) -> float:
 def aupr_in(counts: Counts) -> float:
     """Area under the precision-recall curve, ID being positive; higher is better, 0..1.
 
-    The trapezoid area, as OpenOOD computes it, not average precision.
+    The sum of (r_i - r_(i-1)) (p_i + p_(i-1)) / 2 over thresholds, with precision p and recall r: the trapezoid area,
+    as OpenOOD computes it, not average precision.
     """
     return _aupr(counts.n_id - counts.id_below[::-1], counts.n_ood - counts.ood_below[::-1])
 
@@ -121,10 +122,10 @@ def aupr_out(counts: Counts) -> float:
 def aurc(counts: Counts, ood_share: float = OOD_SHARE) -> float:
     """Area under the risk-coverage curve; lower is better, 0..1.
 
-    A sample that is accepted is a failure if it is OOD or its class is wrong. Risk is the share of failures among the
-    accepted, coverage the share accepted of all inputs, of which ``ood_share`` are OOD (Geifman & El-Yaniv 2017,
-    arXiv 1705.08500; with OOD samples Jaeger et al. 2023, arXiv 2211.15259). Trapezoids between distinct thresholds,
-    and the last risk down to coverage 0, as in the latter's code.
+    The integral of f(c) / c over coverages c from 0 to 1. An accepted sample is a failure if it is OOD or its class is
+    wrong; c is the share accepted of all inputs, of which ``ood_share`` are OOD, and f that of accepted failures
+    (Geifman & El-Yaniv 2017, arXiv 1705.08500; with OOD samples Jaeger et al. 2023). Trapezoids between distinct
+    thresholds, and the last risk down to coverage 0, as in the latter's code.
     """
     accepted, failed = _accepted(counts, ood_share)
     last = int(np.searchsorted(-accepted, 0.0)) - 1  # nothing is accepted above the highest score that was drawn
@@ -138,9 +139,8 @@ def aurc(counts: Counts, ood_share: float = OOD_SHARE) -> float:
 def augrc(counts: Counts, ood_share: float = OOD_SHARE) -> float:
     """Area under the generalized risk-coverage curve; lower is better, 0..0.5.
 
-    As `aurc` with the share of accepted failures among all inputs as the risk: the mean chance that a failure goes
-    undetected (Traub et al. 2024, arXiv 2407.01032). Of all inputs that fail in a share e it is
-    (1 - AUROC of failures) e (1 - e) + e^2 / 2.
+    The integral of f(c) over coverages c from 0 to 1, with c and f as in `aurc`: the mean chance that an input fails
+    and is accepted. If a share e of all inputs fails it is (1 - AUROC of failures) e (1 - e) + e^2 / 2.
     """
     return _area(*_accepted(counts, ood_share))
 
@@ -149,10 +149,10 @@ def augrc(counts: Counts, ood_share: float = OOD_SHARE) -> float:
 def autc(counts: Counts) -> float:
     """Area under the threshold curve; lower is better, 0..1.
 
-    Half the area under the share of ID samples called OOD plus half that under the share of OOD samples called ID, over
-    all thresholds (Humblot-Renaux et al. 2023, arXiv 2306.14658). It depends on the scale of the scores: here they go
-    to [0, 1] by the smallest and the largest of these ID and OOD samples, also in replicates, so one outlier moves it.
-    The areas are those of the step curves; the authors' code joins their points by lines, up to one sample's step
+    The integral over thresholds t from 0 to 1 of (P(s_id < t) + P(s_ood >= t)) / 2: both error rates, over all
+    thresholds. It depends on the scale of the scores: here they go to [0, 1] by the smallest and the largest of these
+    ID and OOD samples, so one outlier moves it. Replicates keep that scale, so an interval is about it as it is. The
+    areas are those of the step curves; the authors' code joins their points by lines, up to one sample's step
     apart. Where all scores are equal it is 0.5.
     """
     low, high = np.float64(counts.scores[0]), np.float64(counts.scores[-1])

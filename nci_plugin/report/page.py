@@ -33,13 +33,21 @@ from nci_plugin.report.tables import (
 FIRST_METRICS = ("AUROC", "FPR@95")
 """Tables that are not folded."""
 
+TIES = "rank 2-4: no rank from 2 to 4 can be excluded by the scores at hand (DeLong and Holm, 5 %)"
 
-def page(path: Path, results: Sequence[Result], scores: Mapping[str, Figure]) -> str:
+Ranks = Mapping[str, Mapping[str, Mapping[str, str]]]
+"""By setting, group and detector."""
+
+
+def page(
+    path: Path, results: Sequence[Result], scores: Mapping[str, Figure], ranks: Ranks | None = None, note: str = ""
+) -> str:
     """The HTML of ``results/<name>``, its rows and the figure of each detector; raises PluginError on damaged files.
 
-    Figures are drawn from the stored files, and nothing is computed but their bins and curves.
+    ``ranks`` by setting, group and detector show ties as ties, and ``note`` says why there are none. Figures are drawn
+    from the stored files, and nothing is computed but their bins and curves.
     """
-    sections: dict[str, list[Html]] = {"Benchmark": list(_benchmark(results))}
+    sections: dict[str, list[Html]] = {"Benchmark": list(_benchmark(results, ranks or {}, note))}
     if has_diagnosis(path):
         with drawn_from(path):
             sections["Neural collapse"] = _diagnosis(path)
@@ -60,7 +68,7 @@ def page(path: Path, results: Sequence[Result], scores: Mapping[str, Figure]) ->
     )
 
 
-def _benchmark(results: Sequence[Result]) -> Iterator[Html]:
+def _benchmark(results: Sequence[Result], ranks: Ranks, note: str) -> Iterator[Html]:
     """A sortable table for each setting and metric, and the figure of all."""
     whole = complete(results)
     left_out = sorted({result.detector for result in results} - {result.detector for result in whole})
@@ -79,9 +87,14 @@ def _benchmark(results: Sequence[Result]) -> Iterator[Html]:
         for metric in frame.columns.unique(level=1):
             cells = frame.xs(metric, axis=1, level=1)
             rows = [["detector", *cells.columns], *([name, *row] for name, row in zip(cells.index, cells.to_numpy()))]
-            drawn[metric] = html.table(f"{metric} (%)", rows, sortable=True)
+            of_group = ranks.get(setting, {}) if metric == METRICS["auroc"] else {}
+            for group, by_detector in of_group.items():
+                rows = [[*row, by_detector.get(row[0], f"rank {group}" if row is rows[0] else "-")] for row in rows]
+            drawn[metric] = html.table(f"{metric} (%)", rows, [TIES] * bool(of_group), sortable=True)
         yield element("div", *(drawn.pop(metric) for metric in FIRST_METRICS), class_="row")
         yield html.folded(", ".join(drawn), element("div", *drawn.values(), class_="row"))
+    if note:
+        yield element("p", note, class_="note")
     yield _image(draw_aurocs(whole))
 
 
