@@ -20,6 +20,7 @@ from nci_plugin.comparison.tables import comparison_text, over_benchmarks_text, 
 from nci_plugin.comparison.worst import GroupScore, worst_groups
 from nci_plugin.evaluation.results import file_name
 from nci_plugin.files import write_atomically
+from nci_plugin.metrics.columns import METRIC_COLUMNS
 from nci_plugin.report.figures import save
 
 Worst = Mapping[str, Mapping[str, Sequence[GroupScore]]]
