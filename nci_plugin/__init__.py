@@ -18,10 +18,12 @@ and metrics:
 What else there is:
 
 * `Benchmark`, `ImageList`, `Preprocessing`, `Features`: what is evaluated.
-* `Detector`: the base class of a detector of yours. `nci_plugin.detectors` has those of this package.
+* `Detector`, `FitsOn`, `Paper`: the base class of a detector of yours, and what such a class says of itself.
+  `nci_plugin.detectors` has those of this package.
+* `register_detector`, `DetectorSetup`: a detector by name, and with values to search. `nci_plugin.testing` tests one.
 * `ClassStatistics`, `LinearHead`: what a detector is fitted on.
 * `CollapseMonitor`, and `nci_plugin.collapse.measure`: neural collapse in numbers, during training or afterwards.
-* `register`: the detectors as postprocessors of OpenOOD v1.5.
+* `register_with_openood`: the detectors as postprocessors of OpenOOD v1.5.
 * `PluginError`: raised on input that cannot be used, with one line that says what to do.
 
 The command line is ``nci-ood``, or ``python -m nci_plugin``.
@@ -37,6 +39,7 @@ __version__ = "0.2.0"
 _PUBLIC = {
     "evaluate": "nci_plugin.api",
     "register": "nci_plugin.registration",
+    "register_with_openood": "nci_plugin.registration",
     "on_device": "nci_plugin.registration",
     "Benchmark": "nci_plugin.benchmarks.benchmark",
     "Features": "nci_plugin.benchmarks.benchmark",
@@ -45,6 +48,10 @@ _PUBLIC = {
     "ClassStatistics": "nci_plugin.features.statistics",
     "LinearHead": "nci_plugin.networks.head",
     "Detector": "nci_plugin.detectors.base",
+    "Paper": "nci_plugin.detectors.base",
+    "FitsOn": "nci_plugin.features.bank",
+    "DetectorSetup": "nci_plugin.evaluation.search",
+    "register_detector": "nci_plugin.detectors.registry",
     "CollapseMonitor": "nci_plugin.dynamics.monitor",
     "PluginError": "nci_plugin.checks",
 }

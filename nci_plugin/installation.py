@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from nci_plugin.adapters.openood.checkout import LANDMARK, is_checkout
+from nci_plugin.adapters.openood.methods import METHODS
 from nci_plugin.checks import PluginError
 from nci_plugin.config import config_directory
+from nci_plugin.evaluation.configuration import unshipped_files
 from nci_plugin.files import TEMPORARY, read_file, write_atomically
 from nci_plugin.parsing import read_json
 
@@ -156,7 +158,11 @@ def _contents() -> dict[str, bytes]:
     beside = {name: path for name, path in beside.items() if path.stem not in OPENOODS_OWN}
     directory = _script_directory()
     scripts = {f"scripts/{name}": directory / name for name in SCRIPTS}
-    return {name: path.read_bytes() for name, path in sorted({**package, **inside, **beside, **scripts}.items())}
+    contents = {name: path.read_bytes() for name, path in {**package, **inside, **beside, **scripts}.items()}
+    for name, text in unshipped_files().items():
+        if name not in METHODS:  # else OpenOOD has a file of that name itself
+            contents[f"configs/postprocessors/{name}.yml"] = text.encode()
+    return dict(sorted(contents.items()))
 
 
 def _script_directory() -> Path:

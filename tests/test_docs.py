@@ -17,7 +17,7 @@ import yaml
 from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.config import detector_names, parse_benchmark
 from nci_plugin.detectors import registry
-from nci_plugin.detectors.configuration import parse_detector
+from nci_plugin.evaluation.configuration import parse_detector
 from nci_plugin.report.diagnosis_tables import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent

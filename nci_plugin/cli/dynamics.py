@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nci_plugin.dynamics.analysis import Analysis
     from nci_plugin.dynamics.checkpoints import CheckpointRun
     from nci_plugin.dynamics.trajectory import EpochRecord, Trajectory
-    from nci_plugin.evaluation.evaluate import Contestant
+    from nci_plugin.evaluation.contestant import Contestant
     from nci_plugin.inputs import Inputs
 
 FEATURES = ".dynamics-features"
@@ -188,11 +188,9 @@ def _measure(
 def _configured(detectors: Sequence[str]) -> list[str]:
     """The detectors that are given as YAML files, with their values; those named by name have the shipped ones."""
     from nci_plugin import api
-    from nci_plugin.detectors.base import DetectorSetup
 
     setups = api.resolve_detectors([name for name in detectors if name.endswith((".yml", ".yaml"))])
-    described = [each for each in setups if isinstance(each, DetectorSetup)]
-    return sorted(repr((each.name, each.detector.get_hyperparameters(), dict(each.sweep))) for each in described)
+    return sorted(repr((each.name, dict(each.configured), dict(each.sweep))) for each in setups)
 
 
 def _said_benchmark(trainings: Mapping[str, Mapping[str, Any]]) -> str:

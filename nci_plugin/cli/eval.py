@@ -15,7 +15,7 @@ from nci_plugin.cli import network
 if TYPE_CHECKING:
     import torch
 
-    from nci_plugin.evaluation.evaluate import Contestant
+    from nci_plugin.evaluation.contestant import Contestant
     from nci_plugin.evaluation.results import Result
     from nci_plugin.inputs import Inputs, Roots
     from nci_plugin.report.files import ResultsDirectory

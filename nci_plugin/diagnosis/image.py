@@ -13,7 +13,7 @@ from torch import Tensor
 from nci_plugin.benchmarks.benchmark import VALIDATION
 from nci_plugin.checks import check_finite
 from nci_plugin.collapse.geometry import centre_distances, present_classes
-from nci_plugin.detectors.base import DetectorSetup
+from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.search import fit_and_search, score_split
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.features.forward import prepared
@@ -48,7 +48,7 @@ class Explanation:
 
 
 def explain_image(
-    image: Tensor, bank: FeatureBank, setups: Sequence[DetectorSetup], tpr: float, head: str | None = None
+    image: Tensor, bank: FeatureBank, setups: Sequence[Contestant], tpr: float, head: str | None = None
 ) -> Explanation:
     """Score an image (1, 3, H, W) with a bank's network.
 
@@ -78,7 +78,7 @@ def explain_image(
     )
 
 
-def _score(setup: DetectorSetup, bank: FeatureBank, features: Tensor, logits: Tensor, tpr: float) -> Score:
+def _score(setup: Contestant, bank: FeatureBank, features: Tensor, logits: Tensor, tpr: float) -> Score:
     detector = fit_and_search(setup, bank).detector
     value = float(detector.score(features, logits))
     validation = np.sort(score_split(detector, bank.splits[VALIDATION]).astype(np.float64))

@@ -15,7 +15,8 @@ from nci_plugin.benchmarks.benchmark import GROUP_ROWS, TEST, TRAIN, Benchmark, 
 from nci_plugin.benchmarks.opening import image_batches, open_splits
 from nci_plugin.checks import PluginError, check_finite, check_known, check_number
 from nci_plugin.dynamics.trajectory import GROUPS, NC4_TRAIN, EpochRecord, Value
-from nci_plugin.evaluation.evaluate import Contestant, evaluate_bank
+from nci_plugin.evaluation.contestant import Contestant
+from nci_plugin.evaluation.evaluate import evaluate_bank
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.features.fingerprint import weights_digest
 from nci_plugin.features.forward import prepared
