@@ -18,8 +18,8 @@ from nci_plugin.cli.network import ALL, Job, Networks
 from nci_plugin.comparison.records import Choice, check_ood_share
 from nci_plugin.comparison.samples import read_samples
 from nci_plugin.comparison.tables import metrics_text
+from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.directory import ResultsDirectory
-from nci_plugin.evaluation.evaluate import Contestant
 from nci_plugin.evaluation.results import METRICS, SETTINGS, Result, complete
 from nci_plugin.features.processes import Processes, joined
 from nci_plugin.inputs import Inputs

@@ -21,8 +21,8 @@ from nci_plugin.deploy import file, images, preprocessing
 from nci_plugin.deploy.calibration import CONFIDENCE, POOLED, TPR, Calibration, Threshold, least_samples, level_of
 from nci_plugin.deploy.network import Fingerprint, Probe, device_of, inner_name, layer_named
 from nci_plugin.deploy.state import forget_scored
-from nci_plugin.detectors.base import Detector, DetectorSetup
-from nci_plugin.evaluation.search import check_ranking, fit, score_split
+from nci_plugin.detectors.base import Detector
+from nci_plugin.evaluation.search import DetectorSetup, check_ranking, fit, score_split
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.features.extract import extract
 from nci_plugin.features.forward import prepared

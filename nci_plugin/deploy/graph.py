@@ -54,7 +54,7 @@ class Proximity(nn.Module):
     def __init__(self, detector: FeatureProximity) -> None:
         super().__init__()
         self.register_buffer("mean", detector.mean_.double().clone())
-        self.register_buffer("weight", detector.head_.weight.double().clone())
+        self.register_buffer("weight", detector.weight_.clone())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         return self.p_score(features, logits.argmax(dim=1))

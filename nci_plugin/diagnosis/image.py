@@ -13,7 +13,7 @@ from torch import Tensor
 from nci_plugin.benchmarks.benchmark import VALIDATION
 from nci_plugin.benchmarks.image_list import OOD_LABEL
 from nci_plugin.collapse.geometry import centre_distances, present_classes
-from nci_plugin.detectors.base import DetectorSetup
+from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.search import fit_and_search, score_split
 from nci_plugin.features.bank import FeatureBank
 
@@ -45,7 +45,7 @@ class Explanation:
     num_validation: int
 
 
-def explain_image(image: Tensor, bank: FeatureBank, setups: Sequence[DetectorSetup], tpr: float) -> Explanation:
+def explain_image(image: Tensor, bank: FeatureBank, setups: Sequence[Contestant], tpr: float) -> Explanation:
     """Score an image (1, 3, H, W) with a bank's network.
 
     The threshold of each score is the largest that keeps at least the share ``tpr``, 0..1, of the ID validation split.
@@ -72,7 +72,7 @@ def explain_image(image: Tensor, bank: FeatureBank, setups: Sequence[DetectorSet
     )
 
 
-def _score(setup: DetectorSetup, bank: FeatureBank, features: Tensor, logits: Tensor, tpr: float) -> Score:
+def _score(setup: Contestant, bank: FeatureBank, features: Tensor, logits: Tensor, tpr: float) -> Score:
     detector = fit_and_search(setup, bank).detector
     value = float(detector.score(features, logits))
     validation = np.sort(score_split(detector, bank.splits[VALIDATION]).astype(np.float64))

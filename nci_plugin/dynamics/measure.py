@@ -17,7 +17,8 @@ from nci_plugin.benchmarks.opening import image_batches, open_splits
 from nci_plugin.checks import PluginError, check_known, check_number
 from nci_plugin.collapse.registry import of_training
 from nci_plugin.dynamics.trajectory import GROUPS, EpochRecord, Value
-from nci_plugin.evaluation.evaluate import Contestant, evaluate_bank
+from nci_plugin.evaluation.contestant import Contestant
+from nci_plugin.evaluation.evaluate import evaluate_bank
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.features.extract import extract
 from nci_plugin.features.fingerprint import weights_digest
