@@ -14,7 +14,7 @@ from scipy.stats import norm, t
 from nci_plugin.checks import PluginError
 from nci_plugin.comparison import bootstrap, networks
 from nci_plugin.comparison.bootstrap import Pairing
-from nci_plugin.comparison.compare import check, compare
+from nci_plugin.comparison.compare import check, compare, values
 from nci_plugin.comparison.delong import components, covariance, mean_of
 from nci_plugin.comparison.multiple import cliques, holm, step_down_max_t
 from nci_plugin.comparison.over_benchmarks import friedman, over_benchmarks
@@ -362,6 +362,26 @@ def test_groups_and_full_spectrum():
     for choice in (Choice("csid_auroc"), Choice("csid_rejection"), Choice(setting="fsood")):
         with pytest.raises(PluginError, match="no covariate-shifted set"):
             check(without, choice)
+
+
+@pytest.mark.parametrize("metric", ["auroc", "fpr95"])
+def test_values_of_groups_and_their_data_sets(metric):
+    """Those of groups are a comparison's; a group of one set is that set; without intervals the values are the same."""
+    samples = made_up(np.random.default_rng(1), (80, 70), (1.2, 0.8), (0.0, 0.3))
+    made = values(samples, Choice(metric), intervals=True)
+    assert [each for each in made if each.group == "near"] == compare(samples, Choice(metric)).values
+    assert [replace(each, group="near") for each in made if each.group == "near/one"] == made[:2]
+    alone = values(samples, Choice(metric), intervals=False)
+    np.testing.assert_allclose([each.by_network for each in alone], [each.by_network for each in made])
+    assert all(np.isnan(each.low) for each in alone)
+
+
+def test_ranks_are_what_the_differences_leave():
+    """Everyone above is better, everyone below is worse, and who cannot be told apart shares the range."""
+    samples = made_up(np.random.default_rng(1), (200, 200), (3.0, 1.0, 1.01, -1.0))
+    assert compare(samples, Choice()).ranks("near") == {"d0": "1", "d1": "2-3", "d2": "2-3", "d3": "4"}
+    low = compare(samples, Choice("fpr_at_id_tpr95")).ranks("near")
+    assert (low["d0"], low["d3"]) == ("1", "4")
 
 
 def test_against_one():

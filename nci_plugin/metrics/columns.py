@@ -128,7 +128,7 @@ def aurc(counts: Counts, ood_share: float = OOD_SHARE) -> float:
     thresholds, and the last risk down to coverage 0, as in the latter's code.
     """
     accepted, failed = _accepted(counts, ood_share)
-    last = int(np.searchsorted(-accepted, 0.0)) - 1  # nothing is accepted above the highest score that was drawn
+    last = np.count_nonzero(accepted) - 1  # nothing is accepted above the highest score that was drawn
     risk = np.zeros_like(accepted)
     np.divide(failed[: last + 1], accepted[: last + 1], out=risk[: last + 1])
     risk[last + 1] = risk[last]
