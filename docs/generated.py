@@ -1,4 +1,4 @@
-"""The pages of the reference that are made from the code: commands, detectors, collapse metrics, keys of YAML files."""
+"""The pages of the reference that are made from the code: commands, detectors, metrics, keys of YAML files."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.cli.parser import make_parser
 from nci_plugin.collapse import METRICS, CollapseMetrics
 from nci_plugin.detectors import registry
+from nci_plugin.metrics import METRIC_COLUMNS
 from nci_plugin.report.diagnosis_tables import at_collapse
 
 MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~$^]")
@@ -244,6 +245,44 @@ def _equations() -> Iterable[Callable[..., Any]]:
     return found
 
 
+# -------------------------------------------------------------------- metrics
+
+SETS = {
+    "ood": "ID samples against each OOD set",
+    "csid_near": "covariate-shifted ID samples against each near-OOD set",
+    "csid": "clean ID samples against each covariate-shifted set",
+}
+
+
+def metrics() -> Iterator[str]:
+    yield """\
+# Metrics
+
+Every metric of ID against OOD scores, from the registry. `nci-ood eval --metrics NAME ...` prints them as columns,
+`nci-ood compare --metric NAME` compares detectors by one. Larger score = ID. All are printed in percent, so the
+ranges here are 0-100; the value of a group is the unweighted mean over its data sets. OpenOOD's four and the first FPR
+on the side of ID are stored in every row of `results.jsonl`, the others are computed from the stored scores, so they
+are there for older results too.
+"""
+    yield from header("name", "column", "better", "range", "of", "source")
+    for name, metric in METRIC_COLUMNS.items():
+        better = "high" if metric.higher_is_better else "low"
+        cells = (plain(metric.label), better, plain(metric.range), SETS[metric.samples], plain(metric.source))
+        yield row(f"[`{name}`](#metric-{name.replace('_', '-')})", *cells)
+    yield """
+`eval` prints those of covariate-shifted samples in the table of the full spectrum.
+[How sure they are](../../compare.md) says how their intervals are made.
+"""
+    for name, metric in METRIC_COLUMNS.items():
+        yield f"(metric-{name.replace('_', '-')})=\n## {name}"
+        yield ""
+        yield from documented(metric.function)
+        yield ""
+        failures = "; counts wrong predictions, at a stated share of OOD inputs" if metric.needs_wrong else ""
+        yield f"{SETS[metric.samples].capitalize()}{failures}. Source: {plain(metric.source)}."
+        yield ""
+
+
 # -------------------------------------------------------------------- YAML
 
 
@@ -271,6 +310,7 @@ PAGES = {
     "command_line": command_line,
     "detectors": detectors,
     "collapse_metrics": collapse_metrics,
+    "metrics": metrics,
     "postprocessor_files": postprocessor_files,
     "preprocessing_keys": preprocessing_keys,
 }

@@ -41,6 +41,8 @@ if TYPE_CHECKING:  # for editors and type checkers: the names of _PUBLIC, which 
     from nci_plugin.benchmarks.image_list import ImageList as ImageList
     from nci_plugin.benchmarks.image_list import Preprocessing as Preprocessing
     from nci_plugin.checks import PluginError as PluginError
+    from nci_plugin.deploy.choice import recommend as recommend
+    from nci_plugin.deploy.detector import OODDetector as OODDetector
     from nci_plugin.detectors.base import Detector as Detector
     from nci_plugin.dynamics.monitor import CollapseMonitor as CollapseMonitor
     from nci_plugin.features.statistics import ClassStatistics as ClassStatistics
@@ -62,7 +64,7 @@ _PUBLIC = {
     "LinearHead": "nci_plugin.networks.head",
     "Detector": "nci_plugin.detectors.base",
     "OODDetector": "nci_plugin.deploy.detector",
-    "recommend": "nci_plugin.deploy.recommend",
+    "recommend": "nci_plugin.deploy.choice",
     "CollapseMonitor": "nci_plugin.dynamics.monitor",
     "PluginError": "nci_plugin.checks",
 }

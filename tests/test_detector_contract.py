@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 
 import numpy as np
 import pytest
 import pytorch_ood.detector as library
+import safetensors.torch
 import torch
 import twins
 
 from nci_plugin import config, metrics
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.checks import PluginError
+from nci_plugin.deploy.graph import graph_of
+from nci_plugin.deploy.state import detector_from, state_of
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import DetectorSetup
 from nci_plugin.evaluation.search import fit_and_search
@@ -87,6 +91,30 @@ def test_no_rows_no_scores_and_one_row_one_score(name, toy):
     assert score(detector, toy, toy.test[:1]).shape == (1,)
     if name in OWN:
         assert score(detector, toy, toy.test[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize(("name", "values"), OWN_SETTINGS)
+def test_stored_and_read_it_gives_the_same_bits(name, values, toy):
+    detector = fitted(name, toy, **values)
+    expected = score(detector, toy, toy.test)
+    state = state_of(detector)
+    stored = safetensors.torch.save(state.tensors, {"state": json.dumps(state.values, allow_nan=False)})
+    read = detector_from(json.loads(json.dumps(state.values)), safetensors.torch.load(stored), "a file")
+    assert torch.equal(score(read, toy, toy.test), expected)
+    assert read.get_hyperparameters() == detector.get_hyperparameters()
+    assert read.explain_choice() == detector.explain_choice()
+    assert torch.equal(score(read, toy, toy.far), score(detector, toy, toy.far))
+
+
+@pytest.mark.parametrize(("name", "values"), OWN_SETTINGS)
+def test_as_a_graph_it_gives_the_same_scores(name, values, toy):
+    detector = fitted(name, toy, **values)
+    graph = graph_of(detector)
+    for features in (toy.test, toy.far, toy.test[:1], toy.test * 100):
+        expected = score(detector, toy, features)
+        found = graph(features.double(), toy.head.logits(features).double()).float()
+        assert found.shape == expected.shape
+        assert ((found - expected).abs() <= 1e-4 * expected.abs().clamp(min=1)).all()
 
 
 @pytest.mark.parametrize("name", ALL)

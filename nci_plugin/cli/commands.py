@@ -13,6 +13,10 @@ from nci_plugin.cli.options import argument, command, group, number_or_auto, opt
 
 RESULTS = "a directory that 'nci-ood eval' wrote to"
 DEVICE = "auto, cuda, cuda:N, mps or cpu (auto)"
+IMAGES = (
+    "training images: a folder with one sub-folder a class (or with train/ and val/ of such), a list of lines 'path"
+    " label', or the name or YAML file of a benchmark, whose validation images calibrate"
+)
 
 # -------------------------------------------------------------------- what commands share
 
@@ -58,6 +62,17 @@ class Pass:
     )
 
 
+@dataclass(frozen=True)
+class Steps:
+    """How image files become the network's input; without any, as torchvision's or timm's weights say."""
+
+    pre_size: int | None = option(None, "resize the shorter side to so many pixels", "N")
+    img_size: int | None = option(None, "then crop so many pixels from the centre", "N")
+    mean: tuple[float, ...] | None = option(None, "mean of R, G, B in 0 to 1", "X", nargs=3)
+    std: tuple[float, ...] | None = option(None, "standard deviation of R, G, B", "X", nargs=3)
+    interpolation: str = option("bilinear", "of the resize (bilinear)", "NAME")
+
+
 # -------------------------------------------------------------------- the sub-commands
 
 
@@ -75,6 +90,11 @@ class Eval:
     network: Network = group(Network)
     data: Data = group(Data)
     passing: Pass = group(Pass)
+    metrics: tuple[str, ...] = option(
+        (), "columns of the printed tables, of the metrics of 'nci-ood compare' (fpr95 auroc aupr_in aupr_out)", "NAME"
+    )
+    intervals: bool = option(False, "print every mean with its 95 %% interval (none)")
+    ood_share: float = option(0.5, "share of OOD inputs for aurc and augrc (0.5)", "X")
     save_csv: bool = option(False, "CSV files, which are always written")
     save_score: bool = option(False, "scores for OpenOOD too, as s*/scores/<detector>.pkl")
 
@@ -165,6 +185,95 @@ class Explain:
     network: Network = group(Network)
     data: Data = group(Data, without=("fsood",))
     passing: Pass = group(Pass, without=("amp",))
+
+
+@command("fit", "fit a detector to a network, calibrate it, and write it to a file")
+@dataclass(frozen=True)
+class Fit:
+    """Fit a detector on training images and calibrate it on validation images that the network was not trained on, in
+    one forward pass, and write one safetensors file for 'nci-ood score', 'nci-ood export' and OODDetector.load."""
+
+    images: str = argument("IMAGES", IMAGES)
+    val: Path | None = option(None, "validation images, as a folder or list like IMAGES (IMAGES/val)", "PATH")
+    detectors: tuple[str, ...] = option(
+        ("nci_plus",),
+        "names or YAML files, of several a file each; or 'recommended', what 'nci-ood recommend' puts first (nci_plus)",
+        "NAME",
+    )
+    output: Path = option(Path("detector.safetensors"), "the file (detector.safetensors)", "FILE")
+    tpr: float = option(0.95, "share of ID images to be kept, 0 to 1 (0.95)", "X")
+    by_class: bool = option(False, "calibrate within every predicted class that has enough validation images")
+    seed: int = option(0, "of the cut of the validation images, and of --bank-rows (0)", "N")
+    bank_rows: int | None = option(None, "training features that KNN keeps (all)", "N")
+    class_names: tuple[str, ...] | None = option(
+        None, "names of the classes, in order, or a text file of them, one a line (the sub-folders')", "NAME"
+    )
+    steps: Steps = group(Steps)
+    data_root: Path | None = option(None, "directory that the paths in image lists are relative to (the list's)", "DIR")
+    network: Network = group(Network)
+    passing: Pass = group(Pass, without=("amp",))
+
+
+@command("score", "say of every image in a directory whether it is OOD")
+@dataclass(frozen=True)
+class Score:
+    """Score image files with a detector that 'nci-ood fit' wrote: file, predicted class, score (larger = ID), p-value
+    and verdict, in rows that are written as they come. Started again, it goes on where it was stopped. Exit code 1
+    where an image could not be read."""
+
+    images: Path = argument("IMAGES", "a directory, an image, or a text file of paths")
+    detector: Path = option(MISSING, "the file of 'nci-ood fit'", "FILE")
+    csv: Path | None = option(None, "write the rows to this file (standard output)", "FILE", one_of="output")
+    jsonl: Path | None = option(None, "write them as lines of JSON to this file", "FILE", one_of="output")
+    tpr: float | None = option(None, "share of ID images to be kept, 0 to 1 (the detector's)", "X")
+    data_root: Path | None = option(None, "directory that the paths in a list are relative to (the list's)", "DIR")
+    network: Network = group(Network, without=("head",))
+    passing: Pass = group(Pass, without=("amp",))
+
+
+@command("recommend", "say which detector to use for a network, without OOD images")
+@dataclass(frozen=True)
+class Recommend:
+    """Rank detectors for a network by how well each tells its ID validation images from pseudo-OOD samples that are
+    made of their features, and say how often that ranking was right on networks where the truth is known."""
+
+    images: str = argument("IMAGES", IMAGES)
+    val: Path | None = option(None, "validation images, as a folder or list like IMAGES (IMAGES/val)", "PATH")
+    detectors: tuple[str, ...] | None = option(None, "rank these (those that it was measured for)", "NAME")
+    seed: int = option(0, "of the cut of the validation images: half of them choose (0)", "N")
+    steps: Steps = group(Steps)
+    data_root: Path | None = option(None, "directory that the paths in image lists are relative to (the list's)", "DIR")
+    network: Network = group(Network)
+    passing: Pass = group(Pass, without=("amp",))
+
+
+@command("export", "write a network and its detector as one graph")
+@dataclass(frozen=True)
+class Export:
+    """Write a network and its detector as one graph from preprocessed images to logits, score and verdict, and compare
+    it with the detector on real images: scores within 1e-4 of max(1, |score|), else no file is left."""
+
+    detector: Path = argument("DETECTOR", "the file of 'nci-ood fit'")
+    to: str = option(MISSING, "onnx, or export: a program of torch.export", "FORMAT", choices=("onnx", "export"))
+    images: Path = option(MISSING, "images to compare on: a directory (64 of them are taken)", "DIR")
+    output: Path | None = option(None, "the file (DETECTOR.onnx, DETECTOR.pt2)", "FILE")
+    tpr: float | None = option(None, "share of ID images to be kept, 0 to 1 (the detector's)", "X")
+    network: Network = group(Network, without=("head",))
+    device: str = option("cpu", "auto, cuda, cuda:N, mps or cpu (cpu)")
+
+
+@command("drift", "compare the scores of new images with those of the validation images")
+@dataclass(frozen=True)
+class Drift:
+    """Compare a window of scores that 'nci-ood score' wrote with the calibration scores of its detector: the share
+    called OOD with its interval, and a Kolmogorov-Smirnov test. Exit code 1 where they have drifted."""
+
+    scores: Path = argument("SCORES", "a file of 'nci-ood score', CSV or lines of JSON")
+    detector: Path = option(MISSING, "the file of 'nci-ood fit'", "FILE")
+    last: int | None = option(None, "the last so many scores (all)", "N")
+    tpr: float | None = option(None, "share of ID images to be kept, 0 to 1 (the detector's)", "X")
+    confidence: float = option(0.95, "of the intervals and the tests, 0 to 1 (0.95)", "X")
+    figure: Path | None = option(None, "also draw the p-values, as PNG or SVG", "FILE")
 
 
 @command("report", "write the results, and a diagnosis beside them, as one HTML page")

@@ -49,14 +49,14 @@ def _diagnose(networks: Networks, layers: bool, second_pass: bool) -> None:
     failures: set[str] = set()
     records = []
     for seed, network in networks.by_seed.items():
-        passing = networks.extraction_options(seed, directory)
-        bank = extract(network, benchmark, {FitsOn.STATISTICS}, passing, inputs.splits, layers)
+        options = networks.extraction_options(seed, directory)
+        bank = extract(network, benchmark, {FitsOn.STATISTICS}, options, inputs.splits, layers)
         directory.begin(bank, seed)
         evaluation = evaluate_bank(bank, benchmark, setups, seed, networks.provenance(seed))
         directory.add(evaluation, seed)
         results += evaluation.results
         failures |= set(evaluation.failures)
-        diagnosis = diagnose_network(bank, benchmark, evaluation, seed, second_pass, passing.head, layers)
+        diagnosis = diagnose_network(bank, benchmark, evaluation, seed, second_pass, layers)
         files.write_diagnosis(directory.path, seed, diagnosis)
         records.append(diagnosis.record)
     scored = [result for result in complete(results) if result.detector not in failures]

@@ -39,7 +39,7 @@ def run(options: Explain) -> int:
     with locked(networks.output):
         for seed, network in networks.by_seed.items():
             bank = extract(network, inputs.benchmark, needs, networks.extraction_options(seed), splits)
-            explanation = explain_image(image, bank, setups, options.tpr / 100, options.network.head)
+            explanation = explain_image(image, bank, setups, options.tpr / 100)
             _print(f"{options.image}, {seed or inputs.checkpoints[seed]}", explanation, options.tpr)
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION, Benchmark
-from nci_plugin.benchmarks.image_list import ImageList
+from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
 from nci_plugin.checks import PluginError, check_finite, check_number
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import file, images, preprocessing
@@ -126,7 +127,7 @@ class OODDetector:
         self._check_settings()
         check_weights(model)
         device = device_of(model)
-        steps = self._preprocessing(model, train, validation)
+        steps = self.preprocessing_for(model, train, validation)
         if train is validation:
             raise PluginError(
                 "fit: the same images were passed for training and for validation; a network's scores of images that it"
@@ -145,8 +146,7 @@ class OODDetector:
             splits[TRAIN] = training.split
         names = images.check_class_names(self.class_names, num_classes) if self.class_names is not None else names
         tuned = self.holdout or detector.needs_validation
-        if not tuned:  # else after the pass, as a cut of each class rounds
-            self._check_enough(len(opened))
+        self._check_enough(len(opened) - (len(opened) // 2 if tuned else 0))
         options = ExtractionOptions(str(device), self.batch_size, self.workers, head_name, progress=self.progress)
         benchmark = Benchmark.from_splits("service", num_classes, test=opened.split)
         bank = extract(model, benchmark, {detector.fits_on} - {FitsOn.NOTHING}, options, splits)
@@ -154,7 +154,6 @@ class OODDetector:
         fitting = None
         if tuned:
             fitting, calibrating = halves(bank.splits[VALIDATION], self.seed)
-            self._check_enough(len(calibrating))
         if self.bank_rows is not None and TRAIN in bank.splits:
             bank.splits[TRAIN] = drawn(bank.splits[TRAIN], self.bank_rows, self.seed)
         used = {TRAIN: bank.splits[TRAIN]} if TRAIN in bank.splits else {}
@@ -226,7 +225,8 @@ class OODDetector:
                 f" {least_samples(self.tpr)}; pass more, or a smaller tpr"
             )
 
-    def _preprocessing(self, model: nn.Module, *sources: Any) -> Any:
+    def preprocessing_for(self, model: nn.Module, *sources: Any) -> Preprocessing | None:
+        """How image files become the input of a network, as stated or found; raises PluginError where both differ."""
         given, carried = preprocessing.stated(self.preprocessing), preprocessing.found_in(model, *sources)
         transforms = [preprocessing.carried(source) for source in sources]
         if given is not None and any(each not in (None, given) for each in transforms):
@@ -240,6 +240,11 @@ class OODDetector:
         if any(each != given for each in stated_by_list):
             raise PluginError("preprocessing: the image lists have other ones than was stated; give all the same")
         return given or carried
+
+    def with_detector(self, name: str) -> OODDetector:
+        """An unfitted one with the same settings and another detector, which validation images have chosen."""
+        settings = {key: getattr(self, key) for key in inspect.signature(type(self)).parameters if key != "detector"}
+        return type(self)(name, **{**settings, "holdout": True})
 
     # ---------------------------------------------------------------- score
 
@@ -339,7 +344,7 @@ class OODDetector:
         if line:
             warnings.warn(line, stacklevel=2)
         head = layer_of(model, fitted, where)
-        fitted.probe.check(model, head, where)
+        fitted.probe.check(model, head, where, fitted.network.dtype)
         scores, then = fitted.detector.score(fitted.probe.features, fitted.probe.logits), fitted.probe_scores
         if not bool(((scores - then).abs() <= SAME_SCORE * then.abs().clamp(min=1)).all()):
             raise PluginError(f"{where}: this version of '{fitted.detector.name}' scores otherwise; fit it again")
@@ -399,14 +404,10 @@ def _training_rows(bank: FeatureBank) -> int:
 
 
 def halves(split: FeatureSplit, seed: int) -> tuple[FeatureSplit, FeatureSplit]:
-    """A split cut once into two, half of each class in either; of an odd class the second has one more."""
-    labels = split.labels
-    generator = np.random.default_rng(seed)
-    first = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels.numpy()):
-        rows = generator.permutation(np.flatnonzero(labels.numpy() == label))
-        first[rows[: len(rows) // 2]] = True
-    return _rows(split, np.flatnonzero(first)), _rows(split, np.flatnonzero(~first))
+    """A split cut once into two, half of each class in either, to a row; of an odd number the second has one more."""
+    order = np.random.default_rng(seed).permutation(len(split))
+    by_class = order[np.argsort(split.labels.numpy()[order], kind="stable")]
+    return _rows(split, np.sort(by_class[1::2])), _rows(split, np.sort(by_class[::2]))
 
 
 def drawn(split: FeatureSplit, rows: int, seed: int) -> FeatureSplit:

@@ -53,8 +53,8 @@ class Proximity(nn.Module):
 
     def __init__(self, detector: FeatureProximity) -> None:
         super().__init__()
-        self.register_buffer("mean", detector.mean_.double())
-        self.register_buffer("weight", detector.head_.weight.double())
+        self.register_buffer("mean", detector.mean_.double().clone())
+        self.register_buffer("weight", detector.head_.weight.double().clone())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         return self.p_score(features, logits.argmax(dim=1))
@@ -83,8 +83,8 @@ class Plus(Proximity):
 
     def __init__(self, detector: NCIPlus) -> None:
         super().__init__(detector)
-        self.register_buffer("centres", detector.centres_.double())
-        self.register_buffer("deviations", detector.deviations_.double())
+        self.register_buffer("centres", detector.centres_.double().clone())
+        self.register_buffer("deviations", detector.deviations_.double().clone())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         predicted = logits.argmax(dim=1)

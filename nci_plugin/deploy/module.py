@@ -89,7 +89,7 @@ def scoring_module(fitted: Fitted, model: nn.Module, tpr: float) -> ScoringModul
     """
     where = f"module of detector '{fitted.detector.name}'"
     fitted.network.check(model, layer_named(model, fitted.head, where), where)
-    fitted.probe.check(model, layer_named(model, fitted.head, where), where)
+    fitted.probe.check(model, layer_named(model, fitted.head, where), where, fitted.network.dtype)
     device = device_of(model)
     num_features, num_classes = fitted.probe.features.shape[1], fitted.probe.logits.shape[1]
     by_group = fitted.calibration.thresholds(tpr)

@@ -26,6 +26,8 @@ PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Of weights, from the finest; a network that was cast to a coarser one has the fingerprint of that precision."""
 
 PROBE_IMAGES = 4
+TF32_STEP = 2.0**-10
+"""Between the numbers that a GPU may round the factors of float32 products to."""
 
 
 @dataclass(frozen=True)
@@ -146,16 +148,19 @@ class Probe:
             features, logits = Cut(network, head)(probe_images(shape).to(device))
         return cls(tuple(shape), features.cpu(), logits.cpu())
 
-    def check(self, network: nn.Module, head: str, where: str) -> None:
+    def check(self, network: nn.Module, head: str, where: str, fitted_in: str) -> None:
         """Raise PluginError unless a network of the same weights also computes the same with them.
+
+        ``fitted_in`` is the precision of the network then, as `Fingerprint.dtype`.
 
         A normalisation in front of it, another activation or another head would not show in the weights.
         """
         now = Probe.of(network, head, self.shape)
-        coarse = _coarsest(_weights(network).values())
-        on_gpu = device_of(network).type == "cuda"
-        step = torch.finfo(torch.bfloat16 if on_gpu and coarse == torch.float32 else coarse).eps
-        tolerance = max(SAME_FEATURES, COARSE_STEPS * step if coarse.itemsize < 4 or on_gpu else 0)
+        coarse = max(_coarsest(_weights(network).values()), _dtype(fitted_in), key=PRECISIONS.index)
+        step = torch.finfo(coarse).eps
+        if device_of(network).type == "cuda":
+            step = max(step, TF32_STEP)
+        tolerance = max(SAME_FEATURES, COARSE_STEPS * step)
         for name in ("features", "logits"):
             then, this = getattr(self, name), getattr(now, name)
             if then.shape != this.shape or not float((then - this).abs().max()) <= tolerance * float(then.abs().max()):

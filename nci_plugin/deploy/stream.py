@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from nci_plugin.benchmarks.decoding import read_image
 from nci_plugin.benchmarks.folder import DEEPEST
-from nci_plugin.checks import PluginError, printable
+from nci_plugin.checks import PluginError
 from nci_plugin.deploy.detector import OODDetector
 from nci_plugin.deploy.images import needed, stacked
 from nci_plugin.files import write_atomically
@@ -156,8 +156,8 @@ def _alone(detector: OODDetector, image: Tensor, tpr: float | None) -> dict[str,
 
 def _row(name: str, answer: Mapping[str, Any] | PluginError) -> dict[str, Any]:
     if isinstance(answer, PluginError):
-        return {**dict.fromkeys(COLUMNS, None), "file": printable(name), "verdict": "", "error": str(answer)}
-    return {"file": printable(name), **answer, "error": ""}
+        return {**dict.fromkeys(COLUMNS, None), "file": as_text(name), "verdict": "", "error": str(answer)}
+    return {"file": as_text(name), **answer, "error": ""}
 
 
 class ScoreLog:
@@ -179,7 +179,7 @@ class ScoreLog:
     def __contains__(self, name: str) -> bool:
         if not len(self._done):
             return False
-        wanted = np.uint64(_hash(printable(name)))  # as a plain int it would be compared in floating point
+        wanted = np.uint64(_hash(as_text(name)))  # as a plain int it would be compared in floating point
         place = int(np.searchsorted(self._done, wanted))
         return place < len(self._done) and self._done[place] == wanted
 
@@ -291,6 +291,15 @@ def _csv(rows: list[dict[str, Any]]) -> bytes:
     for row in rows:
         writer.writerow(["" if row[name] is None else row[name] for name in COLUMNS])
     return text.getvalue().encode()
+
+
+def as_text(name: str) -> str:
+    """A file's name with what cannot be printed as escapes: a row is one line, and two names stay two."""
+    if name.isprintable():
+        return name
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in name
+    )
 
 
 def _hash(name: str) -> int:

@@ -20,10 +20,8 @@ from nci_plugin.diagnosis.layers import measure_layers
 from nci_plugin.diagnosis.record import SPREADS, DiagnosisRecord, SplitRecord
 from nci_plugin.evaluation.evaluate import Evaluation
 from nci_plugin.features.bank import FeatureBank
-from nci_plugin.features.forward import prepared
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
-from nci_plugin.networks.cut import Cut
 
 DETECTORS = ("nc1", "nc2", "nc3", "nc4", "nc5", "pscore", "feature_norm")
 """Scores whose AUROC and spread a diagnosis gives; all fit on statistics."""
@@ -47,7 +45,6 @@ def diagnose_network(
     evaluation: Evaluation,
     seed: str,
     second_pass: bool = False,
-    head: str | None = None,
     layers: bool = False,
 ) -> Diagnosis:
     """Measure collapse on the training statistics, and ID and OOD splits against it.
@@ -59,7 +56,7 @@ def diagnose_network(
     statistics = bank.statistics
     if statistics is None:
         raise PluginError("diagnosis: needs the statistics of the training split; extract it")
-    train, source = _train_nc4(bank, statistics, second_pass, head)
+    train, source = _train_nc4(bank, statistics, second_pass)
     held_out = [name for name in (VALIDATION, TEST) if name in bank.splits]
     shown = [name for name in bank.splits if name in held_out or name.split("/")[0] in (CSID, NEAR, FAR)]
     notes: dict[str, str] = {}
@@ -123,9 +120,7 @@ def _auroc(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     return found
 
 
-def _train_nc4(
-    bank: FeatureBank, statistics: ClassStatistics, second_pass: bool, head: str | None
-) -> tuple[NearestCentre | None, str]:
+def _train_nc4(bank: FeatureBank, statistics: ClassStatistics, second_pass: bool) -> tuple[NearestCentre | None, str]:
     """NC4 on the training set, and what it was read from."""
     stored = bank.splits.get(TRAIN) or (bank.training_store and bank.training_store.load())
     if stored:
@@ -133,14 +128,11 @@ def _train_nc4(
     if not second_pass or bank.images is None:
         return None, NOT_STORED
     source, totals = bank.images, np.zeros(2)
-    with prepared(source.network, source.device):
-        cut: Cut | None = None
-        for images, labels in image_batches(TRAIN, source.splits[TRAIN], bank.batch_size, source.workers):
-            on_device = images.to(source.device)
-            cut = cut or Cut.of(source.network, on_device, head)
-            features, logits = cut(on_device)
-            part = nearest_centre(FeatureSplit.of(features.cpu(), logits.cpu(), labels.long()), statistics)
-            totals += len(images) * np.array([part.agreement, part.accuracy])
+    batches = image_batches(TRAIN, source.splits[TRAIN], bank.batch_size, source.workers)
+    with source.forward() as forward:
+        for passed in forward.over(batches, f"split '{TRAIN}'"):
+            part = nearest_centre(FeatureSplit([passed.chunk]), statistics)
+            totals += len(passed.chunk) * np.array([part.agreement, part.accuracy])
     return NearestCentre(*(totals / len(source.splits[TRAIN])).tolist()), SECOND_PASS
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, TRAIN, Benchmark
+from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, OOD_VALIDATION, TEST, TRAIN, Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import DetectorSetup
+from nci_plugin.evaluation.alternatives import ALTERNATIVES, VALIDATED_ON, described
 from nci_plugin.evaluation.precision import AMP_SHIFT, answer_and_compare
 from nci_plugin.evaluation.results import Result
 from nci_plugin.evaluation.search import Answers, Method, Scores
@@ -77,7 +78,13 @@ def evaluate_bank(
             continue
         searched = {name: list(values) for name, values in setup.sweep.items()}
         configured = setup.detector.get_hyperparameters() if isinstance(setup, DetectorSetup) else {}
-        settings = {"sweep": searched, "configured": configured, **({AMP_SHIFT: shift} if shift else {})}
+        settings: dict[str, Any] = {
+            "sweep": searched,
+            "configured": configured,
+            **({AMP_SHIFT: shift} if shift else {}),
+        }
+        if answers.alternatives:
+            settings |= {ALTERNATIVES: answers.alternatives, VALIDATED_ON: described(benchmark.splits[OOD_VALIDATION])}
         rows = _Rows(bank, benchmark, setup.name, answers, seed, {**(provenance or {}), **settings})
         results = [
             row

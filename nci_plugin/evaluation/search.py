@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TRAIN, VALIDATION, Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import FLOAT32_STEP, Detector, DetectorSetup
+from nci_plugin.evaluation.alternatives import Alternatives
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.metrics import auroc
@@ -30,11 +31,15 @@ ROUNDING_STEPS = 8
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted detector, how its hyper-parameters were chosen, and the seconds that took."""
+    """A fitted detector, how its hyper-parameters were chosen, and the seconds that took.
+
+    ``alternatives`` is the record of what other OOD sets would have chosen, see `Alternatives`.
+    """
 
     detector: Detector
     chosen_by: str
     seconds: Mapping[str, float]
+    alternatives: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Answers:
     hyperparameters: Mapping[str, Any]
     chosen_by: str
     seconds: Mapping[str, float]
+    alternatives: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Method(Protocol):
@@ -74,7 +80,7 @@ def answer(setup: DetectorSetup, bank: FeatureBank, splits: Sequence[str]) -> An
         scores = {name: score_split(fitted.detector, bank.splits[name]) for name in splits}
     hyperparameters = chosen_hyperparameters(fitted.detector)
     check_ranking(scores, setup.name, hyperparameters, fitted.detector.magnitude)
-    return Answers(scores, hyperparameters, fitted.chosen_by, timer.seconds)
+    return Answers(scores, hyperparameters, fitted.chosen_by, timer.seconds, fitted.alternatives)
 
 
 def chosen_hyperparameters(detector: Detector) -> dict[str, Any]:
@@ -99,16 +105,24 @@ def fit_and_search(setup: DetectorSetup, bank: FeatureBank) -> Fitted:
         return Fitted(detector, detector.explain_choice() or not_searched(setup.sweep, bank.splits), timer.seconds)
     timer = Timer()
     search = _Search(detector, bank, timer)
+    alternatives = Alternatives(bank.splits)
 
     def validate(values: Mapping[str, Any]) -> float:
         search.fit_with(values)
         with timer("search"):
-            return auroc(score_split(detector, validation), score_split(detector, ood_validation))
+            id_scores = score_split(detector, validation)
+            validated = auroc(id_scores, score_split(detector, ood_validation))
+        try:
+            others = {name: score_split(detector, split) for name, split in alternatives.splits.items()}
+        except Exception:  # a value that fails on a test set may still be the best of ood/val, as without this
+            return validated
+        alternatives.add(values, id_scores, validated, others)
+        return validated
 
     best, chosen_by = choose(setup.name, setup.sweep, validate)
     search.fit_with(best)
     explained = f"; {detector.explain_choice()}" if detector.explain_choice() else ""
-    return Fitted(detector, f"{chosen_by}{explained}", timer.seconds)
+    return Fitted(detector, f"{chosen_by}{explained}", timer.seconds, alternatives.record())
 
 
 def not_searched(sweep: Mapping[str, Sequence[Any]], splits: Iterable[str]) -> str:

@@ -206,7 +206,7 @@ def execute(run: Run, output: Path, data_root: Path) -> float:
         return 0.0
     meter = _meter(run.data, PIXELS[run.architecture], data_root)
     benchmark = built_in.with_network(meter.benchmark, run.architecture, run.options)
-    images, labels = meter.images[TRAIN]
+    images, labels = meter.images[TRAIN].tensors
     intervention = None if run.factor is None else Intervention(run.intervened_at, run.factor, images)
 
     def log(network: nn.Module, entry: Mapping[str, Any]) -> None:
