@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,23 @@ def test_a_new_metric_is_in_the_reference(spread: str, monkeypatch: pytest.Monke
     text = "\n".join(importlib.import_module("generated").PAGES["collapse_metrics"]())
     assert "| `made_spread` | NC1 spread, made | 0 | smaller |" in text
     assert "(Nobody 2026)" in text
+
+
+def test_the_example_of_the_docs_runs() -> None:
+    text = (ROOT / "docs" / "howto" / "diagnose.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```py\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    features, labels, head = imbalanced()
+    try:
+        exec(compile(code, "diagnose.md", "exec"), {})
+        metrics = measure(ClassStatistics(4, 7).update(features, labels), head)
+    finally:
+        METRICS.pop("total_variance", None)
+    assert metrics.total_variance == pytest.approx(75 * float(metrics.nc1_quotient) * between(metrics))
+
+
+def between(metrics: CollapseMetrics) -> float:
+    """Tr(Sigma_B) of the class means."""
+    return sum(norm**2 for norm in metrics.nc2_centred_norms) / len(metrics.classes)
 
 
 def test_names_are_taken_once_and_every_metric_names_its_paper_and_range() -> None:
