@@ -52,10 +52,13 @@ def nci_auto(h, z, train, head, alpha, validation, **_):
     one, other = np.tile(np.arange(len(v)), len(rounds)), np.concatenate(rounds)
     apart = logits.argmax(1)[one] != logits.argmax(1)[other]
     between = [(rows[one] + rows[other])[apart] / 2 for rows in (v, logits)]
+    n = np.abs(v).sum(1)
+    norms = [n, (n[one] + n[other])[apart] / 2]
     grid = [0, *np.logspace(-3, 1, 17) * pscore(v, logits, train, head).std() / np.abs(v).sum(1).std()]
 
     def area(a):
-        above = nci(v, logits, train, head, a)[:, None] - nci(*between, train, head, a)
+        above = (pscore(v, logits, train, head) + a * norms[0])[:, None]
+        above = above - (pscore(*between, train, head) + a * norms[1])
         return (above > 0).mean() + (above == 0).mean() / 2
 
     return nci(h, z, train, head, grid[np.argmax([area(a) for a in grid])])

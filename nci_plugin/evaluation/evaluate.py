@@ -77,7 +77,8 @@ def evaluate_bank(
             continue
         searched = {name: list(values) for name, values in setup.sweep.items()}
         configured = setup.detector.get_hyperparameters() if isinstance(setup, DetectorSetup) else {}
-        settings = {"sweep": searched, "configured": configured, **({AMP_SHIFT: shift} if shift else {})}
+        formula = {"formula": setup.detector.formula} if isinstance(setup, DetectorSetup) else {}
+        settings = {"sweep": searched, "configured": configured, **formula, **({AMP_SHIFT: shift} if shift else {})}
         rows = _Rows(bank, benchmark, setup.name, answers, seed, {**(provenance or {}), **settings})
         results = [
             row
