@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.special import log_ndtr
+from scipy.stats import rankdata
 
 
 def softmax(z):
@@ -265,13 +266,14 @@ def klm(h, z, train, head, validation, **_):
 
 
 def nnguide(h, z, train, head, K, alpha, **_):
-    guides = unit(train) * energy(train @ head[0].T + head[1])[:, None]  # the toy's training set is one batch
+    first = train[: max(K, int(np.ceil(alpha * len(train))))]
+    guides = unit(first) * energy(first @ head[0].T + head[1])[:, None]
     return np.sort(unit(h) @ guides.T, axis=1)[:, -K:].mean(1) * energy(z)
 
 
 def vim(h, z, train, head, dim, **_):
     w, b = head
-    u = -np.linalg.pinv(w) @ b
+    u = -np.linalg.pinv(w, rcond=1e-6) @ b
     dim = w.shape[1] // 2 if dim == "auto" else dim
     residual = np.linalg.svd(train - u)[2][dim:].T
     alpha = (train @ w.T + b).max(1).mean() / np.linalg.norm((train - u) @ residual, axis=1).mean()
@@ -294,21 +296,24 @@ def cadref(h, z, train, head, **_):
 
 
 def ras(h, z, train, head, **_):
-    profile = np.sort(train, axis=1).mean(0)
-    ranks = h.argsort(1, kind="stable").argsort(1)
-    return energy(profile[ranks] @ head[0].T + head[1])
+    profile, scores = np.sort(train, axis=1).mean(0), []
+    for row in h:
+        ranks = rankdata(row, "ordinal") - 1
+        shifted = np.array([profile[ranks[row == number]].mean() for number in row])
+        scores.append(shifted @ head[0].T + head[1])
+    return energy(np.array(scores))
 
 
 def pscore_data_free(h, z, train, head, **_):
     w, b = head
     q = np.eye(len(w)) - 1 / len(w)
-    centred = h + np.linalg.pinv(w.T @ q @ w) @ w.T @ q @ b
+    centred = h + np.linalg.pinv(w.T @ q @ w, rcond=1e-12) @ w.T @ q @ b
     return (w[z.argmax(1)] * centred).sum(1) / np.linalg.norm(centred, axis=1)
 
 
-def mds_radial(h, z, train, head, labels, beta, **_):
+def mds_radial(h, z, train, head, labels, exponent, **_):
     def radial(x):
-        return x / np.linalg.norm(x, axis=1, keepdims=True) ** beta
+        return x / np.linalg.norm(x, axis=1, keepdims=True) ** exponent
 
     f, t = radial(h), radial(train)
     mu = class_means(t, labels)

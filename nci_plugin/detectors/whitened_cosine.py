@@ -96,8 +96,8 @@ def class_directions(
         rows, predicted = validation
         euclidean = scale(inner, weight.square().sum(dim=1))
         centres = mean + torch.where(counts[:, None] > 0, offsets, euclidean * weight)
-        share = torch.where(counts > 0, counts / (counts + 1), 1.0)
-        residuals = (rows - centres[predicted]) * share[predicted, None].sqrt()
+        weights = torch.where(counts > 0, counts / (counts + 1), 1.0)
+        residuals = (rows - centres[predicted]) * weights[predicted, None].sqrt()
         scatter += residuals.T @ residuals
         freedom += len(rows)
     rho = 1.0
