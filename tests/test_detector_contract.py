@@ -31,9 +31,19 @@ SETTINGS = {
     "feature_norm": [{"norm": "l1"}, {"norm": "l2"}, {"norm": "linf"}],
     "knn": [{"K": 10}, {"K": 1}],
     "knn_l1": [{"K": 10, "alpha": 0.01}],
+    "gen": [{}, {"gamma": 0.5, "M": 3}],
+    "fdbd": [{}, {"distance_as_normalizer": False}],
+    "react": [{}, {"percentile": 85}],
+    "scale": [{}, {"percentile": 65}],
+    "dice": [{}, {"p": 50}],
+    "nnguide": [{"K": 10}, {"K": 1, "alpha": 1}],
+    "vim": [{"dim": 8}, {"dim": 4}],
+    "mds_radial": [{}, {"exponent": 0}, {"exponent": 2}],
     "neco": [{}, {"dim": 3}, {"scale": False}, {"max_logit": False, "dim": 0.5}, {"raw_norm": True}],
     "nc5": [{}, {"dim": 3, "max_logit": False}, {"scale": False, "raw_norm": False}],
 }
+TOY = {"vim": {"dim": 8}, "react": {"percentile": 99}}
+"""Of a toy of 5 classes in 32 features, each at 4 in one of them: that clips a class away at 90 %."""
 OURS_ALONE = (
     testing.no_rows_no_scores,
     testing.a_larger_score_is_id,
@@ -53,6 +63,7 @@ def make(name, **values):
     detector = config.load_detector(name).detector
     small = {"k": 10, "K": 10, "d": 4}
     given = {key: value for key, value in small.items() if key in detector.hyperparameter_names()}
+    given |= TOY.get(name, {})
     return detector.set_hyperparameters(**{**given, **values})
 
 

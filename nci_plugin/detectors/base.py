@@ -49,6 +49,7 @@ class Detector(ABC):
     score is the difference of, where that may be far above its own: scores that differ by rounding of it are refused.
     With ``block_bytes`` ``_score`` sees so many rows at a time that a copy of them in float64 has up to that size: one
     that makes several copies stays in a processor's cache.
+    ``formula`` counts the versions of the equation under one name: scores of two versions are not to be compared.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Detector(ABC):
     fit_reads: tuple[str, ...] = ()
     magnitude: float = 0.0
     block_bytes: int | None = None
+    formula: int = 1
 
     num_features_: int
 

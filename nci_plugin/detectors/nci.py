@@ -122,7 +122,9 @@ class NCI(FeatureProximity):
         h, z = features / 2, logits / 2  # the logits of a midpoint are the midpoint of the logits
         pairs = zip(one.split(len(h)), other.split(len(h)))
         between = torch.cat([self._terms(h[a] + h[b], z[a] + z[b]) for a, b in pairs])
-        (p_id, norm_id), (p_ood, norm_ood) = terms.T.numpy(), between.T.numpy()
+        p_id, norm_id = terms.T.numpy()
+        # Signed features are shorter at a midpoint, whatever their class: it is given the mean norm of its parents.
+        p_ood, norm_ood = between[:, 0].numpy(), ((terms[one, 1] + terms[other, 1]) / 2).numpy()
         alphas = [share * p_spread / norm_spread for share in AUTO_SHARES]
         return max(alphas, key=lambda alpha: auroc(p_id + alpha * norm_id, p_ood + alpha * norm_ood))
 
@@ -142,12 +144,13 @@ class NCIAuto(NCI):
     they belong to neither, as near-OOD samples do. Of `AUTO_SHARES`, in units of the alpha at which both terms vary
     alike over ID samples (the quotient of their standard deviations), the one with the largest AUROC of the validation
     features against the midpoints is taken, the smallest of equals. Features c times as long therefore give the same
-    ranking. A midpoint of features that are not negative has the mean of their norms: where classes have features of
-    one length, alpha is near 0, and the score nearly pScore. The rule is this package's. `NCI` with ``alpha: auto`` is
-    the same detector.
+    ranking. A midpoint counts with the mean norm of the two, which it has where features are not negative; signed ones
+    cancel there. Where classes have features of one length, alpha is near 0, and the score nearly pScore. The rule is
+    this package's. `NCI` with ``alpha: auto`` is the same detector.
     """
 
     name = "nci_auto"
+    formula = 2
 
     def __init__(self, alpha: float | str = AUTO) -> None:
         super().__init__(alpha)

@@ -21,8 +21,8 @@ from nci_plugin.features.statistics import ClassStatistics, unit_rows
 from nci_plugin.networks.head import LinearHead
 
 
-def shrunk_covariance(scatter: Tensor, freedom: float) -> Tensor:
-    """Sigma = (1 - rho) S + rho tr(S)/P I, S = scatter / freedom, by OAS (Chen, Wiesel, Eldar & Hero 2010, eq. 23).
+def shrunk_covariance(scatter: Tensor, freedom: float) -> tuple[Tensor, float]:
+    """Sigma = (1 - rho) S + rho tr(S)/P I, S = scatter / freedom, and rho, by OAS (Chen et al. 2010, eq. 23).
 
     ``freedom``: degrees of freedom of the scatter (P, P). The fewer there are against P, the nearer rho is to 1.
     Raises nothing: a scatter of zero gives zero.
@@ -33,7 +33,7 @@ def shrunk_covariance(scatter: Tensor, freedom: float) -> Tensor:
     excess = squares - trace.square() / width  # 0 where all directions vary alike
     rho = ((1 - 2 / width) * squares + trace.square()) / ((freedom + 1 - 2 / width) * excess)
     rho = torch.nan_to_num(rho, nan=1.0, posinf=1.0).clamp(0, 1)
-    return (1 - rho) * covariance + rho * trace / width * torch.eye(width, dtype=scatter.dtype)
+    return (1 - rho) * covariance + rho * trace / width * torch.eye(width, dtype=scatter.dtype), float(rho)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class ClassDirections:
     """Directions d_c (K, P) of the classes as seen from ``mean`` (P,), and the metric A = Sigma^-1 = T T^T, T (P, P).
 
     ``scale`` is a and ``spread`` t of `class_directions`; ``freedom`` says from how many residuals Sigma comes, 0 where
-    there are none and A is the identity.
+    there are none and A is the identity. ``residuals`` (n, P), whitened, are those of the validation samples, and
+    ``share`` is what one of them has in Sigma.
     """
 
     mean: Tensor
@@ -50,6 +51,8 @@ class ClassDirections:
     scale: float
     spread: float
     freedom: int
+    residuals: Tensor
+    share: float
 
     def seen(self, rows: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
         """The whitened offsets T^T (h - mean) of rows (n, P) and T^T d_c of their predicted classes, (n, P) each."""
@@ -88,16 +91,18 @@ def class_directions(
 
     inner = (offsets * weight).sum(dim=1)
     scatter, freedom = training.within_scatter.clone(), int(training.num_samples - (counts > 0).sum())
+    residuals = means[:0]
     if validation is not None:
         rows, predicted = validation
         euclidean = scale(inner, weight.square().sum(dim=1))
         centres = mean + torch.where(counts[:, None] > 0, offsets, euclidean * weight)
-        share = torch.where(counts > 0, counts / (counts + 1), 1.0)
-        residuals = (rows - centres[predicted]) * share[predicted, None].sqrt()
+        weights = torch.where(counts > 0, counts / (counts + 1), 1.0)
+        residuals = (rows - centres[predicted]) * weights[predicted, None].sqrt()
         scatter += residuals.T @ residuals
         freedom += len(rows)
+    rho = 1.0
     if freedom > 0 and scatter.trace() / freedom > rounding.square():
-        covariance = shrunk_covariance(scatter, freedom)
+        covariance, rho = shrunk_covariance(scatter, freedom)
     else:
         freedom, covariance = 0, torch.eye(head.num_features, dtype=torch.float64)
     variances, vectors = torch.linalg.eigh(covariance)
@@ -112,7 +117,8 @@ def class_directions(
         kept = t * counts / (t * counts + 1)
     directions = a * along + kept[:, None] * left
     directions = torch.where(lengths(directions)[:, None] > 0, directions, along)  # one class, or all of one mean
-    return ClassDirections(mean, directions, factor, a, t, freedom)
+    share = (1 - rho) / max(freedom, 1)
+    return ClassDirections(mean, directions, factor, a, t, freedom, residuals @ factor, share)
 
 
 def cosines(offsets: Tensor, directions: Tensor) -> Tensor:

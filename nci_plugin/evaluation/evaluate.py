@@ -72,6 +72,8 @@ def evaluate_bank(
             continue
         searched = {name: list(values) for name, values in setup.sweep.items()}
         settings: dict[str, Any] = {"sweep": searched, "configured": dict(setup.configured)}
+        if setup.detector is not None:
+            settings["formula"] = setup.detector.formula
         if answers.shift:
             settings[AMP_SHIFT] = dict(answers.shift)
         if answers.alternatives:
