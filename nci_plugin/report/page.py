@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,12 +31,12 @@ FIRST_METRICS = ("AUROC", "FPR@95")
 
 def templates() -> Environment:
     """Those of the page: every text in them is escaped, and what of it cannot be printed is shown as escapes."""
-    return Environment(
-        loader=PackageLoader("nci_plugin.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
-    )
+
+    def escaped(value: Any) -> Markup:
+        return value if isinstance(value, Markup) else Markup(html.escape(printable(str(value))))
+
+    loader = PackageLoader("nci_plugin.report")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=escaped)
 
 
 def page(path: Path, results: Sequence[Result], scores: Mapping[str, Figure]) -> str:
@@ -49,17 +50,21 @@ def page(path: Path, results: Sequence[Result], scores: Mapping[str, Figure]) ->
             diagnosis = _diagnosis(path)
     collapse = [] if diagnosis is None else ["Neural collapse"]
     whole = complete(results)
-    return templates().get_template("page.html").render(
-        title=f"{results[0].benchmark}: {path.resolve().name}",
-        sections=["Benchmark", *collapse, "Scores", "Hyper-parameters", "Provenance", "All rows"],
-        notes=_notes(results, whole),
-        settings=[_setting(whole, name) for name in SETTINGS if detectors_by_near_auroc(whole, name)],
-        aurocs=_image(draw_aurocs(whole)) if whole else None,
-        diagnosis=diagnosis,
-        scores={detector: _image(figure) for detector, figure in scores.items()},
-        choices=choices_rows(results),
-        provenance=_provenance(results),
-        rows=_all_rows(results),
+    return (
+        templates()
+        .get_template("page.html")
+        .render(
+            title=f"{results[0].benchmark}: {path.resolve().name}",
+            sections=["Benchmark", *collapse, "Scores", "Hyper-parameters", "Provenance", "All rows"],
+            notes=_notes(results, whole),
+            settings=[_setting(whole, name) for name in SETTINGS if detectors_by_near_auroc(whole, name)],
+            aurocs=_image(draw_aurocs(whole)) if whole else None,
+            diagnosis=diagnosis,
+            scores={detector: _image(figure) for detector, figure in scores.items()},
+            choices=choices_rows(results),
+            provenance=_provenance(results),
+            rows=_all_rows(results),
+        )
     )
 
 
