@@ -168,7 +168,7 @@ def test_templates_escape_texts_and_attributes_but_no_elements():
     elements = templates().get_template("elements.html").module
     drawn = elements.table('a"b', [["a", "b"], ["1", "<script>\x1b"]])
     assert "<td>&lt;script&gt;\\x1b</td>" in drawn
-    assert 'aria-label="a&#34;b"' in drawn
+    assert 'aria-label="a&quot;b"' in drawn
     folded = elements.folded("<&>", open=True, caller=lambda: drawn)
     assert folded.startswith("<details open><summary>&lt;&amp;&gt;</summary>")
     assert drawn in folded
