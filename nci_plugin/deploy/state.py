@@ -83,7 +83,7 @@ def is_learned(name: str) -> bool:
 def forget_scored(detector: Detector) -> None:
     """Empty what a detector keeps of the samples that it scored, which a search reads again and a service never."""
     for name in _caches(detector):
-        getattr(detector, name).clear()
+        getattr(detector, name, {}).clear()
 
 
 def _caches(detector: Detector) -> tuple[str, ...]:
