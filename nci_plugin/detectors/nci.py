@@ -122,7 +122,7 @@ class NCI(FeatureProximity):
         h, z = features / 2, logits / 2  # the logits of a midpoint are the midpoint of the logits
         pairs = zip(one.split(len(h)), other.split(len(h)))
         between = torch.cat([self._terms(h[a] + h[b], z[a] + z[b]) for a, b in pairs])
-        (p_id, norm_id), (p_ood, norm_ood) = terms.T.numpy(), between.T.numpy()
+        (p_id, norm_id), (p_ood, norm_ood) = terms.T.cpu().numpy(), between.T.cpu().numpy()
         alphas = [share * p_spread / norm_spread for share in AUTO_SHARES]
         return max(alphas, key=lambda alpha: auroc(p_id + alpha * norm_id, p_ood + alpha * norm_ood))
 
