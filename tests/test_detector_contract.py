@@ -211,7 +211,7 @@ class ReadsTheBatch(Sound):
     """Score that depends on the other samples."""
 
     def _score(self, features, logits):
-        return super()._score(features, logits) - logits.mean()
+        return super()._score(features, logits) - 0.001 * logits.amax(dim=1).sum()
 
 
 class KeepsTheFirstFit(Sound):
