@@ -9,24 +9,30 @@ from typing import Any, Union
 
 from torch import nn
 
+from nci_plugin.adapters import pytorch_ood
 from nci_plugin.adapters.openood import methods
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
 from nci_plugin.benchmarks.opening import open_splits
-from nci_plugin.checks import PluginError, check_row_name
+from nci_plugin.checks import PluginError, check_row_name, shown
 from nci_plugin.config import DEFAULT_DETECTORS, detector_names, load_benchmark, load_detector
-from nci_plugin.detectors.base import Detector, DetectorSetup
-from nci_plugin.evaluation.evaluate import Contestant, Evaluation, evaluate_bank, training_needed
+from nci_plugin.detectors.base import Detector
+from nci_plugin.evaluation.contestant import Contestant
+from nci_plugin.evaluation.directory import ResultsDirectory
+from nci_plugin.evaluation.evaluate import Evaluation, evaluate_bank, training_needed
 from nci_plugin.evaluation.identity import data_identity, network_identity
 from nci_plugin.evaluation.results import PREDICTIONS, file_name
+from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.extract import extract, extract_share
 from nci_plugin.features.options import ExtractionOptions, check_amp, resolve_device
 from nci_plugin.files import locked
+from nci_plugin.networks.factory import import_named
 from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.linear import check_weights
-from nci_plugin.report.files import ResultsDirectory
 
-DetectorLike = Union[str, Detector, type[Detector], DetectorSetup]
+DetectorLike = Union[str, Detector, type[Detector], Contestant]
+
+CLASS = "FILE.py:CLASS or package.module:CLASS"
 
 
 def evaluate(
@@ -50,8 +56,8 @@ def evaluate(
         benchmark: a name (``nci-ood list``), a YAML file, or a `Benchmark` of your own, whose splits are image lists,
             folders, lists of images, torch Datasets, DataLoaders or `Features`.
         detectors: names (``all`` = every one of this package and of pytorch-ood; ``openood:knn`` is OpenOOD's own,
-            ``openood:all`` all of those), YAML files, `Detector` objects or classes (their hyper-parameters
-            stay fixed) or `DetectorSetup` objects (with a sweep).
+            ``openood:all`` all of those), YAML files, ``FILE.py:CLASS``, `Detector` objects or classes (their
+            hyper-parameters stay fixed) or `DetectorSetup` objects (with a sweep, or a name of their own).
         data_root: directory that image lists are relative to.
         output: directory for results, scores and stored features; None keeps everything in memory.
         device: ``auto`` (cuda, else mps, else cpu) or a torch device.
@@ -88,7 +94,10 @@ def evaluate(
     with nullcontext() if directory is None else locked(directory.path):
         evaluation = run_network(network, benchmark, setups, splits, options, lambda: identity, directory, seed="")
         if directory is not None:
+            from nci_plugin.report.figures import draw_run  # imports matplotlib
+
             directory.write_tables(evaluation.results)
+            draw_run(directory, evaluation.results)
     return evaluation
 
 
@@ -127,19 +136,19 @@ def features_directory(output: Path, seed: str) -> Path:
 
 
 def resolve_detectors(detectors: DetectorLike | Sequence[DetectorLike]) -> list[Contestant]:
-    """Detector setups of names, YAML files and objects, in order; the same one given twice counts once.
+    """Contestants of names, YAML files, classes and objects, in order; the same one given twice counts once.
 
-    Raises PluginError if one name is given with different hyper-parameters: its results would lie in one file.
+    Of ``FILE.py:CLASS`` the file is run: a name must be the user's own word, never data's. Raises PluginError if one
+    name is given with different hyper-parameters: its results would lie in one file.
     """
     setups: dict[str, Contestant] = {}
-    for detector in [detectors] if isinstance(detectors, (str, Detector, type, DetectorSetup)) else detectors:
-        for setup in _setups(detector):
+    for detector in [detectors] if isinstance(detectors, (str, Detector, type, Contestant)) else detectors:
+        for setup in _contestants(detector):
             check_row_name("detector", setup.name)
-            known = setups.setdefault(setup.name, setup)
-            if _values(known) != _values(setup):
+            if setups.setdefault(setup.name, setup) != setup:
                 raise PluginError(
-                    f"detector '{setup.name}': given twice with different hyper-parameters; evaluate them one after the"
-                    " other, with an --output each"
+                    f"detector '{setup.name}': given twice with different hyper-parameters; give one of them a name of"
+                    " its own, in a YAML file (name: mine, detector: ...) or by DetectorSetup(..., name=...)"
                 )
     files: dict[str, str] = {PREDICTIONS: ""}
     for name in setups:
@@ -150,18 +159,29 @@ def resolve_detectors(detectors: DetectorLike | Sequence[DetectorLike]) -> list[
     return list(setups.values())
 
 
-def _values(setup: Contestant) -> Any:
-    return (setup.detector.get_hyperparameters(), dict(setup.sweep)) if isinstance(setup, DetectorSetup) else setup
-
-
-def _setups(detector: DetectorLike) -> Sequence[Contestant]:
-    if isinstance(detector, DetectorSetup):
+def _contestants(detector: DetectorLike) -> Sequence[Contestant]:
+    if isinstance(detector, Contestant):
         return [detector]
-    if isinstance(detector, type) and issubclass(detector, Detector):
-        detector = detector()
+    if isinstance(detector, type):
+        detector = _construct(detector, detector.__qualname__)
     if isinstance(detector, Detector):
         return [DetectorSetup(detector)]
     name = str(detector)
+    if name == DEFAULT_DETECTORS:
+        return [load_detector(each) for each in detector_names()]
     if name.startswith(methods.PREFIX):
         return methods.load(name)
-    return [load_detector(each) for each in (detector_names() if name == DEFAULT_DETECTORS else [name])]
+    if ":" in name and not name.startswith(pytorch_ood.PREFIX) and not name.endswith((".yml", ".yaml")):
+        return _contestants(_construct(import_named(name, "detector", "class", CLASS), name))
+    return [load_detector(name)]
+
+
+def _construct(cls: Any, spec: str) -> Detector:
+    """A detector with its defaults; raises PluginError unless ``cls`` is a class of them that needs no argument."""
+    if not (isinstance(cls, type) and issubclass(cls, Detector)):
+        raise PluginError(f"detector '{spec}': must be a class that inherits nci_plugin.Detector, got {shown(cls)}")
+    try:
+        return cls()
+    except Exception as error:  # the class may be the user's code
+        reason = " ".join(str(error).split())
+        raise PluginError(f"detector '{spec}': cannot be made without arguments ({reason}); give defaults") from error

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import os
 import re
 import shutil
 import stat
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from nci_plugin.checks import PluginError, check_writable
 
@@ -20,8 +23,13 @@ LOCK = ".lock"
 LEVELS = 6
 """How deep in its directory a run writes, and a little more."""
 
-_held: set[int] = set()
-"""The descriptors of the locks that this process holds."""
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+"""What a file system without locks answers."""
+
+_held: set[FileLock] = set()
+"""The locks that this process holds."""
+
+logger = logging.getLogger(__name__)
 
 
 def read_file(path: Path, what: str, limit: int, remedy: str) -> bytes:
@@ -86,21 +94,22 @@ def locked(directory: Path) -> Iterator[None]:
     """Work in a directory that no other command works in; makes it, and removes it again if it stays empty.
 
     The operating system gives the lock back when a process dies, however it dies; temporary files that a killed process
-    left are removed. Where the system or the file system has no locks, a line on standard error says so. Raises
-    PluginError if another command is at work there.
+    left are removed. Where the file system has no locks, a warning says so. Raises PluginError if another command is at
+    work there.
     """
     check_writable(directory)
-    descriptor = None
+    lock = None
     try:
         _make_directory(directory)
-        descriptor = _lock(directory)
+        lock = _lock(directory)
         remove_temporary(directory)
         yield
     finally:
-        if descriptor is not None:
-            (directory / LOCK).unlink(missing_ok=True)  # before it is given back: who waited for it looks again
-            _held.discard(descriptor)
-            os.close(descriptor)
+        if lock is not None:
+            with suppress(OSError):  # Windows removes no file that is open
+                (directory / LOCK).unlink()  # before it is given back: who waited for it looks again
+            _held.discard(lock)
+            lock.release()
         with suppress(OSError):  # it holds the run's files
             directory.rmdir()
 
@@ -124,58 +133,52 @@ def _make_directory(directory: Path) -> None:
         ) from None
 
 
+def _lock(directory: Path) -> FileLock | None:
+    """The lock of a directory, held; None where there are no locks."""
+    path = directory / LOCK
+    while True:
+        lock = FileLock(path, timeout=0, thread_local=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise PluginError(
+                f"output '{directory}': another command is at work there; wait for it, or choose another --output"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise PluginError(
+                    f"cannot lock '{path}': {error.strerror or error}; remove it, or choose another --output"
+                ) from None
+            reason = getattr(error, "strerror", None) or error
+            logger.warning("%s: not locked (%s); start no second command that writes there", directory, reason)
+            return None
+        descriptor = _descriptor(lock)
+        if descriptor is None or (path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())):
+            _held.add(lock)
+            return lock
+        lock.release()  # of a file that was taken away: another command ended just now
+
+
+def _descriptor(lock: FileLock) -> int | None:
+    """That of the lock's file, which filelock has no public name for."""
+    return getattr(getattr(lock, "_context", None), "lock_file_fd", None)
+
+
 def _let_go() -> None:
     """Close what a forked process has got of its parent's locks: else they last as long as it does.
 
     A lock of ``flock`` is held until every copy of its descriptor is closed, and the processes that load images live on
-    for seconds after the command has been killed.
+    for seconds after the command has been killed. Recent versions of filelock have done it already.
     """
-    for descriptor in _held:
-        with suppress(OSError):
+    for lock in _held:
+        if (descriptor := _descriptor(lock)) is not None:
+            lock._context.lock_file_fd = None  # else its destructor would unlock it, for the parent too
             os.close(descriptor)
     _held.clear()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=_let_go)
-
-
-def _lock(directory: Path) -> int | None:
-    """A descriptor that holds the lock of a directory, None where there are no locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        _say_not_locked(directory, "this system has no fcntl")
-        return None
-    path = directory / LOCK
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise PluginError(
-                f"cannot lock '{path}': {error.strerror}; remove it, or choose another --output"
-            ) from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                _held.add(descriptor)
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            raise PluginError(
-                f"output '{directory}': another command is at work there; wait for it, or choose another --output"
-            ) from None
-        except FileNotFoundError:  # taken away since: another command ended just now
-            pass
-        except OSError as error:
-            os.close(descriptor)
-            _say_not_locked(directory, error.strerror or str(error))
-            return None
-        os.close(descriptor)
-
-
-def _say_not_locked(directory: Path, reason: str) -> None:
-    print(f"{directory}: not locked ({reason}); start no second command that writes there", file=sys.stderr)
 
 
 def free_bytes(path: Path) -> int:

@@ -12,14 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from nci_plugin.adapters.openood.checkout import LANDMARK, is_checkout
+from nci_plugin.adapters.openood.methods import METHODS
 from nci_plugin.checks import PluginError
 from nci_plugin.config import config_directory
+from nci_plugin.evaluation.configuration import unshipped_files
 from nci_plugin.files import TEMPORARY, read_file, write_atomically
 from nci_plugin.parsing import read_json
 
 PACKAGE = Path(__file__).parent
 MANIFEST = "nci_plugin/installed.json"
 SCRIPTS = ("eval_nci.sh", "environment.sh", "missing_requirements.py", "oldest-constraints.txt")
+MODULES = (".py", ".csv", ".html")
 OPENOODS_OWN = ("ebo", "knn", "mls", "msp", "nci")
 """Names of ours for which OpenOOD has a YAML file itself."""
 
@@ -36,12 +39,12 @@ class Changes:
     ``directories`` what was made for them.
     """
 
+    before: Digests
+    directories: list[str]
     write: dict[str, bytes] = field(default_factory=dict)
     remove: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
     manifest: dict[str, str] = field(default_factory=dict)
-    before: Digests = field(default_factory=dict)
-    directories: list[str] = field(default_factory=list)
 
 
 def plan_installation(checkout: Path, force: bool = False) -> Changes:
@@ -49,27 +52,8 @@ def plan_installation(checkout: Path, force: bool = False) -> Changes:
 
     Raises PluginError if that is no checkout of OpenOOD, or if a file there is not ours, unless ``force``.
     """
-    recorded, directories = _read_manifest(_checked(checkout))
-    changes = Changes(before=recorded, directories=directories)
-    contents = _contents()
-    _check_inside(checkout, contents)
-    foreign = []
-    for name, content in contents.items():
-        there = _read(checkout / name)
-        changes.manifest[name] = _digest(content)
-        if there == content:
-            continue
-        if there is not None and _digest(there) not in recorded.get(name, ()) and not force:
-            foreign.append(name)
-        changes.write[name] = content
-    if foreign:
-        raise PluginError(
-            f"install into '{checkout}': {len(foreign)} files there are not ours or were changed ({_some(foreign)});"
-            " move them away, or pass --force to overwrite them"
-        )
-    _plan_removal(checkout, {name: recorded[name] for name in recorded if name not in changes.manifest}, force, changes)
-    for stem in OPENOODS_OWN:
-        changes.left[f"configs/postprocessors/{stem}.yml"] = "OpenOOD's own"
+    changes = _plan(checkout, _contents(), force)
+    changes.left |= {f"configs/postprocessors/{stem}.yml": "OpenOOD's own" for stem in OPENOODS_OWN}
     return changes
 
 
@@ -78,11 +62,39 @@ def plan_removal(checkout: Path, force: bool = False) -> Changes:
 
     Raises PluginError if nothing was installed there.
     """
-    recorded, directories = _read_manifest(_checked(checkout))
-    if not recorded:
+    changes = _plan(checkout, {}, force)
+    if not changes.before:
         raise PluginError(f"remove from '{checkout}': there is no {MANIFEST}, so nothing was installed there")
-    changes = Changes(before=recorded, directories=directories)
-    _plan_removal(checkout, recorded, force, changes)
+    return changes
+
+
+def _plan(checkout: Path, contents: Mapping[str, bytes], force: bool) -> Changes:
+    """How a checkout comes to hold ``contents`` and none of our other files."""
+    if not is_checkout(checkout):
+        raise PluginError(f"'{checkout}': is no checkout of OpenOOD v1.5 (it has no {LANDMARK}); pass its directory")
+    if (checkout / "nci_plugin").is_symlink():
+        raise PluginError(f"'{checkout / 'nci_plugin'}': is a link, and what it points to stays as it is; remove it")
+    changes = Changes(*_read_manifest(checkout))
+    _check_inside(checkout, contents)
+    foreign = []
+    for name in {**contents, **changes.before}:
+        there = _read(checkout / name)
+        ours = there is None or force or _digest(there) in changes.before.get(name, ())
+        if name in contents:
+            changes.manifest[name] = _digest(contents[name])
+            if there != contents[name]:
+                changes.write[name] = contents[name]
+                foreign += [] if ours else [name]
+        elif there is not None and ours:
+            changes.remove.append(name)
+        elif there is not None:
+            changes.left[name] = "changed since it was installed (--force removes it)"
+    if foreign:
+        some = ", ".join([*foreign[:3], *["..."] * (len(foreign) > 3)])
+        raise PluginError(
+            f"install into '{checkout}': {len(foreign)} files there are not ours or were changed ({some}); move them"
+            " away, or pass --force to overwrite them"
+        )
     return changes
 
 
@@ -147,16 +159,20 @@ def _remove_unfinished(checkout: Path, names: Iterable[str]) -> None:
 
 def _contents() -> dict[str, bytes]:
     """Every file of an installation, by its path in a checkout."""
-    modules = [path for ending in ("*.py", "*.csv") for path in PACKAGE.rglob(ending)]
-    package = {f"nci_plugin/{_relative(path, PACKAGE)}": path for path in modules}
-    package = {name: path for name, path in package.items() if not name.startswith("nci_plugin/scripts/")}
-    configs = config_directory()
-    inside = {f"nci_plugin/configs/{_relative(path, configs)}": path for path in configs.rglob("*.yml")}
-    beside = {f"configs/postprocessors/{path.name}": path for path in (configs / "postprocessors").glob("*.yml")}
-    beside = {name: path for name, path in beside.items() if path.stem not in OPENOODS_OWN}
-    directory = _script_directory()
-    scripts = {f"scripts/{name}": directory / name for name in SCRIPTS}
-    return {name: path.read_bytes() for name, path in sorted({**package, **inside, **beside, **scripts}.items())}
+    configs, scripts = config_directory(), _script_directory()
+    postprocessors = [path for path in configs.glob("postprocessors/*.yml") if path.stem not in OPENOODS_OWN]
+    modules = [path for path in PACKAGE.rglob("*.*") if path.suffix in MODULES and scripts not in path.parents]
+    files = {
+        **{f"nci_plugin/{path.relative_to(PACKAGE).as_posix()}": path for path in modules},
+        **{f"nci_plugin/configs/{path.relative_to(configs).as_posix()}": path for path in configs.rglob("*.yml")},
+        **{f"configs/postprocessors/{path.name}": path for path in postprocessors},
+        **{f"scripts/{name}": scripts / name for name in SCRIPTS},
+    }
+    contents = {name: path.read_bytes() for name, path in files.items()}
+    for name, text in unshipped_files().items():
+        if name not in METHODS:  # else OpenOOD has a file of that name itself
+            contents[f"configs/postprocessors/{name}.yml"] = text.encode()
+    return dict(sorted(contents.items()))
 
 
 def _script_directory() -> Path:
@@ -168,14 +184,6 @@ def _script_directory() -> Path:
 
 
 # -------------------------------------------------------------------- what is there
-
-
-def _checked(checkout: Path) -> Path:
-    if not is_checkout(checkout):
-        raise PluginError(f"'{checkout}': is no checkout of OpenOOD v1.5 (it has no {LANDMARK}); pass its directory")
-    if (checkout / "nci_plugin").is_symlink():
-        raise PluginError(f"'{checkout / 'nci_plugin'}': is a link, and what it points to stays as it is; remove it")
-    return checkout
 
 
 def _read_manifest(checkout: Path) -> tuple[Digests, list[str]]:
@@ -206,15 +214,6 @@ def _check_inside(checkout: Path, names: Iterable[str]) -> None:
         there = (root / parent).resolve()
         if there != root and root not in there.parents:
             raise PluginError(f"'{checkout / parent}': a link leads to '{there}', out of the checkout; remove the link")
-
-
-def _plan_removal(checkout: Path, recorded: Mapping[str, set[str]], force: bool, changes: Changes) -> None:
-    for name, digests in recorded.items():
-        there = _read(checkout / name)
-        if there is not None and (force or _digest(there) in digests):
-            changes.remove.append(name)
-        elif there is not None:
-            changes.left[name] = "changed since it was installed (--force removes it)"
 
 
 def _check_writable(directory: Path) -> None:
@@ -267,11 +266,3 @@ def _read(path: Path) -> bytes | None:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

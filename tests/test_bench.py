@@ -110,6 +110,14 @@ def test_extraction(measure: Callable[..., dict[str, Any]], images: str) -> None
     assert {"stored_over_bare", "statistics_over_bare"} <= set(report)
 
 
+def test_service(measure: Callable[..., dict[str, Any]]) -> None:
+    sizes = ["--image-size=32", "--batch-sizes", "1", "4", "--rounds=1"]
+    report = measure("service", "--networks", "resnet18", "vit_tiny", "--detectors", "nci_plus", "msp", *sizes)
+    names = [f"{network}_{size}_bare_ms" for network in ("resnet18", "vit_tiny") for size in (1, 4)]
+    assert_positive(report, *names)
+    assert "vit_tiny_4_nci_plus_added_ms" in report
+
+
 def test_growth(measure: Callable[..., dict[str, Any]], images: str) -> None:
     report = measure("growth", *IMAGES, images, "--rounds=1", "--detectors", "nci", "msp", "knn", "mls")
     assert_positive(report, "another_value_s")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from test_command_line import command
+from command import command
 from tiny import Tiny
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel

@@ -9,15 +9,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
-from test_command_line import command
+from command import command
 from tiny import Tiny
 
+from nci_plugin.cli import commands
 from nci_plugin.cli import main as main_module
-from nci_plugin.cli.main import COMMANDS, GO_ON, main
+from nci_plugin.cli.main import GO_ON, main
+from nci_plugin.cli.options import COMMANDS
+from nci_plugin.cli.parser import function_of, parse
 from nci_plugin.files import locked
 from nci_plugin.networks.factory import build_network
 
@@ -327,8 +331,30 @@ def test_handlers_are_put_back() -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_every_command_is_listed_once() -> None:
-    names = {path.stem for path in (ROOT / "nci_plugin" / "cli").glob("*.py")}
-    assert set(COMMANDS) <= names
-    assert names - set(COMMANDS) == {"__init__", "main", "network", "architecture", "eval_all"}
-    assert len(set(COMMANDS)) == len(COMMANDS)
+def test_every_command_has_a_module_that_runs_it() -> None:
+    modules = {path.stem for path in (ROOT / "nci_plugin" / "cli").glob("*.py")}
+    assert {name.split()[0] for name in COMMANDS} == modules - {
+        "__init__",
+        "main",
+        "commands",
+        "options",
+        "parser",
+        "network",
+        "eval_all",
+    }
+    for name, (_, options) in COMMANDS.items():
+        assert get_type_hints(function_of(name))["options"] is options
+
+
+def test_options_do_not_change() -> None:
+    _, options = parse(["eval", "digits", "--csid", "a", "b", "--batch-size", "3", "--root", "x"])
+    assert options == commands.Eval(
+        "digits",
+        network=commands.Network(ckpt_path=Path("x")),
+        data=commands.Data(csid=("a", "b")),
+        passing=commands.Pass(batch_size=3),
+    )
+    for part in (options, options.network, options.data, options.passing):
+        with pytest.raises(FrozenInstanceError):
+            part.device = "cpu"
+        assert hash(part) == hash(part)  # no part of it is a list

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import BATCH, batches, command, passes_after_first, read_rows, small_knn
 from PIL import Image
 from sklearn.metrics import auc, precision_recall_curve, roc_curve
 from tiny import COUNTS, ID_SPLITS, Tiny, draw_nothing, stored, tree
@@ -44,7 +41,7 @@ SPLITS = {
     "near/near2": "near2",
     "far/far": "far",
 }
-IMAGES, BATCH = sum(COUNTS.values()), 4
+IMAGES = sum(COUNTS.values())
 
 
 @dataclass
@@ -57,27 +54,6 @@ class Run:
     @property
     def rows(self) -> list[dict[str, Any]]:
         return read_rows(self.tiny.output)
-
-
-def command(arguments: list[str]) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error; warnings count as output."""
-    out, err = io.StringIO(), io.StringIO()
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("default")
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main(arguments)
-    return code, out.getvalue(), err.getvalue() + "".join(f"{warning.message}\n" for warning in warned)
-
-
-def read_rows(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output / "results.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def small_knn(tiny: Tiny) -> str:
-    """A KNN that can live with 12 training images."""
-    path = tiny.root / "knn3.yml"
-    path.write_text("postprocessor: {name: knn, postprocessor_args: {K: 3}}\n")
-    return str(path)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -266,21 +242,6 @@ def test_no_covariate_shifted_set(tmp_path: Path) -> None:
 # -------------------------------------------------------------------- passes
 
 
-def batches(*splits: str) -> list[int]:
-    """Sizes of the batches of whole splits, in the YAML file's order of the splits."""
-    order = [split for split in ("test", "train", "val", "oodval", "csid", "near", "near2", "far") if split in splits]
-    return [min(BATCH, COUNTS[split] - start) for split in order for start in range(0, COUNTS[split], BATCH)]
-
-
-def passes_after_first(tiny: Tiny, expected: list[int]) -> list[int]:
-    """The passes behind those of the first batch, on which the head is looked for and stored features are compared."""
-    passes = tiny.passes()
-    first = len(passes) - len(expected)
-    assert 0 < first <= 3
-    assert set(passes[:first]) == {BATCH}
-    return passes[first:]
-
-
 def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         del row["seconds"], row["provenance"]["extraction_seconds"], row["checksum"]
@@ -398,7 +359,7 @@ def test_detectors_that_fit_on_statistics_store_no_training_features(tiny: Tiny)
 @pytest.mark.parametrize("training", ["bank", "statistics"])
 def test_interrupted_run_goes_on(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, after: int, training: str) -> None:
     """Interrupted after so many passes; a shard holds one batch here."""
-    monkeypatch.setattr("nci_plugin.features.layout.SHARD_BYTES", 1)
+    monkeypatch.setattr("nci_plugin.features.collector.SHARD_BYTES", 1)
     detectors = ["msp", "nci", small_knn(tiny)] if training == "bank" else ["msp", "nci"]
     assert command(tiny.eval(*detectors, output=tiny.root / "whole"))[0] == 0
     whole = len(tiny.passes())

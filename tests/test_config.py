@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import nci_plugin.config
+import nci_plugin
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.api import resolve_detectors
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
@@ -202,7 +202,7 @@ def test_an_installed_package_reads_the_files_inside_it(tmp_path, monkeypatch):
     package = tmp_path / "site-packages" / "nci_plugin"
     shutil.copytree(config_directory(), package / "configs")
     (package.parent / "configs" / "benchmarks").mkdir(parents=True)  # of some other package
-    monkeypatch.setattr(nci_plugin.config, "__file__", str(package / "config.py"))
+    monkeypatch.setattr(nci_plugin, "__file__", str(package / "__init__.py"))
     assert config_directory() == package / "configs"
     assert benchmark_names() == sorted([*OFFICIAL, *PAPERS, "digits", "digits_lt"])
     assert load_detector("nci").sweep
@@ -211,12 +211,12 @@ def test_an_installed_package_reads_the_files_inside_it(tmp_path, monkeypatch):
 def test_a_checkout_reads_the_files_at_its_top(tmp_path, monkeypatch):
     (tmp_path / "nci_plugin").mkdir()
     (tmp_path / "configs").mkdir()
-    monkeypatch.setattr(nci_plugin.config, "__file__", str(tmp_path / "nci_plugin" / "config.py"))
+    monkeypatch.setattr(nci_plugin, "__file__", str(tmp_path / "nci_plugin" / "__init__.py"))
     assert config_directory() == tmp_path / "configs"
 
 
 def test_a_package_without_its_files_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(nci_plugin.config, "__file__", str(tmp_path / "nci_plugin" / "config.py"))
+    monkeypatch.setattr(nci_plugin, "__file__", str(tmp_path / "nci_plugin" / "__init__.py"))
     with pytest.raises(PluginError, match="configs: not found .*; install nci_plugin again"):
         config_directory()
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from command import command, dynamics
 from planted import planted
-from test_command_line import command
 from tiny import Tiny
 
 from nci_plugin.cli.dynamics import FEATURES
@@ -21,12 +21,6 @@ from nci_plugin.dynamics.trajectory import FN, GROUPS, TrajectoryFile, read_traj
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 DETECTORS = {"nci", "pscore", "feature_norm", "msp", "neco"}
-
-
-def dynamics(tiny: Tiny, *paths: Path, flags: tuple[str, ...] = (), **options: Any) -> list[str]:
-    """Arguments of ``nci-ood dynamics``."""
-    _, benchmark, _, _, *rest = tiny.eval(ckpt_path=None, **options)
-    return ["dynamics", *map(str, paths), "--benchmark", benchmark, *flags, *rest]
 
 
 @pytest.fixture
@@ -177,7 +171,7 @@ def _numbers(collapse: Any) -> dict[str, float]:
 
 def test_files_that_do_not_fit_in_memory_give_the_same_numbers(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command(dynamics(tiny, tiny.root / "run"))[0] == 0
-    monkeypatch.setattr("nci_plugin.dynamics.measure.MEMORY_BYTES", 0)
+    monkeypatch.setattr("nci_plugin.cli.dynamics.MEMORY_BYTES", 0)
     other = tiny.root / "other"
     assert command(dynamics(tiny, tiny.root / "run", output=other))[0] == 0
     for first, second in zip(logged(tiny).records, read_trajectory(other / "run").records):
@@ -188,7 +182,7 @@ def test_files_that_do_not_fit_in_memory_give_the_same_numbers(tiny: Tiny, monke
 
 
 def test_features_that_lie_in_the_output_stay(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nci_plugin.dynamics.measure.MEMORY_BYTES", 0)
+    monkeypatch.setattr("nci_plugin.cli.dynamics.MEMORY_BYTES", 0)
     there = tiny.output / "features" / "of-an-evaluation"
     there.parent.mkdir(parents=True)
     there.write_text("hours of work")

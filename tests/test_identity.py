@@ -26,7 +26,6 @@ from nci_plugin.config import load_benchmark
 from nci_plugin.evaluation.identity import FIELDS, code_digest, data_identity, disagreements, unrecorded
 from nci_plugin.evaluation.results import Result, read_results
 from nci_plugin.files import digest
-from nci_plugin.report import files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,7 +35,7 @@ EARLIER = Path(__file__).parent / "earlier_results"
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
-    monkeypatch.setattr(files, "auroc_figure", draw_nothing)
+    monkeypatch.setattr("nci_plugin.report.figures.auroc_figure", draw_nothing)
     return Tiny(tmp_path, seeds=2)
 
 

@@ -172,7 +172,7 @@ def test_a_list_that_names_what_is_no_image(bad, kind):
 def test_explain_refuses_it_before_anything_starts(
     bad, kind, tiny: Tiny, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("nci_plugin.cli.network.find_one", lambda *_: pytest.fail("something started"))
+    monkeypatch.setattr("nci_plugin.cli.network.Job.find_one", lambda *_: pytest.fail("something started"))
     assert main(["explain", str(bad[kind]), str(tiny.yaml), "--net", f"{tiny.net}:make", "--device", "cpu"]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_command_line import command
-from test_dynamics_command import dynamics
+from command import command, dynamics
 from tiny import Tiny, draw_nothing
 
 from nci_plugin import built_in

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_command_line import command
+from command import command
 from tiny import Tiny
 
 from nci_plugin import Benchmark, ImageList, Preprocessing, evaluate
@@ -37,7 +37,7 @@ def _knn(tiny: Tiny, neighbours: int) -> str:
 
 def test_seeds_of_other_hyperparameters_make_no_mean(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run with another K that ends after s0 leaves the rows of s1 as they were."""
-    from nci_plugin.report.files import ResultsDirectory
+    from nci_plugin.evaluation.directory import ResultsDirectory
 
     seeds = tiny.root / "seeds"
     for seed in range(2):

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ from tiny import NETWORK, draw_nothing, tree
 from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.checks import PluginError
 from nci_plugin.cli import eval_all
+from nci_plugin.cli.commands import Data, Network
 from nci_plugin.cli.main import main
+from nci_plugin.cli.network import Job
 from nci_plugin.config import load_benchmark
 from nci_plugin.evaluation.results import read_results
 from nci_plugin.inputs import find_inputs, find_roots, official_benchmarks
@@ -80,7 +84,6 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
     monkeypatch.chdir(checkout.root)
     monkeypatch.delenv("OPENOOD_ROOT", raising=False)
     monkeypatch.setattr("nci_plugin.report.figures.auroc_figure", draw_nothing)
-    monkeypatch.setattr("nci_plugin.report.files.auroc_figure", draw_nothing)
     return checkout
 
 
@@ -319,9 +322,10 @@ def test_missing_checkpoints_alone(cifar10: Checkout, command: Callable[..., Ans
 # -------------------------------------------------------------------- all
 
 
-def options_of(**changes: object) -> argparse.Namespace:
-    defaults = dict.fromkeys(("benchmark", "ckpt_path", "net", "head", "output", "csid", "data_root"))
-    return argparse.Namespace(**{**defaults, **changes})
+def evaluate_all(find: Callable[..., Any], evaluate: Callable[..., int], named: bool, **network: str) -> int:
+    """`eval_all.evaluate_all` with what ``find`` finds in the place of inputs."""
+    job = SimpleNamespace(network=Network(**network), data=Data(), find=find)
+    return eval_all.evaluate_all(cast(Job, job), named, evaluate)
 
 
 def test_all_evaluates_what_is_there(checkout: Checkout, command: Callable[..., Answer]) -> None:
@@ -338,16 +342,16 @@ def test_all_evaluates_what_is_there(checkout: Checkout, command: Callable[..., 
 
 
 def test_all_goes_on_after_an_error(checkout: Checkout, capsys: pytest.CaptureFixture[str]) -> None:
-    inputs = {name: argparse.Namespace(name=name, roots=find_roots(name)) for name in official_benchmarks()}
+    inputs = {name: SimpleNamespace(name=name, roots=find_roots(name)) for name in official_benchmarks()}
     seen = []
 
-    def evaluate(given: argparse.Namespace) -> int:
+    def evaluate(given: SimpleNamespace) -> int:
         seen.append(given.name)
         if given.name == "cifar10":
             raise PluginError("an image is damaged")
         return given.name == "imagenet"
 
-    code = eval_all.evaluate_all(options_of(benchmark="all"), lambda name, _: inputs[name], evaluate)  # type: ignore
+    code = evaluate_all(lambda name, _: inputs[name], evaluate, named=True)
     assert (code, seen) == (2, official_benchmarks())
     assert capsys.readouterr().err == "nci-ood: error: cifar10: an image is damaged\n"
 
@@ -361,15 +365,19 @@ def test_nothing_is_there(checkout: Checkout, capsys: pytest.CaptureFixture[str]
         return name
 
     evaluated: list[str] = []
-    run = lambda **changes: eval_all.evaluate_all(options_of(**changes), find, lambda x: evaluated.append(x) or 0)  # type: ignore # noqa
-    assert run(net="net.py:make") == 0
+
+    def evaluate(found: str) -> int:
+        evaluated.append(found)
+        return 0
+
+    assert evaluate_all(find, evaluate, named=False, net="net.py:make") == 0
     assert evaluated == ["digits"]
     out = capsys.readouterr().out
     assert len(out.splitlines()) == 1
     for name in official_benchmarks():
         assert f"no data of {name}" in out
     with pytest.raises(PluginError, match="no benchmark of OpenOOD's can be evaluated .cifar10: no data"):
-        run(benchmark="all")
+        evaluate_all(find, evaluate, named=True)
 
 
 @pytest.mark.parametrize("options", [["--root", "x"], ["--net", "net.py:make"], ["--csid", "cifar10c"]])

@@ -138,7 +138,7 @@ def test_adding_a_detector(tmp_path: Path) -> None:
     (name,) = re.findall(r'^    name = "(\w+)"$', code, re.MULTILINE)
     (tmp_path / "nci_plugin" / "detectors" / "a_file_of_any_name.py").write_text(code, encoding="utf-8")
     (tmp_path / "configs" / "postprocessors" / f"{name}.yml").write_text(config, encoding="utf-8")
-    with (tmp_path / "tests" / "twins.py").open("a", encoding="utf-8") as twins:
+    with (tmp_path / "tests" / "helpers" / "twins.py").open("a", encoding="utf-8") as twins:
         twins.write(f"\n\n{twin}")
 
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}

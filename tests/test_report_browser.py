@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_command_line import command
-from test_diagnose import diagnose
+from command import command, diagnose
 from tiny import Tiny, draw_nothing
 
-from nci_plugin.report import html
+from nci_plugin.report.page import templates
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -33,6 +32,11 @@ ROWS = [
     ["four", "88.25±1.50", "C", "3.5"],
 ]
 PHONE = "--window-size=500,900"
+ELEMENTS = templates().get_template("elements.html").module
+
+
+def document(body: str) -> str:
+    return ELEMENTS.document("t", caller=lambda: body)
 
 
 def chromium(page: Path, *flags: str) -> tuple[str, list[str]]:
@@ -62,7 +66,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     tiny = Tiny(tmp_path_factory.mktemp("tiny"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
-        patch.setattr("nci_plugin.report.files.auroc_figure", draw_nothing)
+        patch.setattr("nci_plugin.report.figures.auroc_figure", draw_nothing)
         patch.setattr("nci_plugin.report.diagnosis_figures.draw", lambda results: [])
         assert command(diagnose(tiny))[0] == 0
     assert command(["report", str(tiny.output)])[0] == 0
@@ -82,7 +86,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     ],
 )
 def test_columns_sort_at_a_click(tmp_path, column, clicks, order, direction):
-    page = html.document("t", html.table("caption", ROWS, sortable=True))
+    page = document(ELEMENTS.table("caption", ROWS, sortable=True))
     found = answer(
         tmp_path,
         page,
@@ -134,8 +138,8 @@ def test_report_fits_a_phone_and_shows_every_image(tmp_path, report):
 
 def test_a_print_holds_what_is_folded_on_the_screen(tmp_path):
     rows = [["number"], *([str(number)] for number in range(300))]
-    unfolded = html.folded("open", html.table("short", rows[:3]), unfolded=True)
-    page = html.document("t", unfolded, html.folded("rows", html.table("long", rows)))
+    unfolded = ELEMENTS.folded("open", open=True, caller=lambda: ELEMENTS.table("short", rows[:3]))
+    page = document(unfolded + ELEMENTS.folded("rows", caller=lambda: ELEMENTS.table("long", rows)))
     states = answer(
         tmp_path,
         page,

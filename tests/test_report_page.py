@@ -13,19 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import command, diagnose
 from PIL import Image
-from test_command_line import command
-from test_diagnose import diagnose
-from test_report import SEEDS, rows_of
+from results import SEEDS, rows_of
 from tiny import Tiny, draw_nothing, tree
 
 from nci_plugin.evaluation.results import METRICS, file_name, read_results
 from nci_plugin.report.diagnosis_figures import FIGURES
-from nci_plugin.report.html import VOID, element, table
+from nci_plugin.report.page import templates
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BOLD = '<b>"bold" & co'
+VOID = ("img", "meta")
+"""Elements without content and end tag."""
+
 LOADING = {"src", "href", "srcset", "action", "data", "poster", "background"}
 
 
@@ -162,12 +164,14 @@ def test_names_are_escaped(hand_made):
     assert any("<i>run" in each for each in found.texts)
 
 
-def test_element_escapes_texts_and_attributes_but_no_elements():
-    inner = element("b", "<&>")
-    assert element("p", inner, '"', class_='a"b', open=True, hidden=False) == (
-        '<p class="a&quot;b" open><b>&lt;&amp;&gt;</b>&quot;</p>'
-    )
-    assert "<td>&lt;script&gt;</td>" in table("t", [["a", "b"], ["1", "<script>"]])
+def test_templates_escape_texts_and_attributes_but_no_elements():
+    elements = templates().get_template("elements.html").module
+    drawn = elements.table('a"b', [["a", "b"], ["1", "<script>\x1b"]])
+    assert "<td>&lt;script&gt;\\x1b</td>" in drawn
+    assert 'aria-label="a&#34;b"' in drawn
+    folded = elements.folded("<&>", open=True, caller=lambda: drawn)
+    assert folded.startswith("<details open><summary>&lt;&amp;&gt;</summary>")
+    assert drawn in folded
 
 
 def test_scores_that_are_stored_are_drawn_and_others_not(hand_made):
@@ -209,7 +213,7 @@ def diagnosed(tmp_path_factory):
     tiny = Tiny(tmp_path_factory.mktemp("tiny"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
-        patch.setattr("nci_plugin.report.files.auroc_figure", draw_nothing)
+        patch.setattr("nci_plugin.report.figures.auroc_figure", draw_nothing)
         patch.setattr("nci_plugin.report.diagnosis_figures.draw", lambda results: [])
         assert command(diagnose(tiny, "--layers"))[0] == 0
         return tiny.output, report(tiny.output)

@@ -86,7 +86,8 @@ def test_moving_pickles_aside(tmp_path: Path, capsys: Any) -> None:
     run_command._keep_away([], move=False)
 
 
-def test_shipped_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_shipped_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    caplog.set_level("INFO")
     monkeypatch.chdir(tmp_path)
     touch(tmp_path, "configs/postprocessors/nci.yml")
     given = [
@@ -100,7 +101,7 @@ def test_shipped_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     ]
     replaced = with_shipped_configs(given, SHIPPED)
     assert replaced == [given[0], str(SHIPPED / "neco.yml"), *given[2:6], "--mark=postprocessors/neco.yml"]
-    assert capsys.readouterr().out == f"config: {given[1]} is not there, using {SHIPPED / 'neco.yml'}\n"
+    assert caplog.messages == [f"config: {given[1]} is not there, using {SHIPPED / 'neco.yml'}"]
 
 
 def write(path: Path, *lines: str) -> Path:

@@ -22,9 +22,9 @@ from nci_plugin.api import resolve_detectors
 from nci_plugin.cli.main import main
 from nci_plugin.detectors import registry
 from nci_plugin.dynamics.trajectory import TrajectoryFile, read_trajectory
+from nci_plugin.evaluation.directory import NPZ_BYTES, ResultsDirectory
 from nci_plugin.evaluation.results import Result, read_results
 from nci_plugin.files import digest
-from nci_plugin.report.files import NPZ_BYTES, ResultsDirectory
 
 EARLIER = Path(__file__).parent / "earlier_results"
 

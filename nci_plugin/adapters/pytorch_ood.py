@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import Detector, DetectorSetup, Paper
+from nci_plugin.detectors.base import Detector, Paper
 from nci_plugin.detectors.mahalanobis import class_means, means_differ
+from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.head import LinearHead

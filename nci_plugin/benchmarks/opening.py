@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
 from nci_plugin.benchmarks.benchmark import Benchmark, Features, Source
 from nci_plugin.benchmarks.folder import ImageFolder
@@ -148,14 +148,20 @@ def image_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches (images (n, 3, H, W), labels (n,)) of a split: all, or those that begin at the rows ``starts``.
 
-    Raises PluginError, naming the split, on an image that cannot be decoded.
+    A TensorDataset holds images that are decoded already. Raises PluginError, naming the split, on an image that cannot
+    be decoded.
     """
     rows = len(split)  # type: ignore[arg-type]  # a map-style Dataset has a length
+    starts = range(0, rows, batch_size) if starts is None else starts
+    if isinstance(split, TensorDataset):
+        images, labels = split.tensors
+        yield from ((images[start : start + batch_size], labels[start : start + batch_size]) for start in starts)
+        return
     loader = DataLoader(
         split,
         batch_sampler=[
             range(start, min(start + batch_size, rows))  # type: ignore[misc]  # as good as a list
-            for start in (range(0, rows, batch_size) if starts is None else starts)
+            for start in starts
         ],
         num_workers=workers,
         pin_memory=pin_memory,

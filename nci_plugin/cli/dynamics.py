@@ -2,72 +2,56 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nci_plugin.cli import network
+from torch import nn
+from tqdm import tqdm
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from nci_plugin.dynamics.analysis import Analysis
-    from nci_plugin.dynamics.checkpoints import CheckpointRun
-    from nci_plugin.dynamics.trajectory import EpochRecord, Trajectory
-    from nci_plugin.evaluation.evaluate import Contestant
-    from nci_plugin.inputs import Inputs
+from nci_plugin import api
+from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
+from nci_plugin.built_in import read_training
+from nci_plugin.checks import NAME_CHARACTERS, PluginError, check_known, check_number, shown
+from nci_plugin.cli.commands import Dynamics
+from nci_plugin.cli.network import Job
+from nci_plugin.collapse.registry import of_training
+from nci_plugin.config import benchmark_names
+from nci_plugin.dynamics.analysis import Analysis, analyse
+from nci_plugin.dynamics.checkpoints import CheckpointRun, find_runs, read_history, with_history
+from nci_plugin.dynamics.measure import DETECTORS, MEMORY_BYTES, Meter, measure_bank, network_numbers
+from nci_plugin.dynamics.onset import OnsetRule
+from nci_plugin.dynamics.trajectory import (
+    FILE_NAME,
+    EpochRecord,
+    Trajectory,
+    TrajectoryFile,
+    find_trajectories,
+    read_trajectory,
+)
+from nci_plugin.evaluation import identity
+from nci_plugin.evaluation.contestant import Contestant
+from nci_plugin.evaluation.evaluate import training_needed
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.extract import extract
+from nci_plugin.features.options import ExtractionOptions
+from nci_plugin.files import digest, locked
+from nci_plugin.inputs import Inputs
+from nci_plugin.networks.factory import factory_source
+from nci_plugin.networks.named import check_named, label
+from nci_plugin.report import dynamics_files
+from nci_plugin.report import dynamics_tables as tables
+from nci_plugin.report.dynamics_figures import MANY
+from nci_plugin.training.losses import LOSSES
 
 FEATURES = ".dynamics-features"
 """Where the features of one checkpoint lie while it is measured: a name that neither ``eval`` nor a user gives."""
 
 
-def add_parser(commands: Any) -> None:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "dynamics",
-        help="follow collapse and detection along training",
-        description="Measure collapse and OOD detection at the epoch checkpoints of trainings, and find the onset of"
-        " collapse and, with several runs, what foretells it.",
-    )
-    parser.add_argument(
-        "paths",
-        nargs="+",
-        type=Path,
-        metavar="CHECKPOINTS",
-        help="directories of epoch checkpoints (epoch-10_....ckpt, epoch_010.pth; s0, s1 ... in one are runs), files of"
-        " one run, or directories with trajectory.jsonl, of which nothing is measured",
-    )
-    parser.add_argument(
-        "--benchmark", metavar="BENCHMARK", help="a name or a YAML file (what the training says it was trained on)"
-    )
-    parser.add_argument("--detectors", nargs="+", metavar="NAME", help="(nci, pscore, feature_norm, msp and neco)")
-    parser.add_argument(
-        "--condition", nargs="+", default=[], metavar="NAME=VALUE", help="conditions of the runs, e.g. depth=4"
-    )
-    parser.add_argument("--metric", default="nc1_quotient", metavar="NAME", help="of the onset (nc1_quotient)")
-    parser.add_argument("--threshold", type=float, default=0.01, metavar="X", help="of the onset (0.01)")
-    parser.add_argument("--above", action="store_true", help="the metric rises above the threshold (falls below)")
-    parser.add_argument("--sustained", type=int, default=3, metavar="N", help="for so many logged epochs (3)")
-    parser.add_argument(
-        "--phase", default="last", metavar="NAME", help="of the training, in which the onset is looked for (last)"
-    )
-    network.add_options(parser, checkpoints=False)
-    parser.set_defaults(run=run)
-
-
-def run(options: argparse.Namespace) -> int:
-    from nci_plugin.checks import PluginError, check_known
-    from nci_plugin.dynamics.analysis import analyse
-    from nci_plugin.dynamics.checkpoints import find_runs
-    from nci_plugin.dynamics.measure import NUMBERS
-    from nci_plugin.dynamics.onset import OnsetRule
-    from nci_plugin.dynamics.trajectory import NC4_TRAIN, find_trajectories, read_trajectory
-    from nci_plugin.files import locked
-
-    check_known("metric", options.metric, (*NUMBERS, NC4_TRAIN))
+def run(options: Dynamics) -> int:
+    check_known("metric", options.metric, [metric.name for metric in of_training()])
     rule = OnsetRule(options.metric, options.threshold, not options.above, options.sustained, options.phase)
     conditions = _conditions(options.condition)
     logged = {path: find_trajectories(path) for path in options.paths if path.is_dir()}
@@ -77,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise PluginError(f"run '{min(repeated)}': there are two of that name; rename a directory, or pass one of them")
-    output = options.output or Path("results") / f"{options.paths[0].resolve().name}_dynamics"
+    output = options.data.output or Path("results") / f"{options.paths[0].resolve().name}_dynamics"
     with locked(output):
         for each in runs:
             print(f"{each.run}: {len(each.records)} logged epochs")
@@ -89,8 +73,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _conditions(given: Sequence[str]) -> dict[str, Any]:
     """``NAME=VALUE`` as a mapping, numbers as numbers."""
-    from nci_plugin.checks import PluginError
-
     found: dict[str, Any] = {}
     for text in given:
         name, sign, value = text.partition("=")
@@ -106,8 +88,6 @@ def _conditions(given: Sequence[str]) -> dict[str, Any]:
 
 def _check_condition(where: str, name: str, value: Any) -> None:
     """Raise unless a table can hold the condition: a short name, and a short text or a finite number."""
-    from nci_plugin.checks import NAME_CHARACTERS, PluginError, check_number, shown
-
     for text in (name, value):
         if isinstance(text, str) and not (text.isprintable() and len(text) <= NAME_CHARACTERS):
             raise PluginError(
@@ -117,66 +97,104 @@ def _check_condition(where: str, name: str, value: Any) -> None:
         check_number(f"{where}: {name}", value)
 
 
+# -------------------------------------------------------------------- what a training says of itself
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run of checkpoints, what its ``training.json`` says, and the network that it names unless the user does."""
+
+    run: CheckpointRun
+    says: Mapping[str, Any]
+    network: tuple[str, Mapping[str, Any]] | None
+
+    @classmethod
+    def of(cls, run: CheckpointRun, user_names_network: bool) -> Trained:
+        says = read_training(run.directory) or read_training(run.directory.parent) or {}
+        network = None
+        if "network" in says and not user_names_network:
+            arguments = says.get("network_arguments", {})
+            network = check_named(f"run '{run.name}': training.json: network", says["network"], arguments), arguments
+        return cls(run, says, network)
+
+    def benchmark(self, benchmark: Benchmark) -> Benchmark:
+        """The benchmark with the network that was trained."""
+        if self.network is None:
+            return benchmark
+        name, arguments = self.network
+        return replace(benchmark, network=name, network_arguments=arguments)
+
+    def conditions(self, benchmark: Benchmark, factory: str) -> dict[str, Any]:
+        """Architecture and data, and all that the training says of network and recipe; ``benchmark`` is its own."""
+        arguments = benchmark.network_arguments if self.says else {}
+        said = {**arguments, **self.says.get("recipe", {})}
+        plain = {name: value for name, value in said.items() if isinstance(value, (str, int, float))}
+        for name, value in plain.items():
+            _check_condition("training.json: recipe", name, value)
+        seed = {} if self.run.seed is None else {"seed": self.run.seed}
+        return {"architecture": label(factory), "data": benchmark.name, **plain, **seed}
+
+    def loss(self, entry: Mapping[str, Any] | None) -> str:
+        """The loss that the epoch was trained with, cross-entropy where nothing says so."""
+        named = [str((entry or {}).get("phase")), str(self.says.get("recipe", {}).get("loss"))]
+        return next((name for name in named if name in LOSSES), "ce")
+
+
+def _said_benchmark(trainings: Sequence[Trained]) -> str:
+    said = [training.says["benchmark"] for training in trainings if "benchmark" in training.says]
+    if not said or any(name != said[0] for name in said):
+        names = ", ".join(sorted({shown(name) for name in said}))
+        came = f"the trainings say {names}" if said else "the trainings do not say"
+        raise PluginError(f"--benchmark: must be one for all checkpoints, {came}; name it")
+    if said[0] not in benchmark_names():  # a path in a file of data is not followed
+        raise PluginError(
+            f"--benchmark: the training says {shown(said[0])}, which does not ship; name your YAML file yourself"
+        )
+    return str(said[0])
+
+
 # -------------------------------------------------------------------- measuring
 
 
 def _measure(
-    runs: Sequence[CheckpointRun], conditions: Mapping[str, Any], options: argparse.Namespace, output: Path
+    runs: Sequence[CheckpointRun], conditions: Mapping[str, Any], options: Dynamics, output: Path
 ) -> list[Trajectory]:
     """Measure every checkpoint that was not measured before."""
-    from tqdm import tqdm
-
-    from nci_plugin import api
-    from nci_plugin.benchmarks.benchmark import TRAIN
-    from nci_plugin.built_in import read_training
-    from nci_plugin.checks import PluginError
-    from nci_plugin.dynamics.checkpoints import read_history, with_history
-    from nci_plugin.dynamics.measure import DETECTORS, network_numbers
-    from nci_plugin.dynamics.trajectory import FILE_NAME, TrajectoryFile
-    from nci_plugin.evaluation import identity
-    from nci_plugin.files import digest
-    from nci_plugin.networks.factory import factory_source
-
-    trainings = {run.name: read_training(run.directory) or read_training(run.directory.parent) or {} for run in runs}
-    networks = {name: _said_network(said, options, f"run '{name}': training.json") for name, said in trainings.items()}
-    histories = {run.name: read_history(run.directory) for run in runs}
-    options.benchmark = options.benchmark or _said_benchmark(trainings)
-    options.ckpt_path = next(iter(runs[0].files.values()))
+    trainings = [Trained.of(run, bool(options.network.net)) for run in runs]
+    histories = [read_history(run.directory) for run in runs]
+    benchmark = options.benchmark or _said_benchmark(trainings)
     setups = api.resolve_detectors(options.detectors or DETECTORS)
-    device = network.resolve(options)
-    print(f"device: {network.device_name(device)}")
-    inputs = network.find_one(options, device)
+    first = next(iter(runs[0].files.values()))
+    job = Job.of(benchmark, replace(options.network, ckpt_path=first), options.data, options.passing)
+    print(f"device: {job.device_name}")
+    inputs = job.find_one(benchmark)
     if TRAIN not in inputs.splits:
         raise PluginError(f"benchmark '{inputs.benchmark.name}': collapse is measured on '{TRAIN}', which is missing")
     if not inputs.benchmark.has_ood:
         print(f"benchmark '{inputs.benchmark.name}': no OOD set, so AUROC along training is left out")
     images = identity.data_digest(inputs.splits, output / "images")
     configured = _configured(options.detectors or ())
-    measure: Callable[..., EpochRecord] | None = None
+    measure: Callable[[nn.Module, int, str], EpochRecord] | None = None
     found = []
     with tqdm(total=sum(len(run.files) for run in runs), desc="dynamics", unit="checkpoint", disable=None) as bar:
-        for run in runs:
-            said = _of_training(inputs, networks[run.name])
-            factory = str(options.net or said.benchmark.network)
-            file = TrajectoryFile(
-                output / run.name / FILE_NAME,
-                run.name,
-                {**_described(said, factory, trainings[run.name], run.seed), **conditions},
-            )
+        for run, training, history in zip(runs, trainings, histories):
+            trained = training.benchmark(inputs.benchmark)
+            factory, arguments = job.factory(trained), job.arguments(trained)
+            described = {**training.conditions(trained, factory), **conditions}
+            file = TrajectoryFile(output / run.name / FILE_NAME, run.name, described)
             new = 0
             for epoch, path in run.files.items():
                 bar.set_postfix_str(f"{run.name} epoch {epoch}")
-                each = network.load_one(said.benchmark, options, factory, path)
-                numbers = network_numbers(each)
-                arguments = {} if options.net else said.benchmark.network_arguments
-                code = identity.code_digest(each, factory_source(factory), arguments)
-                data = digest(images, code, options.head or "", *configured)
+                network = job.build(trained, path)
+                numbers = network_numbers(network)
+                code = identity.code_digest(network, factory_source(factory), arguments)
+                data = digest(images, code, options.network.head or "", *configured)
                 there = file.records.get(epoch)
                 known = there is not None and (there.weights, there.data) == (numbers["weights"], data)
                 if not known or not {setup.name for setup in setups} <= set(there.auroc if there else ()):
-                    measure = measure or _meter(inputs, setups, options, device, output)
-                    entry = histories[run.name].get(epoch)
-                    record = replace(measure(each, epoch, _loss(entry, trainings[run.name])), **numbers, data=data)
+                    measure = measure or _meter(inputs, setups, job, output)
+                    entry = history.get(epoch)
+                    record = replace(measure(network, epoch, training.loss(entry)), **numbers, data=data)
                     file.add(with_history(record, entry))
                     new += 1
                 bar.update()
@@ -187,96 +205,26 @@ def _measure(
 
 def _configured(detectors: Sequence[str]) -> list[str]:
     """The detectors that are given as YAML files, with their values; those named by name have the shipped ones."""
-    from nci_plugin import api
-    from nci_plugin.detectors.base import DetectorSetup
-
     setups = api.resolve_detectors([name for name in detectors if name.endswith((".yml", ".yaml"))])
-    described = [each for each in setups if isinstance(each, DetectorSetup)]
-    return sorted(repr((each.name, each.detector.get_hyperparameters(), dict(each.sweep))) for each in described)
-
-
-def _said_benchmark(trainings: Mapping[str, Mapping[str, Any]]) -> str:
-    from nci_plugin.checks import PluginError, shown
-    from nci_plugin.config import benchmark_names
-
-    said = [training["benchmark"] for training in trainings.values() if "benchmark" in training]
-    if not said or any(name != said[0] for name in said):
-        names = ", ".join(sorted({shown(name) for name in said}))
-        came = f"the trainings say {names}" if said else "the trainings do not say"
-        raise PluginError(f"--benchmark: must be one for all checkpoints, {came}; name it")
-    if said[0] not in benchmark_names():  # a path in a file of data is not followed
-        raise PluginError(
-            f"--benchmark: the training says {shown(said[0])}, which does not ship; name your YAML file yourself"
-        )
-    return said[0]
-
-
-def _said_network(
-    training: Mapping[str, Any], options: argparse.Namespace, where: str
-) -> tuple[str, Mapping[str, Any]] | None:
-    """The network that a training says it trained, and its arguments, unless the user names one."""
-    from nci_plugin.networks.named import check_named
-
-    if options.net or "network" not in training:
-        return None
-    arguments = training.get("network_arguments", {})
-    return check_named(f"{where}: network", training["network"], arguments), arguments
-
-
-def _of_training(inputs: Inputs, network: tuple[str, Mapping[str, Any]] | None) -> Inputs:
-    """The inputs with the network that the training says it trained."""
-    if network is None:
-        return inputs
-    name, arguments = network
-    return replace(inputs, benchmark=replace(inputs.benchmark, network=name, network_arguments=arguments))
-
-
-def _described(inputs: Inputs, factory: str, training: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
-    """Conditions of a run: its architecture and data, and all that its training says of network and recipe."""
-    from nci_plugin.networks.named import label
-
-    recipe = training.get("recipe", {})
-    arguments = inputs.benchmark.network_arguments if training else {}
-    plain = {name: value for name, value in {**arguments, **recipe}.items() if isinstance(value, (str, int, float))}
-    for name, value in plain.items():
-        _check_condition("training.json: recipe", name, value)
-    described = {"architecture": label(factory), "data": inputs.benchmark.name, **plain}
-    return described if seed is None else {**described, "seed": seed}
-
-
-def _loss(entry: Mapping[str, Any] | None, training: Mapping[str, Any]) -> str:
-    """The loss that the epoch was trained with, cross-entropy where nothing says so."""
-    from nci_plugin.training.losses import LOSSES
-
-    named = [str((entry or {}).get("phase")), str(training.get("recipe", {}).get("loss"))]
-    return next((name for name in named if name in LOSSES), "ce")
+    return sorted(repr((each.name, dict(each.configured), dict(each.sweep))) for each in setups)
 
 
 def _meter(
-    inputs: Inputs, setups: Sequence[Contestant], options: argparse.Namespace, device: torch.device, output: Path
+    inputs: Inputs, setups: Sequence[Contestant], job: Job, output: Path
 ) -> Callable[[nn.Module, int, str], EpochRecord]:
     """What measures a network after an epoch: from decoded images if they fit in memory, else from their files."""
-    from nci_plugin.dynamics.measure import MEMORY_BYTES, Meter, measure_bank
-    from nci_plugin.evaluation.evaluate import training_needed
-    from nci_plugin.features.bank import FitsOn
-    from nci_plugin.features.extract import extract
-    from nci_plugin.features.options import ExtractionOptions, default_workers
-
-    preprocessing = inputs.benchmark.preprocessing
+    preprocessing, head, batch_size = inputs.benchmark.preprocessing, job.network.head, job.passing.batch_size
     size = preprocessing.img_size if preprocessing else None
     images = sum(len(split) for split in inputs.splits.values())
-    if size and 12 * size**2 * images <= MEMORY_BYTES and options.amp == "none" and not options.head:
-        return Meter(inputs.benchmark, setups, device, options.batch_size)
+    if size and 12 * size**2 * images <= MEMORY_BYTES and not head:
+        return Meter(inputs.benchmark, setups, job.device, batch_size)
 
-    def measure(each: nn.Module, epoch: int, loss: str) -> EpochRecord:
+    def measure(network: nn.Module, epoch: int, loss: str) -> EpochRecord:
         store = output / FEATURES
         shutil.rmtree(store, ignore_errors=True)  # what a killed run left
-        workers = default_workers() if options.workers is None else options.workers
-        passing = ExtractionOptions(
-            str(device), options.batch_size, workers, options.head, store, tell=None, amp=options.amp
-        )
+        passing = ExtractionOptions(str(job.device), batch_size, job.workers, head, store, tell=None)
         needed = training_needed(setups) | {FitsOn.BANK, FitsOn.STATISTICS}
-        bank = extract(each, inputs.benchmark, needed, passing, inputs.splits)
+        bank = extract(network, inputs.benchmark, needed, passing, inputs.splits)
         record = measure_bank(bank, inputs.benchmark, setups, epoch, loss)
         del bank  # it maps the files
         shutil.rmtree(store, ignore_errors=True)
@@ -289,14 +237,10 @@ def _meter(
 
 
 def _report(analysis: Analysis, output: Path) -> None:
-    from nci_plugin.report import dynamics_tables as tables
-    from nci_plugin.report.dynamics_figures import MANY
-    from nci_plugin.report.dynamics_files import draw, write_analysis
-
-    shown = analysis.runs if len(analysis.runs) < MANY else ()
-    by_epoch = [table for run in shown for table in (tables.epoch_table(run), tables.auroc_table(run))]
+    shown_runs = analysis.runs if len(analysis.runs) < MANY else ()
+    by_epoch = [table for run in shown_runs for table in (tables.epoch_table(run), tables.auroc_table(run))]
     for table in [*by_epoch, *tables.analysis_tables(analysis)]:
         if table is not None:
             print(f"\n{table.text()}")
-    write_analysis(analysis, output)
-    print(f"\nwritten to {output}: {', '.join([*draw(analysis, output), 'dynamics.json'])}")
+    dynamics_files.write_analysis(analysis, output)
+    print(f"\nwritten to {output}: {', '.join([*dynamics_files.draw(analysis, output), 'dynamics.json'])}")

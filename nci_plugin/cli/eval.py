@@ -2,141 +2,142 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from nci_plugin.cli import network
-
-if TYPE_CHECKING:
-    import torch
-
-    from nci_plugin.evaluation.evaluate import Contestant
-    from nci_plugin.evaluation.results import Result
-    from nci_plugin.inputs import Inputs, Roots
-    from nci_plugin.report.files import ResultsDirectory
-
-
-def add_parser(commands: Any) -> None:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "eval",
-        help="evaluate detectors on a benchmark",
-        description="Pass every image of a benchmark through a network once, then score every detector.",
-    )
-    parser.add_argument(
-        "benchmark",
-        nargs="?",
-        metavar="BENCHMARK",
-        help="a name (see 'nci-ood list'), a YAML file, or 'all': every one of OpenOOD's that is there"
-        " (all, else digits)",
-    )
-    parser.add_argument("--detectors", nargs="+", default=["all"], metavar="NAME", help="names or YAML files (all)")
-    network.add_options(parser)
-    parser.add_argument(
-        "--amp", metavar="NAME", help="pass the images in bf16 or fp16 (torch.autocast), and say what that moves (none)"
-    )
-    parser.add_argument("--fsood", action="store_true", help="tables and CSV of the full spectrum only (both)")
-    parser.add_argument("--save-csv", action="store_true", help="CSV files, which are always written")
-    parser.add_argument("--save-score", action="store_true", help="scores for OpenOOD too, as s*/scores/<detector>.pkl")
-    parser.set_defaults(run=run)
+from nci_plugin import api
+from nci_plugin.adapters.openood.scores import write_scores
+from nci_plugin.benchmarks.benchmark import CSID, Benchmark
+from nci_plugin.checks import PluginError, check_known
+from nci_plugin.cli.commands import Eval
+from nci_plugin.cli.eval_all import evaluate_all
+from nci_plugin.cli.network import ALL, Job, Networks
+from nci_plugin.comparison.records import Choice, check_ood_share
+from nci_plugin.comparison.samples import read_samples
+from nci_plugin.comparison.tables import metrics_text
+from nci_plugin.evaluation.contestant import Contestant
+from nci_plugin.evaluation.directory import ResultsDirectory
+from nci_plugin.evaluation.results import METRICS, SETTINGS, Result, complete
+from nci_plugin.features.processes import Processes, joined
+from nci_plugin.inputs import Inputs
+from nci_plugin.metrics import METRIC_COLUMNS
+from nci_plugin.metrics.columns import OOD
+from nci_plugin.report.figures import draw_run
+from nci_plugin.report.tables import (
+    alternatives_table,
+    amp_table,
+    choices_table,
+    detectors_by_near_auroc,
+    setting_table,
+    setting_title,
+)
 
 
-def run(options: argparse.Namespace) -> int:
-    from nci_plugin.features.processes import joined
-
-    with joined() as options.processes:
-        if options.processes.is_first:
-            return _run(options)
+def run(options: Eval) -> int:
+    with joined() as processes:
+        if processes.is_first:
+            return _run(options, processes)
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-            return _run(options)
+            return _run(options, processes)
 
 
-def _run(options: argparse.Namespace) -> int:
-    from nci_plugin import api
-    from nci_plugin.checks import PluginError
-    from nci_plugin.cli.eval_all import ALL, evaluate_all
-
-    device = network.resolve(options)
+def _run(options: Eval, processes: Processes) -> int:
+    job = Job.of(options.benchmark, options.network, options.data, options.passing, processes)
+    _check_columns(options)
     setups = api.resolve_detectors(options.detectors)
-
-    def find(name: str, roots: Roots) -> Inputs:
-        return network.find(name, roots, options, device)
+    print(f"device: {job.device_name}")
 
     def evaluate(inputs: Inputs) -> int:
-        return _evaluate(inputs, options, setups, device)
+        return _evaluate(inputs, job, setups, options)
 
-    print(f"device: {network.device_name(device)}")
-    processes = options.processes
     if options.benchmark in (None, ALL):
         if processes.size > 1:
             raise PluginError(f"benchmark '{ALL}': {processes.size} processes share one benchmark at a time; name one")
-        return evaluate_all(options, find, evaluate)
+        return evaluate_all(job, named=options.benchmark == ALL, evaluate=evaluate)
     with processes.in_turn():  # the first may make or download what is missing
-        inputs = network.find_one(options, device)
+        inputs = job.find_one(options.benchmark)
     return evaluate(inputs)
 
 
-def _evaluate(inputs: Inputs, options: argparse.Namespace, setups: Sequence[Contestant], device: torch.device) -> int:
-    from nci_plugin.report.files import ResultsDirectory
-
+def _evaluate(inputs: Inputs, job: Job, setups: Sequence[Contestant], options: Eval) -> int:
     inputs.benchmark.check_has_ood()
-    networks = network.load(inputs, options, device)
-    directory = ResultsDirectory(networks.output, options.save_score)
-    with options.processes.locked(networks.output):
-        return _score(networks, setups, directory)
+    _check_shifted(options.metrics, inputs.benchmark)
+    networks = job.load(inputs)
+    with job.processes.locked(networks.output):
+        return _score(networks, setups, options)
 
 
-def _score(networks: network.Networks, setups: Sequence[Contestant], directory: ResultsDirectory) -> int:
-    from nci_plugin import api
-    from nci_plugin.benchmarks.benchmark import CSID
-    from nci_plugin.evaluation.results import complete
-
-    inputs, options = networks.inputs, networks.options
+def _score(networks: Networks, setups: Sequence[Contestant], options: Eval) -> int:
+    job, inputs, directory = networks.job, networks.inputs, ResultsDirectory(networks.output)
     networks.print_inputs()
     if not inputs.benchmark.data_sets(CSID):
         print(f"full-spectrum OOD: no table, {inputs.no_full_spectrum}")
-
     results: list[Result] = []
     failures: dict[str, str] = {}
-    for seed, each in networks.by_seed.items():
+    for seed, network in networks.by_seed.items():
+        passing = networks.extraction_options(seed, directory)
+        provenance = partial(networks.provenance, seed)
         evaluation = api.run_network(
-            each,
-            inputs.benchmark,
-            setups,
-            inputs.splits,
-            networks.extraction_options(seed, directory),
-            partial(networks.provenance, seed),
-            directory,
-            seed,
+            network, inputs.benchmark, setups, inputs.splits, passing, provenance, directory, seed
         )
+        if options.save_score and job.processes.is_first:
+            write_scores(directory, seed, evaluation.scores)
         results += evaluation.results
         for detector, reason in evaluation.failures.items():
             failures.setdefault(detector, f"{seed}: {reason}" if seed else reason)
-    if not options.processes.is_first:
+    if not job.processes.is_first:
         return 0
     results = [result for result in complete(results) if result.detector not in failures]
-    shown = [result for result in results if result.setting == "fsood" or not options.fsood]
-    written = directory.write_tables(shown, failures)
-    _print_report(shown, failures, directory.path, written)
+    shown = [result for result in results if result.setting == "fsood" or not job.data.fsood]
+    directory.write_tables(shown)
+    draw_run(directory, shown, failures)
+    _print_report(shown, failures, directory, options)
     return 1 if failures else 0
 
 
-def _print_report(results: list[Result], failures: Mapping[str, str], output: Path, written: list[str]) -> None:
-    from nci_plugin.evaluation.results import SETTINGS
-    from nci_plugin.report.tables import amp_table, choices_table, setting_table
+def _check_columns(options: Eval) -> None:
+    """Raise PluginError on columns that are no metrics, and on an OOD share that is none."""
+    check_ood_share(options.ood_share)
+    for name in options.metrics:
+        check_known("metric of --metrics", name, METRIC_COLUMNS)
 
+
+def _check_shifted(names: Sequence[str], benchmark: Benchmark) -> None:
+    """Raise PluginError if a metric needs covariate-shifted sets and the benchmark has none."""
+    for name in names:
+        if METRIC_COLUMNS[name].samples != OOD and not benchmark.data_sets(CSID):
+            raise PluginError(
+                f"--metrics {name}: benchmark '{benchmark.name}' has no covariate-shifted set; leave it out, or add one"
+            )
+
+
+def _setting_text(results: Sequence[Result], setting: str, output: Path, options: Eval) -> str:
+    """The table of one setting: OpenOOD's columns, or those and the intervals that were asked for."""
+    detectors = detectors_by_near_auroc(results, setting)
+    if not detectors or not (options.metrics or options.intervals):
+        return setting_table(results, setting)
+    names = list(dict.fromkeys(options.metrics or (name for name in METRICS if name != "acc")))
+    (samples,) = read_samples([output], detectors)
+    choice = Choice(setting=setting, ood_share=options.ood_share)
+    columns = metrics_text(samples, names, choice, options.intervals)
+    return f"{setting_title(results, setting)}\n{columns}" if columns else ""
+
+
+def _print_report(
+    results: Sequence[Result], failures: Mapping[str, str], directory: ResultsDirectory, options: Eval
+) -> None:
     for setting in SETTINGS:
-        text = setting_table(results, setting)
-        if text:
+        if text := _setting_text(results, setting, directory.path, options):
             print(f"\n{text}")
     if results:
         print(f"\n{choices_table(results)}")
+    if table := alternatives_table(results):
+        print(f"\n{table.text()}")
     if table := amp_table(results):
         print(f"\n{table.text()}")
     for detector, reason in failures.items():
         print(f"\nnot scored: {detector}: {reason}")
-    print(f"\nwritten to {output}: {', '.join(written) or 'nothing'}")
+    print(f"\nwritten to {directory.path}: {', '.join(directory.written()) or 'nothing'}")

@@ -2,78 +2,47 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from nci_plugin.cli import network
-
-if TYPE_CHECKING:
-    from nci_plugin.diagnosis.image import Explanation
-
-
-def add_parser(commands: Any) -> None:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "explain",
-        help="say how one image stands to a network's training set",
-        description="Score one image with each network: predicted class, nearest class mean, pScore, feature norm and"
-        " the five collapse scores, their percentiles among ID validation samples, and the verdict of each.",
-    )
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
-    parser.add_argument(
-        "benchmark", metavar="BENCHMARK", help="a name or YAML file: the training and validation images"
-    )
-    parser.add_argument(
-        "--detectors", nargs="+", metavar="NAME", help="names or YAML files (nc1 to nc5, pscore, feature_norm)"
-    )
-    parser.add_argument(
-        "--tpr", type=float, default=95.0, metavar="PERCENT", help="share of ID validation samples to be kept (95)"
-    )
-    network.add_options(parser)
-    parser.set_defaults(run=run)
+from nci_plugin import api
+from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION
+from nci_plugin.benchmarks.decoding import read_image, to_rgb
+from nci_plugin.checks import PluginError
+from nci_plugin.cli.commands import Explain
+from nci_plugin.cli.network import Job
+from nci_plugin.diagnosis.image import Explanation, explain_image
+from nci_plugin.diagnosis.network import DETECTORS
+from nci_plugin.evaluation.evaluate import training_needed
+from nci_plugin.evaluation.search import detector_of
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.extract import extract
+from nci_plugin.files import locked
+from nci_plugin.report.tables import aligned
 
 
-def run(options: argparse.Namespace) -> int:
-    from nci_plugin import api
-    from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION
-    from nci_plugin.benchmarks.decoding import read_image, to_rgb
-    from nci_plugin.checks import PluginError
-    from nci_plugin.detectors.base import DetectorSetup
-    from nci_plugin.diagnosis.image import explain_image
-    from nci_plugin.diagnosis.network import DETECTORS
-    from nci_plugin.evaluation.evaluate import training_needed
-    from nci_plugin.features.bank import FitsOn
-    from nci_plugin.features.extract import extract
-    from nci_plugin.files import locked
-
-    device = network.resolve(options)
+def run(options: Explain) -> int:
+    job = Job.of(options.benchmark, options.network, options.data, options.passing)
     if not 0 < options.tpr <= 100:
         raise PluginError(f"--tpr: must be a share in percent, above 0 and at most 100, got {options.tpr:g}")
-    setups: list[DetectorSetup] = []
-    for setup in api.resolve_detectors(options.detectors or DETECTORS):
-        if not isinstance(setup, DetectorSetup):
-            raise PluginError(f"--detectors: '{setup.name}' scores whole benchmarks, not one image; leave it out")
-        setups.append(setup)
+    setups = api.resolve_detectors(options.detectors or DETECTORS)
+    for setup in setups:
+        detector_of(setup)  # raises on one that scores no single image
     read_image(options.image, to_rgb, "pass an image file")  # what it is is known before anything long starts
-    inputs = network.find_one(options, device)
-    splits = {name: inputs.splits[name] for name in (VALIDATION, TRAIN) if name in inputs.splits}
+    inputs = job.find_one(options.benchmark)
     for name in (VALIDATION, TRAIN):
-        if name not in splits:
+        if name not in inputs.splits:
             raise PluginError(f"benchmark '{inputs.benchmark.name}': the split '{name}' is missing; add it to the YAML")
+    splits = {name: inputs.splits[name] for name in (VALIDATION, TRAIN)}
     image = read_image(options.image, splits[VALIDATION].source.preprocessing, "pass an image file")[None]
-    networks = network.load(inputs, options, device)
+    networks = job.load(inputs)
     needs = training_needed(setups) | {FitsOn.STATISTICS}
     with locked(networks.output):
-        for seed, each in networks.by_seed.items():
-            bank = extract(each, inputs.benchmark, needs, networks.extraction_options(seed), splits)
-            explanation = explain_image(image, bank, setups, options.tpr / 100, options.head)
+        for seed, network in networks.by_seed.items():
+            bank = extract(network, inputs.benchmark, needs, networks.extraction_options(seed), splits)
+            explanation = explain_image(image, bank, setups, options.tpr / 100)
             _print(f"{options.image}, {seed or inputs.checkpoints[seed]}", explanation, options.tpr)
     return 0
 
 
 def _print(title: str, explanation: Explanation, tpr: float) -> None:
-    from nci_plugin.report.tables import aligned
-
     distance = explanation.predicted_distance
     of_predicted = "without training samples" if distance is None else f"its mean at distance {distance:.4g}"
     rows = [["score (larger = ID)", "value", "percentile", f"threshold at TPR {tpr:g} %", "verdict"]]

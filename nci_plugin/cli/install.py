@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-from typing import Any
+from nci_plugin.cli.commands import Install
+from nci_plugin.installation import apply, plan_installation, plan_removal
 
 
-def add_parser(commands: Any) -> None:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "install",
-        help="copy nci_plugin into a checkout of OpenOOD",
-        description="Copy the package, its YAML files and scripts into a checkout of OpenOOD; again = update.",
-    )
-    parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="the checkout of OpenOOD")
-    parser.add_argument("--remove", action="store_true", help="take away what was installed there")
-    parser.add_argument("--force", action="store_true", help="overwrite, or remove, files that were changed too")
-    parser.add_argument("--dry-run", action="store_true", help="list what would be done")
-    parser.set_defaults(run=run)
-
-
-def run(options: argparse.Namespace) -> int:
-    from nci_plugin.installation import apply, plan_installation, plan_removal
-
+def run(options: Install) -> int:
     checkout = options.into.expanduser()
     changes = (plan_removal if options.remove else plan_installation)(checkout, options.force)
     for reason in dict.fromkeys(changes.left.values()):

@@ -2,144 +2,106 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from nci_plugin.leaderboard.board import Board
-    from nci_plugin.leaderboard.rows import Entry
-    from nci_plugin.leaderboard.run import Run
-
-
-def add_parser(commands: Any) -> None:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "leaderboard",
-        help="turn results into rows of OpenOOD's leaderboard, and compare with it",
-        description="Rows for the leaderboard of OpenOOD v1.5, from the results of 'nci-ood eval'.",
-    )
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-
-    rows = actions.add_parser("rows", help="print the rows, and the lines of papers.csv that they need")
-    _add_results(rows)
-    rows.add_argument("--explain", action="store_true", help="trace every number to the results it came from")
-    rows.add_argument(
-        "--issue",
-        action="store_true",
-        help="write the text of OpenOOD's leaderboard issue for each detector, with its CSV files beside it",
-    )
-    rows.add_argument("--output", type=Path, metavar="DIR", help="where --issue writes to (RESULTS/leaderboard)")
-    _add_links(rows)
-    rows.set_defaults(run=_run_rows)
-
-    apply = actions.add_parser("apply", help="add the rows to a checkout of the leaderboard, or update them there")
-    _add_results(apply, board_required=True)
-    apply.add_argument("--dry-run", action="store_true", help="show the diff, change nothing")
-    _add_links(apply)
-    apply.set_defaults(run=_run_apply)
-
-    rank = actions.add_parser("rank", help="say where the results would stand, and what they cannot be compared with")
-    _add_results(rank)
-    rank.add_argument("--around", type=int, default=3, metavar="N", help="rows shown above and below (3)")
-    rank.set_defaults(run=_run_rank)
-
-    compare = actions.add_parser(
-        "compare",
-        help="show own numbers beside the published ones",
-        description="Own numbers beside the published row, own minus published: the known-answer test of an"
-        " installation. Exit code 1 if one differs by more than the tolerance.",
-    )
-    compare.add_argument("benchmark", metavar="BENCHMARK", help="a benchmark of the leaderboard")
-    compare.add_argument("detector", metavar="DETECTOR", help="a detector's name, as in 'nci-ood eval'")
-    compare.add_argument(
-        "--results", type=Path, metavar="DIR", help="the results (the one directory that has some of this benchmark)"
-    )
-    compare.add_argument("--tolerance", type=float, default=0.1, metavar="POINTS", help="that counts as equal (0.1)")
-    _add_names(compare)
-    compare.set_defaults(run=_run_compare)
+from nci_plugin.checks import PluginError, check_known, check_number
+from nci_plugin.cli.commands import LeaderboardApply, LeaderboardCompare, LeaderboardRank, LeaderboardRows, RowNames
+from nci_plugin.comparison.compare import standings
+from nci_plugin.evaluation.directory import ResultsDirectory
+from nci_plugin.inputs import find_roots
+from nci_plugin.leaderboard.board import BOARDS, Board, cells_of, csv_line
+from nci_plugin.leaderboard.comparability import notes
+from nci_plugin.leaderboard.comparison import differences, published_row
+from nci_plugin.leaderboard.rank import GROUPS
+from nci_plugin.leaderboard.rows import Entry, entries, explain, new_links
+from nci_plugin.leaderboard.run import Run, name_network
+from nci_plugin.leaderboard.submission import diff, plan, write, write_issue
+from nci_plugin.leaderboard.tables import own_ranks, standing_text
+from nci_plugin.report.tables import aligned
 
 
-def _add_results(parser: argparse.ArgumentParser, board_required: bool = False) -> None:
-    parser.add_argument("results", type=Path, metavar="RESULTS", help="a directory that 'nci-ood eval' wrote to")
-    parser.add_argument("--detectors", nargs="+", metavar="NAME", help="detectors to be rows (all)")
-    _add_names(parser, board_required)
+@dataclass(frozen=True)
+class Rows:
+    """The rows that are asked for, the run they are of, and the board they are for."""
+
+    run: Run
+    board: Board
+    entries: Sequence[Entry]
+
+    @classmethod
+    def of(cls, results: Path, detectors: Sequence[str] | None, names: RowNames) -> Rows:
+        """Raises PluginError if there can be none."""
+        run = Run.read(results)
+        run.check_submittable()
+        board = Board.checkout(names.board) if names.board else Board.snapshot()
+        selected = run.select(detectors)
+        aliases = _pairs("--alias", names.alias)
+        for name in aliases:
+            check_known("detector of --alias", name, selected)
+        network = name_network(run, board, names.training, names.arch_name, names.description, names.outlier_data)
+        found = entries(run, selected, network, aliases, board)
+        if not found:
+            raise PluginError(f"results '{run.path}': no detector was scored for every seed; evaluate again")
+        return cls(run, board, found)
+
+    def links(self, given: Sequence[str]) -> dict[str, str]:
+        return new_links(self.entries, self.board, _pairs("--link", given))
+
+    def notes(self, entry: Entry) -> list[str]:
+        return list(notes(self.run, entry, self.board.rows(entry.board)))
+
+    def print_notes(self, detectors: Sequence[str] | None) -> None:
+        """The notes on all rows, each once with the rows that it is about, and what is no row."""
+        about: dict[tuple[str, str], list[str]] = {}
+        for entry in self.entries:
+            for note in self.notes(entry):
+                about.setdefault((entry.board, note), []).append(entry.row.postprocessor)
+        for (name, note), rows in about.items():
+            print(f"{name} {', '.join(rows)}: {note}")
+        _print_left_out(self.run, detectors)
 
 
-def _add_names(parser: argparse.ArgumentParser, board_required: bool = False) -> None:
-    parser.add_argument(
-        "--board",
-        type=Path,
-        required=board_required,
-        metavar="PATH",
-        help="a checkout of OpenOOD's leaderboard branch" + ("" if board_required else " (the copy that ships)"),
-    )
-    names = "by the names of results and checkpoint"
-    parser.add_argument("--training", metavar="NAME", help=f"the board's Training ({names})")
-    parser.add_argument("--arch-name", metavar="NAME", help="the board's Arch (by the network's factory)")
-    parser.add_argument("--description", metavar="TEXT", help=f"the board's Additional_Description ({names})")
-    parser.add_argument("--outlier-data", action="store_true", help="outliers were used in training (No)")
-    parser.add_argument(
-        "--alias", nargs="+", default=[], metavar="DETECTOR=NAME", help="the board's names of detectors (the usual)"
-    )
-
-
-def _add_links(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--link",
-        nargs="+",
-        default=[],
-        metavar="NAME=URL",
-        help="papers of names that the board lacks (the detector's)",
-    )
-
-
-def _run_rows(options: argparse.Namespace) -> int:
-    from nci_plugin.leaderboard.board import cells_of, csv_line
-    from nci_plugin.leaderboard.comparability import notes
-    from nci_plugin.leaderboard.rows import explain, new_links
-    from nci_plugin.leaderboard.submission import write_issue
-
-    run, board, found = _entries(options)
-    links = new_links(found, board, _pairs("--link", options.link))
-    for name in dict.fromkeys(entry.board for entry in found):
+def run_rows(options: LeaderboardRows) -> int:
+    rows = Rows.of(options.results, options.detectors, options.names)
+    links = rows.links(options.link)
+    for name in dict.fromkeys(entry.board for entry in rows.entries):
         print(f"results/{name}.csv")
-        for entry in found:
+        for entry in rows.entries:
             if entry.board == name:
                 print(csv_line(cells_of(entry.row)))
         print()
     if links:
         print("utils/papers.csv")
         print("\n".join(csv_line(pair) for pair in links.items()) + "\n")
-    _print_notes(run, board, found, options)
+    rows.print_notes(options.detectors)
     if options.explain:
-        for entry in found:
+        for entry in rows.entries:
             print(f"\n{entry.board}: {csv_line(cells_of(entry.row))}")
-            print("\n".join(f"  {line}" for line in explain(run, entry)))
+            print("\n".join(f"  {line}" for line in explain(rows.run, entry)))
     if options.issue:
-        directory = options.output or run.path / "leaderboard"
-        for detector in dict.fromkeys(entry.detector for entry in found):
-            of_detector = [entry for entry in found if entry.detector == detector]
-            said = {entry.board: notes(run, entry, board.rows(entry.board)) for entry in of_detector}
-            lines = [f"{name}: {note}" for name, of_board in said.items() for note in of_board]
-            known = {**board.links(), **links}
-            address = "; ".join(known[name] for name in of_detector[0].row.aliases)
-            written = write_issue(run, of_detector, address, lines, directory)
-            print(f"written to {directory}: {', '.join(path.name for path in written)}")
+        _write_issues(rows, {**rows.board.links(), **links}, options.output or rows.run.path / "leaderboard")
     return 0
 
 
-def _run_apply(options: argparse.Namespace) -> int:
-    from nci_plugin.leaderboard.rows import new_links
-    from nci_plugin.leaderboard.submission import diff, plan, write
+def _write_issues(rows: Rows, links: dict[str, str], directory: Path) -> None:
+    for detector in dict.fromkeys(entry.detector for entry in rows.entries):
+        of_detector = [entry for entry in rows.entries if entry.detector == detector]
+        lines = [f"{entry.board}: {note}" for entry in of_detector for note in rows.notes(entry)]
+        address = "; ".join(links[name] for name in of_detector[0].row.aliases)
+        written = write_issue(rows.run, of_detector, address, lines, directory)
+        print(f"written to {directory}: {', '.join(path.name for path in written)}")
 
-    run, board, found = _entries(options)
-    changes = plan(found, new_links(found, board, _pairs("--link", options.link)), board)
+
+def run_apply(options: LeaderboardApply) -> int:
+    rows = Rows.of(options.results, options.detectors, replace(options.names, board=options.board))
+    changes = plan(rows.entries, rows.links(options.link), rows.board)
     for before, after in changes:
         print(diff(before, after, options.board))
     if changes:
         print()
-    _print_notes(run, board, found, options)
+    rows.print_notes(options.detectors)
     if not changes:
         print(f"{options.board}: has these rows already, nothing to change")
     elif options.dry_run:
@@ -151,86 +113,75 @@ def _run_apply(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run_rank(options: argparse.Namespace) -> int:
-    from nci_plugin.checks import check_number
-    from nci_plugin.leaderboard.board import BOARDS
-    from nci_plugin.leaderboard.comparability import notes
-    from nci_plugin.leaderboard.run import Run
-    from nci_plugin.leaderboard.tables import own_ranks, standing_text
-
+def run_rank(options: LeaderboardRank) -> int:
     check_number("--around", options.around, least=0, whole=True)
     run = Run.read(options.results)
+    detectors = run.select(options.detectors)
+    known = standings(run.path, detectors, list(dict.fromkeys(result.setting for result in run.results)))
     if run.benchmark not in BOARDS:
         print(
             f"'{run.benchmark}' is no benchmark of OpenOOD's leaderboard ({', '.join(BOARDS)}): its numbers stand only"
             " beside each other"
         )
-        for text in own_ranks(run, run.select(options.detectors)):
+        for text in own_ranks(run, detectors, known.ranks):
             print(f"\n{text}")
     else:
-        run, board, found = _entries(options)
-        for entry in found:
-            row, rows = entry.row, board.rows(entry.board)
+        rows = Rows.of(options.results, options.detectors, options.names)
+        for entry in rows.entries:
+            row, board = entry.row, rows.board
             print(
                 f"{entry.board}: {row.training}, {row.postprocessor} on {row.arch}, {row.description}, on {board.name}"
             )
-            print(standing_text(row, rows, options.around))
-            print("".join(f"{note}\n" for note in notes(run, entry, rows)))
-    _print_left_out(run, options)
+            own = {group: known.intervals.get((entry.setting, group, entry.detector)) for group in GROUPS}
+            print(standing_text(row, board.rows(entry.board), options.around, own))
+            print("".join(f"{note}\n" for note in rows.notes(entry)))
+    if known.note:
+        print(known.note)
+    _print_left_out(run, options.detectors)
     return 0
 
 
-def _run_compare(options: argparse.Namespace) -> int:
-    from nci_plugin.checks import PluginError, check_known, check_number
-    from nci_plugin.leaderboard.board import BOARDS
-    from nci_plugin.leaderboard.comparability import notes
-    from nci_plugin.leaderboard.comparison import differences, published_row
-    from nci_plugin.leaderboard.run import Run
-    from nci_plugin.report.tables import aligned
-
+def run_compare(options: LeaderboardCompare) -> int:
     check_known("benchmark of the leaderboard", options.benchmark, BOARDS)
     check_number("--tolerance", options.tolerance, least=0)
-    options.detectors = [options.detector]
-    options.results = options.results or _find_results(options.benchmark, options.detector)
-    if Run.read(options.results).benchmark != options.benchmark:
-        raise PluginError(f"results '{options.results}': are not of '{options.benchmark}'; pass others with --results")
-    run, board, found = _entries(options)
-    print(f"results: {run.path}")
-    if run.unrecorded:
-        print(run.unrecorded)
-    differs = False
-    for entry in found:
-        try:
-            published = published_row(entry, board)
-        except PluginError as error:
-            if entry.setting == "ood":
-                raise
-            print(f"\n{error}")
-            continue
-        print(f"\n{entry.board}: {', '.join(published.key)}, on {board.name}")
-        seeds = [result.seed or "network" for result in entry.near]
-        cells = [["", *(seeds if len(seeds) > 1 else []), "own", "published", "own - published"]]
-        found_differences, compared = differences(entry, published)
-        for field, each in found_differences.items():
-            points = "/" if each.points is None else f"{each.points:+.2f}"
-            by_seed = [f"{value:.2f}" for value in each.by_seed.values()] if len(seeds) > 1 else []
-            cells.append([field, *by_seed, each.own, each.published, points])
-            differs |= each.points is not None and abs(each.points) > options.tolerance + 0.005
-        print(aligned(cells))
-        if compared is not None:
-            print(f"the published row is of one network: {compared}, the nearest seed, is compared with it")
-        print("".join(f"{note}\n" for note in notes(run, entry, board.rows(entry.board))), end="")
-    print(f"\n{'differs by more than' if differs else 'agrees within'} {options.tolerance:g} points")
-    return 1 if differs else 0
+    results = options.results or _find_results(options.benchmark, options.detector)
+    if Run.read(results).benchmark != options.benchmark:
+        raise PluginError(f"results '{results}': are not of '{options.benchmark}'; pass others with --results")
+    rows = Rows.of(results, [options.detector], options.names)
+    print(f"results: {rows.run.path}")
+    if rows.run.unrecorded:
+        print(rows.run.unrecorded)
+    differs = [_differs(entry, rows, options.tolerance) for entry in rows.entries]
+    print(f"\n{'differs by more than' if any(differs) else 'agrees within'} {options.tolerance:g} points")
+    return 1 if any(differs) else 0
+
+
+def _differs(entry: Entry, rows: Rows, tolerance: float) -> bool:
+    """Print a row beside the published one; whether they differ by more than the tolerance."""
+    try:
+        published = published_row(entry, rows.board)
+    except PluginError as error:
+        if entry.setting == "ood":
+            raise
+        print(f"\n{error}")
+        return False
+    print(f"\n{entry.board}: {', '.join(published.key)}, on {rows.board.name}")
+    seeds = [result.seed or "network" for result in entry.near]
+    cells = [["", *(seeds if len(seeds) > 1 else []), "own", "published", "own - published"]]
+    by_field, compared = differences(entry, published)
+    for field, each in by_field.items():
+        points = "/" if each.points is None else f"{each.points:+.2f}"
+        by_seed = [f"{value:.2f}" for value in each.by_seed.values()] if len(seeds) > 1 else []
+        cells.append([field, *by_seed, each.own, each.published, points])
+    print(aligned(cells))
+    if compared is not None:
+        print(f"the published row is of one network: {compared}, the nearest seed, is compared with it")
+    print("".join(f"{note}\n" for note in rows.notes(entry)), end="")
+    return any(each.points is not None and abs(each.points) > tolerance + 0.005 for each in by_field.values())
 
 
 def _find_results(benchmark: str, detector: str) -> Path:
     """The one directory of results with rows of a benchmark and detector; raises PluginError on none and several."""
-    from nci_plugin.checks import PluginError
-    from nci_plugin.inputs import find_roots
-    from nci_plugin.leaderboard.run import Run
-    from nci_plugin.report.files import ResultsDirectory
-
     root = find_roots(benchmark).results
     found = []
     for path in sorted(root.glob("*/")):
@@ -248,30 +199,7 @@ def _find_results(benchmark: str, detector: str) -> Path:
     return found[0]
 
 
-def _entries(options: argparse.Namespace) -> tuple[Run, Board, list[Entry]]:
-    """The rows that the options ask for; raises PluginError if there can be none."""
-    from nci_plugin.checks import PluginError, check_known
-    from nci_plugin.leaderboard.board import Board
-    from nci_plugin.leaderboard.rows import entries
-    from nci_plugin.leaderboard.run import Run, name_network
-
-    run = Run.read(options.results)
-    run.check_submittable()
-    board = Board.checkout(options.board) if options.board else Board.snapshot()
-    detectors = run.select(options.detectors)
-    aliases = _pairs("--alias", options.alias)
-    for name in aliases:
-        check_known("detector of --alias", name, detectors)
-    network = name_network(run, board, options.training, options.arch_name, options.description, options.outlier_data)
-    found = entries(run, detectors, network, aliases, board)
-    if not found:
-        raise PluginError(f"results '{run.path}': no detector was scored for every seed; evaluate again")
-    return run, board, found
-
-
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
-    from nci_plugin.checks import PluginError
-
     pairs = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -281,25 +209,10 @@ def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _print_notes(run: Run, board: Board, found: Sequence[Entry], options: argparse.Namespace) -> None:
-    """The notes on all rows, each once with the rows that it is about."""
-    from nci_plugin.leaderboard.comparability import notes
-
-    about: dict[tuple[str, str], list[str]] = {}
-    for entry in found:
-        for note in notes(run, entry, board.rows(entry.board)):
-            about.setdefault((entry.board, note), []).append(entry.row.postprocessor)
-    for (name, note), rows in about.items():
-        print(f"{name} {', '.join(rows)}: {note}")
-    _print_left_out(run, options)
-
-
-def _print_left_out(run: Run, options: argparse.Namespace) -> None:
-    from nci_plugin.leaderboard.board import BOARDS
-
+def _print_left_out(run: Run, detectors: Sequence[str] | None) -> None:
     if run.unrecorded:
         print(run.unrecorded)
-    if run.incomplete and options.detectors is None:
+    if run.incomplete and detectors is None:
         print(f"left out, not scored for every seed: {', '.join(run.incomplete)}")
     has, wanted = {result.setting for result in run.results}, BOARDS.get(run.benchmark, {})
     if "fsood" in has and wanted and "fsood" not in wanted:

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from nci_plugin.adapters import pytorch_ood
+from nci_plugin.adapters.openood import methods
+from nci_plugin.cli.commands import List
+from nci_plugin.config import benchmark_names, detector_names, load_benchmark, load_detector
 
 
-def add_parser(commands: Any) -> None:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "list", help="list benchmarks and detectors, with their papers"
-    )
-    parser.add_argument("--openood", action="store_true", help="list OpenOOD's own methods, and how each is used")
-    parser.set_defaults(run=run)
-
-
-def run(options: argparse.Namespace) -> int:
-    from nci_plugin.adapters import pytorch_ood
-    from nci_plugin.adapters.openood import methods
-    from nci_plugin.config import benchmark_names, detector_names, load_benchmark, load_detector
-
+def run(options: List) -> int:
     if options.openood:
         for name, use in methods.describe().items():
             print(f"{name:22} {use}")

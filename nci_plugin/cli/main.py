@@ -1,4 +1,10 @@
-"""The command ``nci-ood``: one file per sub-command.
+"""The command ``nci-ood``: guards around everything that a sub-command does.
+
+A sub-command is two things. Its options are a frozen dataclass in `commands`, decorated with ``@command(name, help)``:
+a field for each option, its help beside it, the class's docstring its description; options that several commands have
+are a class of their own, held by ``network: Network = group(Network)``. What it does is ``run(options) -> int`` in the
+module of its name, ``cli/eval.py`` for ``eval``, with all imports at its top: only the module of the chosen sub-command
+is imported, and none for ``--help``. ``run`` returns the exit code and raises PluginError on what cannot be used.
 
 Nothing is imported here but what the interpreter has loaded already: `main` stands guard before all else is.
 """
@@ -10,25 +16,8 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
     from types import FrameType
-
-COMMANDS = (
-    "eval",
-    "compare",
-    "diagnose",
-    "dynamics",
-    "explain",
-    "report",
-    "train",
-    "leaderboard",
-    "run",
-    "list",
-    "validate",
-    "install",
-)
-"""Modules beside this one, in the order of the help."""
 
 INTERRUPTED = 130
 GO_ON = "nci-ood: interrupted; what was finished is kept, run the same command to go on"
@@ -62,11 +51,15 @@ def _run(arguments: Sequence[str] | None) -> int:
     """`main`, but for signals."""
     try:
         _make_printable()
-        options = _parse(arguments)
-        from nci_plugin.checks import PluginError, one_line  # imports torch
+        from nci_plugin.cli.parser import function_of, parse
 
+        name, options = parse(arguments)
+        run = function_of(name)  # imports torch, or what else the sub-command needs
+        from nci_plugin.checks import PluginError, one_line
+
+        _print_messages()
         try:
-            code = options.run(options)
+            code = run(options)
         except PluginError as error:
             for line in error.details:
                 print(line)
@@ -89,22 +82,6 @@ def _run(arguments: Sequence[str] | None) -> int:
             return 1
         print(f"nci-ood: error: {_described(error)}", file=sys.stderr)
         return 2
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    import argparse
-    import importlib
-
-    from nci_plugin import __version__
-
-    parser = argparse.ArgumentParser(
-        prog="nci-ood", description="Neural-collapse detectors of out-of-distribution samples, for OpenOOD v1.5."
-    )
-    parser.add_argument("--version", action="version", version=f"nci_plugin {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in COMMANDS:
-        importlib.import_module(f"nci_plugin.cli.{name}").add_parser(commands)
-    return parser.parse_args(arguments)
 
 
 def _described(error: BaseException) -> str:
@@ -149,6 +126,19 @@ def _make_printable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="nci_plugin_plain")
+
+
+def _print_messages() -> None:
+    """Print what the package's modules log: warnings on standard error, the rest on standard output."""
+    import logging
+
+    class Printing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            print(record.getMessage(), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
+
+    logger = logging.getLogger("nci_plugin")
+    logger.handlers = [Printing()]
+    logger.setLevel(logging.INFO)
 
 
 def _print_the_rest() -> None:

@@ -1,178 +1,188 @@
-"""The networks and the benchmark that a command works on: their options, and finding, loading and naming them."""
+"""The networks and the benchmark that a command works on: finding, loading and naming them."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nci_plugin.cli import architecture
+import torch
+from torch import nn
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+from nci_plugin import api, built_in
+from nci_plugin.benchmarks.benchmark import Benchmark
+from nci_plugin.checks import PluginError, check_number
+from nci_plugin.cli.commands import Data, Network, Pass
+from nci_plugin.config import load_benchmark
+from nci_plugin.evaluation import identity
+from nci_plugin.evaluation.directory import ResultsDirectory
+from nci_plugin.features.options import ExtractionOptions, check_amp, default_workers, resolve_device
+from nci_plugin.features.processes import ALONE, Processes
+from nci_plugin.inputs import Inputs, Roots, find_inputs, find_roots
+from nci_plugin.networks.checkpoints import load_checkpoint, unchecked
+from nci_plugin.networks.factory import build_network, factory_source
+from nci_plugin.networks.named import build_named
+from nci_plugin.networks.pretrained import DEFAULT_ARCH, TorchvisionWeights, torchvision_name
 
-    from nci_plugin.benchmarks.benchmark import Benchmark
-    from nci_plugin.evaluation.identity import Identity
-    from nci_plugin.features.options import ExtractionOptions
-    from nci_plugin.inputs import Inputs, Roots
-    from nci_plugin.report.files import ResultsDirectory
-
+ALL = "all"
+"""The BENCHMARK that is every one of OpenOOD's."""
 
 MOST_WORKERS = 1024
 """Processes: more than a machine has cores, fewer than it has numbers for."""
 
-
-def add_options(parser: argparse.ArgumentParser, checkpoints: bool = True) -> None:
-    """The options of a command; without ``checkpoints``, of one that takes those as arguments."""
-    parser.add_argument(
-        "--net", metavar="FACTORY", help="FILE.py:FACTORY, package.module:factory, torchvision:NAME or timm:NAME"
-    )
-    architecture.add_options(parser)
-    parser.set_defaults(ckpt_path=None)
-    if checkpoints:
-        where = parser.add_mutually_exclusive_group()
-        where.add_argument(
-            "--ckpt-path",
-            type=Path,
-            metavar="PATH",
-            help="a checkpoint, or a directory with s0/best.ckpt, s1/best.ckpt ... (the benchmark's own, in results)",
-        )
-        where.add_argument("--root", type=Path, metavar="DIR", dest="ckpt_path", help="the same, as OpenOOD names it")
-    parser.add_argument("--head", metavar="LAYER", help="name of the last linear layer, if it is not found by itself")
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="images and lists (data, of OpenOOD's checkout)")
-    parser.add_argument("--csid", nargs="+", metavar="NAME", help="covariate-shifted sets that count, or none (all)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (results/<name>)")
-    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N, mps or cpu (auto)")
-    parser.add_argument("--batch-size", type=int, default=200, metavar="N", help="images a batch (200)")
-    parser.add_argument(
-        "--workers",
-        type=number_or_auto,
-        default="auto",
-        metavar="N",
-        help="loader processes, or auto: by the cores (auto)",
-    )
-    parser.set_defaults(fsood=False, amp="none")
+CONFLICTS = (("--arch", "--net"), ("--tvs-pretrained", "--net"), ("--tvs-pretrained", "--ckpt-path"))
 
 
-def number_or_auto(text: str) -> int | None:
-    """None for ``auto``; argparse names this function where it raises ValueError."""
-    return None if text == "auto" else int(text)
+@dataclass(frozen=True)
+class Job:
+    """What a command was asked to do, checked as far as that goes without data; ``--arch`` became ``network.net``.
 
-
-def resolve(options: argparse.Namespace) -> torch.device:
-    """Check the options that need no data, and resolve ``options.weights``; returns the device.
-
-    ``options.processes`` share the pass, if the command set it.
+    ``weights`` are torchvision's, if they were asked for; ``processes`` share the pass.
     """
-    from nci_plugin.checks import check_number
-    from nci_plugin.features.options import check_amp, resolve_device
-    from nci_plugin.features.processes import ALONE
 
-    check_number("--batch-size", options.batch_size, above=0, whole=True, most=2**31)
-    check_number("--workers", options.workers or 0, least=0, whole=True, most=MOST_WORKERS)
-    options.weights = architecture.resolve(options)
-    options.processes = getattr(options, "processes", ALONE)
-    device = resolve_device(options.device)
-    check_amp(options.amp, device)
-    return options.processes.device(device)
+    network: Network
+    data: Data
+    passing: Pass
+    device: torch.device
+    weights: TorchvisionWeights | None = None
+    processes: Processes = ALONE
 
+    @classmethod
+    def of(
+        cls, benchmark: str | None, network: Network, data: Data, passing: Pass, processes: Processes = ALONE
+    ) -> Job:
+        """Raises PluginError on options that cannot be used, or that do not go together."""
+        check_number("--batch-size", passing.batch_size, above=0, whole=True, most=2**31)
+        check_number("--workers", passing.workers or 0, least=0, whole=True, most=MOST_WORKERS)
+        network, weights = _resolve_architecture(network, benchmark)
+        device = resolve_device(passing.device)
+        check_amp(passing.amp, device)
+        return cls(network, data, passing, processes.device(device), weights, processes)
 
-def find_one(options: argparse.Namespace, device: torch.device) -> Inputs:
-    """What the benchmark ``options.benchmark`` needs, found in the working directory or in OpenOOD's checkout."""
-    from nci_plugin.inputs import find_roots
+    @property
+    def device_name(self) -> str:
+        if self.device.type == "cuda":
+            return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
+        return f"{self.device} ({torch.get_num_threads()} threads)" if self.device.type == "cpu" else str(self.device)
 
-    roots = find_roots(options.benchmark, options.data_root)
-    if roots.openood and None in (options.data_root, options.ckpt_path, options.output):
-        print(f"OpenOOD: {roots.openood}")
-    return find(options.benchmark, roots, options, device)
+    @property
+    def workers(self) -> int:
+        return default_workers(self.processes.on_this_machine) if self.passing.workers is None else self.passing.workers
 
+    def find_one(self, name: str) -> Inputs:
+        """What a benchmark needs, found in the working directory or in OpenOOD's checkout."""
+        roots = find_roots(name, self.data.data_root)
+        if roots.openood and None in (self.data.data_root, self.network.ckpt_path, self.data.output):
+            print(f"OpenOOD: {roots.openood}")
+        return self.find(name, roots)
 
-def find(name: str, roots: Roots, options: argparse.Namespace, device: torch.device) -> Inputs:
-    """What a benchmark needs; images and checkpoints of the built-in one are made if missing."""
-    from nci_plugin.checks import PluginError
-    from nci_plugin.config import load_benchmark
-    from nci_plugin.inputs import find_inputs
+    def find(self, name: str, roots: Roots) -> Inputs:
+        """What a benchmark needs; images and checkpoints of the built-in one are made if missing."""
+        weights, checkpoint = self.weights, self.network.ckpt_path
+        benchmark = load_benchmark(name, weights.preprocessing if weights else None).with_data_root(roots.data)
+        if weights is not None:
+            weights.check(benchmark.name, benchmark.num_classes)
+        if (self.network.net or benchmark.network) is None:
+            raise PluginError(f"benchmark '{benchmark.name}': names no network; pass --net FILE.py:FACTORY")
+        if benchmark.built_in is not None:
+            _make_built_in(benchmark, roots, self.device, with_checkpoints=checkpoint is None)
+        return find_inputs(benchmark, roots, weights.fetch if weights else checkpoint, self.data.csid, self.data.fsood)
 
-    weights = options.weights
-    benchmark = load_benchmark(name, weights and weights.preprocessing).with_data_root(roots.data)
-    if weights is not None:
-        weights.check(benchmark.name, benchmark.num_classes)
-    if (options.net or benchmark.network) is None:
-        raise PluginError(f"benchmark '{benchmark.name}': names no network; pass --net FILE.py:FACTORY")
-    if benchmark.built_in is not None:
-        _prepare(benchmark, roots, device, with_checkpoints=options.ckpt_path is None)
-    return find_inputs(benchmark, roots, weights.fetch if weights else options.ckpt_path, options.csid, options.fsood)
+    def factory(self, benchmark: Benchmark) -> str:
+        return str(self.network.net or benchmark.network)
+
+    def arguments(self, benchmark: Benchmark) -> Mapping[str, Any]:
+        """Of the factory: the user's own is called with the number of classes alone."""
+        return {} if self.network.net else benchmark.network_arguments
+
+    def build(self, benchmark: Benchmark, checkpoint: Path) -> nn.Module:
+        """The network, with the weights of one checkpoint."""
+        if self.weights:
+            return self.weights.network()
+        factory, arguments = self.factory(benchmark), self.arguments(benchmark)
+        if self.network.net:
+            network = build_network(factory, benchmark.num_classes, arguments)
+        else:
+            where = f"benchmark '{benchmark.name}': network"
+            network = build_named(where, factory, benchmark.num_classes, arguments)
+        if taken := load_checkpoint(network, checkpoint):
+            print(f"{checkpoint}: {taken}")
+        return network
+
+    def load(self, inputs: Inputs) -> Networks:
+        """The network of every checkpoint, with its weights."""
+        by_seed = {seed: self.build(inputs.benchmark, path) for seed, path in inputs.checkpoints.items()}
+        return Networks(self, inputs, by_seed, self.data.output or inputs.roots.results / self._run_name(inputs))
+
+    def _run_name(self, inputs: Inputs) -> str:
+        """The directory of the checkpoints, as in OpenOOD, with the seed for one of them; else the file's name."""
+        benchmark, path = inputs.benchmark.name, inputs.checkpoint_path.resolve()
+        if self.weights:
+            name = f"{benchmark}_{self.weights.run_name}"
+        elif path.is_dir():
+            name = path.name
+        elif path.stem == "best" and path.parent.name[1:].isdecimal():
+            name = f"{path.parents[1].name}_{path.parent.name}"
+        else:
+            name = f"{benchmark}_{path.stem}"
+        amp = "" if self.passing.amp == "none" else f"_{self.passing.amp}"
+        return f"{name if name.startswith(benchmark) else f'{benchmark}_{name}'}{amp}"
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The loaded networks of a run by seed, and where the run writes."""
+    """The loaded networks of a job by seed, and where it writes."""
 
+    job: Job
     inputs: Inputs
-    options: argparse.Namespace
-    device: torch.device
-    factory: str
     by_seed: Mapping[str, nn.Module]
     output: Path
 
     @cached_property
-    def identities(self) -> Mapping[str, Identity]:
+    def identities(self) -> Mapping[str, identity.Identity]:
         """What the numbers come from, by seed. Every image is read, so ask for it where the output is locked."""
-        from nci_plugin.evaluation import identity
-        from nci_plugin.networks.factory import factory_source
-
-        options = self.options
-        made_by = factory_source(self.factory)
-        arguments = {} if options.net else self.inputs.benchmark.network_arguments
-        data = identity.data_identity(
-            self.inputs.splits, self.output / identity.FOLDER, progress=options.processes.is_first
-        )
+        job, benchmark = self.job, self.inputs.benchmark
+        made_by = factory_source(job.factory(benchmark))
+        folder = self.output / identity.FOLDER
+        data = identity.data_identity(self.inputs.splits, folder, progress=job.processes.is_first)
         return {
-            seed: {**identity.network_identity(network, options.amp, made_by, arguments), **data}
+            seed: {
+                **identity.network_identity(network, job.passing.amp, made_by, job.arguments(benchmark)),
+                **data,
+            }
             for seed, network in self.by_seed.items()
         }
 
     def extraction_options(self, seed: str, directory: ResultsDirectory | None = None) -> ExtractionOptions:
         """How the images of a seed pass; before those of the first do, a ``directory`` is opened for all seeds."""
-        from nci_plugin import api
-        from nci_plugin.features.options import ExtractionOptions, default_workers
-
-        options = self.options
+        job = self.job
         return ExtractionOptions(
-            device=str(self.device),
-            batch_size=options.batch_size,
-            workers=(
-                default_workers(options.processes.on_this_machine)
-                if options.workers is None
-                else options.workers
-            ),
-            head=options.head,
+            device=str(job.device),
+            batch_size=job.passing.batch_size,
+            workers=job.workers,
+            head=job.network.head,
             store=api.features_directory(self.output, seed),
             tell=print,
-            processes=options.processes,
-            amp=options.amp,
+            processes=job.processes,
+            amp=job.passing.amp,
             begin=partial(self._open, directory) if directory and seed == next(iter(self.by_seed)) else None,
         )
 
     def _open(self, directory: ResultsDirectory) -> None:
-        with self.options.processes.in_turn():
+        with self.job.processes.in_turn():
             directory.open(self.identities)
 
     def provenance(self, seed: str) -> dict[str, Any]:
         return {
             **self.identities[seed],
             "checkpoint": str(self.inputs.checkpoints[seed]),
-            "network_factory": self.factory,
+            "network_factory": self.job.factory(self.inputs.benchmark),
             "data_root": str(self.inputs.roots.data),
         }
 
     def print_inputs(self) -> None:
-        from nci_plugin.networks.checkpoints import unchecked
-
         checkpoints = self.inputs.checkpoints
         first = next(iter(checkpoints.values()))
         seeds = ", ".join(filter(None, checkpoints))
@@ -183,28 +193,31 @@ class Networks:
         print("images: " + ", ".join(f"{name} {len(split)}" for name, split in self.inputs.splits.items()))
 
 
-def load(inputs: Inputs, options: argparse.Namespace, device: torch.device) -> Networks:
-    """Build the network of every checkpoint and load its weights."""
-    benchmark = inputs.benchmark
-    factory = str(options.net or benchmark.network)
-    networks = {seed: load_one(benchmark, options, factory, path) for seed, path in inputs.checkpoints.items()}
-    name = _run_name(benchmark, inputs.checkpoint_path, options) + (f"_{options.amp}" if options.amp != "none" else "")
-    output = options.output or inputs.roots.results / name
-    return Networks(inputs, options, device, factory, networks, output)
+def _resolve_architecture(network: Network, benchmark: str | None) -> tuple[Network, TorchvisionWeights | None]:
+    """The network that ``--arch`` names, and torchvision's weights, if they are asked for.
+
+    Raises PluginError on options that do not go together.
+    """
+    for flags in CONFLICTS:
+        if all(getattr(network, flag[2:].replace("-", "_")) for flag in flags):
+            raise PluginError(f"{' and '.join(flags)}: cannot be given together; leave one of them out")
+    if network.tvs_version and not network.tvs_pretrained:
+        raise PluginError("--tvs-version: is the version of torchvision's weights; pass --tvs-pretrained too")
+    if not network.arch and not network.tvs_pretrained:
+        return network, None
+    arch = network.arch or DEFAULT_ARCH
+    if benchmark in (None, ALL):
+        raise PluginError(f"--arch {arch}: cannot hold for all benchmarks; name one, e.g. imagenet")
+    named = replace(network, net=f"torchvision:{torchvision_name(arch)}")
+    if network.tvs_pretrained:
+        return named, TorchvisionWeights.of(arch, network.tvs_version or 1)
+    if network.ckpt_path is None:
+        raise PluginError(f"--arch {arch}: needs weights; pass --ckpt-path, or --tvs-pretrained for torchvision's")
+    return named, None
 
 
-def device_name(device: torch.device) -> str:
-    import torch
-
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
-
-
-def _prepare(benchmark: Benchmark, roots: Roots, device: torch.device, with_checkpoints: bool) -> None:
+def _make_built_in(benchmark: Benchmark, roots: Roots, device: torch.device, with_checkpoints: bool) -> None:
     """Make the built-in benchmark's images and checkpoints where they are missing."""
-    from nci_plugin import built_in
-
     if built_in.write_data(roots.data):
         print(f"data: wrote the images and lists of '{benchmark.name}' under {roots.data}")
     directory = roots.results / str(benchmark.checkpoints)
@@ -213,35 +226,3 @@ def _prepare(benchmark: Benchmark, roots: Roots, device: torch.device, with_chec
         print(
             f"trained {seed}: training accuracy {last['accuracy']:.1f} %, written to {directory / seed / 'best.ckpt'}"
         )
-
-
-def load_one(benchmark: Benchmark, options: argparse.Namespace, factory: str, checkpoint: Path) -> nn.Module:
-    """The network of a factory, with the weights of one checkpoint."""
-    from nci_plugin.networks.checkpoints import load_checkpoint
-    from nci_plugin.networks.factory import build_network
-    from nci_plugin.networks.named import build_named
-
-    if options.weights:
-        return options.weights.network()
-    if options.net:
-        network = build_network(factory, benchmark.num_classes, {})
-    else:
-        where = f"benchmark '{benchmark.name}': network"
-        network = build_named(where, factory, benchmark.num_classes, benchmark.network_arguments)
-    if taken := load_checkpoint(network, checkpoint):
-        print(f"{checkpoint}: {taken}")
-    return network
-
-
-def _run_name(benchmark: Benchmark, checkpoint_path: Path, options: argparse.Namespace) -> str:
-    """The directory of the checkpoints, as in OpenOOD, with the seed for one of them; else the file's name."""
-    if options.weights:
-        return f"{benchmark.name}_{options.weights.run_name}"
-    path = checkpoint_path.resolve()
-    if path.is_dir():
-        name = path.name
-    elif path.stem == "best" and path.parent.name[1:].isdecimal():
-        name = f"{path.parents[1].name}_{path.parent.name}"
-    else:
-        return f"{benchmark.name}_{path.stem}"
-    return name if name.startswith(benchmark.name) else f"{benchmark.name}_{name}"

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-from typing import Any
+from nci_plugin.cli.commands import Validate
+from nci_plugin.config import describe_config, load_benchmark
+from nci_plugin.inputs import check_data, find_roots
 
 
-def add_parser(commands: Any) -> None:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "validate",
-        help="check benchmark and detector configs",
-        description="Check benchmarks and detectors, by name or YAML file; with --data-root also every list and image.",
-    )
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="names or YAML files")
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="check that all lists and images are there")
-    parser.set_defaults(run=run)
-
-
-def run(options: argparse.Namespace) -> int:
-    from nci_plugin.config import describe_config, load_benchmark
-    from nci_plugin.inputs import check_data, find_roots
-
+def run(options: Validate) -> int:
     for name in options.configs:
         kind, summary = describe_config(name)
         print(f"{name}: valid {kind}: {summary}")

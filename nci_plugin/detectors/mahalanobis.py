@@ -9,14 +9,14 @@ from nci_plugin.checks import PluginError
 from nci_plugin.collapse.geometry import centre_distances, lengths, present_classes, whitening
 from nci_plugin.collapse.variability import within_covariance
 from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics, unit_rows
 from nci_plugin.networks.head import LinearHead
 
 
-@register
+@register_detector
 class MDSPlusPlus(Detector):
     """MDS++: score = -min_k (f - mu_k)^T pinv(Sigma_W) (f - mu_k), f = h / ||h||_2, at most 0 (Mueller & Hein 2025).
 
@@ -55,7 +55,7 @@ class MDSPlusPlus(Detector):
         return (whitened - centres[nearest]).square().sum(dim=1)
 
 
-@register
+@register_detector
 class RMDSPlusPlus(MDSPlusPlus):
     """RMDS++: score = d_0(f) - min_k d_k(f), f = h / ||h||_2 (Mueller & Hein 2025; Ren et al. 2021).
 

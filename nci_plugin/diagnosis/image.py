@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from nci_plugin.benchmarks.benchmark import VALIDATION
-from nci_plugin.checks import check_finite
+from nci_plugin.benchmarks.image_list import OOD_LABEL
 from nci_plugin.collapse.geometry import centre_distances, present_classes
-from nci_plugin.detectors.base import DetectorSetup
+from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.search import fit_and_search, score_split
 from nci_plugin.features.bank import FeatureBank
-from nci_plugin.features.forward import prepared
-from nci_plugin.networks.cut import Cut
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,7 @@ class Explanation:
     num_validation: int
 
 
-def explain_image(
-    image: Tensor, bank: FeatureBank, setups: Sequence[DetectorSetup], tpr: float, head: str | None = None
-) -> Explanation:
+def explain_image(image: Tensor, bank: FeatureBank, setups: Sequence[Contestant], tpr: float) -> Explanation:
     """Score an image (1, 3, H, W) with a bank's network.
 
     The threshold of each score is the largest that keeps at least the share ``tpr``, 0..1, of the ID validation split.
@@ -58,11 +54,9 @@ def explain_image(
     source, statistics, validation = bank.images, bank.statistics, bank.splits[VALIDATION]
     assert source is not None
     assert statistics is not None
-    with prepared(source.network, source.device):
-        batch = image.to(source.device)
-        features, logits = (tensor.cpu() for tensor in Cut.of(source.network, batch, head)(batch))
-    check_finite("the image's features", features)
-    check_finite("the image's logits", logits)
+    with source.forward() as forward:
+        (passed,) = forward.over([(image, torch.tensor([OOD_LABEL]))], "the image's")
+    features, logits = passed.chunk.features, passed.chunk.logits
     classes = present_classes(statistics)
     distances = centre_distances(features, statistics.means[classes])[0]
     by_class = dict(zip(classes.tolist(), distances.tolist()))
@@ -78,7 +72,7 @@ def explain_image(
     )
 
 
-def _score(setup: DetectorSetup, bank: FeatureBank, features: Tensor, logits: Tensor, tpr: float) -> Score:
+def _score(setup: Contestant, bank: FeatureBank, features: Tensor, logits: Tensor, tpr: float) -> Score:
     detector = fit_and_search(setup, bank).detector
     value = float(detector.score(features, logits))
     validation = np.sort(score_split(detector, bank.splits[VALIDATION]).astype(np.float64))

@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from nci_plugin import collapse
 from nci_plugin.benchmarks.benchmark import GROUP_ROWS, TEST, TRAIN, Benchmark, Features
 from nci_plugin.benchmarks.opening import image_batches, open_splits
-from nci_plugin.checks import PluginError, check_finite, check_known, check_number
-from nci_plugin.dynamics.trajectory import GROUPS, NC4_TRAIN, EpochRecord, Value
-from nci_plugin.evaluation.evaluate import Contestant, evaluate_bank
-from nci_plugin.features.bank import FeatureBank
+from nci_plugin.checks import PluginError, check_known, check_number
+from nci_plugin.collapse.registry import of_training
+from nci_plugin.dynamics.trajectory import GROUPS, EpochRecord, Value
+from nci_plugin.evaluation.contestant import Contestant
+from nci_plugin.evaluation.evaluate import evaluate_bank
+from nci_plugin.features.bank import FeatureBank, FitsOn
+from nci_plugin.features.extract import extract
 from nci_plugin.features.fingerprint import weights_digest
-from nci_plugin.features.forward import prepared
+from nci_plugin.features.options import ExtractionOptions
 from nci_plugin.features.split import FeatureSplit
-from nci_plugin.features.statistics import ClassStatistics, unit_rows
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.metrics import accuracy
-from nci_plugin.networks.cut import PROBE_ROWS, Cut
 from nci_plugin.networks.head import LinearHead
 from nci_plugin.training.losses import LOSSES
 
+logger = logging.getLogger(__name__)
+
 DETECTORS = ("nci", "pscore", "feature_norm", "msp", "neco")
 """The detectors whose AUROC is followed along training, where no others are chosen."""
-
-NUMBERS = tuple(each.name for each in fields(collapse.CollapseMetrics) if each.type == "Value")
-"""The fields of CollapseMetrics that are one number, or None."""
 
 MEMORY_BYTES = 4 * 2**30
 """Largest benchmark, as decoded float32 images, that `Meter` holds in memory."""
 
 
 def collapse_numbers(statistics: ClassStatistics, head: LinearHead, training: FeatureSplit | None) -> dict[str, Value]:
-    """The scalars of CollapseMetrics by field name; NC4 of the ``training`` features too, None without them."""
-    metrics = collapse.measure(statistics, head)
-    nc4 = None if training is None else collapse.nearest_centre(training, statistics).agreement
-    return {**{name: getattr(metrics, name) for name in NUMBERS}, NC4_TRAIN: nc4}
+    """The metrics of one number by name, those of the ``training`` features too; None without them."""
+    metrics = collapse.measure(statistics, head, training=training)
+    return {metric.name: metrics.values.get(metric.name) for metric in of_training()}
 
 
 def training_numbers(logits: Tensor, labels: Tensor, loss: str) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def measure_bank(
     """The record of a network's features, with those of the training split: everything but what the weights give.
 
     Each detector is fitted and its hyper-parameters are searched as in any evaluation; one that cannot be used on this
-    network has no AUROC, and a line on standard error says why. ``loss`` is a key of LOSSES, the one trained with.
+    network has no AUROC, and a warning says why. ``loss`` is a key of LOSSES, the one trained with.
     """
     training = bank.splits[TRAIN]
     assert bank.statistics is not None
@@ -75,7 +76,7 @@ def measure_bank(
         if row.dataset == GROUP_ROWS[row.group]:
             auroc[row.detector][row.group if row.setting == "ood" else f"{row.setting} {row.group}"] = row.auroc
     for name, reason in evaluation.failures.items():
-        print(f"epoch {epoch}: no AUROC of '{name}': {reason}", file=sys.stderr)
+        logger.warning("epoch %d: no AUROC of '%s': %s", epoch, name, reason)
         auroc[name] = dict.fromkeys(GROUPS)
     return EpochRecord(
         epoch=epoch,
@@ -116,28 +117,15 @@ class Meter:
 
         ``loss`` is that of the epoch, a key of LOSSES.
         """
-        with prepared(network, self.device):
-            record = measure_bank(self.bank(network), self.benchmark, self.setups, epoch, loss)
-            return replace(record, **network_numbers(network))
+        record = measure_bank(self.bank(network), self.benchmark, self.setups, epoch, loss)
+        return replace(record, **network_numbers(network))
 
     def bank(self, network: nn.Module) -> FeatureBank:
-        """Features of every split, from one pass of a network that is in eval mode on the device."""
-        cut = Cut.of(network, self.images[TRAIN][0][:PROBE_ROWS].to(self.device))
-        splits = {name: passed(cut, *each, self.device, self.batch_size, name) for name, each in self.images.items()}
-        head = cut.head
-        if head.num_classes != self.benchmark.num_classes:
-            raise PluginError(
-                f"network: its head has {head.num_classes} classes, benchmark '{self.benchmark.name}' has"
-                f" {self.benchmark.num_classes}; pass the network that was trained on it"
-            )
-        features, labels = splits[TRAIN].features, splits[TRAIN].labels
-        statistics, unit_statistics = (
-            ClassStatistics(head.num_classes, head.num_features).update(rows, labels)
-            for rows in (features, unit_rows(features))
-        )
-        return FeatureBank(head, splits, statistics, batch_size=self.batch_size, unit_statistics=unit_statistics)
+        """Features of every split, with both statistics of the training images, from one pass."""
+        options = ExtractionOptions(str(self.device), self.batch_size, progress=False)
+        return extract(network, self.benchmark, {FitsOn.BANK, FitsOn.UNIT_STATISTICS}, options, self.images)
 
-    def _decoded(self, name: str, split: Any) -> tuple[Tensor, Tensor]:
+    def _decoded(self, name: str, split: Any) -> TensorDataset:
         if isinstance(split, Features):
             raise PluginError(f"split '{name}': features cannot be followed along training; give its images")
         parts = list(image_batches(name, split, self.batch_size))
@@ -148,13 +136,4 @@ class Meter:
                 f"benchmark '{self.benchmark.name}': its decoded images need more than {MEMORY_BYTES / 2**30:g} GB at"
                 f" split '{name}'; measure its stored features instead (measure_bank)"
             )
-        return images, labels.long()
-
-
-def passed(cut: Cut, images: Tensor, labels: Tensor, device: torch.device, batch_size: int, name: str) -> FeatureSplit:
-    """Features, logits and labels of images (n, 3, H, W), on the CPU; raises PluginError on NaN or infinity."""
-    parts = [cut(batch.to(device)) for batch in images.split(batch_size)]
-    features, logits = (torch.cat(each).cpu() for each in zip(*parts))
-    check_finite(f"split '{name}' features", features)
-    check_finite(f"split '{name}' logits", logits)
-    return FeatureSplit.of(features, logits, labels)
+        return TensorDataset(images, labels.long())

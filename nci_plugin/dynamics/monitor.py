@@ -18,19 +18,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from nci_plugin.benchmarks.samples import images_and_labels
-from nci_plugin.checks import PluginError, check_finite, check_known, check_number
+from nci_plugin.checks import PluginError, check_known, check_number
 from nci_plugin.dynamics.measure import collapse_numbers, network_numbers, training_numbers
 from nci_plugin.dynamics.trajectory import Condition, EpochRecord, Trajectory, TrajectoryFile
-from nci_plugin.features.forward import prepared
-from nci_plugin.features.split import Chunk, FeatureSplit
-from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.collector import Collector, training_statistics
+from nci_plugin.features.forward import Forward, prepared
 from nci_plugin.networks.calling import without_replicas
-from nci_plugin.networks.cut import Cut
-from nci_plugin.rows import id_labels, whole_labels
+from nci_plugin.rows import whole_labels
 from nci_plugin.training.losses import LOSSES
 
 FEATURE_BYTES = 2**30
@@ -117,39 +116,25 @@ class CollapseMonitor:
         return bool(np.abs(last - last.mean()).max() <= tolerance * abs(last.mean()))
 
     def _measure(self, epoch: int, device: torch.device) -> EpochRecord:
-        cut: Cut | None = None
-        chunks: list[Chunk] = []
-        logits: list[Tensor] = []
-        labels: list[Tensor] = []
-        held = 0
-        for batch in self._loader:
-            images, targets = images_and_labels("monitor: a batch of the loader", batch)
-            images = images.to(device)
-            if cut is None:
-                cut = Cut.of(self.network, images, self.head)
-                head = cut.head
-                self.head = cut.head_name
-                statistics = ClassStatistics(head.num_classes, head.num_features)
-            targets = id_labels("monitor: labels of the loader", targets, len(images), head.num_classes)
-            features, outputs = (each.cpu() for each in cut(images))
-            check_finite(f"monitor: epoch {epoch}: features", features)
-            check_finite(f"monitor: epoch {epoch}: logits", outputs)
-            statistics.update(features, targets)
-            logits.append(outputs)
-            labels.append(targets)
-            held += features.numel() * features.element_size()
-            if held <= FEATURE_BYTES:
-                chunks.append(Chunk(features, outputs, targets))
-            else:
-                chunks.clear()
-        if cut is None:
-            raise PluginError("monitor: the loader gave no batch; it needs at least one")
+        what = f"monitor: epoch {epoch}: the loader"
+        forward, batches = Forward.of_loader(self.network, device, self._loader, what, self.head)
+        head, self.head = forward.head, forward.cut.head_name
+        collector = Collector(head.num_classes, training_statistics({FitsOn.STATISTICS}, head.num_features))
+        logits, labels, held = [], [], 0
+        for passed in batches:
+            collector.add(passed)
+            logits.append(passed.chunk.logits)
+            labels.append(passed.chunk.labels)
+            held += passed.chunk.features.numel() * passed.chunk.features.element_size()
+            if held > FEATURE_BYTES:
+                collector.forget_features()
+        statistics = collector.statistics[FitsOn.STATISTICS]
         numbers = training_numbers(torch.cat(logits), torch.cat(labels), self.loss)
         sample = f"{self.samples_per_class} a class of" if self.samples_per_class else "all of"
         numbers["train_from"] += f", {sample} the loader: {statistics.num_samples}"
         return EpochRecord(
             epoch=epoch,
-            collapse=collapse_numbers(statistics, head, FeatureSplit(chunks) if held <= FEATURE_BYTES else None),
+            collapse=collapse_numbers(statistics, head, collector.split),
             **numbers,
             **network_numbers(self.network),
         )

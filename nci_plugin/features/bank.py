@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nci_plugin.features.forward import Forward, prepared
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.features.store import SplitStore
+from nci_plugin.networks.cut import Cut
 from nci_plugin.networks.head import LinearHead
 
 
@@ -27,12 +30,19 @@ class FitsOn(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """A network on its device, and its images by split: Datasets of (image (3, H, W), label)."""
+    """A network on its device, its images by split, Datasets of (image (3, H, W), label), and the name of its head."""
 
     network: nn.Module
     device: torch.device
     splits: Mapping[str, Any]
     workers: int
+    head_name: str
+
+    @contextmanager
+    def forward(self) -> Iterator[Forward]:
+        """The network, prepared and cut at its head as it was for the pass, in float32."""
+        with prepared(self.network, self.device):
+            yield Forward(Cut(self.network, self.head_name), self.device)
 
 
 @dataclass(frozen=True, eq=False)

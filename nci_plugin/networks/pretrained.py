@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from torchvision.models import WeightsEnum
 from nci_plugin.checks import PluginError, did_you_mean
 from nci_plugin.networks.checkpoints import read_state_dict
 from nci_plugin.networks.named import torchvision_names
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_ARCH = "resnet50"
 OPENOOD_NAMES = {"swin-t": "swin_t", "vit-b-16": "vit_b_16", "regnet": "regnet_y_16gf"}
@@ -87,7 +90,7 @@ class TorchvisionWeights:
         url = self.entry.url
         file = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
         if not file.exists():
-            print(f"downloading {url}")
+            logger.info("downloading %s", url)
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(url, str(file), file.stem.rpartition("-")[2])

@@ -15,7 +15,7 @@ from measuring import parser, publish
 
 from nci_plugin import evaluate
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "helpers"))
 
 COUNTERPARTS = {
     "msp": "msp",

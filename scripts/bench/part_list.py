@@ -28,6 +28,7 @@ SCRIPTS = (
     "evaluation.py",
     "regimes.py",
     "comparison.py",
+    "service.py",
 )
 
 WORKLOADS = {
@@ -84,6 +85,9 @@ def _without_images(options: argparse.Namespace, wanted: set[str]) -> Iterator[P
     yield Part("d", "memory of KNN", "neighbours.py", sizes(["--sizes", "5000", "10000"]), skip=linux)
     yield Part("d", "collapse metrics", "collapse.py", sizes(["--samples=10000", *small], ["--samples=100000"]))
     yield Part("f", "comparing detectors", "comparison.py", sizes(["--detectors=4", "--samples=4000"]))
+    small_service = ["--networks", "resnet18", "--batch-sizes", "1", "8", "--image-size", "32", "--rounds", "1"]
+    device = [f"--device={options.device}"]
+    yield Part("c", "a detector beside its classifier", "service.py", [*device, *sizes(small_service)])
     diagnosed = sorted({str(path.parent) for path in options.results.glob("*/diagnosis")})
     none = "" if diagnosed else f"no diagnosed results in {options.results} (nci-ood diagnose)"
     yield Part("f", "stored diagnoses side by side", "regimes.py", diagnosed, skip=none)

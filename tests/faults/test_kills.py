@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import random
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 from children import HANGS, Child, Whole
+from filelock import FileLock
 from tiny import stored
 
 from nci_plugin.checks import PluginError
@@ -174,12 +176,16 @@ def test_a_directory_that_stays_empty_goes_again(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.ENOLCK, "No locks available"), (errno.ENOSYS, "Function not implemented")]
+)
 def test_where_there_are_no_locks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int, said: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "fcntl", None)
+    def refuse(lock: FileLock) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
     with locked(tmp_path / "out"):
         (tmp_path / "out" / "file").write_text("kept")
-    assert capsys.readouterr().err == (
-        f"{tmp_path / 'out'}: not locked (this system has no fcntl); start no second command that writes there\n"
-    )
+    assert caplog.messages == [f"{tmp_path / 'out'}: not locked ({said}); start no second command that writes there"]

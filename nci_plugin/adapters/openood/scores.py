@@ -10,13 +10,18 @@ import numpy as np
 import torch
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
-from nci_plugin.files import digest
+from nci_plugin.evaluation.directory import ResultsDirectory, make_way, read_npz
+from nci_plugin.evaluation.results import PREDICTIONS
+from nci_plugin.files import digest, read_file, write_atomically
 
 MARK = b"written by nci_plugin"
 """Stands behind the pickle, where no reader looks, so that a file of ours is known without unpickling it.
 
 The hash of the pickle follows. Anyone can write both: they say that a file is as it was written, not by whom.
 """
+
+SCORE_BYTES = 2**31
+"""More than any score file has: a sample takes some 100 bytes."""
 
 PROTOCOL = 4
 """The highest whose arrays, pickled with numpy 2, can be read with numpy 1.26."""
@@ -55,6 +60,19 @@ def scores_file(scores: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarr
     }
     pickled = pickle.dumps(content, PROTOCOL)
     return pickled + MARK + digest(pickled).encode()
+
+
+def write_scores(directory: ResultsDirectory, seed: str, scores: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Write ``<seed>/scores/<detector>.pkl`` beside the scores of each detector, by split, of one network.
+
+    OpenOOD's own files have the same names: they are moved aside.
+    """
+    answers = read_npz(directory.scores_file(PREDICTIONS, seed), "predictions", "evaluate again")
+    for detector, by_split in scores.items():
+        path = directory.scores_file(detector, seed).with_suffix(".pkl")
+        if path.exists() and not is_ours(read_file(path, "output", SCORE_BYTES, "move it away")):
+            make_way(path)
+        write_atomically(path, scores_file(by_split, answers), durable=False)
 
 
 def is_ours(content: bytes) -> bool:

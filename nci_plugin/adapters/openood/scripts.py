@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import logging
 import runpy
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -16,10 +17,12 @@ import torch
 
 from nci_plugin.adapters.openood.checkout import import_openood, is_checkout
 from nci_plugin.adapters.openood.device import cuda_on
-from nci_plugin.adapters.openood.scores import is_whole
+from nci_plugin.adapters.openood.scores import SCORE_BYTES, is_whole
 from nci_plugin.adapters.openood.unpickling import only_data_is_unpickled
 from nci_plugin.checks import PluginError
 from nci_plugin.files import read_file
+
+logger = logging.getLogger(__name__)
 
 
 def find_script(name: str) -> Path:
@@ -47,7 +50,7 @@ def with_shipped_configs(arguments: Iterable[str], shipped: Path) -> list[str]:
         path = Path(argument)
         ours = shipped / path.name
         if path.suffix == ".yml" and path.parent.name == shipped.name and not path.exists() and ours.is_file():
-            print(f"config: {argument} is not there, using {ours}")
+            logger.info("config: %s is not there, using %s", argument, ours)
             argument = str(ours)
         replaced.append(argument)
     return replaced
@@ -129,9 +132,6 @@ def _foundation_models(script: Path, options: argparse.Namespace) -> list[Path]:
 def _results(script: Path) -> Path:
     return script.parent / ".." / "results"  # as the scripts write it: their directory may be a link
 
-
-SCORE_BYTES = 2**31
-"""More than any score file has: a sample takes some 100 bytes."""
 
 DIRECTORIES: dict[str, Callable[[Path, argparse.Namespace], list[Path]]] = {
     "eval_ood.py": _runs,

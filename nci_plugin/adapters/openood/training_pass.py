@@ -16,17 +16,16 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, default_collate
 from tqdm import tqdm
 
-from nci_plugin.benchmarks.samples import images_and_labels
-from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import Training
 from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.collector import Collector, training_statistics
 from nci_plugin.features.fingerprint import network_digest
-from nci_plugin.features.split import Chunk, FeatureSplit
-from nci_plugin.features.statistics import ClassStatistics, unit_rows
+from nci_plugin.features.forward import Forward
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.files import digest
-from nci_plugin.networks.cut import PROBE_ROWS, SAME_FEATURES, Cut
+from nci_plugin.networks.cut import PROBE_ROWS, Cut
 from nci_plugin.networks.head import LinearHead
-from nci_plugin.rows import id_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,18 +44,13 @@ class TrainingPass:
 
     def training(self, fits_on: FitsOn) -> Training:
         """What a detector fits on."""
-        return {
-            FitsOn.NOTHING: None,
-            FitsOn.STATISTICS: self.statistics,
-            FitsOn.UNIT_STATISTICS: self.unit_statistics,
-            FitsOn.BANK: self.bank,
-        }[fits_on]
+        if fits_on is FitsOn.BANK:
+            return self.bank
+        return {FitsOn.STATISTICS: self.statistics, FitsOn.UNIT_STATISTICS: self.unit_statistics}.get(fits_on)
 
     def is_of(self, network: nn.Module) -> bool:
         """Whether the network, known by its weights and source, still computes the same."""
-        images, then = self.probe
-        now = Cut(network, self.head_name)(images.to(device_of(network)))[0].cpu()
-        return bool((now - then).abs().max() <= SAME_FEATURES * then.abs().max())
+        return Forward(Cut(network, self.head_name), device_of(network)).gives(*self.probe)
 
 
 _last: tuple[Hashable, TrainingPass] | None = None
@@ -91,14 +85,9 @@ def training_pass(network: nn.Module, loader: Any, with_features: bool) -> Train
 @torch.no_grad()
 def features_of(network: nn.Module, head_name: str, loader: Any) -> FeatureSplit:
     """Features, logits and labels of OpenOOD's batches of other ID images; the network must be in eval mode."""
-    cut, device = Cut(network, head_name), device_of(network)
-    chunks = []
-    for batch in tqdm(loader, desc="setup", disable=None):
-        images, labels = images_and_labels("validation loader", batch)
-        features, logits = cut(images.to(device))
-        labels = id_labels("validation loader", labels, len(images), cut.head.num_classes)
-        chunks.append(Chunk(features.cpu(), logits.cpu(), labels))
-    return FeatureSplit(chunks)
+    forward = Forward(Cut(network, head_name), device_of(network))
+    passed = forward.over_loader(tqdm(loader, desc="setup", disable=None), "validation loader")
+    return FeatureSplit([each.chunk for each in passed])
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -107,28 +96,18 @@ def device_of(network: nn.Module) -> torch.device:
 
 
 def _pass(network: nn.Module, loader: Any, with_features: bool) -> TrainingPass:
-    device = device_of(network)
-    chunks: list[Chunk] = []
-    cut = None
-    for batch in tqdm(loader, desc="setup", disable=None):
-        images, labels = images_and_labels("training loader", batch)
-        images = images.to(device)
-        if cut is None:
-            cut = Cut.of(network, images)
-            head = cut.head
-            statistics, unit_statistics = (ClassStatistics(head.num_classes, head.num_features) for _ in range(2))
-            probe = images[:PROBE_ROWS].cpu(), cut(images[:PROBE_ROWS])[0].cpu()
-        features, logits = cut(images)
-        labels = id_labels("training loader", labels, len(images), head.num_classes)
-        chunk = Chunk(features.cpu(), logits.cpu(), labels)
-        statistics.update(chunk.features, chunk.labels)
-        unit_statistics.update(unit_rows(chunk.features), chunk.labels)
-        if with_features:
-            chunks.append(chunk)
-    if cut is None:
-        raise PluginError("training loader: it is empty; it needs at least one batch")
-    bank = FeatureSplit(chunks) if with_features else None
-    return TrainingPass(cut.head_name, head, statistics, unit_statistics, bank, probe)
+    bar = tqdm(loader, desc="setup", disable=None)
+    forward, batches = Forward.of_loader(network, device_of(network), bar, "training loader")
+    probe, head = forward.probe[:PROBE_ROWS], forward.head
+    needed = training_statistics({FitsOn.UNIT_STATISTICS}, head.num_features)
+    collector = Collector(head.num_classes, needed, with_features)
+    for passed in batches:
+        collector.add(passed)
+    statistics, unit_statistics = collector.statistics.values()
+    features = forward(probe)[0].cpu()
+    return TrainingPass(
+        forward.cut.head_name, head, statistics, unit_statistics, collector.split, (probe.cpu(), features)
+    )
 
 
 def _content(loader: Any) -> Hashable:

@@ -36,7 +36,6 @@ from nci_plugin.dynamics.trajectory import (
     FILE_NAME,
     FN,
     LAST_PHASE,
-    NC4_TRAIN,
     Condition,
     Trajectory,
     TrajectoryFile,
@@ -74,7 +73,7 @@ INTERVENED = 0.4
 
 ENDS = (
     *("train_loss", "train_accuracy", "test_accuracy", "weight_norm"),
-    *("nc1_quotient", "nc2_etf_error", "nc3_self_duality", NC4_TRAIN, FN),
+    *("nc1_quotient", "nc2_etf_error", "nc3_self_duality", "nc4_train", FN),
 )
 """What a run's row says of its last network, beside the AUROC."""
 
@@ -207,7 +206,7 @@ def execute(run: Run, output: Path, data_root: Path) -> float:
         return 0.0
     meter = _meter(run.data, PIXELS[run.architecture], data_root)
     benchmark = built_in.with_network(meter.benchmark, run.architecture, run.options)
-    images, labels = meter.images[TRAIN]
+    images, labels = meter.images[TRAIN].tensors
     intervention = None if run.factor is None else Intervention(run.intervened_at, run.factor, images)
 
     def log(network: nn.Module, entry: Mapping[str, Any]) -> None:

@@ -13,19 +13,17 @@ from torch import Tensor, nn
 from nci_plugin import collapse
 from nci_plugin.benchmarks.benchmark import TEST, Benchmark
 from nci_plugin.benchmarks.image_list import ImageList
+from nci_plugin.benchmarks.opening import image_batches
 from nci_plugin.checks import PluginError, check_choice, check_number
-from nci_plugin.detectors.base import DetectorSetup
 from nci_plugin.dynamics.measure import Meter, measure_bank, network_numbers
 from nci_plugin.dynamics.trajectory import EpochRecord
-from nci_plugin.evaluation.evaluate import Contestant
-from nci_plugin.evaluation.search import fit_and_search, score_split
+from nci_plugin.evaluation.contestant import Contestant
+from nci_plugin.evaluation.search import DetectorSetup, fit_and_search, score_split
 from nci_plugin.features.bank import FeatureBank
-from nci_plugin.features.forward import prepared
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.metrics import accuracy, auroc
 from nci_plugin.networks.calling import Call
-from nci_plugin.networks.cut import PROBE_ROWS, Cut
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -86,13 +84,10 @@ class ProbingMeter(Meter):
 
     def probed(self, network: nn.Module, epoch: int, loss: str = "ce") -> EpochRecord:
         """The record of `Meter` with the answers of `probe`, from the same features."""
-        with prepared(network, self.device):
-            bank = self.bank(network)
-            record = measure_bank(bank, self.benchmark, self.setups, epoch, loss)
-            answers = probe(
-                network, bank, *self.images[TEST], self._normalization(), self.attacks, self.setups, self.batch_size
-            )
-            return replace(record, **network_numbers(network), probe=answers)
+        bank = self.bank(network)
+        record = measure_bank(bank, self.benchmark, self.setups, epoch, loss)
+        answers = probe(bank, self._normalization(), self.attacks, self.setups)
+        return replace(record, **network_numbers(network), probe=answers)
 
     def _normalization(self) -> Normalization:
         source = self.benchmark.splits[TEST]
@@ -106,35 +101,27 @@ class ProbingMeter(Meter):
 
 
 def probe(
-    network: nn.Module,
-    bank: FeatureBank,
-    images: Tensor,
-    labels: Tensor,
-    normalization: Normalization,
-    attacks: Sequence[Attack],
-    setups: Sequence[Contestant],
-    batch_size: int = 500,
+    bank: FeatureBank, normalization: Normalization, attacks: Sequence[Attack], setups: Sequence[Contestant]
 ) -> dict[str, Any]:
     """By attack: ``accuracy`` (percent), NC metrics of the attacked ID test images, and the detectors' response.
 
     ``nc4`` is the share that is still nearest to the training mean of the predicted class. ``auroc`` is, for each
     detector, that of clean against attacked test images in percent: 50, the attack is not seen; 100, all attacked
     images score as less ID than all clean ones; below 50, as more ID. ``clean`` has the same numbers without an attack.
-    The network must be in eval mode on its device, and ``bank`` of it, with statistics.
+    ``bank`` must have statistics and the images, which are attacked as they are normalised.
     """
-    assert bank.statistics is not None
-    device = next(network.parameters()).device
-    cut = Cut.of(network, images[:PROBE_ROWS].to(device))
+    assert bank.images is not None
     detectors = [fit_and_search(setup, bank).detector for setup in setups if isinstance(setup, DetectorSetup)]
     clean = {detector.name: score_split(detector, bank.splits[TEST]) for detector in detectors}
     answers: dict[str, Any] = {"clean": _response(bank.splits[TEST], bank)}
+    network, device = bank.images.network, bank.images.device
     for attack in attacks:
-        parts = []
-        for batch, targets in zip(images.split(batch_size), labels.split(batch_size)):
-            attacked = attack(network, batch.to(device), targets.to(device), normalization)
-            parts.append(cut(attacked))
-        features, logits = (torch.cat(each).cpu() for each in zip(*parts))
-        split = FeatureSplit.of(features, logits, labels)
+        batches = image_batches(TEST, bank.images.splits[TEST], bank.batch_size)
+        attacked = (
+            (attack(network, images.to(device), labels.to(device), normalization), labels) for images, labels in batches
+        )
+        with bank.images.forward() as forward:
+            split = FeatureSplit([passed.chunk for passed in forward.over(attacked, f"{attack}:")])
         against = {each.name: 100 * auroc(clean[each.name], score_split(each, split)) for each in detectors}
         answers[str(attack)] = {**_response(split, bank), "auroc": against}
     return answers

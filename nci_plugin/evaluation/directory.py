@@ -1,27 +1,28 @@
-"""Where the results of a run lie: ``results/<name>/``, in OpenOOD's layout."""
+"""Where the results of a run lie: ``results/<name>/``, in OpenOOD's layout. Stored here, drawn by the report."""
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from nci_plugin.adapters.openood import scores as openood_scores
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
 from nci_plugin.checks import PluginError, check_row_name, check_writable, shown
 from nci_plugin.evaluation import identity
 from nci_plugin.evaluation.evaluate import Evaluation
 from nci_plugin.evaluation.identity import Identity
-from nci_plugin.evaluation.results import PREDICTIONS, Result, complete, file_name, is_over_seeds, read_results, to_csv
+from nci_plugin.evaluation.results import PREDICTIONS, SETTINGS, Result, file_name, is_over_seeds, read_results, to_csv
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.files import move_aside, read_file, write_atomically
-from nci_plugin.report.figures import auroc_figure
 
 FIGURE = "auroc.png"
+logger = logging.getLogger(__name__)
 
 PROBE, PROBE_ROWS = f"{TEST}/probe", 8
 """Beside predictions and labels the features of the first test images, by which a network is known again."""
@@ -46,15 +47,13 @@ class ResultsDirectory:
 
     ``results.jsonl`` (one Result a line), ``ood/<detector>.csv`` and ``fsood/<detector>.csv`` (OpenOOD's tables),
     ``auroc.png``, and for each seed ``<seed>/scores/<detector>.npz`` (scores by split) and
-    ``<seed>/scores/predictions.npz``; with ``openood_scores`` also ``<seed>/scores/<detector>.pkl`` as OpenOOD's
-    ``--save-score`` writes it. Other detectors' files of an earlier run on the same networks and data stay; results of
-    other networks are never mixed in. OpenOOD's own CSV and score files have the same names: they are moved aside.
+    ``<seed>/scores/predictions.npz``. Other detectors' files of an earlier run on the same networks and data stay;
+    results of other networks are never mixed in. OpenOOD's own CSV files have the same names: they are moved aside.
     """
 
-    def __init__(self, path: Path, openood_scores: bool = False) -> None:
-        self.path, self.openood_scores = path, openood_scores
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._lines: dict[tuple[str, ...], str] = {}
-        self._answers: dict[str, np.ndarray] = {}
         self._before: list[Result] = []
 
     @property
@@ -122,18 +121,14 @@ class ResultsDirectory:
 
     def _check_whole(self, results: Sequence[Result]) -> None:
         """Raise PluginError if a row is there twice, or not for every detector and seed of its setting."""
-        of: dict[str, dict[tuple[str, str], list[str]]] = {}
+        counts = Counter((result.setting, result.detector, result.seed, result.dataset) for result in results)
+        names = {setting: sorted({r.dataset for r in results if r.setting == setting}) for setting in SETTINGS}
         for result in results:
-            of.setdefault(result.setting, {}).setdefault((result.detector, result.seed), []).append(result.dataset)
-        for setting, by_network in of.items():
-            every = {name for names in by_network.values() for name in names}
-            for (detector, seed), names in by_network.items():
-                wrong = [name for name in every if names.count(name) != 1]
-                if wrong:
+            for name in names[result.setting]:
+                if (count := counts[result.setting, result.detector, result.seed, name]) != 1:
                     raise PluginError(
-                        f"results '{self.path}': '{detector}'{f' of {seed}' if seed else ''} has"
-                        f" {names.count(min(wrong))} rows of '{min(wrong)}' in '{setting}', where there must be one;"
-                        " evaluate again"
+                        f"results '{self.path}': '{result.detector}'{f' of {result.seed}' if result.seed else ''} has"
+                        f" {count} rows of '{name}' in '{result.setting}', where there must be one; evaluate again"
                     )
 
     def _check_settings(self, results: Sequence[Result]) -> None:
@@ -143,7 +138,7 @@ class ResultsDirectory:
         """
         first: dict[tuple[str, str], tuple[str, str]] = {}
         for result in results:
-            for name in ("sweep", "configured"):
+            for name in ("sweep", "configured", "formula"):
                 if name not in result.provenance:
                     continue  # of an earlier version
                 value = json.dumps(result.provenance[name], sort_keys=True)
@@ -156,7 +151,7 @@ class ResultsDirectory:
 
     def scores(self, detector: str, seed: str) -> dict[str, np.ndarray] | None:
         """Stored scores of one detector and network by split, None where they are not here."""
-        path = self._scores_file(detector, seed)
+        path = self.scores_file(detector, seed)
         if not path.exists():
             return None
         found = read_npz(path, "scores", "evaluate again")
@@ -174,7 +169,7 @@ class ResultsDirectory:
             raise PluginError(f"scores '{path}': '{TEST}' is missing; evaluate again")
         return found
 
-    def _scores_file(self, detector: str, seed: str) -> Path:
+    def scores_file(self, detector: str, seed: str) -> Path:
         return self.path / seed / "scores" / f"{file_name(detector)}.npz"
 
     def begin(self, bank: FeatureBank, seed: str) -> None:
@@ -194,15 +189,15 @@ class ResultsDirectory:
                     " network's files import was changed, or another machine rounds otherwise); choose another"
                     " --output, or move them away"
                 )
-        path = self.path / seed / "scores" / f"{PREDICTIONS}.npz"
+        path = self.scores_file(PREDICTIONS, seed)
         probe = bank.splits[TEST].features[:PROBE_ROWS].float().numpy()
         if path.exists() and any(result.seed == seed for result in here):
             self._check_probe(read_npz(path, "predictions", "evaluate again into another --output").get(PROBE), probe)
-        answers = self._answers = {}
+        answers = {PROBE: probe}
         for name, split in bank.splits.items():
             answers[f"{name}/predictions"] = split.predictions.numpy()
             answers[f"{name}/labels"] = split.labels.numpy()
-        write_npz(path, {**answers, PROBE: probe})
+        write_npz(path, answers)
 
     def _check_probe(self, before: np.ndarray | None, now: np.ndarray) -> None:
         """Raise PluginError if the network gives other features than those of the rows here, whatever it runs on."""
@@ -218,32 +213,26 @@ class ResultsDirectory:
     def add(self, evaluation: Evaluation, seed: str) -> None:
         """Write scores and result rows of one network; rows of the same detectors and seed are replaced."""
         for detector, by_split in evaluation.scores.items():
-            path = self._scores_file(detector, seed)
-            write_npz(path, by_split)
-            if self.openood_scores:
-                self._write_openood_scores(path.with_suffix(".pkl"), by_split)
+            write_npz(self.scores_file(detector, seed), by_split)
         for result in evaluation.results:
             self._lines.pop(result.key, None)  # a row that is replaced moves to the end
             self._lines[result.key] = result.to_json()
         write_atomically(self.results_file, "".join(f"{line}\n" for line in self._lines.values()), durable=False)
 
-    def write_tables(self, results: Sequence[Result], failed: Collection[str] = ()) -> list[str]:
-        """Write OpenOOD's CSV for every detector and setting of ``results``, and the figure of all in this directory.
-
-        Older rows of the detectors that ``failed`` are not drawn. Returns what is there now, as names relative to the
-        directory.
-        """
+    def write_tables(self, results: Sequence[Result]) -> None:
+        """Write OpenOOD's CSV for every detector and setting of ``results``."""
         over_seeds = is_over_seeds(results)
         for detector, setting in dict.fromkeys((result.detector, result.setting) for result in results):
             path = self.path / setting / f"{file_name(detector)}.csv"
             text = to_csv(results, detector, setting, over_seeds)
-            if path.exists() and _read(path) not in (text.encode(), self._csv_before(detector, setting)):
-                _make_way(path)
+            if path.exists():
+                there = read_file(path, "output", TABLE_BYTES, "move it away")
+                if there not in (text.encode(), self._csv_before(detector, setting)):
+                    make_way(path)
             write_atomically(path, text)
-        if results:
-            seeds = {result.seed for result in results}
-            here = [result for result in self.read() if result.seed in seeds and result.detector not in failed]
-            auroc_figure(complete(here), self.path / FIGURE)
+
+    def written(self) -> list[str]:
+        """What is here now, as names relative to the directory."""
         return [pattern for pattern in PATTERNS if next(self.path.glob(pattern), None) is not None]
 
     def _csv_before(self, detector: str, setting: str) -> bytes | None:
@@ -251,19 +240,10 @@ class ResultsDirectory:
         rows = [row for row in self._before if (row.detector, row.setting) == (detector, setting)]
         return to_csv(rows, detector, setting, is_over_seeds(rows)).encode() if rows else None
 
-    def _write_openood_scores(self, path: Path, scores: Mapping[str, np.ndarray]) -> None:
-        content = openood_scores.scores_file(scores, self._answers)
-        if path.exists() and not openood_scores.is_ours(_read(path)):
-            _make_way(path)
-        write_atomically(path, content, durable=False)
 
-
-def _read(path: Path) -> bytes:
-    return read_file(path, "output", NPZ_BYTES if path.suffix == ".pkl" else TABLE_BYTES, "move it away")
-
-
-def _make_way(path: Path) -> None:
-    print(f"{path}: not written by nci_plugin, moved aside to {move_aside(path).name}")
+def make_way(path: Path) -> None:
+    """Move aside a file of somebody else's that is where one of ours is to be."""
+    logger.info("%s: not written by nci_plugin, moved aside to %s", path, move_aside(path).name)
 
 
 def read_npz(path: Path, what: str, remedy: str) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import torch
 from nci_plugin.benchmarks.benchmark import Benchmark, Features
 from nci_plugin.networks.head import LinearHead
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 class Golden:

@@ -14,6 +14,7 @@ from PIL import Image
 
 CLASSES, SIZE = 3, 8
 COUNTS = {"train": 12, "val": 6, "test": 8, "oodval": 6, "near": 6, "near2": 6, "far": 6, "csid": 6}
+BATCH = 4
 ID_SPLITS = ("train", "val", "test", "csid")
 
 # Every forward pass adds its number of images to the file "passes" beside net.py. An image that is all white gives NaN
@@ -163,7 +164,7 @@ class Tiny:
             "data_root": self.data,
             "output": self.output,
             "device": "cpu",
-            "batch_size": 4,
+            "batch_size": BATCH,
             "workers": 0,
             **options,
         }

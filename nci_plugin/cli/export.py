@@ -1,0 +1,14 @@
+"""``nci-ood export``: a network and its detector as one graph."""
+
+from __future__ import annotations
+
+from nci_plugin.cli import service
+from nci_plugin.cli.commands import Export, Pass
+from nci_plugin.deploy.export import FORMATS, export
+
+
+def run(options: Export) -> int:
+    output = options.output or options.detector.with_suffix(FORMATS[options.to])
+    detector, _ = service.network_of(options.detector, options.network, Pass(device=options.device))
+    print(f"written to {export(detector, output, options.to, options.images, options.tpr)}")
+    return 0

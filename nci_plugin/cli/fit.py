@@ -1,0 +1,60 @@
+"""``nci-ood fit``: a detector beside one network, as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nci_plugin.checks import PluginError, check_output_file
+from nci_plugin.cli import service
+from nci_plugin.cli.commands import Fit
+from nci_plugin.deploy.choice import recommend
+from nci_plugin.deploy.detector import OODDetector
+
+SUFFIXES = (".safetensors",)
+RECOMMENDED = "recommended"
+
+
+def run(options: Fit) -> int:
+    outputs = _outputs(options)
+    for output in outputs.values():
+        check_output_file("--output", output, SUFFIXES)
+    names = service.class_names(options.class_names)
+    served = service.find(
+        options.images, options.val, options.steps, options.network, options.passing, options.data_root
+    )
+    for name, output in outputs.items():
+        detector = OODDetector(
+            name,
+            preprocessing=served.steps,
+            class_names=names,
+            tpr=options.tpr,
+            by_class=options.by_class,
+            seed=options.seed,
+            bank_rows=options.bank_rows,
+            batch_size=options.passing.batch_size,
+            workers=served.workers,
+            head=options.network.head,
+        )
+        if name == RECOMMENDED:
+            found = recommend(served.model, served.train, served.validation, like=detector)
+            print(found)
+            detector = found.detector
+        detector.fit(served.model, served.train, served.validation)
+        detector.save(output)
+        print(detector)
+        for group, threshold in detector.thresholds().items() if options.by_class else [("", detector.threshold())]:
+            print(f"threshold{f' of {group}' if group else ''}: {threshold}")
+        print(f"written to {output}")
+    return 0
+
+
+def _outputs(options: Fit) -> dict[str, Path]:
+    """The file of each detector: of several the file's name with the detector's behind."""
+    output, names = options.output, list(dict.fromkeys(options.detectors))
+    if len(names) == 1:
+        return {names[0]: output}
+    stems = {name: Path(name).stem.replace(":", "_") for name in names}
+    paths = {name: output.with_name(f"{output.stem}_{stem}{output.suffix}") for name, stem in stems.items()}
+    if len(set(paths.values())) < len(names):
+        raise PluginError("--detectors: two of them have one name; fit them one after the other, with an --output each")
+    return paths

@@ -1,0 +1,61 @@
+"""``nci-ood score``: file, class, score, p-value and verdict of every image of a directory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from nci_plugin.checks import PluginError, check_writable
+from nci_plugin.cli import service
+from nci_plugin.cli.commands import Score
+from nci_plugin.deploy.calibration import level_of
+from nci_plugin.deploy.stream import ScoreLog, image_names, listed_names, score_files
+from nci_plugin.files import digest
+
+
+def run(options: Score) -> int:
+    if options.tpr is not None:
+        level_of(options.tpr)
+    root, names = _names(options.images, options.data_root)
+    output = options.csv or options.jsonl
+    if output is not None:
+        check_writable(output.parent)
+        output.parent.mkdir(parents=True, exist_ok=True)
+    detector, job = service.network_of(options.detector, options.network, options.passing)
+    if detector.fitted.preprocessing is None:
+        raise PluginError(
+            f"detector file '{options.detector}': was fitted on tensors, so how image files become the network's input"
+            " is not known; fit it with preprocessing=, or on folders"
+        )
+    tpr = detector.fitted.settings["tpr"] if options.tpr is None else options.tpr
+    detector.fitted.calibration.thresholds(tpr)  # too few samples for it are refused before the first row
+    run_of = {
+        "detector": digest(options.detector.read_bytes()),
+        "images": str(options.images.resolve()),
+        "tpr": tpr,
+    }
+    with ScoreLog(output, "jsonl" if options.jsonl else "csv", run_of) as log:
+        counts = score_files(detector, root, names, log, options.passing.batch_size, job.workers, tpr)
+    if not counts.scored and not counts.before:
+        raise PluginError(f"'{options.images}': holds no image ({', '.join(IMG_EXTENSIONS)}); pass another folder")
+    before = f", {counts.before} were there" if counts.before else ""
+    print(
+        f"{counts.scored} images scored{before}: {counts.ood} OOD, {counts.unreadable} could not be read"
+        f"{f'; written to {output}' if output else ''}",
+        file=sys.stderr,
+    )
+    return 1 if counts.unreadable else 0
+
+
+def _names(images: Path, data_root: Path | None) -> tuple[Path, Iterator[str]]:
+    """The directory that the names are relative to, and the names."""
+    if images.is_dir():
+        return images, image_names(images)
+    if not images.is_file():
+        raise PluginError(f"'{images}': is not there; pass a directory, an image or a text file of paths")
+    if images.name.lower().endswith(IMG_EXTENSIONS):
+        return images.parent, iter([images.name])
+    return data_root or images.parent, listed_names(images)

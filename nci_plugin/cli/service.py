@@ -1,0 +1,163 @@
+"""What the commands of a service work on: images in folders or lists, or a benchmark's, and the network with them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nci_plugin.benchmarks.benchmark import TEST, TRAIN, VALIDATION, Benchmark
+from nci_plugin.benchmarks.folder import ImageFolder
+from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
+from nci_plugin.checks import PluginError
+from nci_plugin.cli.commands import Data, Network, Pass, Steps
+from nci_plugin.cli.network import Job
+from nci_plugin.config import benchmark_names
+from nci_plugin.deploy import preprocessing
+from nci_plugin.deploy.detector import OODDetector
+from nci_plugin.deploy.file import read
+from nci_plugin.files import read_text
+
+NAME = "images"
+"""What stands for the benchmark where there is none."""
+
+CLASS_NAMES_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class Served:
+    """A network on its device, its training and validation images, and how files become its input."""
+
+    model: nn.Module
+    train: Any
+    validation: Any
+    steps: Preprocessing | None
+    workers: int
+
+
+def find(
+    images: str, val: Path | None, steps: Steps, network: Network, passing: Pass, data_root: Path | None
+) -> Served:
+    """The images that a user names, and the network; raises PluginError on what is not there or does not fit."""
+    if images in benchmark_names() or images.endswith((".yml", ".yaml")):
+        return _of_benchmark(images, val, steps, network, passing, data_root)
+    job = Job.of(NAME, network, Data(), passing)
+    train, validation = _places(Path(images), val)
+    stated = _stated(steps, job)
+    num_classes = _count(train, data_root)
+    model = _network(job, num_classes)
+    found = stated or preprocessing.of_timm(model)
+    if found is None:
+        raise PluginError(
+            f"'{images}': how its images become the network's input is not known; pass --mean and --std, with"
+            " --pre-size and --img-size, as in the network's test"
+        )
+    return Served(model, _source(train, found, data_root), _source(validation, found, data_root), found, job.workers)
+
+
+def network_of(path: Path, network: Network, passing: Pass) -> tuple[OODDetector, Job]:
+    """A detector file, joined to the network that the options name; lines about its precision are printed."""
+    job = Job.of(NAME, network, Data(), passing)
+    fitted = read(path)
+    model = _network(job, fitted.probe.logits.shape[1])
+    with said():
+        return OODDetector.load(path, model), job
+
+
+@contextmanager
+def said() -> Iterator[None]:
+    """Print warnings of this package as lines."""
+    with warnings.catch_warnings(record=True) as lines:
+        warnings.simplefilter("always")
+        yield
+    for line in lines:
+        print(line.message)
+
+
+def class_names(given: tuple[str, ...] | None) -> list[str] | None:
+    """Names as they stand, or those in a text file, one a line."""
+    if given is None or len(given) > 1 or not Path(given[0]).is_file():
+        return list(given) if given is not None else None
+    text = read_text(Path(given[0]), "class names", CLASS_NAMES_BYTES, "pass a text file of one name a line")
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _of_benchmark(
+    name: str, val: Path | None, steps: Steps, network: Network, passing: Pass, data_root: Path | None
+) -> Served:
+    if val is not None or steps != Steps():
+        raise PluginError(f"benchmark '{name}': has its own validation images and preprocessing; leave --val out")
+    job = Job.of(name, network, Data(data_root=data_root), passing)
+    inputs = job.find_one(name)
+    for split in (TRAIN, VALIDATION):
+        if split not in inputs.splits:
+            raise PluginError(f"benchmark '{name}': the split '{split}' is missing; add it to the YAML")
+    if len(inputs.checkpoints) > 1:
+        first = next(iter(inputs.checkpoints.values()))
+        raise PluginError(
+            f"benchmark '{name}': has {len(inputs.checkpoints)} networks, and a detector belongs to one; pass"
+            f" --ckpt-path {first}"
+        )
+    model = job.build(inputs.benchmark, next(iter(inputs.checkpoints.values()))).to(job.device)
+    train, validation = (inputs.benchmark.splits[split] for split in (TRAIN, VALIDATION))
+    return Served(model, train, validation, inputs.benchmark.preprocessing, job.workers)
+
+
+def _places(images: Path, val: Path | None) -> tuple[Path, Path]:
+    """Where the training and the validation images are."""
+    if not images.exists():
+        raise PluginError(f"'{images}': is not there, and no benchmark has this name; pass a folder, a list or a YAML")
+    if val is None and (images / "train").is_dir() and (images / "val").is_dir():
+        return images / "train", images / "val"
+    if val is None:
+        raise PluginError(
+            f"'{images}': validation images are missing, which the network was not trained on; pass --val, or a folder"
+            " with train/ and val/"
+        )
+    if not val.exists():
+        raise PluginError(f"--val '{val}': is not there; pass a folder or a list")
+    return images, val
+
+
+def _stated(steps: Steps, job: Job) -> Preprocessing | None:
+    if steps == Steps():
+        return preprocessing.stated(job.weights.entry) if job.weights else None
+    if steps.mean is None or steps.std is None:
+        raise PluginError("--mean and --std: must be given where the preprocessing is; as in the network's test")
+    stated = Preprocessing(steps.pre_size, steps.img_size, (steps.mean, steps.std), steps.interpolation)
+    stated.check("preprocessing")
+    return stated
+
+
+def _source(path: Path, steps: Preprocessing, data_root: Path | None) -> Any:
+    """A folder's path, or the image list."""
+    if path.is_dir():
+        return path
+    return ImageList(str(path.resolve()), "", steps, data_root or path.parent)
+
+
+def _count(train: Path, data_root: Path | None) -> int:
+    """The number of classes of the training images."""
+    steps = Preprocessing(None, None, ((0.0,) * 3, (1.0,) * 3))
+    if train.is_dir():
+        return max(1, len(ImageFolder(train, steps).classes()))
+    return int(_source(train, steps, data_root).read().labels.max()) + 1
+
+
+def _network(job: Job, num_classes: int) -> nn.Module:
+    """The network of ``--net`` with the weights of ``--ckpt-path``, or torchvision's, on its device."""
+    if job.weights is None and job.network.net is None:
+        raise PluginError("--net: is missing; pass FILE.py:FACTORY, torchvision:NAME or timm:NAME, and --ckpt-path")
+    checkpoint = job.network.ckpt_path
+    if job.weights is None and checkpoint is None:
+        raise PluginError("--ckpt-path: is missing; pass the network's weights, or --tvs-pretrained for torchvision's")
+    if job.weights is not None:
+        job.weights.fetch()
+    benchmark = Benchmark(NAME, num_classes, {TEST: ""})
+    model = job.build(benchmark, checkpoint or Path())
+    return model.to(job.device)

@@ -1,0 +1,338 @@
+"""Which detector for a network, without OOD images: a ranking on pseudo-OOD samples made of ID features.
+
+The rule, all of it:
+
+1. *Midpoints*: of two ID validation features that are predicted as different classes; they belong to neither.
+2. *Held-out classes*: the classes are cut into five parts (fewer where there are fewer); each part in turn is OOD to
+   detectors that are fitted on the training features of the others, with the others' rows of the head.
+3. *Shuffled features*: each coordinate drawn from another ID validation sample, so that nothing belongs together.
+4. Of each kind the AUROC of the ID validation features against it; a detector's place is that of its mean over kinds.
+
+How often the first of this ranking was right is measured on networks whose OOD sets are known, in
+``data/recommended.csv`` (`scripts/study/recommended.py` makes it), and said with every recommendation.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Subset
+
+from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION, Benchmark
+from nci_plugin.checks import PluginError
+from nci_plugin.collapse import CollapseMetrics, measure
+from nci_plugin.config import load_detector
+from nci_plugin.deploy import images
+from nci_plugin.deploy.detector import OODDetector, halves
+from nci_plugin.deploy.network import device_of
+from nci_plugin.deploy.state import forget_scored
+from nci_plugin.detectors.base import Detector
+from nci_plugin.evaluation.search import fit
+from nci_plugin.features.bank import FeatureBank, FitsOn
+from nci_plugin.features.extract import extract
+from nci_plugin.features.forward import prepared
+from nci_plugin.features.options import ExtractionOptions
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics, unit_rows
+from nci_plugin.metrics import auroc
+from nci_plugin.networks.cut import PROBE_ROWS, Cut
+from nci_plugin.networks.head import LinearHead
+from nci_plugin.networks.linear import check_weights
+
+CANDIDATES = ("msp", "mls", "ebo", "nci", "nci_plus", "pscore", "neco", "mds_pp", "rmds_pp", "knn", "nc1", "nc4", "ora")
+"""Those that were measured. One that tunes itself on midpoints (nci_auto) would be judged by what it tuned on."""
+
+TRAINING_IMAGES = 20_000
+"""So many, drawn by the seed, pass through the network: the ranking hardly gains by more."""
+
+PARTS = 5
+MIDPOINTS, HELD_OUT, SHUFFLED = "midpoints", "held-out classes", "shuffled features"
+KINDS = (MIDPOINTS, HELD_OUT, SHUFFLED)
+CLOSE = 1.0
+"""Points of AUROC: a choice within so many of the best is called right."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A detector and its AUROC, in percent, against the pseudo-OOD samples of each kind, and of each of their parts."""
+
+    name: str
+    by_kind: Mapping[str, float]
+    parts: Mapping[str, float]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.by_kind.values())))
+
+
+@dataclass(frozen=True)
+class TrackRecord:
+    """How the rule did on ``networks`` networks whose OOD sets are known.
+
+    ``right`` of them had a first that was within `CLOSE` points of the best candidate; ``loss`` is how many points of
+    AUROC it lies below the best, in the mean. ``fixed`` are those of always taking one detector: for each network the
+    best in the mean over the *others*, which was ``names`` most often.
+    """
+
+    networks: int
+    right: int
+    loss: float
+    fixed_right: int
+    fixed_loss: float
+    fixed_name: str
+
+    def __str__(self) -> str:
+        better = self.loss < self.fixed_loss
+        return (
+            f"on {self.networks} networks whose OOD sets are known, the first of this ranking was within {CLOSE:g}"
+            f" point of the best in {self.right}, and {self.loss:.2f} points of AUROC below it in the mean; always"
+            f" taking the detector that was best on the other networks (most often {self.fixed_name}) was so in"
+            f" {self.fixed_right}, and {self.fixed_loss:.2f} points below: the ranking is"
+            f" {'better' if better else 'no better'} than that fixed choice there"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Recommendation:
+    """Candidates from the best on; ``left_out`` maps the others to the reason; ``detector`` is the first, unfitted.
+
+    The validation images that chose are not those that ``detector`` will calibrate on, with the same seed.
+    """
+
+    ranking: Sequence[Candidate]
+    left_out: Mapping[str, str]
+    collapse: CollapseMetrics
+    detector: OODDetector
+    rows: Mapping[str, int]
+    record: TrackRecord | None = field(default=None)
+
+    @property
+    def best(self) -> str:
+        return self.ranking[0].name
+
+    @property
+    def wins(self) -> tuple[int, int]:
+        """In how many of all pseudo-OOD sets the first is ahead of the second."""
+        if len(self.ranking) < 2:
+            return 0, 0
+        first, second = self.ranking[:2]
+        return sum(first.parts[part] > second.parts[part] for part in first.parts), len(first.parts)
+
+    def __str__(self) -> str:
+        kinds = list(self.ranking[0].by_kind)
+        width = max(len(each.name) for each in self.ranking)
+        lines = [f"{'detector':{width}}  {'mean':>6}  " + "  ".join(kinds) + "   (AUROC, %, of ID against pseudo-OOD)"]
+        for each in self.ranking[:5]:
+            values = "  ".join(f"{each.by_kind[kind]:{len(kind)}.2f}" for kind in kinds)
+            lines.append(f"{each.name:{width}}  {each.mean:6.2f}  {values}")
+        wins, of = self.wins
+        lines.append(
+            f"recommended: {self.best}, from {self.rows['validation']} validation and {self.rows['train']} training"
+            f" images" + (f"; ahead of {self.ranking[1].name} on {wins} of {of} pseudo-OOD sets" if of else "")
+        )
+        metrics = self.collapse
+        lines.append(
+            f"collapse: Tr(Sigma_W) / Tr(Sigma_B) {_number(metrics.nc1_quotient)}, ETF error"
+            f" {_number(metrics.nc2_etf_error)}, self-duality {_number(metrics.nc3_self_duality)} (0 = collapsed); no"
+            " part of the ranking"
+        )
+        lines += [f"left out: {name}: {reason}" for name, reason in self.left_out.items()]
+        lines.append(f"how sure: {self.record or 'not measured for these candidates'}")
+        return "\n".join(lines)
+
+
+def recommend(
+    model: nn.Module,
+    train: Any,
+    validation: Any,
+    detectors: Sequence[str] | None = None,
+    *,
+    like: OODDetector | None = None,
+) -> Recommendation:
+    """Rank detectors for a network by pseudo-OOD samples; no OOD image is needed.
+
+    Args:
+        model, train, validation: as in `OODDetector.fit`. Half of each class of the validation images chooses.
+        detectors: names (those that the rule was measured for).
+        like: an OODDetector with the settings (preprocessing, seed, tpr) that the recommended one shall have.
+
+    Raises PluginError as `OODDetector.fit`, and where no candidate can be used.
+    """
+    like = like or OODDetector()
+    names = list(dict.fromkeys(detectors or CANDIDATES))
+    candidates = {name: load_detector(name).detector for name in names}
+    check_weights(model)
+    device, steps = device_of(model), like.preprocessing_for(model, train, validation)
+    first = images.first_images("validation images", validation, steps, PROBE_ROWS)
+    with prepared(model, device):
+        cut = Cut.of(model, first.to(device), like.head)
+    num_classes = cut.head.num_classes
+    opened = images.open_labelled("validation images", validation, num_classes, steps)
+    training: Any = images.open_labelled("training images", train, num_classes, steps).split
+    if len(training) > TRAINING_IMAGES:
+        drawn = np.random.default_rng(like.seed).permutation(len(training))[:TRAINING_IMAGES]
+        training = Subset(training, np.sort(drawn).tolist())
+    benchmark = Benchmark.from_splits("service", num_classes, test=opened.split)
+    options = ExtractionOptions(str(device), like.batch_size, like.workers, cut.head_name, progress=like.progress)
+    bank = extract(model, benchmark, {FitsOn.BANK}, options, {VALIDATION: opened.split, TRAIN: training})
+    choosing, _ = halves(bank.splits[VALIDATION], like.seed)
+    ranking, left_out = rank(candidates, bank.splits[TRAIN], choosing, bank.head, like.seed)
+    statistics = statistics_of(bank.splits[TRAIN], num_classes)
+    rows = {"train": len(training), "validation": len(choosing)}
+    measured = set(names) <= {row.detector for row in measured_rows()}
+    return Recommendation(
+        ranking,
+        left_out,
+        measure(statistics, bank.head, "classes"),
+        like.with_detector(ranking[0].name),
+        rows,
+        track_record(names) if measured else None,
+    )
+
+
+# -------------------------------------------------------------------- the rule
+
+
+def rank(
+    candidates: Mapping[str, Detector], train: FeatureSplit, validation: FeatureSplit, head: LinearHead, seed: int
+) -> tuple[list[Candidate], dict[str, str]]:
+    """Candidates from the best on, and why others are left out; raises PluginError where none is left."""
+    ranking, left_out = [], {}
+    sets = _pseudo_ood(train, validation, head, seed)
+    for name, detector in candidates.items():
+        try:
+            parts = {part: 100 * _auroc(detector, *given) for part, given in sets.items()}
+        except PluginError as error:
+            left_out[name] = str(error)
+            continue
+        kinds = {kind: [value for part, value in parts.items() if part.startswith(kind)] for kind in KINDS}
+        ranking.append(Candidate(name, {kind: float(np.mean(v)) for kind, v in kinds.items() if v}, parts))
+    if not ranking:
+        name, reason = next(iter(left_out.items()))
+        raise PluginError(f"recommend: no detector can be used on this network; first {name}: {reason}")
+    return sorted(ranking, key=lambda each: -each.mean), left_out
+
+
+Given = tuple[FeatureSplit, FeatureSplit, FeatureSplit, LinearHead]
+"""Training features, ID features, pseudo-OOD features and the head that they are judged with."""
+
+
+def _pseudo_ood(train: FeatureSplit, validation: FeatureSplit, head: LinearHead, seed: int) -> dict[str, Given]:
+    """The pseudo-OOD sets by name, which begins with their kind."""
+    generator = np.random.default_rng(seed)
+    features, logits = validation.features, validation.logits
+    one, other = generator.permutation(len(features)), generator.permutation(len(features))
+    predicted = logits.argmax(dim=1).numpy()
+    apart = predicted[one] != predicted[other]
+    sets: dict[str, Given] = {}
+    if apart.any():
+        middle = (features[one[apart]] + features[other[apart]]) / 2
+        between = _split(middle, (logits[one[apart]] + logits[other[apart]]) / 2)
+        sets[MIDPOINTS] = train, validation, between, head
+    columns = [features[generator.permutation(len(features)), place] for place in range(features.shape[1])]
+    shuffled = torch.stack(columns, dim=1)
+    sets[SHUFFLED] = train, validation, _split(shuffled, head.logits(shuffled)), head
+    classes = generator.permutation(head.num_classes)
+    for number, part in enumerate(np.array_split(classes, min(PARTS, head.num_classes))):
+        kept = np.setdiff1d(classes, part)
+        out = np.isin(validation.labels.numpy(), part)
+        if len(kept) < 2 or not out.any() or out.all():
+            continue
+        smaller = LinearHead(head.weight[kept], head.bias[kept], head.network, head.architecture)
+        pseudo = _split(features[out], logits[out][:, kept])
+        rest = [_without(split, part, kept) for split in (train, validation)]
+        sets[f"{HELD_OUT} {number + 1}"] = rest[0], rest[1], pseudo, smaller
+    return sets
+
+
+def _split(features: torch.Tensor, logits: torch.Tensor) -> FeatureSplit:
+    return FeatureSplit.of(features, logits, torch.full((len(features),), -1))
+
+
+def _without(split: FeatureSplit, out: np.ndarray, kept: np.ndarray) -> FeatureSplit:
+    """The samples of the classes ``kept``, numbered anew, with their logits alone."""
+    labels = split.labels.numpy()
+    rows = torch.from_numpy(np.flatnonzero(~np.isin(labels, out)))
+    renamed = torch.from_numpy(np.searchsorted(kept, split.labels[rows].numpy()))
+    return FeatureSplit.of(split.features[rows], split.logits[rows][:, kept], renamed)
+
+
+def statistics_of(split: FeatureSplit, num_classes: int, unit: bool = False) -> ClassStatistics:
+    """ClassStatistics of stored features, or of their `unit_rows`."""
+    statistics = ClassStatistics(num_classes, split.num_features)
+    for chunk in split.chunks():
+        statistics.update(unit_rows(chunk.features) if unit else chunk.features, chunk.labels)
+    return statistics
+
+
+def _auroc(
+    detector: Detector, train: FeatureSplit, known: FeatureSplit, pseudo: FeatureSplit, head: LinearHead
+) -> float:
+    fits_on, splits = detector.fits_on, {TRAIN: train, VALIDATION: known}
+    statistics = statistics_of(train, head.num_classes) if fits_on is FitsOn.STATISTICS else None
+    unit = statistics_of(train, head.num_classes, unit=True) if fits_on is FitsOn.UNIT_STATISTICS else None
+    fitted = fit(detector.clone(), FeatureBank(head, splits, statistics, unit_statistics=unit))
+    scores = [fitted.score(split.features, split.logits).double().numpy() for split in (known, pseudo)]
+    forget_scored(fitted)
+    if not all(np.isfinite(each).all() for each in scores):
+        raise PluginError("gives scores that are no numbers")
+    return auroc(*scores)
+
+
+# -------------------------------------------------------------------- how often it was right
+
+
+@dataclass(frozen=True)
+class MeasuredRow:
+    """A candidate on a network whose OOD sets are known: its true AUROC and the rule's, in percent."""
+
+    network: str
+    detector: str
+    truth: float
+    rule: float
+
+
+def measured_rows() -> list[MeasuredRow]:
+    """What was measured, on all networks."""
+    text = resources.files("nci_plugin.deploy").joinpath("data/recommended.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(io.StringIO(text))
+    return [MeasuredRow(row["network"], row["detector"], float(row["truth"]), float(row["rule"])) for row in rows]
+
+
+def track_record(names: Iterable[str], rows: Sequence[MeasuredRow] | None = None) -> TrackRecord:
+    """How the rule, and a fixed choice by leaving one network out, would have done among these candidates."""
+    wanted = set(names)
+    by_network: dict[str, dict[str, MeasuredRow]] = {}
+    for row in measured_rows() if rows is None else rows:
+        if row.detector in wanted:
+            by_network.setdefault(row.network, {})[row.detector] = row
+    rule_losses, fixed_losses, fixed_names = [], [], []
+    for network, there in by_network.items():
+        best = max(row.truth for row in there.values())
+        rule_losses.append(best - max(there.values(), key=lambda row: row.rule).truth)
+        others = [each for name, each in by_network.items() if name != network]
+        everywhere = [name for name in there if all(name in each for each in others)]
+        means = {name: np.mean([each[name].truth for each in others]) for name in everywhere}
+        fixed = max(means, key=lambda name: means[name])
+        fixed_names.append(fixed)
+        fixed_losses.append(best - there[fixed].truth)
+    return TrackRecord(
+        len(by_network),
+        sum(loss <= CLOSE for loss in rule_losses),
+        float(np.mean(rule_losses)),
+        sum(loss <= CLOSE for loss in fixed_losses),
+        float(np.mean(fixed_losses)),
+        max(sorted(set(fixed_names)), key=fixed_names.count),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3g}"

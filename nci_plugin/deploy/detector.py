@@ -1,0 +1,448 @@
+"""`OODDetector`: a fitted detector with its network's preprocessing and calibration, as an object and as a file."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION, Benchmark
+from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
+from nci_plugin.checks import PluginError, check_finite, check_number
+from nci_plugin.config import load_detector
+from nci_plugin.deploy import file, images, preprocessing
+from nci_plugin.deploy.calibration import CONFIDENCE, POOLED, TPR, Calibration, Threshold, least_samples, level_of
+from nci_plugin.deploy.network import Fingerprint, Probe, device_of, inner_name, layer_named
+from nci_plugin.deploy.state import forget_scored
+from nci_plugin.detectors.base import Detector
+from nci_plugin.evaluation.search import DetectorSetup, check_ranking, fit, score_split
+from nci_plugin.features.bank import FeatureBank, FitsOn
+from nci_plugin.features.extract import extract
+from nci_plugin.features.forward import prepared
+from nci_plugin.features.options import ExtractionOptions
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.networks.cut import PROBE_ROWS, Cut
+from nci_plugin.networks.linear import check_weights
+
+if TYPE_CHECKING:
+    from nci_plugin.deploy.drift import Drift
+    from nci_plugin.deploy.module import ScoringModule
+
+DEFAULT = "nci_plus"
+SAME_SCORE = 1e-3
+"""Largest relative difference of a probe's scores that another processor or version explains."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Of n images: predicted classes (n,), scores (n,) (larger = ID), p-values (n,) and whether each is called OOD."""
+
+    labels: Tensor
+    scores: Tensor
+    p_values: Tensor
+    is_ood: Tensor
+    class_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def classes(self) -> list[str]:
+        """The predicted classes by name; by number where nobody named them."""
+        return [self.class_names[label] if self.class_names else str(label) for label in self.labels.tolist()]
+
+    def __repr__(self) -> str:
+        return f"Predictions({len(self)} images, {int(self.is_ood.sum())} of them OOD)"
+
+
+class OODDetector:
+    """A detector of OOD images beside one classifier: fitted once, saved, loaded, and asked about images.
+
+    Args:
+        detector: a name (``nci-ood list``), a YAML file, or a `Detector` with hyper-parameters of your own.
+        preprocessing: how image files become the network's input: `Preprocessing`, an entry of torchvision's weights
+            or their transforms. None = as the data sets' own transforms say, else as timm's configuration of the
+            network says; it stays None where only tensors come.
+        class_names: of the network's classes, in order. None = the names of ImageFolder's sub-folders, if there are.
+        tpr: the share of ID images to be kept, 0..1, which `predict` decides by.
+        by_class: judge an image among the validation images that are predicted as its class (see `Calibration`).
+        seed: of the cut of the validation images, and of the draw of ``bank_rows``.
+        bank_rows: where a detector keeps the training features (KNN), keep so many, the same share of each class.
+        holdout: cut the validation images even where the detector does not look at them, as something else did:
+            `recommend` sets it.
+        batch_size, workers: of the pass in `fit`. The scores of an image may change with the batch size by rounding.
+        head: name of the last linear layer, where it is not found by itself.
+        progress: show a progress bar on a terminal in `fit`.
+
+    Nothing is computed here. Raises PluginError in `fit` on settings that cannot be used.
+    """
+
+    def __init__(
+        self,
+        detector: str | Path | Detector | type[Detector] = DEFAULT,
+        *,
+        preprocessing: Any = None,
+        class_names: Sequence[str] | None = None,
+        tpr: float = TPR,
+        by_class: bool = False,
+        seed: int = 0,
+        bank_rows: int | None = None,
+        holdout: bool = False,
+        batch_size: int = 200,
+        workers: int = 0,
+        head: str | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.detector = detector
+        self.preprocessing = preprocessing
+        self.class_names = class_names
+        self.tpr, self.by_class, self.seed = tpr, by_class, seed
+        self.bank_rows, self.holdout = bank_rows, holdout
+        self.batch_size, self.workers, self.head, self.progress = batch_size, workers, head, progress
+        self._fitted: file.Fitted | None = None
+
+    # ---------------------------------------------------------------- fit
+
+    def fit(self, model: nn.Module, train: Any, validation: Any) -> OODDetector:
+        """Fit on the training images and calibrate on validation images, in one forward pass over both.
+
+        Args:
+            model: any classifier that ends in a linear layer, on its device and in any mode; it is left as it is.
+            train, validation: images with labels of the model's classes: DataLoaders, Datasets, lists of
+                (image, label), ImageFolder directories or `ImageList`. ``validation`` are images that the model was
+                *not* trained on, drawn as those that it will meet: on others the guarantee of `predict` means nothing.
+
+        A detector that looks at validation images (``alpha: auto``), or a ``holdout``, is tuned on one half of each
+        class of them and calibrated on the other.
+        Raises PluginError on data that augment or drop images, on too few validation images, and as `evaluate` does.
+        """
+        detector = self._new_detector()
+        self._check_settings()
+        check_weights(model)
+        device = device_of(model)
+        steps = self.preprocessing_for(model, train, validation)
+        if train is validation:
+            raise PluginError(
+                "fit: the same images were passed for training and for validation; a network's scores of images that it"
+                " was trained on are too high, so pass others"
+            )
+        first = images.first_images("validation images", validation, steps, PROBE_ROWS)
+        with prepared(model, device):
+            cut = Cut.of(model, first.to(device), self.head)
+        head_name, num_classes = cut.head_name, cut.head.num_classes
+        opened = images.open_labelled("validation images", validation, num_classes, steps)
+        splits: dict[str, Any] = {VALIDATION: opened.split}
+        names = opened.class_names
+        if detector.fits_on is not FitsOn.NOTHING:
+            training = images.open_labelled("training images", train, num_classes, steps)
+            names = _agreed(training.class_names, names)
+            splits[TRAIN] = training.split
+        names = images.check_class_names(self.class_names, num_classes) if self.class_names is not None else names
+        tuned = self.holdout or detector.needs_validation
+        self._check_enough(len(opened) - (len(opened) // 2 if tuned else 0))
+        options = ExtractionOptions(str(device), self.batch_size, self.workers, head_name, progress=self.progress)
+        benchmark = Benchmark.from_splits("service", num_classes, test=opened.split)
+        bank = extract(model, benchmark, {detector.fits_on} - {FitsOn.NOTHING}, options, splits)
+        calibrating = bank.splits[VALIDATION]
+        fitting = None
+        if tuned:
+            fitting, calibrating = halves(bank.splits[VALIDATION], self.seed)
+        if self.bank_rows is not None and TRAIN in bank.splits:
+            bank.splits[TRAIN] = drawn(bank.splits[TRAIN], self.bank_rows, self.seed)
+        used = {TRAIN: bank.splits[TRAIN]} if TRAIN in bank.splits else {}
+        if fitting is not None and detector.needs_validation:
+            used[VALIDATION] = fitting
+        fit(detector, FeatureBank(bank.head, used, bank.statistics, unit_statistics=bank.unit_statistics))
+        self._fitted = self._calibrated(
+            detector,
+            calibrating,
+            model,
+            head_name,
+            first.shape[1:],
+            steps,
+            names,
+            {
+                "train": _training_rows(bank),
+                "validation_fit": len(bank.splits[VALIDATION]) - len(calibrating),
+                "calibration": len(calibrating),
+            },
+        )
+        self.model_ = model
+        return self
+
+    def _calibrated(
+        self,
+        detector: Detector,
+        calibrating: FeatureSplit,
+        model: nn.Module,
+        head_name: str,
+        shape: Sequence[int],
+        steps: Any,
+        names: tuple[str, ...],
+        rows: Mapping[str, int],
+    ) -> file.Fitted:
+        scores = score_split(detector, calibrating)
+        check_ranking({VALIDATION: scores}, detector.name, detector.get_hyperparameters(), detector.magnitude)
+        forget_scored(detector)
+        probe = Probe.of(model, head_name, shape)
+        probe_scores = detector.score(probe.features, probe.logits)
+        forget_scored(detector)
+        return file.Fitted(
+            detector=detector,
+            network=Fingerprint.of(model, head_name),
+            head=inner_name(model, head_name),
+            probe=probe,
+            probe_scores=probe_scores.cpu(),
+            preprocessing=steps,
+            class_names=names,
+            calibration=Calibration.of(scores, calibrating.predictions.numpy(), self.by_class),
+            rows=rows,
+            settings={"tpr": float(self.tpr), "by_class": self.by_class, "seed": self.seed},
+            chosen_by=detector.explain_choice() or "fixed",
+        )
+
+    def _new_detector(self) -> Detector:
+        detector = self.detector
+        if isinstance(detector, DetectorSetup):
+            detector = detector.detector
+        if isinstance(detector, (str, Path)):
+            return load_detector(str(detector)).detector.clone()
+        if isinstance(detector, type) and issubclass(detector, Detector):
+            return detector()
+        if not isinstance(detector, Detector):
+            raise PluginError(f"detector: must be a name, a YAML file or a Detector, got {type(detector).__name__}")
+        return detector.clone()
+
+    def _check_settings(self) -> None:
+        level_of(self.tpr)
+        check_number("seed", self.seed, least=0, whole=True, most=2**63 - 1)
+        check_number("batch_size", self.batch_size, above=0, whole=True)
+        if self.bank_rows is not None:
+            check_number("bank_rows", self.bank_rows, above=0, whole=True)
+
+    def _check_enough(self, rows: int) -> None:
+        if rows < least_samples(self.tpr):
+            raise PluginError(
+                f"validation images: {rows} of them calibrate, and a TPR of {100 * self.tpr:g} % needs at least"
+                f" {least_samples(self.tpr)}; pass more, or a smaller tpr"
+            )
+
+    def preprocessing_for(self, model: nn.Module, *sources: Any) -> Preprocessing | None:
+        """How image files become the input of a network, as stated or found; raises PluginError where both differ."""
+        given, carried = preprocessing.stated(self.preprocessing), preprocessing.found_in(model, *sources)
+        transforms = [preprocessing.carried(source) for source in sources]
+        if given is not None and any(each not in (None, given) for each in transforms):
+            raise PluginError(
+                f"preprocessing: {given!r} was stated, and a data set's own transform is"
+                f" {next(each for each in transforms if each not in (None, given))!r}; pass the same"
+            )
+        stated_by_list = {source.preprocessing for source in sources if isinstance(source, ImageList)}
+        if given is None and len(stated_by_list) == 1:
+            return next(iter(stated_by_list))
+        if any(each != given for each in stated_by_list):
+            raise PluginError("preprocessing: the image lists have other ones than was stated; give all the same")
+        return given or carried
+
+    def with_detector(self, name: str) -> OODDetector:
+        """An unfitted one with the same settings and another detector, which validation images have chosen."""
+        settings = {key: getattr(self, key) for key in inspect.signature(type(self)).parameters if key != "detector"}
+        return type(self)(name, **{**settings, "holdout": True})
+
+    # ---------------------------------------------------------------- score
+
+    def score(self, source: Any) -> Tensor:
+        """Scores (n,) of images, larger = ID, on the CPU.
+
+        ``source``: preprocessed tensors (n, 3, H, W), a Dataset, a DataLoader (whose order is its data set's), a list,
+        a PIL image, an image's path, or a directory of images (by sorted path). Raises PluginError before `fit`, and
+        on images that cannot be read or give NaN.
+        """
+        return torch.cat([scores for scores, _ in self._answers(source)])
+
+    def predict(self, source: Any, tpr: float | None = None) -> Predictions:
+        """`Predictions` of images as in `score`; an image is called OOD where its p-value is at most 1 - ``tpr``.
+
+        Of ID images exchangeable with the calibration images at most a share of 1 - ``tpr`` is called OOD, in the
+        mean over calibrations. ``tpr`` is that of the constructor if not given.
+        """
+        parts = list(self._answers(source))
+        scores, labels = (torch.cat([part[index] for part in parts]) for index in (0, 1))
+        tpr = self.fitted.settings["tpr"] if tpr is None else tpr
+        rows, classes = scores.numpy(), labels.numpy()
+        return Predictions(
+            labels,
+            scores,
+            torch.from_numpy(self.fitted.calibration.p_values(rows, classes, tpr)),
+            torch.from_numpy(self.fitted.calibration.is_ood(rows, classes, tpr)),
+            self.fitted.class_names,
+        )
+
+    def _answers(self, source: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """Scores (n,) and predicted classes (n,) of batches of images, on the CPU."""
+        fitted, first = self.fitted, 0
+        device = device_of(self.model_)
+        cut = Cut(self.model_, layer_named(self.model_, fitted.head, "detector"))
+        for batch in images.batches(source, fitted.preprocessing, self.batch_size):
+            if batch.shape[1:] != fitted.probe.shape:
+                raise PluginError(
+                    f"images: must be {fitted.probe.shape} each, as in fit, got {tuple(batch.shape[1:])}; preprocess"
+                    " them as the network's test images, and pass one image as a batch of one"
+                )
+            with prepared(self.model_, device):
+                features, logits = (each.cpu() for each in cut(batch.to(device)))
+            check_finite("images: their features", features, first)
+            check_finite("images: their logits", logits, first)
+            scores = fitted.detector.score(features, logits)
+            forget_scored(fitted.detector)
+            yield scores, logits.argmax(dim=1)
+            first += len(batch)
+
+    # ---------------------------------------------------------------- decide
+
+    def threshold(self, tpr: float | None = None, confidence: float = CONFIDENCE) -> Threshold:
+        """The score below which an image is called OOD, with the interval of the TPR that it has on new ID images.
+
+        Raises PluginError on too few calibration samples for ``tpr``, and with ``by_class`` (see `thresholds`).
+        """
+        if self.fitted.calibration.by_class:
+            raise PluginError("threshold: there is one for each class; call thresholds()")
+        return self._thresholds(tpr, confidence)[POOLED]
+
+    def thresholds(self, tpr: float | None = None, confidence: float = CONFIDENCE) -> dict[str, Threshold]:
+        """The threshold of each predicted class by name; of those without one of their own under ``all others``."""
+        names = self.fitted.class_names
+        return {
+            "all others" if group == POOLED else names[group] if names else str(group): value
+            for group, value in self._thresholds(tpr, confidence).items()
+        }
+
+    def _thresholds(self, tpr: float | None, confidence: float) -> dict[int, Threshold]:
+        return self.fitted.calibration.thresholds(self.fitted.settings["tpr"] if tpr is None else tpr, confidence)
+
+    def drift(self, scores: Any, tpr: float | None = None, confidence: float = CONFIDENCE) -> Drift:
+        """How a window of scores (m,), of ID images as one hopes, differs from the calibration scores."""
+        from nci_plugin.deploy.drift import drift
+
+        return drift(self.fitted.calibration, scores, self.fitted.settings["tpr"] if tpr is None else tpr, confidence)
+
+    # ---------------------------------------------------------------- keep
+
+    def save(self, path: str | Path) -> Path:
+        """Write the detector to one safetensors file, whole or not at all; raises PluginError if it cannot be."""
+        file.write(self.fitted, Path(path))
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path, model: nn.Module) -> OODDetector:
+        """Read a detector and join it to the network that it was fitted on; nothing is unpickled.
+
+        The network may be wrapped, compiled, on another device or under another prefix; in another precision it loads
+        with a warning. Raises PluginError on another network, and on a damaged file.
+        """
+        where = f"detector file '{path}'"
+        fitted = file.read(Path(path))
+        check_weights(model)
+        line = fitted.network.check(model, layer_of(model, fitted, where), where)
+        if line:
+            warnings.warn(line, stacklevel=2)
+        head = layer_of(model, fitted, where)
+        fitted.probe.check(model, head, where, fitted.network.dtype)
+        scores, then = fitted.detector.score(fitted.probe.features, fitted.probe.logits), fitted.probe_scores
+        if not bool(((scores - then).abs() <= SAME_SCORE * then.abs().clamp(min=1)).all()):
+            raise PluginError(f"{where}: this version of '{fitted.detector.name}' scores otherwise; fit it again")
+        forget_scored(fitted.detector)
+        loaded = cls(
+            fitted.detector,
+            preprocessing=fitted.preprocessing,
+            class_names=fitted.class_names or None,
+            tpr=fitted.settings["tpr"],
+            by_class=fitted.settings["by_class"],
+            seed=fitted.settings["seed"],
+        )
+        loaded._fitted, loaded.model_ = fitted, model
+        return loaded
+
+    def module(self, model: nn.Module | None = None, tpr: float | None = None) -> ScoringModule:
+        """One nn.Module of network and detector: images -> logits, score, is_ood; see `ScoringModule`."""
+        from nci_plugin.deploy.module import scoring_module
+
+        tpr = self.fitted.settings["tpr"] if tpr is None else tpr
+        return scoring_module(self.fitted, self.model_ if model is None else model, tpr)
+
+    @property
+    def fitted(self) -> file.Fitted:
+        """What `fit` or `load` left; raises PluginError before either."""
+        if self._fitted is None:
+            raise PluginError("OODDetector: not fitted; call fit(model, train, validation), or OODDetector.load")
+        return self._fitted
+
+    def __repr__(self) -> str:
+        if self._fitted is None:
+            return f"OODDetector({self.detector!r}, not fitted)"
+        fitted = self._fitted
+        values = ", ".join(f"{name}={value}" for name, value in fitted.detector.get_hyperparameters().items())
+        rows = fitted.rows
+        cut = f", {rows['validation_fit']} more validation images tuned it" if rows["validation_fit"] else ""
+        return (
+            f"OODDetector({fitted.detector.name}({values}) on {fitted.network.name}, {rows['train']} training images,"
+            f" calibrated on {fitted.calibration.description}{cut}, TPR {100 * fitted.settings['tpr']:g} %)"
+        )
+
+
+def layer_of(model: nn.Module, fitted: file.Fitted, where: str) -> str:
+    """The head's name in this wrapping of the network; the first linear layer's where it has none of that name."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    named = [name for name in linear if inner_name(model, name) == fitted.head]
+    if not linear:
+        raise PluginError(f"{where}: {type(model).__name__} has no linear layer; pass the network of the fit")
+    return (named or linear)[0]
+
+
+def _training_rows(bank: FeatureBank) -> int:
+    if TRAIN in bank.splits:
+        return len(bank.splits[TRAIN])
+    statistics = bank.statistics or bank.unit_statistics
+    return statistics.num_samples if statistics else 0
+
+
+def halves(split: FeatureSplit, seed: int) -> tuple[FeatureSplit, FeatureSplit]:
+    """A split cut once into two, half of each class in either, to a row; of an odd number the second has one more."""
+    order = np.random.default_rng(seed).permutation(len(split))
+    by_class = order[np.argsort(split.labels.numpy()[order], kind="stable")]
+    return _rows(split, np.sort(by_class[1::2])), _rows(split, np.sort(by_class[::2]))
+
+
+def drawn(split: FeatureSplit, rows: int, seed: int) -> FeatureSplit:
+    """``rows`` of a split, or all if it has fewer, in their order: the same share of each class, to a row."""
+    if len(split) <= rows:
+        return split
+    labels, generator = split.labels.numpy(), np.random.default_rng(seed)
+    order = generator.permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    places = (np.arange(rows) * len(labels) // rows) + generator.integers(len(labels) // rows)
+    return _rows(split, np.sort(by_class[places]))
+
+
+def _rows(split: FeatureSplit, index: np.ndarray) -> FeatureSplit:
+    rows = torch.from_numpy(index)
+    return FeatureSplit.of(split.features[rows], split.logits[rows], split.labels[rows])
+
+
+def _agreed(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    if one and other and one != other:
+        name = next(iter({*one} ^ {*other}), "their order")
+        raise PluginError(
+            f"class names: those of the training and the validation images differ, {name!r} is in one alone; name the"
+            " classes of both alike"
+        )
+    return one or other
+
+
+__all__ = ["OODDetector", "Predictions", "Threshold"]

@@ -1,0 +1,163 @@
+"""A fitted detector as one safetensors file: tensors, and one text of JSON that says what they are.
+
+Nothing is unpickled and no code is named: a file that was changed is refused, or at worst scores wrongly.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor
+
+from nci_plugin.benchmarks.image_list import Preprocessing
+from nci_plugin.checks import PluginError
+from nci_plugin.deploy.calibration import Calibration
+from nci_plugin.deploy.network import Fingerprint, Probe
+from nci_plugin.deploy.state import detector_from, state_of
+from nci_plugin.detectors.base import Detector
+from nci_plugin.features.fingerprint import tensor_bytes
+from nci_plugin.files import digest, read_file, write_atomically
+
+FORMAT = 1
+KEY = "nci_plugin"
+"""The name of the text in the file's metadata."""
+
+FILE_BYTES = 2**36
+AGAIN = "save the detector again"
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A fitted detector, the network that it belongs to, how its images are preprocessed and what calibrates it.
+
+    ``head`` is the name of the network's last linear layer (see `inner_name`), ``rows`` say how many images fitted,
+    tuned (``validation_fit``) and calibrated it, and ``settings`` are those of OODDetector.
+    """
+
+    detector: Detector
+    network: Fingerprint
+    head: str
+    probe: Probe
+    probe_scores: Tensor
+    preprocessing: Preprocessing | None
+    class_names: tuple[str, ...]
+    calibration: Calibration
+    rows: Mapping[str, int]
+    settings: Mapping[str, Any]
+    chosen_by: str
+
+
+def write(fitted: Fitted, path: Path) -> None:
+    """Write the file whole or not at all; raises PluginError on a detector that cannot be stored."""
+    state = state_of(fitted.detector)
+    calibration = fitted.calibration
+    tensors = {
+        **{f"learned.{name}": tensor for name, tensor in state.tensors.items()},
+        "calibration.scores": torch.from_numpy(calibration.scores.copy()),
+        "calibration.classes": torch.from_numpy(calibration.classes.astype(np.int64)),
+        "probe.features": fitted.probe.features,
+        "probe.logits": fitted.probe.logits,
+        "probe.scores": fitted.probe_scores,
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    from nci_plugin import __version__
+
+    record = {
+        "format": FORMAT,
+        **state.values,
+        "chosen_by": fitted.chosen_by,
+        "network": {**asdict(fitted.network), "head": fitted.head, "image_shape": list(fitted.probe.shape)},
+        "preprocessing": fitted.preprocessing and asdict(fitted.preprocessing),
+        "class_names": list(fitted.class_names),
+        "rows": dict(fitted.rows),
+        "settings": dict(fitted.settings),
+        "versions": {
+            "nci_plugin": __version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    text = json.dumps({**record, "checksum": _checksum(record, tensors)}, allow_nan=False)
+    write_atomically(path, safetensors.torch.save(tensors, {KEY: text}))
+
+
+def read(path: Path) -> Fitted:
+    """Read what `write` wrote; raises PluginError on anything else, and where a byte of it was changed."""
+    where = f"detector file '{path}'"
+    try:
+        data = read_file(path, "detector file", FILE_BYTES, "pass a file that OODDetector.save wrote")
+    except OSError as error:
+        raise PluginError(f"{where}: {error.strerror}; pass a file that 'nci-ood fit' wrote") from None
+    record, tensors = _parsed(data, where)
+    if record.get("format") != FORMAT:
+        raise PluginError(f"{where}: is of format {record.get('format')!r}, this version reads {FORMAT}; {AGAIN}")
+    if record.pop("checksum", None) != _checksum(record, tensors):
+        raise PluginError(f"{where}: is damaged or was changed (its checksum differs); fetch it again, or {AGAIN}")
+    try:
+        return _fitted(record, tensors, where)
+    except PluginError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise PluginError(f"{where}: cannot be used ({type(error).__name__}: {error}); {AGAIN}") from None
+
+
+def _parsed(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        tensors = safetensors.torch.load(data)
+        length = int.from_bytes(data[:8], "little")
+        record = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][KEY])
+        if not isinstance(record, dict):
+            raise TypeError("no record")
+    except Exception as error:  # of safetensors, and of what stands in another file's place
+        reason = f"{type(error).__name__}: {str(error)[:80]}"
+        raise PluginError(f"{where}: is no detector file ({reason}); pass one that OODDetector.save wrote") from None
+    return record, tensors
+
+
+def _fitted(record: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Fitted:
+    names = ("detector", "formula", "hyperparameters", "learned")
+    learned = {name.removeprefix("learned."): each for name, each in tensors.items() if name.startswith("learned.")}
+    network = dict(record["network"])
+    head, shape = network.pop("head"), tuple(network.pop("image_shape"))
+    settings = record["settings"]
+    return Fitted(
+        detector=detector_from({name: record[name] for name in names}, learned, where),
+        network=Fingerprint(**network),
+        head=head,
+        probe=Probe(shape, tensors["probe.features"], tensors["probe.logits"]),
+        probe_scores=tensors["probe.scores"],
+        preprocessing=_preprocessing(record["preprocessing"], where),
+        class_names=tuple(record["class_names"]),
+        calibration=Calibration(
+            tensors["calibration.scores"].numpy(), tensors["calibration.classes"].numpy(), bool(settings["by_class"])
+        ),
+        rows=record["rows"],
+        settings=settings,
+        chosen_by=record["chosen_by"],
+    )
+
+
+def _preprocessing(raw: Mapping[str, Any] | None, where: str) -> Preprocessing | None:
+    if raw is None:
+        return None
+    made = Preprocessing(**{**raw, "normalization": tuple(tuple(row) for row in raw["normalization"])})
+    made.check(where)
+    return made
+
+
+def _checksum(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    parts: list[bytes | str] = [json.dumps(record, sort_keys=True)]
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), tensor_bytes(tensor)]
+    return digest(*parts)

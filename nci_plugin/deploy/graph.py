@@ -1,0 +1,225 @@
+"""Scores as a graph: each detector's equation without a branch on data, for one nn.Module that can be exported.
+
+Everything is computed in float64, so that no shorter form that could cancel is needed. A detector whose own ``_score``
+has no such branch is taken as it is; the others are written down here once more, as in their papers. The tests compare
+all with the detectors themselves.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import singledispatch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nci_plugin.checks import PluginError
+from nci_plugin.deploy.state import is_learned
+from nci_plugin.detectors.base import Detector
+from nci_plugin.detectors.knn import KNN, KNNL1
+from nci_plugin.detectors.mahalanobis import MDSPlusPlus, RMDSPlusPlus
+from nci_plugin.detectors.nci import NCI, NORMS, FeatureNorm, FeatureProximity
+from nci_plugin.detectors.nci_plus import NCIPlus
+from nci_plugin.detectors.neural_collapse import NC4
+from nci_plugin.detectors.ora import ORA
+from nci_plugin.features.statistics import unit_rows
+
+TINY = 1e-300
+"""Below any length: what is divided by it is zero too where the length is."""
+
+
+class Plain(nn.Module):
+    """A detector's own ``_score``, with what it learned as buffers."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self._detector = copy.copy(detector)
+        self._names = [name for name, value in vars(detector).items() if is_learned(name) and isinstance(value, Tensor)]
+        for name in self._names:
+            self.register_buffer(name, getattr(detector, name).clone())
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        for name in self._names:
+            setattr(self._detector, name, getattr(self, name))
+        return self._detector._score(features, logits)
+
+
+class Proximity(nn.Module):
+    """pScore = w_c . (h - mu_G) / ||h - mu_G||_2 (Liu & Qin 2025)."""
+
+    mean: Tensor
+    weight: Tensor
+
+    def __init__(self, detector: FeatureProximity) -> None:
+        super().__init__()
+        self.register_buffer("mean", detector.mean_.double().clone())
+        self.register_buffer("weight", detector.weight_.clone())
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        return self.p_score(features, logits.argmax(dim=1))
+
+    def p_score(self, features: Tensor, predicted: Tensor) -> Tensor:
+        centred = features - self.mean
+        return (self.weight[predicted] * centred).sum(dim=1) / centred.norm(dim=1).clamp(min=TINY)
+
+
+class Filtered(Proximity):
+    """NCI = pScore + alpha ||h|| (Liu & Qin 2025)."""
+
+    def __init__(self, detector: NCI) -> None:
+        super().__init__(detector)
+        self.alpha, self.norm = float(detector.alpha_), NORMS[detector.norm]
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        return super().forward(features, logits) + self.alpha * self.norm(features)
+
+
+class Plus(Proximity):
+    """NCI+ = u - log(1 + exp(-v - 1/2)), see `NCIPlus`."""
+
+    centres: Tensor
+    deviations: Tensor
+
+    def __init__(self, detector: NCIPlus) -> None:
+        super().__init__(detector)
+        self.register_buffer("centres", detector.centres_.double().clone())
+        self.register_buffer("deviations", detector.deviations_.double().clone())
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        predicted = logits.argmax(dim=1)
+        terms = torch.stack([self.p_score(features, predicted), NORMS["l1"](features)], dim=1)
+        standard = (terms - self.centres[predicted]) / self.deviations
+        # The last term in float32, as onnxruntime has no other.
+        return standard[:, 0] - F.softplus((-standard[:, 1] - 0.5).float())
+
+
+class Norm(nn.Module):
+    """||h|| (Liu & Qin 2025)."""
+
+    def __init__(self, detector: FeatureNorm) -> None:
+        super().__init__()
+        self.norm = NORMS[detector.norm]
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        return self.norm(features)
+
+
+class Neighbour(nn.Module):
+    """-||f - f_(K)||_2, f = h / ||h||_2 (Sun et al. 2022), and alpha ||h||_1 of its ablation (Liu & Qin 2025)."""
+
+    bank: Tensor
+
+    def __init__(self, detector: KNN) -> None:
+        super().__init__()
+        self.K, self.alpha = detector.K, float(detector.alpha) if isinstance(detector, KNNL1) else 0.0
+        if len(detector.training_) < self.K:
+            raise PluginError(f"detector '{detector.name}': K is {self.K}, it keeps {len(detector.training_)} features")
+        self.register_buffer("bank", unit_rows(detector.training_.features).float())
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        length = features.norm(dim=1, keepdim=True)
+        unit = torch.where(length > 0, features / length.clamp(min=TINY), features)
+        nearest = (unit.float() @ self.bank.T).topk(self.K, dim=1).indices[:, self.K - 1]
+        distance = (unit - self.bank[nearest].double()).norm(dim=1)
+        return self.alpha * features.abs().sum(dim=1) - distance if self.alpha else -distance
+
+
+class Angle(nn.Module):
+    """max_{k != c} angle(h - mu, h_k - mu) (Demirel et al. 2025), as in `ORA`, from logits made in float64."""
+
+    mean: Tensor
+    weight: Tensor
+    mean_logits: Tensor
+    gaps: Tensor
+
+    def __init__(self, detector: ORA) -> None:
+        super().__init__()
+        for name in ("mean", "weight", "mean_logits", "gaps"):
+            self.register_buffer(name, getattr(detector, f"{name}_").clone())
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        centred, own = features - self.mean, logits.argmax(dim=1)
+        exact, gaps = centred @ self.weight.T + self.mean_logits, self.gaps[own]
+        to_boundary = (exact.gather(1, own[:, None]) - exact) / gaps
+        boundary = (self.mean_logits - self.mean_logits[own][:, None]) / gaps
+        across = to_boundary + boundary
+        along = (centred.square().sum(dim=1)[:, None] - across.square()).clamp(min=0)
+        y, x = along.sqrt() * to_boundary.abs(), along + across * boundary
+        size = torch.maximum(y, x.abs()).clamp(min=TINY)
+        # In float32, as onnxruntime has no other: both are in -1..1 then.
+        angles = torch.atan2((y / size).float(), (x / size).float())
+        return torch.where(gaps > 0, angles, 0.0).amax(dim=1)
+
+
+class Nearest(nn.Module):
+    """-min_k d_k(f), f = h / ||h||_2, or relative to d_0(f), the distance to all samples (Mueller & Hein 2025)."""
+
+    whitening: Tensor
+    centres: Tensor
+    mean: Tensor
+    background: Tensor
+
+    def __init__(self, detector: MDSPlusPlus) -> None:
+        super().__init__()
+        self.register_buffer("whitening", detector.whitening_.clone())
+        self.register_buffer("centres", detector.centres_.clone())
+        self.is_relative = isinstance(detector, RMDSPlusPlus)
+        if isinstance(detector, RMDSPlusPlus):
+            self.factor = 0.0 if detector.is_zero_ else 1.0
+            self.register_buffer("mean", detector.mean_.clone())
+            self.register_buffer("background", detector.background_.clone())
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        unit = unit_rows(features)
+        whitened = unit @ self.whitening
+        nearest = _closeness(whitened, self.centres).argmax(dim=1)
+        distance = (whitened - self.centres[nearest]).square().sum(dim=1)
+        if not self.is_relative:
+            return -distance
+        return self.factor * (((unit - self.mean) @ self.background).square().sum(dim=1) - distance)
+
+
+class Margin(nn.Module):
+    """min_{k != c} ||h - mu_k||_2 - ||h - mu_c||_2 (Papyan et al. 2020)."""
+
+    classes: Tensor
+    means: Tensor
+
+    def __init__(self, detector: NC4) -> None:
+        super().__init__()
+        self.register_buffer("classes", detector.classes_.clone())
+        self.register_buffer("means", detector.means_.clone())
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        own = logits[:, self.classes].argmax(dim=1)
+        closeness = _closeness(features, self.means)
+        others = torch.arange(len(self.means), device=own.device) != own[:, None]
+        other = torch.where(others, closeness, -torch.inf).argmax(dim=1)
+        return (features - self.means[other]).norm(dim=1) - (features - self.means[own]).norm(dim=1)
+
+
+def _closeness(rows: Tensor, centres: Tensor) -> Tensor:
+    """What is largest for the nearest centre of each row, (n, K): half of ||r||^2 - ||r - c||^2, about their mean.
+
+    Only for the choice of the nearest: the distance itself, taken from squares, would cancel.
+    """
+    origin = centres.mean(dim=0)
+    centred = centres - origin
+    return (rows - origin) @ centred.T - centred.square().sum(dim=1) / 2
+
+
+@singledispatch
+def graph_of(detector: Detector) -> nn.Module:
+    """The module (features (n, P), logits (n, K), both float64) -> scores (n,) of a fitted detector."""
+    return Plain(detector)
+
+
+graph_of.register(FeatureProximity)(Proximity)
+graph_of.register(NCI)(Filtered)
+graph_of.register(NCIPlus)(Plus)
+graph_of.register(FeatureNorm)(Norm)
+graph_of.register(KNN)(Neighbour)
+graph_of.register(ORA)(Angle)
+graph_of.register(MDSPlusPlus)(Nearest)
+graph_of.register(NC4)(Margin)

@@ -1,0 +1,188 @@
+"""The gate of a service's images: loaders, Datasets, folders, lists and tensors, each read in order and unchanged.
+
+A training loader that augments, repeats or leaves out images would move the means that a detector is fitted on, and
+nothing would show it. So what comes is looked at before it is used, and refused in one line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+
+from nci_plugin.benchmarks.folder import ImageFolder
+from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing
+from nci_plugin.benchmarks.samples import open_samples
+from nci_plugin.checks import PluginError, one_line
+from nci_plugin.rows import id_labels
+
+REPEATED = 32
+"""Training samples that are fetched twice: a flip of half of the images goes unseen in one of four thousand million."""
+
+TEST_PREPROCESSING = "pass the data with the test preprocessing, as a Dataset or a loader of all its images"
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """A split, opened: item i of ``split`` is (image, label); ``class_names`` are empty where nobody says them."""
+
+    split: Dataset
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.split)  # type: ignore[arg-type]  # a map-style Dataset has a length
+
+
+def open_labelled(what: str, source: Any, num_classes: int, preprocessing: Preprocessing | None) -> LabelledImages:
+    """The ID images of a DataLoader, Dataset, list, ImageFolder directory or `ImageList`, with a label each.
+
+    Raises PluginError, which begins with ``what``, on data that augments or drops samples, that may never end, and as
+    `open_samples` does.
+    """
+    try:
+        if isinstance(source, (str, Path)):
+            folder = ImageFolder(directory(source), needed(preprocessing, f"the folder '{source}'"))
+            return LabelledImages(folder.read(num_classes), tuple(map(one_line, folder.classes())))
+        if isinstance(source, ImageList):
+            files = source.read()
+            id_labels(f"image list '{source.path}'", files.labels, len(files), num_classes, 1, "line")
+            return LabelledImages(files, ())
+        _check_complete(source)
+        samples = open_samples(source, num_classes, preprocessing)
+        _check_steady(samples)
+    except PluginError as error:
+        raise PluginError(f"{what}: {error}") from None
+    return LabelledImages(samples, _class_names(source, num_classes))
+
+
+def first_images(what: str, source: Any, preprocessing: Preprocessing | None, count: int) -> Tensor:
+    """The first images (n, ...) of a split, on which the network's head is found; raises as `open_labelled`."""
+    try:
+        if not isinstance(source, (str, Path, ImageList)):
+            _check_complete(source)
+        return next(batches(source, preprocessing, count))
+    except PluginError as error:
+        raise PluginError(f"{what}: {error}") from None
+
+
+def directory(path: str | Path) -> Path:
+    """A path that is a directory; raises PluginError if it is none."""
+    if not Path(path).is_dir():
+        raise PluginError(f"'{path}' {'is no folder' if Path(path).exists() else 'is not there'}; pass a folder")
+    return Path(path)
+
+
+def needed(preprocessing: Preprocessing | None, what: str) -> Preprocessing:
+    """The preprocessing; raises PluginError where there is none and ``what`` needs one."""
+    if preprocessing is None:
+        raise PluginError(
+            f"{what} needs a preprocessing, and none was stated or found; pass preprocessing=Preprocessing(pre_size,"
+            " img_size, normalization), the one of the network's test, or tensors"
+        )
+    return preprocessing
+
+
+def _check_complete(source: Any) -> None:
+    """Raise PluginError on what may not give each of its images once: streams, and loaders that leave some out."""
+    dataset = source.dataset if isinstance(source, DataLoader) else source
+    endless = isinstance(dataset, (IterableDataset, Iterator)) or not hasattr(dataset, "__getitem__")
+    if endless and not isinstance(dataset, (Tensor, np.ndarray)):
+        raise PluginError(
+            f"a {type(dataset).__name__} has no length and may never end; {TEST_PREPROCESSING}, with a length"
+        )
+    if isinstance(source, DataLoader):
+        if source.drop_last:
+            raise PluginError(f"the loader has drop_last=True and leaves images out; {TEST_PREPROCESSING}")
+        seen, there = len(source.sampler), len(dataset)  # type: ignore[arg-type]  # samplers have a length
+        if seen != there:
+            raise PluginError(
+                f"the loader's {type(source.sampler).__name__} gives {seen} of the {there} images of its data set;"
+                f" {TEST_PREPROCESSING}: a Subset, where only some are meant"
+            )
+
+
+def _check_steady(samples: Any) -> None:
+    """Raise PluginError where one of the first samples is another one when it is fetched again."""
+    for index in range(min(REPEATED, len(samples))):
+        before, after = samples[index], samples[index]
+        if isinstance(before, PluginError):
+            raise before
+        if isinstance(after, PluginError) or not (torch.equal(before[0], after[0]) and before[1] == after[1]):
+            raise PluginError(
+                f"image {index} is another one when it is fetched again: the data are augmented, or drawn at random;"
+                f" {TEST_PREPROCESSING}"
+            )
+
+
+def _class_names(source: Any, num_classes: int) -> tuple[str, ...]:
+    """The names of a torchvision data set's classes, by index."""
+    while isinstance(source, (DataLoader, Subset)):
+        source = source.dataset
+    indices = getattr(source, "class_to_idx", None)
+    if getattr(source, "target_transform", None) is not None or not isinstance(indices, Mapping):
+        return ()
+    names = {index: name for name, index in indices.items()}
+    if set(names) != {*range(num_classes)}:
+        return ()
+    return tuple(one_line(str(names[index])) for index in range(num_classes))
+
+
+def check_class_names(names: Any, num_classes: int) -> tuple[str, ...]:
+    """Names of the classes, one each; raises PluginError on another number of them."""
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise PluginError(f"class_names: must be a list of {num_classes} texts, got {type(names).__name__}")
+    if len(names) != num_classes or len(set(names)) != num_classes:
+        raise PluginError(
+            f"class_names: must be {num_classes} different names, one for each class of the network, got {len(names)}"
+            f" ({len(set(names))} different)"
+        )
+    return tuple(one_line(name) for name in names)
+
+
+# -------------------------------------------------------------------- images without labels
+
+
+def batches(source: Any, preprocessing: Preprocessing | None, batch_size: int) -> Iterator[Tensor]:
+    """Images to be scored, in order, as batches (n, ...): a tensor of them, or whatever `open_samples` reads.
+
+    A single path or PIL image is one image, a directory all images in it, by sorted path. Raises PluginError on what
+    cannot be read, naming its place.
+    """
+    if isinstance(source, Tensor):
+        yield from source.split(batch_size)
+        return
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        source = ImageFolder(Path(source), needed(preprocessing, f"the folder '{source}'")).read(None)
+    elif isinstance(source, (str, os.PathLike, Image.Image)):
+        source = [source]
+    elif isinstance(source, ImageList):
+        source = source.read()
+    samples: Any = source if isinstance(source, ImageFiles) else open_samples(source, None, preprocessing)
+    batch: list[Tensor] = []
+    for index in range(len(samples)):
+        item = samples[index]
+        if isinstance(item, PluginError):
+            raise item
+        batch.append(item[0])
+        if len(batch) == batch_size or index + 1 == len(samples):
+            yield stacked(batch)
+            batch = []
+
+
+def stacked(images: list[Tensor]) -> Tensor:
+    """Images of one shape as a batch; raises PluginError where shapes differ."""
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        raise PluginError(
+            f"images: must have one size after preprocessing, got {', '.join(map(str, sorted(shapes)))}; set pre_size"
+            " and img_size"
+        )
+    return torch.stack(images)

@@ -1,0 +1,176 @@
+"""Which network a detector belongs to: a fingerprint of its weights, and what it answers to images that stay."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nci_plugin.checks import PluginError
+from nci_plugin.features.fingerprint import tensor_bytes
+from nci_plugin.features.forward import prepared
+from nci_plugin.files import digest
+from nci_plugin.networks.architecture import architecture_of
+from nci_plugin.networks.cut import COARSE_STEPS, SAME_FEATURES, Cut
+
+WRAPPED = ("_orig_mod", "module")
+"""Parts of names that torch.compile and DataParallel put in, and AveragedModel."""
+
+BESIDE = ("num_batches_tracked", "n_averaged")
+"""Counts that no output depends on."""
+
+PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Of weights, from the finest; a network that was cast to a coarser one has the fingerprint of that precision."""
+
+PROBE_IMAGES = 4
+TF32_STEP = 2.0**-10
+"""Between the numbers that a GPU may round the factors of float32 products to."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """``digests`` hash the weights as they are in every precision; ``dtype`` is the coarsest that they came in."""
+
+    name: str
+    dtype: str
+    digests: Mapping[str, str]
+
+    @classmethod
+    def of(cls, network: nn.Module, head: str) -> Fingerprint:
+        """That of a network, however it is wrapped, prefixed or compiled and on whatever device."""
+        weights = _weights(network)
+        digests = {_text(dtype): _digest(weights, dtype) for dtype in PRECISIONS}
+        return cls(architecture_of(network, head)[0], _text(_coarsest(weights.values())), digests)
+
+    @property
+    def short(self) -> str:
+        return self.digests[self.dtype][:12]
+
+    def check(self, network: nn.Module, head: str, where: str) -> str:
+        """A line about the precision where that differs, else ""; raises PluginError if it is another network."""
+        weights = _weights(network)
+        theirs = _coarsest(weights.values())
+        dtype = max(theirs, _dtype(self.dtype), key=PRECISIONS.index)
+        found = _digest(weights, dtype)
+        if found != self.digests[_text(dtype)]:
+            raise PluginError(
+                f"{where}: was fitted on {self.name} (weights {self.short}), and this is"
+                f" {architecture_of(network, head)[0]} with other weights ({found[:12]}); pass the network that it was"
+                " fitted on, or fit a detector on this one"
+            )
+        if _text(theirs) == self.dtype:
+            return ""
+        return (
+            f"{where}: was fitted on a network in {self.dtype}, this one is in {_text(theirs)}: scores and the share of"
+            " ID samples below the threshold may move by rounding"
+        )
+
+
+def _weights(network: nn.Module) -> dict[str, Tensor]:
+    """Weights and buffers by name, without the parts of names that wrappers put in and without what all begin with."""
+    found = {tuple(name.split(".")): value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    tensors = {_inner(parts): value for parts, value in found.items() if parts[-1] not in BESIDE}
+    depth = len(_prefix(network))
+    return {
+        ".".join(parts[depth:]): value.dequantize() if value.is_quantized else value for parts, value in tensors.items()
+    }
+
+
+def _inner(parts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part for part in parts if part not in WRAPPED)
+
+
+def _prefix(network: nn.Module) -> list[str]:
+    """What the names of all weights begin with: the place of the network in what it is wrapped in."""
+    modules = [_inner(name.split("."))[:-1] for name in network.state_dict()]
+    return list(os.path.commonprefix(modules)) if modules else []
+
+
+def inner_name(network: nn.Module, layer: str) -> str:
+    """The name of a layer as every wrapping of the network has it."""
+    return ".".join(_inner(layer.split("."))[len(_prefix(network)) :])
+
+
+def layer_named(network: nn.Module, inner: str, where: str) -> str:
+    """The linear layer whose `inner_name` is ``inner``, under the name that it has here; raises PluginError if none."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear) and inner_name(network, name) == inner:
+            return name
+    raise PluginError(f"{where}: the network has no linear layer '{inner}', its head in fit; pass the same network")
+
+
+def _digest(weights: Mapping[str, Tensor], dtype: torch.dtype) -> str:
+    parts: list[bytes | str] = []
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu()
+        tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        parts += [name, str(tuple(tensor.shape)), tensor_bytes(tensor)]
+    return digest(*parts)
+
+
+def _coarsest(tensors: Iterable[Tensor]) -> torch.dtype:
+    floats = {tensor.dtype for tensor in tensors if tensor.dtype in PRECISIONS}
+    return max(floats, key=PRECISIONS.index, default=torch.float32)
+
+
+def _text(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _dtype(text: str) -> torch.dtype:
+    return next(dtype for dtype in PRECISIONS if _text(dtype) == text)
+
+
+# -------------------------------------------------------------------- the probe
+
+
+def probe_images(shape: Sequence[int]) -> Tensor:
+    """Images (4, *shape) that are the same wherever they are made: multiples of the golden ratio, in -2..2."""
+    numbers = torch.arange(PROBE_IMAGES * torch.Size(shape).numel(), dtype=torch.float64)
+    return ((numbers * 0.6180339887498949) % 1 * 4 - 2).float().reshape(PROBE_IMAGES, *shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """What a network gave for `probe_images`: features (n, P) and logits (n, K) in float32."""
+
+    shape: tuple[int, ...]
+    features: Tensor
+    logits: Tensor
+
+    @classmethod
+    def of(cls, network: nn.Module, head: str, shape: Sequence[int]) -> Probe:
+        device = device_of(network)
+        with prepared(network, device):
+            features, logits = Cut(network, head)(probe_images(shape).to(device))
+        return cls(tuple(shape), features.cpu(), logits.cpu())
+
+    def check(self, network: nn.Module, head: str, where: str, fitted_in: str) -> None:
+        """Raise PluginError unless a network of the same weights also computes the same with them.
+
+        ``fitted_in`` is the precision of the network then, as `Fingerprint.dtype`.
+
+        A normalisation in front of it, another activation or another head would not show in the weights.
+        """
+        now = Probe.of(network, head, self.shape)
+        coarse = max(_coarsest(_weights(network).values()), _dtype(fitted_in), key=PRECISIONS.index)
+        step = torch.finfo(coarse).eps
+        if device_of(network).type == "cuda":
+            step = max(step, TF32_STEP)
+        tolerance = max(SAME_FEATURES, COARSE_STEPS * step)
+        for name in ("features", "logits"):
+            then, this = getattr(self, name), getattr(now, name)
+            if then.shape != this.shape or not float((then - this).abs().max()) <= tolerance * float(then.abs().max()):
+                raise PluginError(
+                    f"{where}: this network has the weights that it was fitted on, but gives other {name} for the same"
+                    " images: it is wrapped in something that changes them, or its code was changed; pass it as it was"
+                    " in fit"
+                )
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """The device of a network's first weight."""
+    return next((tensor.device for tensor in [*network.parameters(), *network.buffers()]), torch.device("cpu"))

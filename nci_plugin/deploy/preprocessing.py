@@ -1,0 +1,115 @@
+"""The preprocessing that belongs to a network: stated, or found in its weights' entry, in timm's or in a transform."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+from torchvision import transforms
+from torchvision.models import WeightsEnum
+from torchvision.transforms._presets import ImageClassification
+
+from nci_plugin.benchmarks.image_list import Preprocessing
+from nci_plugin.checks import PluginError
+
+STATE = "pass preprocessing=Preprocessing(pre_size, img_size, normalization), the one of the network's test"
+
+
+def stated(given: Any) -> Preprocessing | None:
+    """What a user passes as preprocessing: one of ours, torchvision's weights or their transforms; None stays None.
+
+    Raises PluginError on anything else, and on transforms that are more than a resize, a crop and a normalisation.
+    """
+    if given is None or isinstance(given, Preprocessing):
+        if given is not None:
+            given.check("preprocessing")
+        return given
+    if isinstance(given, WeightsEnum):
+        given = given.transforms()
+    found = of_transform(given)
+    if found is None:
+        raise PluginError(
+            "preprocessing: must be Preprocessing(...), an entry of torchvision's weights, or transforms that resize,"
+            f" crop, scale to 0..1 and normalise, in this order, got {type(given).__name__}; {STATE}"
+        )
+    return found
+
+
+def found_in(network: nn.Module, *sources: Any) -> Preprocessing | None:
+    """The preprocessing that data sets already carry in their ``transform``, else that of a network of timm's.
+
+    None where neither says it. Raises PluginError where two data sets carry different ones.
+    """
+    carried = {each for source in sources if (each := of_transform(_transform(source))) is not None}
+    if len(carried) > 1:
+        raise PluginError(
+            f"preprocessing: the data sets' transforms differ ({', '.join(sorted(map(repr, carried)))}); give all of"
+            " them the network's test preprocessing"
+        )
+    return next(iter(carried), None) or of_timm(network)
+
+
+def of_transform(transform: Any) -> Preprocessing | None:
+    """torchvision's transforms as `Preprocessing`, None where they are anything else."""
+    if isinstance(transform, ImageClassification):
+        return _made(
+            transform.resize_size[0],
+            transform.crop_size[0],
+            transform.mean,
+            transform.std,
+            transform.interpolation.value,
+        )
+    if not isinstance(transform, transforms.Compose):
+        return None
+    steps = list(transform.transforms)
+    pre_size = img_size = None
+    interpolation = "bilinear"
+    if steps and type(steps[0]) is transforms.Resize and isinstance(steps[0].size, int):
+        if steps[0].max_size is not None:
+            return None
+        pre_size, interpolation = steps[0].size, steps[0].interpolation.value
+        steps.pop(0)
+    if steps and type(steps[0]) is transforms.CenterCrop and len({*steps[0].size}) == 1:
+        img_size = steps.pop(0).size[0]
+    if [type(step) for step in steps] != [transforms.ToTensor, transforms.Normalize]:
+        return None
+    return _made(pre_size, img_size, steps[1].mean, steps[1].std, interpolation)
+
+
+def of_timm(network: nn.Module) -> Preprocessing | None:
+    """The test preprocessing in the configuration that timm's networks carry; None where it has no known form."""
+    for module in network.modules():
+        configuration = getattr(module, "pretrained_cfg", None)
+        if not isinstance(configuration, Mapping) or not {"input_size", "mean", "std"} <= set(configuration):
+            continue
+        channels, height, width = configuration["input_size"]
+        if (channels, height) != (3, width) or configuration.get("crop_mode", "center") not in ("", "center"):
+            return None
+        pre_size = math.floor(height / configuration.get("crop_pct", 1.0))
+        mode = configuration.get("interpolation") or "bilinear"
+        return _made(pre_size, height, configuration["mean"], configuration["std"], mode)
+    return None
+
+
+def _made(pre_size: Any, img_size: Any, mean: Any, std: Any, interpolation: str) -> Preprocessing | None:
+    try:
+        normalization = tuple(map(float, mean)), tuple(map(float, std))
+        made = Preprocessing(pre_size, img_size, normalization, interpolation)
+        made.check("preprocessing")
+    except (PluginError, TypeError, ValueError):  # of one channel, say
+        return None
+    return made
+
+
+def _transform(source: Any) -> Any:
+    while isinstance(source, (DataLoader, Subset)):
+        source = source.dataset
+    return getattr(source, "transform", None)
+
+
+def carried(source: Any) -> Preprocessing | None:
+    """The preprocessing in a data set's own transform, None where it has none of a known form."""
+    return of_transform(_transform(source))

@@ -1,0 +1,326 @@
+"""What is kept of a split as it passes: features, outputs of stages, statistics of either; in memory or in shards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+from torch import Tensor
+
+from nci_plugin.checks import PluginError
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.forward import Forward, Passed
+from nci_plugin.features.split import Chunk, FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics, unit_rows
+from nci_plugin.features.store import SplitStore
+from nci_plugin.files import digest
+
+SHARD_BYTES = 64 * 2**20
+SHARDS = 32
+"""A shard holds at most so many bytes and a split has about so many shards, or more, so that processes can share it."""
+
+STATISTICS_SECONDS = 10.0
+"""How often statistics are stored on the way, where nothing else is: a file can be as large as a shard."""
+
+Of = Union[FitsOn, str]
+"""What statistics are of: STATISTICS, the features; UNIT_STATISTICS, their `unit_rows`; the outputs of a stage."""
+
+
+def training_statistics(
+    fits_on: Collection[FitsOn], num_features: int, stages: Mapping[str, int] | None = None
+) -> dict[Of, int]:
+    """What statistics of the training split detectors need that fit on these, with the width of their rows.
+
+    Those of the features always, unless nothing fits; ``stages`` are given with the width of their outputs.
+    """
+    found: dict[Of, int] = {FitsOn.STATISTICS: num_features} if fits_on else {}
+    if FitsOn.UNIT_STATISTICS in fits_on:
+        found[FitsOn.UNIT_STATISTICS] = num_features
+    found.update(stages or {})
+    return found
+
+
+@dataclass
+class _Sum:
+    """ClassStatistics of all rows (``is_whole``), or of those of the first ``done`` shards of a process's part."""
+
+    statistics: ClassStatistics
+    done: int = 0
+    is_whole: bool = False
+
+    def lacks(self, index: int) -> bool:
+        return not self.is_whole and index >= self.done
+
+
+class Collector:
+    """Keeps what is needed of the rows of one split, in memory, as they come with `add`.
+
+    ``statistics`` are those that are needed (see `training_statistics`), ``features`` says whether these are, and
+    ``stages`` are those whose outputs are; statistics and stages are given with the width of their rows.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        statistics: Mapping[Of, int],
+        features: bool = True,
+        stages: Mapping[str, int] | None = None,
+    ) -> None:
+        self.keeps_features, self.stages = features, stages or {}
+        self._sums = {of: _Sum(ClassStatistics(num_classes, width)) for of, width in statistics.items()}
+        self._shards: dict[int, Chunk] = {}
+        self._outputs: dict[int, Mapping[str, Tensor]] = {}
+        self._added = 0
+
+    def add(self, new: Passed) -> None:
+        """Take the next rows."""
+        self._keep(self._added, new)
+        self._update(new)
+
+    def forget_features(self) -> None:
+        """Keep no features, neither those that are there nor those that come."""
+        self.keeps_features = False
+        self._shards.clear()
+
+    @property
+    def statistics(self) -> dict[Of, ClassStatistics]:
+        return {of: each.statistics for of, each in self._sums.items()}
+
+    @property
+    def split(self) -> FeatureSplit | None:
+        """The rows, in order; None unless their features are kept."""
+        return FeatureSplit([self._shards[number] for number in sorted(self._shards)]) if self.keeps_features else None
+
+    @property
+    def outputs(self) -> list[Mapping[str, Tensor]]:
+        """The outputs of the stages, by shard."""
+        return [self._outputs[number] for number in sorted(self._outputs)]
+
+    def _keep(self, number: int, new: Passed) -> None:
+        if self.stages:
+            self._outputs[number] = {stage: new.stages[stage] for stage in self.stages}
+        if self.keeps_features:
+            self._shards[number] = new.chunk
+
+    def _update(self, rows: Passed | None) -> dict[Of, _Sum]:
+        """Add the next rows to the statistics that lack them, and say which these are; None are rows none lacks."""
+        index, self._added = self._added, self._added + 1
+        if rows is None:
+            return {}
+        lacking = {of: each for of, each in self._sums.items() if each.lacks(index)}
+        for of, each in lacking.items():
+            values = rows.stages[of] if isinstance(of, str) else rows.chunk.features
+            each.statistics.update(unit_rows(values) if of is FitsOn.UNIT_STATISTICS else values, rows.chunk.labels)
+            each.done += 1
+        return lacking
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A split of ``rows`` as shards of whole batches, the same whatever the number of processes.
+
+    ``row_bytes`` are those of the features and logits of a row.
+    """
+
+    rows: int
+    batch_size: int
+    row_bytes: int
+
+    @property
+    def rows_per_shard(self) -> int:
+        size = self.batch_size
+        return size * max(1, min(SHARD_BYTES // (self.row_bytes * size), -(-self.rows // (size * SHARDS))))
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.rows // self.rows_per_shard)
+
+    def rows_of(self, *numbers: int) -> int:
+        """Rows of these shards: the last one may have fewer."""
+        return sum(min(self.rows_per_shard, self.rows - number * self.rows_per_shard) for number in numbers)
+
+    def starts(self, number: int) -> range:
+        """The first rows of the batches of shard ``number``."""
+        first = number * self.rows_per_shard
+        return range(first, first + self.rows_of(number), self.batch_size)
+
+
+class ShardCollector(Collector):
+    """A Collector of a split that passes in shards, of which this process makes ``numbers``, every n-th.
+
+    What is in ``store`` is not made again, and what is made is stored there; statistics go on where they were left.
+    ``parts`` names the shares of all processes. The other arguments are a Collector's.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        numbers: range,
+        store: SplitStore | None,
+        num_classes: int,
+        statistics: Mapping[Of, int],
+        features: bool = True,
+        stages: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(num_classes, statistics, features, stages)
+        self.layout, self.numbers, self.store = layout, numbers, store
+        self.parts = [f"{first}of{numbers.step}" for first in range(numbers.step)]
+        self._part, self._saved = self.parts[numbers.start], 0.0
+        for of, each in self._sums.items():
+            if store is not None and (whole := store.load_statistics(_name(of))) is not None:
+                each.statistics, each.is_whole = whole, True
+            elif store is not None and (begun := store.load_part(self._part, _name(of))) is not None:
+                each.done, each.statistics = begun
+
+    @property
+    def lacking(self) -> dict[Of, _Sum]:
+        """The statistics that are not those of all shards yet."""
+        return {of: each for of, each in self._sums.items() if not each.is_whole}
+
+    @property
+    def passes_stages(self) -> bool:
+        """Whether the outputs of the network's stages are needed of the images that pass."""
+        return bool(self.stages) or any(isinstance(of, str) for of in self.lacking)
+
+    # ---------------------------------------------------------------- before the pass
+
+    def bytes_to_store(self) -> int:
+        """Bytes of features and outputs of stages that are not stored yet."""
+        if self.store is None or not self.keeps_features:
+            return 0
+        rows = self.layout.rows
+        missing = max(0, (self.layout.row_bytes + 8) * rows - sum(self.store.listed().values()))  # 8: an int64 label
+        if self.stages:
+            stored = self.store.listed(list(self.stages))
+            missing += max(0, 4 * sum(self.stages.values()) * rows - sum(stored.values()))
+        return missing
+
+    def rows_again(self) -> int:
+        """Images that must pass although their features, or statistics, are stored: without the stages' outputs."""
+        if self.store is None:
+            return 0
+        again = set(self.store.listed()) - set(self.store.listed(list(self.stages))) if self.stages else set()
+        lacking = self.lacking
+        if any(isinstance(of, str) for of in lacking) and (len(lacking) < len(self._sums) or self.store.is_finished):
+            again |= set(range(min(each.done for each in lacking.values()), self.layout.num_shards))
+        return self.layout.rows_of(*again)
+
+    # ---------------------------------------------------------------- the pass
+
+    def missing(self) -> list[int]:
+        """Those of this process's shards that must pass; of the others what is needed is read."""
+        lacking = self.lacking
+        if self.store is not None:
+            done = [each.done for of, each in lacking.items() if not isinstance(of, str)]
+            wanted = self.numbers if self.keeps_features else self.numbers[min(done, default=len(self.numbers)) :]
+            self._shards = self.store.shards(wanted) if wanted else {}
+            self._outputs = self.store.stages(list(self.stages), self.numbers) if self.stages else {}
+        self._saved = time.monotonic()
+        return [
+            number
+            for index, number in enumerate(self.numbers)
+            if (self.keeps_features and number not in self._shards)
+            or (self.stages and number not in self._outputs)
+            or any(
+                each.lacks(index) and (isinstance(of, str) or number not in self._shards)
+                for of, each in lacking.items()
+            )
+        ]
+
+    def check_stored(self, forward: Forward, name: str) -> None:
+        """Raise PluginError unless the network gives what `missing` found stored of the first images, its probe."""
+        if self.store is not None and 0 in self._shards and not forward.gives(forward.probe, self._shards[0].features):
+            raise PluginError(
+                f"stored features of split '{name}' in '{self.store.directory}' are not what the network"
+                " gives now; the network's code changed what it computes without changing its source: delete that"
+                " directory"
+            )
+
+    def add_shard(self, number: int, new: Passed | None) -> None:
+        """Take the next shard; ``new`` is None for one that need not pass."""
+        if new is not None:
+            self._keep(number, new)
+        if number in self._shards:
+            new = Passed(self._shards[number], {} if new is None else new.stages)
+        lacking = self._update(new)
+        for each in lacking.values():  # so that the bits are the same whether it is stored here or not
+            each.statistics.flush()
+        if lacking and time.monotonic() - self._saved > STATISTICS_SECONDS:
+            # Statistics of stored features can be made again without a pass.
+            self._save({of: lacking[of] for of in lacking if isinstance(of, str) or not self.keeps_features})
+            self._saved = time.monotonic()
+        if not self.keeps_features:
+            self._shards.pop(number, None)
+
+    def _keep(self, number: int, new: Passed) -> None:
+        # The features come last: where they are, the outputs of the stages that were asked for with them are too.
+        if self.store is None:
+            super()._keep(number, new)
+            return
+        if self.stages and number not in self._outputs:
+            outputs = {stage: new.stages[stage] for stage in self.stages}
+            self._outputs[number] = self.store.add_stages(number, outputs)
+        if self.keeps_features and number not in self._shards:
+            self._shards[number] = self.store.add_shard(number, new.chunk)
+
+    def end(self) -> None:
+        """Store the statistics of this process's part; if it is the only one they are those of the split."""
+        if len(self.parts) > 1:
+            self._save(self.lacking)
+        else:
+            self._finish()
+
+    def _save(self, sums: Mapping[Of, _Sum]) -> None:
+        for of, each in sums.items():
+            if self.store is not None:
+                self.store.save_part(self._part, each.done, each.statistics, _name(of))
+
+    def _finish(self) -> None:
+        for of, each in self.lacking.items():
+            each.is_whole = True
+            if self.store is not None:
+                self.store.save_statistics(each.statistics, _name(of))
+
+    # ---------------------------------------------------------------- after the pass
+
+    def gather(self, name: str, provenance: Mapping[str, Any]) -> None:
+        """Take what all processes stored of the split ``name``, and merge their statistics in the order of the parts.
+
+        Raises PluginError unless that is the whole split.
+        """
+        if self.store is None:
+            return
+        rows, numbers = self.layout.rows, set(range(self.layout.num_shards))
+        where, remedy = f"'{self.store.directory}'", "all processes must see that directory, and its disk must"
+        for of, each in self.lacking.items():
+            whole = each.statistics = ClassStatistics(each.statistics.num_classes, each.statistics.num_features)
+            for part in self.parts:
+                if (stored := self.store.load_part(part, _name(of))) is not None:
+                    whole.merge(stored[1])
+            if whole.num_samples != rows:
+                raise PluginError(
+                    f"stored statistics in {where}: of {whole.num_samples} of {rows} images; {remedy} keep what is"
+                    " written"
+                )
+        self._finish()
+        if not self.keeps_features:
+            return
+        self._shards.update(self.store.shards(numbers - set(self._shards)))
+        if self.stages:
+            self._outputs.update(self.store.stages(list(self.stages), numbers - set(self._outputs)))
+        found = sum(map(len, self._shards.values()))
+        if found != rows or (self.stages and len(self._outputs) != len(self._shards)):
+            raise PluginError(
+                f"stored features of split '{name}' in {where}: {found} of {rows} rows are there after the"
+                f" pass; {remedy} keep what is written"
+            )
+        self.store.finish(rows, {"split": name, **provenance})
+
+
+def _name(of: Of) -> str:
+    """The name of statistics in a SplitStore."""
+    if isinstance(of, str):
+        return f"stage-{digest(of)[:12]}"
+    return "unit" if of is FitsOn.UNIT_STATISTICS else ""

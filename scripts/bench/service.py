@@ -1,0 +1,102 @@
+"""What a detector adds to its classifier's own time: `OODDetector.module` beside the bare network.
+
+    python scripts/bench/service.py [--networks NAME ...] [--detectors NAME ...] [--batch-sizes N ...] [--device DEVICE]
+
+The sides run in turn, and medians are compared: the bare network, and the module of network and detector, which gives
+logits, score and verdict in one forward pass. Networks have random weights and detectors are fitted on made-up images:
+neither changes the time. ``*_over_bare`` is the ratio, ``*_added_ms`` the difference.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torchvision
+from measuring import in_turn, parser, publish
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from nci_plugin import OODDetector
+from nci_plugin.features.options import resolve_device
+
+CLASSES, TRAINING, CALIBRATION = 10, 100, 40
+DETECTORS = ("nci", "nci_plus", "neco", "mds_pp", "msp", "ebo")
+"""On statistics or logits; what KNN adds grows with its bank."""
+
+
+class ViTTiny(torchvision.models.VisionTransformer):
+    """The sizes of DeiT-tiny (Touvron et al. 2021): 12 layers of width 192 with 3 heads, patches of 16 pixels."""
+
+    def __init__(self, image_size: int) -> None:
+        super().__init__(image_size, 16, 12, 3, 192, 768, num_classes=CLASSES)
+
+
+def network(name: str, image_size: int) -> nn.Module:
+    if name == "vit_tiny":
+        made: nn.Module = ViTTiny(image_size)
+    else:
+        made = torchvision.models.get_model(name, num_classes=CLASSES)
+    head = next(each for each in reversed(list(made.modules())) if isinstance(each, nn.Linear))
+    nn.init.normal_(head.weight, std=0.1)  # a ViT's begins at zero
+    return made.eval()
+
+
+def images(count: int, image_size: int, generator: torch.Generator) -> TensorDataset:
+    return TensorDataset(
+        torch.randn(count, 3, image_size, image_size, generator=generator), torch.arange(count) % CLASSES
+    )
+
+
+def sides(model: nn.Module, modules: dict[str, nn.Module], batch: Tensor) -> dict[str, Callable[[], None]]:
+    def run(module: nn.Module) -> Callable[[], None]:
+        def once() -> None:
+            with torch.inference_mode():
+                module(batch)
+                if batch.device.type == "cuda":
+                    torch.cuda.synchronize(batch.device)
+
+        return once
+
+    return {"bare": run(model), **{name: run(module) for name, module in modules.items()}}
+
+
+def measure(options: Any) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(options.seed)
+    device = resolve_device(options.device)
+    report: dict[str, Any] = {"sizes": {"image_size": options.image_size, "rounds": options.rounds}}
+    torch.manual_seed(options.seed)
+    for name in options.networks:
+        model = network(name, options.image_size).to(device)
+        train, val = (images(count, options.image_size, generator) for count in (TRAINING, CALIBRATION))
+        modules: dict[str, nn.Module] = {}
+        for detector in options.detectors:
+            fitted = OODDetector(detector, batch_size=20, progress=False).fit(model, train, val)
+            modules[detector] = copy.copy(fitted).module()
+        for size in options.batch_sizes:
+            batch = images(size, options.image_size, generator).tensors[0].to(device)
+            rounds = options.rounds if size > 1 else 20 * options.rounds
+            seconds = in_turn(sides(model, modules, batch), rounds)
+            report[f"{name}_{size}_bare_ms"] = 1000 * seconds["bare"]
+            for detector in options.detectors:
+                report[f"{name}_{size}_{detector}_added_ms"] = 1000 * (seconds[detector] - seconds["bare"])
+                report[f"{name}_{size}_{detector}_over_bare"] = seconds[detector] / seconds["bare"]
+    return report
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    made = parser(__doc__)
+    made.add_argument("--networks", nargs="+", default=["resnet18", "vit_tiny"], metavar="NAME")
+    made.add_argument("--detectors", nargs="+", default=list(DETECTORS), metavar="NAME")
+    made.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 200], metavar="N", help="(1 200)")
+    made.add_argument("--image-size", type=int, default=64, metavar="N", help="pixels (64)")
+    made.add_argument("--rounds", type=int, default=9, metavar="N", help="timed; at batch 1 20 times as many (9)")
+    made.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (cpu)")
+    options = made.parse_args(arguments)
+    publish(measure(options), options.json)
+
+
+if __name__ == "__main__":
+    main()

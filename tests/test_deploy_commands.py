@@ -1,0 +1,370 @@
+"""``nci-ood fit``, ``score``, ``export`` and ``drift`` on images in folders, as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import served
+import torch
+from PIL import Image
+from served import NAMES, folders
+
+from nci_plugin import OODDetector, PluginError
+from nci_plugin.cli.main import main
+from nci_plugin.deploy.drift import drift, read_scores
+from nci_plugin.deploy.stream import COLUMNS, ScoreLog, image_names, score_files
+
+MIXED = 60
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images, a network's file and weights, and a detector that the command fitted."""
+    root = tmp_path_factory.mktemp("served")
+    folders(root, {"train": 120, "val": 60, "mixed": MIXED})
+    (root / "net.py").write_text(served.NETWORK, encoding="utf-8")
+    torch.save(served.network().state_dict(), root / "net.pt")
+    torch.save(served.network(1).state_dict(), root / "other.pt")
+    assert main(fit(root)) == 0
+    return root
+
+
+def network(root: Path, weights: str = "net.pt", factory: str = "make") -> list[str]:
+    return ["--net", f"{root / 'net.py'}:{factory}", "--ckpt-path", str(root / weights), "--device", "cpu"]
+
+
+STEPS = ["--pre-size", "8", "--img-size", "8", "--mean", "0.5", "0.5", "0.5", "--std", "0.25", "0.25", "0.25"]
+
+
+def fit(root: Path, *more: str, output: str = "d.safetensors") -> list[str]:
+    return ["fit", str(root), *network(root), *STEPS, "--output", str(root / output), *more]
+
+
+def score(root: Path, *more: str, images: str = "mixed") -> list[str]:
+    return ["score", str(root / images), "--detector", str(root / "d.safetensors"), *network(root), *more]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def error_of(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    capsys.readouterr()
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+# -------------------------------------------------------------------- fit
+
+
+def test_fit_says_what_it_fitted_and_its_threshold(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(fit(place, "--detectors", "nci", "msp", "--class-names", *"abcd", output="two.safetensors")) == 0
+    text = capsys.readouterr().out
+    assert "120 training images, calibrated on 60 ID validation samples" in text
+    assert "with 95 % confidence" in text
+    for name in ("nci", "msp"):
+        loaded = OODDetector.load(place / f"two_{name}.safetensors", served.network())
+        assert loaded.fitted.class_names == tuple("abcd")
+    assert not list(place.glob("two.safetensors"))
+
+
+def test_an_image_list_and_a_names_file_fit_as_the_folder_does(place: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        lines = [
+            f"{split}/{name}/{path.name} {label}\n"
+            for label, name in enumerate(NAMES)
+            for path in sorted((place / split / name).iterdir())
+        ]
+        (tmp_path / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
+    (tmp_path / "names.txt").write_text("\n".join(NAMES), encoding="utf-8")
+    arguments = ["--val", str(tmp_path / "val.txt"), "--data-root", str(place), *network(place), *STEPS]
+    names = ["--class-names", str(tmp_path / "names.txt"), "--output", str(tmp_path / "d.safetensors")]
+    assert main(["fit", str(tmp_path / "train.txt"), *arguments, *names]) == 0
+    by_list, by_folder = (
+        OODDetector.load(path / "d.safetensors", served.network()).fitted for path in (tmp_path, place)
+    )
+    assert np.array_equal(by_list.calibration.scores, by_folder.calibration.scores)
+    assert by_list.class_names == by_folder.class_names == NAMES
+    assert by_list.preprocessing == by_folder.preprocessing
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--tpr", "0.999"], "needs at least 999"),
+        (["--tpr", "95"], "tpr"),
+        (["--detectors", "nci_pluss"], "did you mean 'nci_plus'"),
+        (["--val", "no/such"], "--val 'no/such': is not there"),
+        (["--class-names", "a", "b"], "4 different names"),
+        (["--bank-rows", "0"], "bank_rows"),
+        (["--output", "d.pt"], "must be a file named .safetensors"),
+        (["--ckpt-path", "no.pt"], "no such file"),
+    ],
+)
+def test_bad_options_of_fit_are_one_line_and_write_nothing(
+    place: Path, change: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(place.rglob("*"))
+    assert message in error_of(capsys, [*fit(place, output="bad.safetensors"), *change])
+    assert [path for path in sorted(place.rglob("*")) if "__pycache__" not in str(path)] == [
+        path for path in before if "__pycache__" not in str(path)
+    ]
+
+
+def test_fit_needs_a_network_validation_images_and_a_preprocessing(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = str(place / "train")
+    assert "pass --val" in error_of(capsys, ["fit", train, *network(place), *STEPS])
+    assert "--net: is missing" in error_of(capsys, ["fit", str(place), *STEPS])
+    assert "--ckpt-path: is missing" in error_of(capsys, ["fit", str(place), "--net", "torchvision:resnet18", *STEPS])
+    assert "pass --mean and --std" in error_of(capsys, ["fit", str(place), *network(place)])
+    assert "no benchmark has this name" in error_of(capsys, ["fit", str(tmp_path / "none"), *network(place)])
+
+
+# -------------------------------------------------------------------- score
+
+
+def test_scores_are_the_detectors(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(score(place, "--csv", str(tmp_path / "s.csv"))) == 0
+    assert f"{MIXED} images scored" in capsys.readouterr().err
+    rows = table(tmp_path / "s.csv")
+    assert list(rows[0]) == list(COLUMNS)
+    found = {row["file"]: row for row in rows}
+    detector = OODDetector.load(place / "d.safetensors", served.network())
+    expected = detector.predict(place / "mixed")
+    for index, path in enumerate(sorted((place / "mixed").iterdir())):
+        row = found[path.name]
+        assert float(row["score"]) == pytest.approx(float(expected.scores[index]), rel=1e-4, abs=1e-4)
+        assert row["class"] == expected.classes[index]
+        assert row["verdict"] == ("OOD" if expected.is_ood[index] else "ID")
+        assert float(row["p_value"]) == pytest.approx(float(expected.p_values[index]), abs=0.02)
+    verdicts = [row["verdict"] for row in rows]
+    assert verdicts.count("OOD") > 0.4 * MIXED
+
+
+def test_lines_of_json_standard_output_a_list_and_one_image(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(score(place, "--jsonl", str(tmp_path / "s.jsonl"))) == 0
+    by_json = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert len(by_json) == MIXED
+    (tmp_path / "list.txt").write_text("mixed/id_000.png 3\nmixed/ood_001.png\n", encoding="utf-8")
+    capsys.readouterr()
+    assert (
+        main(
+            [
+                *score(place, "--data-root", str(place))[:1],
+                str(tmp_path / "list.txt"),
+                *score(place)[2:],
+                "--data-root",
+                str(place),
+            ]
+        )
+        == 0
+    )
+    lines = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [line["file"] for line in lines] == ["mixed/id_000.png", "mixed/ood_001.png"]
+    assert main(score(place, images="mixed/id_000.png")) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("id_000.png,")
+    found = {row["file"]: row["score"] for row in by_json}
+    assert float(lines[0]["score"]) == pytest.approx(found["id_000.png"], rel=1e-4, abs=1e-4)
+
+
+def test_images_that_cannot_be_scored_get_a_row_and_exit_code_1(place: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    (images / "deep" / "er").mkdir(parents=True)
+    for index in range(5):
+        (images / f"{index}.png").write_bytes((place / "mixed" / "id_000.png").read_bytes())
+    (images / "2.png").write_bytes(b"no image")
+    (images / "deep" / "er" / 'a,"b\n.png').write_bytes((place / "mixed" / "id_000.png").read_bytes())
+    (images / "notes.txt").write_text("no image either")
+    output = tmp_path / "s.csv"
+    arguments = [*score(place)[:1], str(images), *score(place)[2:], "--csv", str(output), "--batch-size", "3"]
+    assert main(arguments) == 1
+    rows = {row["file"]: row for row in table(output)}
+    assert len(rows) == 6
+    assert "cannot be decoded" in rows["2.png"]["error"]
+    assert rows["2.png"]["score"] == rows["2.png"]["verdict"] == ""
+    assert rows['deep/er/a,"b\\n.png']["error"] == ""  # no line of the file is broken in two
+    assert main(arguments) == 0
+    assert len(table(output)) == 6
+
+
+def test_a_killed_run_goes_on_without_loss_or_repetition(place: Path, tmp_path: Path) -> None:
+    """Killed in the middle, whatever it was writing; then once more with half a row at the end."""
+    output = tmp_path / "s.csv"
+    arguments = [sys.executable, "-m", "nci_plugin", *score(place, "--csv", str(output), "--batch-size", "2")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if output.exists() and output.read_bytes().count(b"\n") > 3:
+            break
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with output.open("ab") as file:
+        file.write(b"id_0")
+    assert main(score(place, "--csv", str(output), "--batch-size", "2")) == 0
+    names = [row["file"] for row in table(output)]
+    assert sorted(names) == sorted(path.name for path in (place / "mixed").iterdir())
+    assert all(row["verdict"] in ("ID", "OOD") for row in table(output))
+
+
+def test_a_file_cut_at_every_byte_is_completed(place: Path, tmp_path: Path) -> None:
+    detector = OODDetector.load(place / "d.safetensors", served.network())
+    names = ["id_000.png", "ood_001.png", "id_002.png"]
+    for format in ("csv", "jsonl"):
+        whole = tmp_path / f"whole.{format}"
+        with ScoreLog(whole, format, {"run": 1}) as log:
+            score_files(detector, place / "mixed", names, log, progress=False)
+        data = whole.read_bytes()
+        for cut in range(1, len(data), 7):
+            path = tmp_path / f"{cut}.{format}"
+            path.write_bytes(data[:cut])
+            (tmp_path / f"{cut}.{format}.run.json").write_text('{"run": 1}')
+            with ScoreLog(path, format, {"run": 1}) as log:
+                score_files(detector, place / "mixed", names, log, progress=False)
+            rows = table(path) if format == "csv" else list(map(json.loads, path.read_text().splitlines()))
+            assert [row["file"] for row in rows] == names, cut
+
+
+def test_rows_of_another_run_are_refused_and_left_alone(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "s.csv"
+    assert main(score(place, "--csv", str(output))) == 0
+    before = output.read_bytes()
+    assert "another run (tpr differs)" in error_of(capsys, score(place, "--csv", str(output), "--tpr", "0.9"))
+    assert "another run (images differs)" in error_of(capsys, score(place, "--csv", str(output), images="val"))
+    (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
+    assert "choose another file" in error_of(capsys, score(place, "--csv", str(tmp_path / "mine.csv")))
+    assert not (tmp_path / "mine.csv.run.json").exists()
+    assert (tmp_path / "mine.csv").read_text() == "a,b\n1,2\n"
+    assert output.read_bytes() == before
+
+
+def test_two_commands_on_one_file(place: Path, tmp_path: Path) -> None:
+    with ScoreLog(tmp_path / "s.csv", "csv", {}), pytest.raises(PluginError, match="another command writes there"):
+        ScoreLog(tmp_path / "s.csv", "csv", {}).__enter__()
+
+
+def test_another_network_is_refused_by_name(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = score(place)
+    arguments[arguments.index(str(place / "net.pt"))] = str(place / "other.pt")
+    assert "was fitted on Sequential" in error_of(capsys, arguments)
+    (place / "none").mkdir()
+    assert "holds no image" in error_of(capsys, score(place, images="none"))
+    assert "is not there" in error_of(capsys, score(place, images="no/such"))
+
+
+def test_names_stream_and_so_does_memory(tmp_path: Path) -> None:
+    """The names of a directory are not held: what is known of rows that are there is eight bytes each."""
+    for index in range(300):
+        (tmp_path / f"{index}.png").touch()
+    names = image_names(tmp_path)
+    assert next(names).endswith(".png")
+    assert sum(1 for _ in names) == 299
+    link = tmp_path / "loop"
+    link.symlink_to(tmp_path)
+    with pytest.raises(PluginError, match="does a link lead back"):
+        list(image_names(tmp_path))
+
+
+def test_a_hundred_thousand_rows_resume_in_flat_memory(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    count = 100_000
+    with path.open("w") as file:
+        file.write(",".join(COLUMNS) + "\n")
+        file.writelines(f"{index}.png,a,0.5,0.5,ID,\n" for index in range(count))
+    (tmp_path / "s.csv.run.json").write_text("{}")
+    with ScoreLog(path, "csv", {}) as log:
+        assert log.rows == count
+        assert log._done.nbytes == 8 * count
+        assert all(f"{index}.png" in log for index in range(0, count, 97))
+        assert f"{count}.png" not in log
+
+
+# -------------------------------------------------------------------- export and drift
+
+
+@pytest.mark.skipif(not hasattr(torch, "export"), reason="this torch has no torch.export")
+def test_export_writes_beside_the_detector(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["export", str(place / "d.safetensors"), *network(place), "--images", str(place / "mixed")]
+    assert main([*arguments, "--to", "export"]) == 0
+    assert "differ from the detector's" in capsys.readouterr().out
+    assert (place / "d.pt2").is_file()
+    assert "needs at least two images" in error_of(
+        capsys, [*arguments[:-1], str(place / "mixed" / "id_000.png"), "--to", "export", "--output", "x.pt2"]
+    )
+
+
+def test_drift_is_seen_where_it_is_and_not_where_it_is_not(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("mixed", "val"):
+        assert main(score(place, "--csv", str(tmp_path / f"{split}.csv"), images=split)) == 0
+    capsys.readouterr()
+    base = ["--detector", str(place / "d.safetensors")]
+    assert main(["drift", str(tmp_path / "mixed.csv"), *base, "--figure", str(tmp_path / "d.png")]) == 1
+    assert capsys.readouterr().out.splitlines()[0].endswith(": drift")
+    assert Image.open(tmp_path / "d.png").size[0] > 100
+    assert main(["drift", str(tmp_path / "val.csv"), *base, "--last", "50"]) == 0
+    assert "50 scores against 60 calibration scores" in capsys.readouterr().out
+    assert "cannot be read" in error_of(capsys, ["drift", str(place / "net.py"), *base])
+
+
+def test_drift_alarms_at_its_level_without_drift() -> None:
+    """Over calibrations and windows together: no more than 5 %, and the counts are in their interval 95 %."""
+    from nci_plugin.deploy.calibration import Calibration
+
+    generator = np.random.default_rng(0)
+    alarms, inside = 0, 0
+    draws = 1000
+    for _ in range(draws):
+        calibration = Calibration.of(generator.normal(size=150), np.zeros(150, dtype=int))
+        found = drift(calibration, generator.normal(size=100), 0.9)
+        alarms += found.drifted
+        inside += found.expected[0] <= found.rejected <= found.expected[1]
+    assert alarms / draws < 0.05 + 3 * np.sqrt(0.05 * 0.95 / draws)
+    assert inside / draws > 0.935
+    shifted = drift(calibration, generator.normal(size=100) - 1, 0.9)
+    assert shifted.drifted
+    assert shifted.low <= shifted.share <= shifted.high
+
+
+def test_scores_are_read_back_as_they_were(place: Path, tmp_path: Path) -> None:
+    detector = OODDetector.load(place / "d.safetensors", served.network())
+    for format in ("csv", "jsonl"):
+        path = tmp_path / f"s.{format}"
+        with ScoreLog(path, format, {}) as log:
+            score_files(detector, place / "mixed", ["id_000.png", "id_002.png"], log, progress=False)
+        read = read_scores(path).astype(np.float32)
+        pair = [place / "mixed" / "id_000.png", place / "mixed" / "id_002.png"]
+        assert np.array_equal(read, detector.score(pair).numpy())
+        assert np.array_equal(read_scores(path, last=1).astype(np.float32), read[1:])
+    with pytest.raises(PluginError, match="finite scores"):
+        detector.drift([])
+    with pytest.raises(PluginError, match="finite scores"):
+        detector.drift([1.0, float("nan")])
+
+
+def test_no_image_file_without_a_preprocessing(tmp_path: Path, capsys: pytest.CaptureFixture[str], place: Path) -> None:
+    detector: Any = OODDetector(progress=False).fit(served.network(), served.rows(120, 1), served.rows(60, 2))
+    detector.save(tmp_path / "d.safetensors")
+    arguments = ["score", str(place / "mixed"), "--detector", str(tmp_path / "d.safetensors"), *network(place)]
+    assert "was fitted on tensors" in error_of(capsys, arguments)

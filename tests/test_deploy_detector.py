@@ -1,0 +1,536 @@
+"""`OODDetector`: what it fits on, what it refuses, and what comes back from its file."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import served
+import torch
+from PIL import Image
+from served import CLASSES, NAMES, STEPS, fitted, folders, network, rows
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+from torchvision.models import ResNet18_Weights
+
+from nci_plugin import Benchmark, OODDetector, PluginError, Preprocessing, evaluate
+from nci_plugin.deploy import file
+from nci_plugin.deploy.detector import drawn, halves
+from nci_plugin.deploy.preprocessing import of_timm, of_transform, stated
+from nci_plugin.detectors import registry
+from nci_plugin.features.split import FeatureSplit
+
+TRAIN, VAL, TEST, OOD = rows(120, 1), rows(60, 2), rows(40, 3), rows(30, 4, ood=True)
+
+
+def new(detector: Any = "nci_plus", **settings: Any) -> OODDetector:
+    return OODDetector(detector, progress=False, **settings)
+
+
+def scores_of_evaluate(name: str, model: nn.Module) -> dict[str, np.ndarray]:
+    benchmark = Benchmark.from_splits("served", CLASSES, train=TRAIN, test=TEST, val=VAL, near={"ood": OOD})
+    return evaluate(model, benchmark, [name], progress=False).scores[name]
+
+
+# -------------------------------------------------------------------- fit and score
+
+
+@pytest.mark.parametrize("name", ["nci_plus", "nci", "msp", "mds_pp", "neco"])
+def test_scores_are_those_of_evaluate_to_the_last_digit(name: str) -> None:
+    model = network()
+    detector = new(name).fit(model, TRAIN, VAL)
+    expected = scores_of_evaluate(name, model)
+    assert np.array_equal(detector.score(TEST).numpy(), expected["id/test"])
+    assert np.array_equal(detector.score(OOD).numpy(), expected["near/ood"])
+
+
+def test_predictions_hold_together() -> None:
+    detector, model = fitted()
+    found = detector.predict(TEST)
+    assert len(found) == 40
+    with torch.no_grad():
+        assert torch.equal(found.labels, model.eval()(TEST.tensors[0]).argmax(1))
+    assert torch.equal(found.is_ood, found.scores < float(detector.threshold()))
+    assert torch.equal(found.is_ood, found.p_values <= 0.05)
+    assert found.classes[0] == str(int(found.labels[0]))
+    assert "40 images" in repr(found)
+    assert detector.threshold(0.9).n == 60
+    assert detector.predict(TEST, tpr=0.5).is_ood.sum() > found.is_ood.sum()
+
+
+def test_the_same_images_in_every_form(tmp_path: Path) -> None:
+    """Folder, paths, PIL images, data sets, loaders in any order, dicts and tensors: one score an image."""
+    folders(tmp_path, {"train": 60, "val": 40, "mixed": 12})
+    model = network()
+    detector = new(preprocessing=STEPS).fit(model, tmp_path / "train", str(tmp_path / "val"))
+    assert detector.predict(tmp_path / "mixed").class_names == NAMES
+    paths = sorted((tmp_path / "mixed").iterdir())
+    pictures = [Image.open(path) for path in paths]
+    tensors = torch.stack([STEPS(picture) for picture in pictures])
+    expected = detector.score(tensors)
+    for source in (
+        tmp_path / "mixed",
+        paths,
+        pictures,
+        TensorDataset(tensors),
+        DataLoader(TensorDataset(tensors), 5, shuffle=True),
+        [{"pixel_values": each} for each in tensors],
+    ):
+        assert torch.equal(detector.score(source), expected), type(source)
+    assert torch.allclose(detector.score(paths[3]), expected[3:4], atol=1e-5)  # another batch, other rounding
+    steps = transforms.Compose(
+        [
+            transforms.Resize(8),
+            transforms.CenterCrop(8),
+            transforms.ToTensor(),
+            transforms.Normalize([0.5] * 3, [0.25] * 3),
+        ]
+    )
+    by_loader = new().fit(
+        model,
+        DataLoader(ImageFolder(str(tmp_path / "train"), steps), 7, shuffle=True),
+        ImageFolder(str(tmp_path / "val"), steps),
+    )
+    assert by_loader.fitted.preprocessing == STEPS
+    assert by_loader.fitted.class_names == NAMES
+    assert torch.equal(by_loader.score(paths), expected)
+
+
+@pytest.mark.parametrize("wrap", ["train mode", "half train", "data parallel", "sequential", "compiled"])
+def test_a_model_in_any_state_is_fitted_alike_and_left_as_it_was(wrap: str, compiler: None) -> None:
+    plain = new().fit(network(), TRAIN, VAL)
+    model: Any = network()
+    if wrap == "train mode":
+        model.train()
+    elif wrap == "half train":
+        model[1].train()
+    elif wrap == "data parallel":
+        model = nn.DataParallel(model)
+    elif wrap == "sequential":
+        model = nn.Sequential(model)
+    else:
+        model = torch.compile(model, backend="eager")
+    modes = [module.training for module in model.modules()]
+    detector = new().fit(model, TRAIN, VAL)
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(detector.score(TEST), plain.score(TEST))
+    assert detector.fitted.network.digests == plain.fitted.network.digests
+    assert detector.fitted.head == plain.fitted.head
+
+
+def test_only_what_looks_at_validation_images_cuts_them() -> None:
+    for detector, cut in (("nci_plus", 0), ("nci_auto", 29), (registry.create("nci_auto", alpha=0.1), 0)):
+        found = new(detector).fit(network(), TRAIN, rows(58, 2)).fitted
+        assert found.rows == {"train": 120, "validation_fit": cut, "calibration": 58 - cut}
+    held = new("nci_plus", holdout=True).fit(network(), TRAIN, VAL).fitted
+    assert held.rows["calibration"] == len(held.calibration) == 30
+
+
+def test_the_tuning_half_tunes_and_the_other_calibrates() -> None:
+    """Of 60 images that calibrate nothing, none may change the calibration; of those that do, none may tune."""
+    model = network()
+    first = new("nci_auto", seed=3).fit(model, TRAIN, VAL)
+    split = FeatureSplit.of(VAL.tensors[0].flatten(1), VAL.tensors[0].flatten(1)[:, :4], VAL.tensors[1])
+    fitting, calibrating = halves(split, 3)
+    used = {tuple(row.tolist()) for row in fitting.features}
+    images = VAL.tensors[0].clone()
+    in_fit = torch.tensor([tuple(image.flatten().tolist()) in used for image in images])
+    assert in_fit.sum() == len(fitting) == 30
+    assert len(used & {tuple(row.tolist()) for row in calibrating.features}) == 0
+    images[~in_fit] = images[~in_fit].flip(-1) * 0.9
+    other = new("nci_auto", seed=3).fit(model, TRAIN, TensorDataset(images, VAL.tensors[1]))
+    assert other.fitted.detector.alpha_ == first.fitted.detector.alpha_  # type: ignore[attr-defined]
+    assert not np.array_equal(other.fitted.calibration.scores, first.fitted.calibration.scores)
+    assert set(np.bincount(fitting.labels.numpy()).tolist()) == {7, 8}  # fifteen of each class
+    one_each = FeatureSplit.of(torch.zeros(101, 2), torch.zeros(101, 101), torch.arange(101))
+    assert [len(half) for half in halves(one_each, 0)] == [50, 51]
+
+
+def test_bank_rows_keep_the_shares_of_the_classes() -> None:
+    labels = torch.cat([torch.zeros(900), torch.ones(90), torch.full((10,), 2)]).long()
+    split = FeatureSplit.of(torch.arange(1000.0)[:, None], torch.zeros(1000, 3), labels)
+    kept = drawn(split, 100, seed=0)
+    assert torch.bincount(kept.labels).tolist() == [90, 9, 1]
+    assert torch.equal(drawn(split, 100, seed=0).features, kept.features)
+    assert not torch.equal(drawn(split, 100, seed=1).features, kept.features)
+    assert len(drawn(split, 333, seed=0)) == 333
+    assert drawn(split, 1000, 0) is split
+    detector, _ = fitted(registry.create("knn", K=3), bank_rows=20)
+    assert detector.fitted.rows["train"] == 20
+
+
+def test_class_thresholds_are_named() -> None:
+    detector, _ = fitted(by_class=True, tpr=0.9, class_names=NAMES)
+    assert set(detector.thresholds()) <= {*NAMES, "all others"}
+    with pytest.raises(PluginError, match="thresholds\\(\\)"):
+        detector.threshold()
+    assert detector.predict(TEST).classes[0] in NAMES
+
+
+# -------------------------------------------------------------------- what is refused
+
+
+class Augmented(Dataset):
+    """Flips half of the images, as a training set does."""
+
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng(0)
+
+    def __len__(self) -> int:
+        return 120
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image, label = TRAIN[index]
+        return (image.flip(-1) if self.generator.random() < 0.5 else image), int(label)
+
+
+class Endless(IterableDataset):
+    def __iter__(self) -> Any:
+        while True:
+            yield TRAIN[0]
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (Augmented(), "fetched again"),
+        (DataLoader(Augmented(), 8), "test preprocessing"),
+        (DataLoader(TRAIN, 50, drop_last=True), "drop_last"),
+        (DataLoader(TRAIN, 8, sampler=SubsetRandomSampler(range(100))), "gives 100 of the 120 images"),
+        (DataLoader(TRAIN, 8, sampler=torch.utils.data.RandomSampler(TRAIN, True, 500)), "gives 500 of the 120"),
+        (Endless(), "may never end"),
+        (DataLoader(Endless(), 8), "may never end"),
+        ((pair for pair in TRAIN), "may never end"),
+        (Subset(TRAIN, []), "empty"),
+        (TensorDataset(TRAIN.tensors[0], TRAIN.tensors[1] + 1), "outside 0..3"),
+        ("no/such/folder", "is not there"),
+    ],
+)
+def test_training_data_that_would_move_the_means_are_refused(train: Any, message: str) -> None:
+    with pytest.raises(PluginError, match=message) as error:
+        new(preprocessing=STEPS).fit(network(), train, VAL)
+    assert "training images" in str(error.value)
+
+
+def test_validation_data_pass_the_same_gate_before_anything_is_held() -> None:
+    for source, message in ((Endless(), "may never end"), (Augmented(), "fetched again")):
+        with pytest.raises(PluginError, match=f"validation images: .*{message}"):
+            new().fit(network(), TRAIN, source)
+    with pytest.raises(PluginError, match="same images"):
+        new().fit(network(), TRAIN, TRAIN)
+
+
+def test_too_few_validation_images_are_refused_before_the_pass() -> None:
+    model = network()
+    with pytest.raises(PluginError, match="15 of them calibrate, .*needs at least 19"):
+        new().fit(model, TRAIN, rows(15, 2))
+    with pytest.raises(PluginError, match="15 of them calibrate"):
+        new("nci_auto").fit(model, TRAIN, rows(30, 2))
+
+
+def test_a_class_without_images(tmp_path: Path) -> None:
+    folders(tmp_path, {"train": 60, "val": 40})
+    for path in (tmp_path / "train" / "red").iterdir():
+        path.unlink()
+    with pytest.raises(PluginError, match="red.*holds no image"):
+        new(preprocessing=STEPS).fit(network(), tmp_path / "train", tmp_path / "val")
+    there = TRAIN.tensors[1] != 2
+    without = TensorDataset(TRAIN.tensors[0][there], TRAIN.tensors[1][there])
+    assert torch.isfinite(new().fit(network(), without, VAL).score(TEST)).all()
+
+
+def test_folders_need_a_preprocessing_and_one_that_is_the_same(tmp_path: Path) -> None:
+    folders(tmp_path, {"train": 60, "val": 40})
+    with pytest.raises(PluginError, match="needs a preprocessing"):
+        new().fit(network(), tmp_path / "train", tmp_path / "val")
+    steps = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
+    data = ImageFolder(str(tmp_path / "val"), steps)
+    with pytest.raises(PluginError, match="preprocessing: .* was stated, and a data set's own"):
+        new(preprocessing=STEPS).fit(network(), tmp_path / "train", data)
+    other = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.4] * 3, [0.5] * 3)])
+    with pytest.raises(PluginError, match="transforms differ"):
+        new().fit(network(), ImageFolder(str(tmp_path / "train"), other), data)
+    with pytest.raises(PluginError, match="class_names: must be 4 different names"):
+        new(preprocessing=STEPS, class_names=["a", "b"]).fit(network(), tmp_path / "train", tmp_path / "val")
+
+
+def test_images_that_are_not_those_of_fit_are_refused() -> None:
+    detector, _ = fitted()
+    with pytest.raises(PluginError, match=r"must be \(3, 8, 8\) each"):
+        detector.score(torch.zeros(2, 3, 9, 9))
+    with pytest.raises(PluginError, match=r"must be \(3, 8, 8\) each"):
+        detector.score(torch.zeros(3, 8, 8))
+    bad = TEST.tensors[0].clone()
+    bad[5] = torch.nan
+    with pytest.raises(PluginError, match="row 5 holds NaN"):
+        detector.score(bad)
+    with pytest.raises(PluginError, match="not fitted"):
+        new().score(bad)
+    assert "not fitted" in repr(new())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tpr": 1.0}, "tpr"),
+        ({"seed": -1}, "seed"),
+        ({"bank_rows": 0}, "bank_rows"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"detector": "nci_pluss"}, "did you mean"),
+        ({"detector": 3}, "must be a name"),
+        ({"preprocessing": "imagenet"}, "preprocessing"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        new(**settings).fit(network(), TRAIN, VAL)
+
+
+# -------------------------------------------------------------------- preprocessing
+
+
+def test_preprocessing_of_weights_and_transforms_gives_the_same_pixels() -> None:
+    weights = ResNet18_Weights.IMAGENET1K_V1
+    found = stated(weights)
+    assert (found.pre_size, found.img_size) == (256, 224)  # type: ignore[union-attr]
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 400, 3)).astype(np.uint8))
+    assert torch.allclose(found(picture), weights.transforms()(picture), atol=1e-6)  # type: ignore[misc]
+    composed = transforms.Compose(
+        [
+            transforms.Resize(40),
+            transforms.CenterCrop(32),
+            transforms.ToTensor(),
+            transforms.Normalize([0.1] * 3, [1] * 3),
+        ]
+    )
+    ours = of_transform(composed)
+    assert ours is not None
+    assert torch.equal(ours(picture), composed(picture))
+    for other in (
+        transforms.Compose([transforms.RandomHorizontalFlip(), *composed.transforms]),
+        transforms.Compose([transforms.Resize((40, 40)), *composed.transforms[1:]]),
+        transforms.Compose(composed.transforms[:-1]),
+        transforms.ToTensor(),
+        None,
+    ):
+        assert of_transform(other) is None
+
+
+def test_preprocessing_of_timm_is_read_off_its_configuration() -> None:
+    model = network()
+    assert of_timm(model) is None
+    model.pretrained_cfg = {  # type: ignore[assignment]
+        "input_size": (3, 224, 224),
+        "crop_pct": 0.9,
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+        "interpolation": "bicubic",
+    }
+    assert of_timm(model) == Preprocessing(248, 224, ((0.5,) * 3, (0.5,) * 3), "bicubic")
+    model.pretrained_cfg["crop_mode"] = "squash"  # type: ignore[index,operator]
+    assert of_timm(model) is None
+
+
+# -------------------------------------------------------------------- the file
+
+
+def test_a_file_in_a_new_process(tmp_path: Path) -> None:
+    detector, model = fitted(class_names=NAMES)
+    detector.save(tmp_path / "d.safetensors")
+    torch.save(model.state_dict(), tmp_path / "net.pt")
+    torch.save(TEST.tensors[0], tmp_path / "images.pt")
+    code = (
+        "import sys, torch; sys.path.insert(0, sys.argv[1]); import served; from nci_plugin import OODDetector\n"
+        "model = served.network(7); model.load_state_dict(torch.load('net.pt', weights_only=True))\n"
+        "found = OODDetector.load('d.safetensors', model).predict(torch.load('images.pt', weights_only=True))\n"
+        "torch.save({'scores': found.scores, 'p': found.p_values, 'ood': found.is_ood}, 'out.pt')\n"
+        "print(found.classes[0])"
+    )
+    here = str(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", code, here], cwd=tmp_path, capture_output=True, text=True, check=True)
+    found, expected = torch.load(tmp_path / "out.pt", weights_only=True), detector.predict(TEST.tensors[0])
+    assert torch.equal(found["scores"], expected.scores)
+    assert torch.equal(found["p"], expected.p_values)
+    assert torch.equal(found["ood"], expected.is_ood)
+    assert done.stdout.strip() == expected.classes[0]
+
+
+def test_what_the_file_says_is_what_the_reference_says(tmp_path: Path) -> None:
+    detector, _ = fitted("nci_auto", class_names=NAMES)
+    detector.save(tmp_path / "d.safetensors")
+    with safetensors.safe_open(tmp_path / "d.safetensors", "pt") as stored:
+        record, keys = json.loads(stored.metadata()["nci_plugin"]), set(stored.keys())
+    assert record["rows"] == {"train": 120, "validation_fit": 30, "calibration": 30}
+    assert record["settings"] == {"tpr": 0.95, "by_class": False, "seed": 0}
+    assert record["preprocessing"]["img_size"] == 8
+    assert record["class_names"] == list(NAMES)
+    assert {"calibration.scores", "calibration.classes", "probe.features", "learned.mean_"} <= keys
+    reference = (Path(__file__).parents[1] / "docs" / "reference" / "detector_file.md").read_text(encoding="utf-8")
+    for name in [*record, *record["network"], *record["rows"], *record["settings"]]:
+        assert f"`{name}`" in reference, name
+    for name in ("calibration.scores", "calibration.classes", "probe.features", "probe.logits", "probe.scores"):
+        assert f"`{name}`" in reference, name
+
+
+@pytest.mark.parametrize("how", ["same", "data parallel", "prefix", "compiled", "compiled inside", "train mode"])
+def test_the_same_network_loads_however_it_is_wrapped(how: str, tmp_path: Path, compiler: None, recwarn: Any) -> None:
+    detector, model = fitted()
+    path = detector.save(tmp_path / "d.safetensors")
+    inner: Any = network().train(how == "train mode")
+    wrapped = {
+        "data parallel": lambda: nn.DataParallel(inner),
+        "prefix": lambda: nn.Sequential(nn.Sequential(inner)),
+        "compiled": lambda: torch.compile(inner, backend="eager"),
+        "compiled inside": lambda: nn.Sequential(torch.compile(inner, backend="eager")),
+    }.get(how, lambda: inner)()
+    loaded = OODDetector.load(path, wrapped)
+    assert torch.equal(loaded.score(TEST), detector.score(TEST))
+    assert not [each for each in recwarn if "fitted on a network in" in str(each.message)]
+    assert torch.equal(loaded.module()(TEST.tensors[0])[1], detector.module()(TEST.tensors[0])[1])
+    with pytest.raises(PluginError, match="other weights"):
+        OODDetector.load(path, nn.DataParallel(network(1)) if how == "data parallel" else network(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_another_precision_loads_with_a_line(dtype: torch.dtype, tmp_path: Path) -> None:
+    detector, model = fitted()
+    path = detector.save(tmp_path / "d.safetensors")
+    cast = network().to(dtype)
+    with pytest.warns(UserWarning, match=f"fitted on a network in float32, this one is in {str(dtype)[6:]}"):
+        loaded = OODDetector.load(path, cast)
+    images = TEST.tensors[0].double() if dtype == torch.float64 else TEST.tensors[0]
+    assert torch.allclose(loaded.score(images), detector.score(TEST), atol=0.3)
+    with pytest.raises(PluginError, match="other weights"):
+        OODDetector.load(path, network(1).to(dtype))
+
+
+def test_a_bf16_network_is_fitted_and_loads_in_float32_with_a_line(tmp_path: Path) -> None:
+    detector = new().fit(network().bfloat16(), TRAIN, VAL)
+    path = detector.save(tmp_path / "d.safetensors")
+    assert torch.equal(OODDetector.load(path, network().bfloat16()).score(TEST), detector.score(TEST))
+    with pytest.warns(UserWarning, match="in bfloat16, this one is in float32"):
+        OODDetector.load(path, network().bfloat16().float())
+    changed = network()
+    changed[6].weight.data *= 1.5
+    with pytest.raises(PluginError, match="other weights"):
+        OODDetector.load(path, changed)
+
+
+def test_a_network_that_computes_something_else_with_the_same_weights_is_refused(tmp_path: Path) -> None:
+    detector, model = fitted()
+    path = detector.save(tmp_path / "d.safetensors")
+    other = network()
+    other[2] = nn.GELU()
+    with pytest.raises(PluginError, match="gives other features"):
+        OODDetector.load(path, other)
+
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.inner((images - 0.5) * 2)
+
+    with pytest.raises(PluginError, match="gives other features"):
+        OODDetector.load(path, Normalised())
+    slightly = network()
+    with torch.no_grad():
+        slightly[0].weight[0, 0, 0, 0] += 1e-7
+    with pytest.raises(PluginError, match="other weights"):
+        OODDetector.load(path, slightly)
+
+
+def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
+    detector, model = fitted(registry.create("msp"))
+    path = detector.save(tmp_path / "d.safetensors")
+    data = path.read_bytes()
+    generator = np.random.default_rng(0)
+    places = {0, 8, len(data) - 1, *generator.integers(0, len(data), 40).tolist()}
+    for place in places:
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << int(generator.integers(8))
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(PluginError, match="detector file"):
+            OODDetector.load(path, model)
+    for part in (b"", data[:100], data[: len(data) // 2], data + b"x"):
+        path.write_bytes(part)
+        with pytest.raises(PluginError, match="detector file"):
+            OODDetector.load(path, model)
+    with pytest.raises(PluginError, match="No such file"):
+        OODDetector.load(tmp_path / "none.safetensors", model)
+
+
+def rewritten(path: Path, **changes: Any) -> None:
+    """The file with other values, and the checksum that belongs to them: what a hostile hand can make."""
+    with safetensors.safe_open(path, "pt") as stored:
+        record = json.loads(stored.metadata()["nci_plugin"])
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  no mapping
+    record.pop("checksum")
+    record.update(changes)
+    record["checksum"] = file._checksum(record, tensors)
+    path.write_bytes(safetensors.torch.save(tensors, {"nci_plugin": json.dumps(record)}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": 2},
+        {"formula": 99},
+        {"detector": "os.system"},
+        {"detector": "../x"},
+        {"learned": {"__class__": 3}},
+        {"learned": {"score_": {"kind": "tensor"}, "_score": 1}},
+        {"learned": {"mean_": {"kind": "pickle"}}},
+        {"learned": {"mean_": {"kind": "rows"}}},
+        {"hyperparameters": {"beta": 1}},
+        {"network": {}},
+        {"preprocessing": {"img_size": 8}},
+        {"settings": None},
+    ],
+)
+def test_a_file_that_was_made_up_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    detector, model = fitted("nci")
+    path = detector.save(tmp_path / "d.safetensors")
+    rewritten(path)
+    OODDetector.load(path, model)
+    rewritten(path, **changes)
+    with pytest.raises(PluginError):
+        OODDetector.load(path, model)
+
+
+def test_what_cannot_be_stored_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    class Mine(registry.detector_class("msp")):  # type: ignore[misc]
+        pass
+
+    detector, _ = fitted(Mine)
+    with pytest.raises(PluginError, match="only registered detectors"):
+        detector.save(tmp_path / "d.safetensors")
+    theirs, _ = fitted("pytorch_ood:entropy")
+    assert torch.isfinite(theirs.score(TEST)).all()
+    with pytest.raises(PluginError, match="only registered detectors"):
+        theirs.save(tmp_path / "d.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_scored_images_are_not_kept() -> None:
+    detector, _ = fitted(registry.create("knn_l1", K=3))
+    detector.score(TEST)
+    assert detector.fitted.detector.distances_ == {}  # type: ignore[attr-defined]
+
+
+def test_fitting_again_and_copying_leave_the_first_alone() -> None:
+    detector, model = fitted()
+    before = detector.fitted
+    other = copy.copy(detector).fit(served.network(1), TRAIN, VAL)
+    assert detector.fitted is before
+    assert other.fitted is not before

@@ -1,0 +1,229 @@
+"""Network and detector as one module and as one graph in a file: the same numbers, in one forward pass."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import served
+import torch
+from served import CLASSES, NAMES, fitted, network, rows
+from torch import nn
+
+from nci_plugin import OODDetector, PluginError
+from nci_plugin.deploy.export import export
+from nci_plugin.detectors import registry
+
+TEST, OOD = rows(40, 3), rows(30, 4, ood=True)
+EXPORTS = pytest.mark.skipif(not hasattr(torch, "export"), reason="this torch has no torch.export")
+
+
+def settings_of(name: str) -> Any:
+    return registry.create(name, K=5) if name.startswith("knn") else name
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_logits_scores_and_verdicts_are_the_detectors(name: str) -> None:
+    detector, model = fitted(settings_of(name))
+    module = detector.module()
+    for images in (TEST.tensors[0], OOD.tensors[0], TEST.tensors[0][:1]):
+        expected = detector.predict(images)
+        with torch.inference_mode():
+            logits, score, is_ood = module(images)
+            assert torch.equal(logits, model(images))
+        assert ((score - expected.scores).abs() <= 1e-4 * expected.scores.abs().clamp(min=1)).all()
+        near = (score - float(detector.threshold())).abs() <= 1e-4 * score.abs().clamp(min=1)
+        assert (near | (is_ood == expected.is_ood)).all()
+
+
+def test_one_forward_pass_and_no_copy_of_the_weights() -> None:
+    detector, model = fitted()
+    module = detector.module()
+    shared = {parameter.data_ptr() for parameter in model.parameters()}
+    assert {parameter.data_ptr() for parameter in module.parameters()} == shared
+    calls = []
+    module.network[0].register_forward_hook(lambda *_: calls.append(1))  # type: ignore[index,union-attr]
+    module(TEST.tensors[0])
+    assert len(calls) == 1
+    assert not model[6]._forward_hooks
+    assert isinstance(model[6], nn.Linear)
+
+
+def test_it_stays_in_eval_mode_and_leaves_the_models() -> None:
+    detector, model = fitted()
+    module = detector.module()
+    model.train()
+    module.train()
+    first = module(TEST.tensors[0])[1]
+    assert torch.equal(module(TEST.tensors[0])[1], first)
+    assert model.training
+    assert not any(each.training for each in module.modules())
+
+
+def test_threads_share_one_module() -> None:
+    """Requests of other images at the same time get the answers of their own."""
+    module = fitted()[0].module()
+    with torch.inference_mode():
+        expected = [module(image[None])[1] for image in TEST.tensors[0]]
+    wrong: list[int] = []
+
+    def ask(start: int) -> None:
+        with torch.inference_mode():
+            for turn in range(100):
+                index = (start * 7 + turn) % len(expected)
+                if not torch.equal(module(TEST.tensors[0][index][None])[1], expected[index]):
+                    wrong.append(index)
+
+    threads = [threading.Thread(target=ask, args=(start,)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_nan_is_called_ood() -> None:
+    module = fitted()[0].module()
+    images = TEST.tensors[0][:2].clone()
+    images[1] = torch.nan
+    score, is_ood = module(images)[1:]
+    assert torch.isnan(score[1])
+    assert bool(is_ood[1])
+
+
+def test_scores_do_not_move_under_autocast_by_more_than_the_network_does() -> None:
+    detector, model = fitted("neco")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        logits, score, _ = detector.module()(TEST.tensors[0])
+    assert score.dtype == torch.float32
+    assert torch.allclose(score, detector.score(TEST), atol=0.2, rtol=0.05)
+
+
+@pytest.mark.parametrize("output", ["tuple", "dict"])
+def test_networks_that_return_more_than_logits(output: str) -> None:
+    class Returns(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, images: torch.Tensor) -> Any:
+            logits = self.inner(images)
+            return (logits, images) if output == "tuple" else {"logits": logits}
+
+    detector = OODDetector(progress=False).fit(Returns(), rows(120, 1), rows(60, 2))
+    assert torch.allclose(detector.module()(TEST.tensors[0])[1], detector.score(TEST), atol=1e-4)
+
+
+def test_class_thresholds_are_those_of_the_predicted_class() -> None:
+    detector, _ = fitted(by_class=True, tpr=0.9, class_names=NAMES)
+    images = torch.cat([TEST.tensors[0], OOD.tensors[0]])
+    is_ood = detector.module()(images)[2]
+    assert torch.equal(is_ood, detector.predict(images).is_ood)
+    assert detector.module().thresholds.shape == (CLASSES,)
+
+
+def test_another_network_is_refused() -> None:
+    detector, _ = fitted()
+    with pytest.raises(PluginError, match="other weights"):
+        detector.module(network(1))
+
+
+def test_a_network_that_cannot_be_copied_is_refused_in_one_line() -> None:
+    class Locked(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(*network())
+            self.lock = threading.Lock()
+
+    detector = OODDetector(progress=False).fit(Locked(), rows(120, 1), rows(60, 2))
+    with pytest.raises(PluginError, match="cannot be copied"):
+        detector.module()
+
+
+# -------------------------------------------------------------------- files
+
+
+@EXPORTS
+@pytest.mark.parametrize("name", ["nci", "nci_plus", "ora", "knn"])
+def test_a_program_of_torch_export_for_any_batch(name: str, tmp_path: Path) -> None:
+    detector, _ = fitted(settings_of(name))
+    done = export(detector, tmp_path / "m.pt2", "export", TEST)
+    assert done.difference <= 1e-4
+    assert "40 images" in str(done)
+    program = torch.export.load(tmp_path / "m.pt2").module()
+    with torch.no_grad():
+        for count in (1, 3, 30):
+            _, score, is_ood = program(OOD.tensors[0][:count])
+            expected = detector.predict(OOD.tensors[0][:count])
+            assert torch.allclose(score, expected.scores, atol=1e-4)
+            assert torch.equal(is_ood, expected.is_ood)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", registry.names())
+def test_every_detector_as_onnx(name: str, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    detector, model = fitted(settings_of(name))
+    export(detector, tmp_path / "m.onnx", "onnx", TEST)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+    session = runtime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    for count in (1, 7, 30):
+        images = OOD.tensors[0][:count]
+        logits, score, is_ood = session.run(["logits", "score", "is_ood"], {"images": images.numpy()})
+        expected = detector.predict(images)
+        assert np.allclose(score, expected.scores.numpy(), rtol=1e-4, atol=1e-4)
+        assert np.array_equal(logits.argmax(1), expected.labels.numpy())
+        assert (is_ood == expected.is_ood.numpy()).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("path", "to", "message"),
+    [("m.onnx", "torchscript", "must be one of onnx, export"), ("m.pt", "onnx", r"named \*.onnx")],
+)
+def test_what_cannot_be_written(path: str, to: str, message: str, tmp_path: Path) -> None:
+    detector, _ = fitted()
+    with pytest.raises(PluginError, match=message):
+        export(detector, tmp_path / path, to, TEST)
+    assert not list(tmp_path.iterdir())
+
+
+@EXPORTS
+def test_a_graph_of_other_scores_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, _ = fitted()
+    module = detector.module()
+    module.equation.mean += 0.01  # type: ignore[operator]
+    monkeypatch.setattr(detector, "module", lambda tpr=None: module)
+    with pytest.raises(PluginError, match="the graph's scores differ"):
+        export(detector, tmp_path / "m.pt2", "export", TEST)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_bank_and_a_missing_extra_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, _ = fitted(settings_of("knn"))
+    monkeypatch.setattr("nci_plugin.deploy.export.BANK_BYTES", 1280)
+    with pytest.raises(PluginError, match="bank_rows .*of at most 10"):
+        export(detector, tmp_path / "m.pt2", "export", TEST)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(PluginError, match="extra 'onnx'"):
+        export(fitted()[0], tmp_path / "m.onnx", "onnx", TEST)
+    assert not list(tmp_path.iterdir())
+
+
+@EXPORTS
+def test_a_network_that_torch_export_cannot_trace_says_so(tmp_path: Path) -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = served.network()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.inner(images if images.sum() > -1e9 else images * 2)
+
+    detector = OODDetector(progress=False).fit(Branches(), rows(120, 1), rows(60, 2))
+    with pytest.raises(PluginError, match="Branches with 'nci_plus' cannot be exported"):
+        export(detector, tmp_path / "m.pt2", "export", TEST)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,53 @@
+"""The names that `import nci_plugin` offers, and what importing them loads."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nci_plugin
+
+PACKAGE = Path(nci_plugin.__file__).parent
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level packages that a fresh interpreter has loaded after a statement."""
+    script = f"{statement}\nimport sys; print(' '.join(sorted(sys.modules)))"
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_lazy_names_are_those_that_type_checkers_see() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    assert {alias.name: node.module for node in imports for alias in node.names} == nci_plugin._PUBLIC
+    for alias in (alias for node in imports for alias in node.names):
+        assert alias.asname == alias.name  # else mypy takes it for no public name
+
+
+def test_every_public_name_is_there_and_shown() -> None:
+    assert set(nci_plugin.__all__) == {"__version__", *nci_plugin._PUBLIC} <= set(dir(nci_plugin))
+    for name in nci_plugin.__all__:
+        assert getattr(nci_plugin, name) is getattr(nci_plugin, name)
+    with pytest.raises(AttributeError, match="no attribute 'evaluat'"):
+        _ = nci_plugin.evaluat
+
+
+def test_what_evaluating_loads() -> None:
+    """Neither figures nor OpenOOD, nor what only Unix has; importing the package alone loads nothing that is large."""
+    assert not {"torch", "numpy"} & loaded_by("import nci_plugin")
+    loaded = loaded_by("from nci_plugin import evaluate")
+    assert {"nci_plugin", "torch"} <= loaded
+    assert not {"matplotlib", "openood", "jinja2"} & loaded
+
+
+def test_help_loads_no_library() -> None:
+    loaded = loaded_by("from nci_plugin.cli.parser import make_parser; make_parser().format_help()")
+    assert not {"torch", "numpy", "yaml", "filelock"} & loaded
