@@ -50,6 +50,8 @@ OFFICIAL = {
 
 # The OOD sets of the papers' own suites, written out: ID set, data sets.
 PAPERS = {
+    "nci_cifar10": ("cifar10", ["svhn", "isun", "places365", "texture"]),
+    "nci_imagenet": ("imagenet", ["inaturalist", "sun", "places365", "textures"]),
     "neco_cifar10": ("cifar10", ["cifar100", "svhn"]),
     "neco_cifar100": ("cifar100", ["cifar10", "svhn"]),
     "neco_imagenet": ("imagenet", ["imagenet_o", "textures", "inaturalist", "sun", "places365"]),
@@ -182,6 +184,16 @@ def test_shipped_hyperparameters_and_grids():
         "knn_l1": ({"K": 50, "alpha": 1e-4}, alphas),
         "neco": ({"dim": 0.9, "scale": True, "max_logit": "auto", "raw_norm": "auto"}, {}),
         **{name: ({}, {}) for name in ("nc1", "nc2", "nc3", "nc4", "mds_pp", "rmds_pp", "ora", "nci_plus")},
+        **{name: ({}, {}) for name in ("nci_gated", "whitened_cosine", "whitened_cosine_pp", "pscore_data_free")},
+        **{name: ({}, {}) for name in ("caref", "cadref", "ras", "klm")},
+        "gen": ({"gamma": 0.1, "M": 100}, {"gamma": [0.01, 0.1, 0.5, 1, 2, 5, 10], "M": [10, 50, 100, 200, 500, 1000]}),
+        "fdbd": ({"distance_as_normalizer": True}, {"distance_as_normalizer": [True, False]}),
+        "react": ({"percentile": 90}, {"percentile": [85, 90, 95, 99]}),
+        "scale": ({"percentile": 85}, {"percentile": [65, 70, 75, 80, 85, 90, 95]}),
+        "dice": ({"p": 90}, {}),
+        "nnguide": ({"K": 100, "alpha": 0.01}, {}),
+        "vim": ({"dim": "auto"}, {"dim": [256, 1000, "auto"]}),
+        "mds_radial": ({"exponent": 1.0}, {"exponent": [0, 0.5, 1, 1.5, 2]}),
         "nc5": ({"dim": 0.9, "scale": True, "max_logit": "auto", "raw_norm": "auto"}, {}),
         "msp": ({}, {}),
         "mls": ({}, {}),

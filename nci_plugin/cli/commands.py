@@ -97,6 +97,7 @@ class Eval:
     ood_share: float = option(0.5, "share of OOD inputs for aurc and augrc (0.5)", "X")
     save_csv: bool = option(False, "CSV files, which are always written")
     save_score: bool = option(False, "scores for OpenOOD too, as s*/scores/<detector>.pkl")
+    without: tuple[str, ...] = option((), "leave out these of --detectors (none)", "NAME")
 
 
 @command("compare", "say which detectors differ by more than chance, with intervals")

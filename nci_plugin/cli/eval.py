@@ -47,7 +47,7 @@ def run(options: Eval) -> int:
 def _run(options: Eval, processes: Processes) -> int:
     job = Job.of(options.benchmark, options.network, options.data, options.passing, processes)
     _check_columns(options)
-    setups = api.resolve_detectors(options.detectors)
+    setups = api.resolve_detectors(options.detectors, options.without)
     print(f"device: {job.device_name}")
 
     def evaluate(inputs: Inputs) -> int:
@@ -66,6 +66,9 @@ def _evaluate(inputs: Inputs, job: Job, setups: Sequence[Contestant], options: E
     inputs.benchmark.check_has_ood()
     _check_shifted(options.metrics, inputs.benchmark)
     networks = job.load(inputs)
+    setups, left_out = api.affordable(setups, options.detectors, inputs.benchmark.num_classes)
+    for name, reason in left_out.items():
+        print(f"left out of 'all': {name}: {reason}; name it to have it")
     with job.processes.locked(networks.output):
         return _score(networks, setups, options)
 
@@ -85,6 +88,8 @@ def _score(networks: Networks, setups: Sequence[Contestant], options: Eval) -> i
         )
         if options.save_score and job.processes.is_first:
             write_scores(directory, seed, evaluation.scores)
+        if evaluation.thin:
+            print(f"training statistics{f' of {seed}' if seed else ''}: {evaluation.thin}")
         results += evaluation.results
         for detector, reason in evaluation.failures.items():
             failures.setdefault(detector, f"{seed}: {reason}" if seed else reason)

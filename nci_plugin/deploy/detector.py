@@ -161,11 +161,20 @@ class OODDetector:
         if fitting is not None and detector.needs_validation:
             used[VALIDATION] = fitting
         fit(detector, FeatureBank(bank.head, used, bank.statistics, unit_statistics=bank.unit_statistics))
-        self._fitted = self._calibrated(detector, calibrating, model, head_name, first.shape[1:], steps, names, {
-            "train": _training_rows(bank),
-            "validation_fit": len(bank.splits[VALIDATION]) - len(calibrating),
-            "calibration": len(calibrating),
-        })
+        self._fitted = self._calibrated(
+            detector,
+            calibrating,
+            model,
+            head_name,
+            first.shape[1:],
+            steps,
+            names,
+            {
+                "train": _training_rows(bank),
+                "validation_fit": len(bank.splits[VALIDATION]) - len(calibrating),
+                "calibration": len(calibrating),
+            },
+        )
         self.model_ = model
         return self
 

@@ -171,4 +171,3 @@ def in_range_of(scores: Tensor, like: Tensor) -> Tensor:
     """Scores in the type and on the device of ``like``, clipped to the largest number of that type."""
     limit = torch.finfo(like.dtype).max
     return scores.clamp(-limit, limit).to(like)
-

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.head import LinearHead
@@ -21,7 +21,7 @@ CADREF_PAPER = Paper(
 )
 
 
-@register
+@register_detector
 class CARef(Detector):
     """CARef: score = -||h - mu_c||_1 / ||h||_1, c = argmax z (Ling et al. 2025).
 
@@ -48,21 +48,21 @@ class CARef(Detector):
         self.weight_ = head.weight.double()
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        rows, predicted = features.cpu().double(), logits.argmax(dim=1).cpu()
+        rows, predicted = features.double(), logits.argmax(dim=1)
         length = rows.abs().sum(dim=1)
-        error = (rows - self.means_[predicted]).abs().sum(dim=1) / length
+        error = (rows - self.means_.to(rows)[predicted]).abs().sum(dim=1) / length
         return in_range_of(-torch.where(length > 0, error, 1.0), like=logits)
 
     def _errors(self, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The parts (n,) of ||h - mu_c||_1 / ||h||_1 in which h - mu_c has the sign of w_c, and the other."""
-        rows, predicted = features.cpu().double(), logits.argmax(dim=1).cpu()
-        offsets, length = rows - self.means_[predicted], rows.abs().sum(dim=1)
-        along = offsets * self.weight_[predicted].sign()
+        rows, predicted = features.double(), logits.argmax(dim=1)
+        offsets, length = rows - self.means_.to(rows)[predicted], rows.abs().sum(dim=1)
+        along = offsets * self.weight_.to(rows)[predicted].sign()
         parts = [part.clamp(min=0).sum(dim=1) / length for part in (along, -along)]
         return torch.where(length > 0, parts[0], 0.0), torch.where(length > 0, parts[1], 1.0)
 
 
-@register
+@register_detector
 class CADRef(CARef):
     """CADRef: score = -(e_+ / E(h) + e_- / E), c = argmax z (Ling et al. 2025, with energy).
 
@@ -83,6 +83,6 @@ class CADRef(CARef):
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         towards, against = self._errors(features, logits)
-        energy = torch.logsumexp(logits.cpu().double(), dim=1)
+        energy = torch.logsumexp(logits.double(), dim=1)
         energy = energy.clamp(min=self.energy_ * float(torch.finfo(torch.float32).eps))
         return in_range_of(-(towards / energy + against / self.energy_), like=logits)

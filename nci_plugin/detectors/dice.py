@@ -8,14 +8,14 @@ from torch import Tensor
 
 from nci_plugin.checks import check_number
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.head import LinearHead
 
 
-@register
+@register_detector
 class DICE(Detector):
     """DICE: score = log sum_k exp(z'_k), z' = (M * W) h + b (Sun & Li 2022).
 
@@ -47,5 +47,6 @@ class DICE(Detector):
         self.weight_, self.bias_ = torch.where(kept, weight, 0.0), head.bias.double()
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        sparse = features.cpu().double() @ self.weight_.T + self.bias_
+        h = features.double()
+        sparse = h @ self.weight_.to(h).T + self.bias_.to(h)
         return in_range_of(torch.logsumexp(sparse, dim=1), like=logits)

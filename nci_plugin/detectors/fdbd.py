@@ -8,7 +8,7 @@ from torch import Tensor
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse.geometry import centre_distances, lengths
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
@@ -18,7 +18,7 @@ EQUAL = 1e-6
 """Rows of W whose distance is below this times the largest are equal: weights are float32."""
 
 
-@register
+@register_detector
 class FDBD(Detector):
     """fDBD: score = sum_{k != c} (z_c - z_k) / ||w_c - w_k||_2 / r, c = argmax z (Liu & Qin 2024, eq. 6).
 
@@ -53,8 +53,8 @@ class FDBD(Detector):
         self.gaps_ = torch.where(gaps > EQUAL * gaps.max(), gaps, torch.inf)  # ||w_c - w_k||, (K, K)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        z, h = logits.cpu().double(), features.cpu().double()
+        z, h = logits.double(), features.double()
         largest, predicted = z.max(dim=1)
-        distances = ((largest[:, None] - z) / self.gaps_[predicted]).sum(dim=1)
-        length = lengths(h - self.mean_ if self.distance_as_normalizer else h)
+        distances = ((largest[:, None] - z) / self.gaps_.to(z.device)[predicted]).sum(dim=1)
+        length = lengths(h - self.mean_.to(h.device) if self.distance_as_normalizer else h)
         return in_range_of(torch.where(length > 0, distances / length, 0.0), like=logits)

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from nci_plugin.checks import check_number
 from nci_plugin.detectors.base import Detector, Paper
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 
 
-@register
+@register_detector
 class GEN(Detector):
     """GEN: score = -sum_{k of the M largest} p_k^gamma (1 - p_k)^gamma, p = softmax(z) (Liu et al. 2023, eq. 4).
 
@@ -36,7 +36,7 @@ class GEN(Detector):
         check_number(f"detector '{self.name}': M", self.M, above=0, whole=True)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        log_p = torch.log_softmax(logits.cpu().double(), dim=1)
+        log_p = torch.log_softmax(logits.double(), dim=1)
         largest = log_p.topk(min(self.M, log_p.shape[1]), dim=1).values
         # 1 - p_k is the sum of the others; -expm1(log p_k) keeps its digits while p_k is near 1.
         rest = -torch.expm1(largest)

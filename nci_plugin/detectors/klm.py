@@ -7,12 +7,12 @@ from torch import Tensor
 
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.head import LinearHead
 
 
-@register
+@register_detector
 class KLM(Detector):
     """KL matching: score = -min_k KL(p || q_k), p = softmax(z), at most 0 (Hendrycks et al. 2022).
 
@@ -44,8 +44,8 @@ class KLM(Detector):
         self.log_means_ = torch.stack([rows.logsumexp(dim=0) - torch.tensor(len(rows)).log() for rows in groups])
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        log_p = torch.log_softmax(logits.cpu().double(), dim=1)
+        log_p = torch.log_softmax(logits.double(), dim=1)
         p = log_p.exp()
-        divergences = (p * log_p).sum(dim=1, keepdim=True) - p @ self.log_means_.T
+        divergences = (p * log_p).sum(dim=1, keepdim=True) - p @ self.log_means_.to(p).T
         nearest = divergences.amin(dim=1)
         return in_range_of(-torch.where(nearest > FLOAT32_STEP, nearest, 0.0), like=logits)  # below it is rounding of z

@@ -9,14 +9,14 @@ from nci_plugin.checks import check_number
 from nci_plugin.collapse.geometry import centre_distances, lengths, present_classes, whitening
 from nci_plugin.collapse.variability import within_covariance
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics, unit_rows
 from nci_plugin.networks.head import LinearHead
 
 
-@register
+@register_detector
 class MDSRadial(Detector):
     """Score = -min_k (f - mu_k)^T pinv(Sigma_W) (f - mu_k), f = h / ||h||_2^exponent, at most 0 (Janiak et al. 2026).
 
@@ -47,17 +47,18 @@ class MDSRadial(Detector):
         self.length_ = total / len(training) or 1.0
         statistics = ClassStatistics(head.num_classes, head.num_features)
         for chunk in training.chunks():
-            statistics.update(self._radial(chunk.features), chunk.labels.cpu())
+            statistics.update(self._radial(chunk.features.cpu()), chunk.labels.cpu())
         self.whitening_ = whitening(within_covariance(statistics))
         self.centres_ = statistics.means[present_classes(statistics)] @ self.whitening_
 
     def _radial(self, features: Tensor) -> Tensor:
         """h / ||h||^exponent of rows (n, P), the length in units of the mean of the training samples."""
-        rows = features.cpu().double() / self.length_
+        rows = features.double() / self.length_
         radius = lengths(rows)[:, None]
         return torch.where(radius > 0, unit_rows(rows) * radius ** (1 - self.exponent), 0.0)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        whitened = self._radial(features) @ self.whitening_
-        nearest = centre_distances(whitened, self.centres_).argmin(dim=1)
-        return in_range_of(-(whitened - self.centres_[nearest]).square().sum(dim=1), like=logits)
+        whitened = self._radial(features) @ self.whitening_.to(features.device)
+        centres = self.centres_.to(whitened)
+        nearest = centre_distances(whitened, centres).argmin(dim=1)
+        return in_range_of(-(whitened - centres[nearest]).square().sum(dim=1), like=logits)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_number
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import unit_rows
@@ -19,7 +19,7 @@ QUERY_ROWS = 1024
 """Rows that are compared with the bank at once."""
 
 
-@register
+@register_detector
 class NNGuide(Detector):
     """NNGuide: score = E(h) mean_{j of the K largest} E(h_j) f_j . f, f = h / ||h||_2 (Park et al. 2023).
 
@@ -63,9 +63,11 @@ class NNGuide(Detector):
         self.guides_ = torch.cat(guides)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        nearest = [(rows @ self.guides_.T).topk(self.K, dim=1).values.mean(dim=1) for rows in self._queries(features)]
-        energy = torch.logsumexp(logits.cpu().double(), dim=1)
+        nearest = [
+            (rows @ self.guides_.to(rows).T).topk(self.K, dim=1).values.mean(dim=1) for rows in self._queries(features)
+        ]
+        energy = torch.logsumexp(logits.double(), dim=1)
         return in_range_of(energy * torch.cat(nearest), like=logits)
 
     def _queries(self, features: Tensor) -> tuple[Tensor, ...]:
-        return unit_rows(features.cpu()).split(QUERY_ROWS)
+        return unit_rows(features).split(QUERY_ROWS)

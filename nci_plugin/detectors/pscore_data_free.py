@@ -7,12 +7,12 @@ from torch import Tensor
 
 from nci_plugin.collapse.geometry import lengths
 from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.head import LinearHead
 
 
-@register
+@register_detector
 class PScoreDataFree(Detector):
     """Score = w_c . (h - z) / ||h - z||_2, c = argmax z(h), z = -(W^T Q W)^+ W^T Q b, Q = I - 11^T/K.
 
@@ -38,7 +38,7 @@ class PScoreDataFree(Detector):
         self.centre_ = -torch.linalg.pinv(weight - weight.mean(dim=0), rtol=rounding) @ (bias - bias.mean())
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        centred = features.cpu().double() - self.centre_
+        centred = features.double() - self.centre_.to(features.device)
         length = lengths(centred)
-        product = (self.weight_[logits.argmax(dim=1).cpu()] * centred).sum(dim=1)
+        product = (self.weight_.to(centred)[logits.argmax(dim=1)] * centred).sum(dim=1)
         return in_range_of(torch.where(length > 0, product / length, 0.0), like=logits)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.head import LinearHead
@@ -15,7 +15,7 @@ EQUAL = 4e-7
 """Numbers are equal if they differ by up to three roundings of float32."""
 
 
-@register
+@register_detector
 class RAS(Detector):
     """RAS: score = log sum_k exp(z'_k), z' = W h' + b, h'_i = m_r(i) (Guglielmo & Masana 2026).
 
@@ -40,10 +40,10 @@ class RAS(Detector):
         self.weight_, self.bias_ = head.weight.double(), head.bias.double()
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        rows, order = features.cpu().double().sort(dim=1)
+        rows, order = features.double().sort(dim=1)
         steps = rows.diff(dim=1) > EQUAL * rows[:, 1:].abs()
         groups = torch.nn.functional.pad(steps.long().cumsum(dim=1), (1, 0))  # of equal numbers, 0 to P - 1
-        profile, zeros = self.profile_.expand(rows.shape), torch.zeros_like(rows)
+        profile, zeros = self.profile_.to(rows).expand(rows.shape), torch.zeros_like(rows)
         means = zeros.scatter_add(1, groups, profile) / zeros.scatter_add(1, groups, torch.ones_like(rows)).clamp(min=1)
         shifted = zeros.scatter(1, order, means.gather(1, groups))
-        return in_range_of(torch.logsumexp(shifted @ self.weight_.T + self.bias_, dim=1), like=logits)
+        return in_range_of(torch.logsumexp(shifted @ self.weight_.to(rows).T + self.bias_.to(rows), dim=1), like=logits)

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_number
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.head import LinearHead
 
 
-@register
+@register_detector
 class ReAct(Detector):
     """ReAct: score = log sum_k exp(z'_k), z' = W min(h, t) + b (Sun et al. 2021, with energy).
 
@@ -49,5 +49,7 @@ class ReAct(Detector):
         self.weight_, self.bias_ = head.weight.double(), head.bias.double()
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        clipped = features.cpu().double().clamp(max=self.threshold_)
-        return in_range_of(torch.logsumexp(clipped @ self.weight_.T + self.bias_, dim=1), like=logits)
+        clipped = features.double().clamp(max=self.threshold_)
+        return in_range_of(
+            torch.logsumexp(clipped @ self.weight_.to(clipped).T + self.bias_.to(clipped), dim=1), like=logits
+        )

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from nci_plugin.checks import check_number
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.head import LinearHead
 
 
-@register
+@register_detector
 class SCALE(Detector):
     """SCALE: score = log sum_k exp(z'_k), z' = exp(r) W h + b (Xu et al. 2024).
 
@@ -39,9 +39,9 @@ class SCALE(Detector):
         self.weight_, self.bias_ = head.weight.double(), head.bias.double()
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        h = features.cpu().double()
+        h = features.double()
         kept = max(1, h.shape[1] - round(h.shape[1] * self.percentile / 100))
         largest = h.topk(kept, dim=1).values.sum(dim=1)
         r = h.sum(dim=1) / largest
-        scaled = (h * r.exp()[:, None]) @ self.weight_.T + self.bias_
+        scaled = (h * r.exp()[:, None]) @ self.weight_.to(h).T + self.bias_.to(h)
         return in_range_of(torch.logsumexp(scaled, dim=1), like=logits)

@@ -8,7 +8,7 @@ from torch import Tensor
 from nci_plugin.checks import PluginError, check_number
 from nci_plugin.collapse.geometry import lengths
 from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.head import LinearHead
@@ -16,7 +16,7 @@ from nci_plugin.networks.head import LinearHead
 AUTO = "auto"
 
 
-@register
+@register_detector
 class ViM(Detector):
     """ViM: score = log sum_k exp(z_k) - alpha ||R^T (h - u)||_2, u = -pinv(W) b (Wang et al. 2022).
 
@@ -73,8 +73,9 @@ class ViM(Detector):
         self.alpha_ = largest / residual
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        virtual = self.alpha_ * lengths((features.cpu().double() - self.origin_) @ self.residual_)
-        return in_range_of(torch.logsumexp(logits.cpu().double(), dim=1) - virtual, like=logits)
+        h = features.double()
+        virtual = self.alpha_ * lengths((h - self.origin_.to(h)) @ self.residual_.to(h))
+        return in_range_of(torch.logsumexp(logits.double(), dim=1) - virtual, like=logits)
 
     def explain_choice(self) -> str:
         return f"dim = {self.dim_}, by the authors' rule" if self.dim == AUTO else ""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nci_plugin.collapse.geometry import ROUNDING, lengths, present_classes
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics, unit_rows
@@ -53,12 +53,6 @@ class ClassDirections:
     freedom: int
     residuals: Tensor
     share: float
-
-    def seen(self, rows: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
-        """The whitened offsets T^T (h - mean) of rows (n, P) and T^T d_c of their predicted classes, (n, P) each."""
-        factor = self.factor.to(rows.device)
-        offsets = (rows.double() - self.mean.to(rows.device)) @ factor
-        return offsets, (self.directions.to(rows.device) @ factor)[predicted]
 
 
 def class_directions(
@@ -127,7 +121,7 @@ def cosines(offsets: Tensor, directions: Tensor) -> Tensor:
     return torch.where(product > 0, (offsets * directions).sum(dim=1) / product, 0.0)
 
 
-@register
+@register_detector
 class WhitenedCosine(Detector):
     """Score = cos_A(h - mu_G, d_c), A = Sigma_W^-1, c = argmax z, in -1..1 (nci_plugin 2026, after Liu & Qin 2025).
 
@@ -147,16 +141,19 @@ class WhitenedCosine(Detector):
     fits_on = FitsOn.STATISTICS
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
-        self.classes_ = class_directions(training, head)
+        found = class_directions(training, head)
+        self.mean_, self.factor_, self.directions_ = found.mean, found.factor, found.directions @ found.factor
 
     def _rows(self, features: Tensor) -> Tensor:
-        return features
+        return features.double()
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        return in_range_of(cosines(*self.classes_.seen(self._rows(features), logits.argmax(dim=1))), like=logits)
+        rows = self._rows(features)
+        offsets = (rows - self.mean_.to(rows)) @ self.factor_.to(rows)
+        return in_range_of(cosines(offsets, self.directions_.to(rows)[logits.argmax(dim=1)]), like=logits)
 
 
-@register
+@register_detector
 class WhitenedCosinePlusPlus(WhitenedCosine):
     """Score = cos_A(f - mu_G, d_c), f = h / ||h||_2, as `WhitenedCosine` with the statistics of f (nci_plugin 2026).
 

@@ -30,6 +30,7 @@ from nci_plugin.networks.stages import PENULTIMATE
 SCORES: dict[str, dict[str, Any]] = {"nc1": {}, "nc2": {}, "nc3": {}, "nc4": {}, "nc5": {"max_logit": False}}
 """Per-sample scores of a stage and their settings; without a head there is no logit to multiply NECO's ratio with."""
 
+
 def nearest_centre_head(statistics: ClassStatistics) -> LinearHead:
     """The linear classifier whose largest logit is the nearest class mean, in float64.
 

@@ -138,7 +138,7 @@ class ResultsDirectory:
         """
         first: dict[tuple[str, str], tuple[str, str]] = {}
         for result in results:
-            for name in ("sweep", "configured"):
+            for name in ("sweep", "configured", "formula"):
                 if name not in result.provenance:
                     continue  # of an earlier version
                 value = json.dumps(result.provenance[name], sort_keys=True)

@@ -18,6 +18,7 @@ from nci_plugin.evaluation.alternatives import ALTERNATIVES, VALIDATED_ON, descr
 from nci_plugin.evaluation.contestant import Answers, Contestant, Scores
 from nci_plugin.evaluation.precision import AMP_SHIFT
 from nci_plugin.evaluation.results import Result
+from nci_plugin.evaluation.thin import STATISTICS, sentence, thin_statistics
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.metrics import OODMetrics, accuracy, ood_metrics
 from nci_plugin.networks.calling import without_autocast
@@ -25,11 +26,15 @@ from nci_plugin.networks.calling import without_autocast
 
 @dataclass
 class Evaluation:
-    """What the detectors answered on one network: Results, scores by detector and split, and who failed and why."""
+    """What the detectors answered on one network: Results, scores by detector and split, and who failed and why.
+
+    ``thin`` says what the training statistics are too few for, empty where they are not.
+    """
 
     results: list[Result] = field(default_factory=list)
     scores: dict[str, Scores] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    thin: str = ""
 
 
 def training_needed(setups: Sequence[Contestant]) -> frozenset[FitsOn]:
@@ -54,7 +59,8 @@ def evaluate_bank(
     detector gave as soon as it is there, so that an interruption loses nothing but the detector at work. With
     ``progress`` a bar is shown on a terminal.
     """
-    evaluation = Evaluation()
+    statistics = thin_statistics(bank)
+    evaluation = Evaluation(thin=sentence(statistics))
     tested = [name for name in bank.splits if name == TEST or name.split("/")[0] in (CSID, NEAR, FAR)]
     accuracies = {setting: _accuracy(bank, splits) for setting, splits in id_splits(benchmark).items()}
     quiet = None if progress else True  # None: quiet unless standard error is a terminal
@@ -72,6 +78,8 @@ def evaluate_bank(
             continue
         searched = {name: list(values) for name, values in setup.sweep.items()}
         settings: dict[str, Any] = {"sweep": searched, "configured": dict(setup.configured)}
+        if statistics:
+            settings[STATISTICS] = statistics
         if setup.detector is not None:
             settings["formula"] = setup.detector.formula
         if answers.shift:

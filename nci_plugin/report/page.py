@@ -65,23 +65,27 @@ def page(
             diagnosis = _diagnosis(path)
     collapse = [] if diagnosis is None else ["Neural collapse"]
     whole = complete(results)
-    return templates().get_template("page.html").render(
-        title=f"{results[0].benchmark}: {path.resolve().name}",
-        sections=["Benchmark", *collapse, "Scores", "Hyper-parameters", "Provenance", "All rows"],
-        notes=_notes(results, whole),
-        settings=[
-            _setting(whole, name, (ranks or {}).get(name, {}))
-            for name in SETTINGS
-            if detectors_by_near_auroc(whole, name)
-        ],
-        standings_note=note,
-        aurocs=_image(draw_aurocs(whole)) if whole else None,
-        diagnosis=diagnosis,
-        scores={detector: _image(figure) for detector, figure in scores.items()},
-        choices=choices_rows(results),
-        alternatives=alternatives_table(results),
-        provenance=_provenance(results),
-        rows=_all_rows(results),
+    return (
+        templates()
+        .get_template("page.html")
+        .render(
+            title=f"{results[0].benchmark}: {path.resolve().name}",
+            sections=["Benchmark", *collapse, "Scores", "Hyper-parameters", "Provenance", "All rows"],
+            notes=_notes(results, whole),
+            settings=[
+                _setting(whole, name, (ranks or {}).get(name, {}))
+                for name in SETTINGS
+                if detectors_by_near_auroc(whole, name)
+            ],
+            standings_note=note,
+            aurocs=_image(draw_aurocs(whole)) if whole else None,
+            diagnosis=diagnosis,
+            scores={detector: _image(figure) for detector, figure in scores.items()},
+            choices=choices_rows(results),
+            alternatives=alternatives_table(results),
+            provenance=_provenance(results),
+            rows=_all_rows(results),
+        )
     )
 
 
