@@ -368,3 +368,28 @@ def test_no_image_file_without_a_preprocessing(tmp_path: Path, capsys: pytest.Ca
     detector.save(tmp_path / "d.safetensors")
     arguments = ["score", str(place / "mixed"), "--detector", str(tmp_path / "d.safetensors"), *network(place)]
     assert "was fitted on tensors" in error_of(capsys, arguments)
+
+
+# -------------------------------------------------------------------- other commands on a folder
+
+
+def test_explain_diagnose_and_eval_take_a_folder(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders(tmp_path, {"train": 60, "val": 40, "test": 40})
+    (tmp_path / "near" / "noise").mkdir(parents=True)
+    for index, image in enumerate(served.rows(30, 4, ood=True).tensors[0]):
+        pixels = ((image * 0.25 + 0.5) * 255).round().byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(tmp_path / "near" / "noise" / f"{index}.png")
+    flags = [*network(place), *STEPS, "--output", str(tmp_path / "out")]
+    assert main(["explain", str(place / "mixed" / "id_000.png"), str(tmp_path), *flags]) == 0
+    assert "ID validation samples" in capsys.readouterr().out
+    assert main(["diagnose", str(tmp_path), *flags]) == 0
+    assert "near" in capsys.readouterr().out
+    flags[-1] = str(tmp_path / "evaluated")
+    assert main(["eval", str(tmp_path), "--detectors", "nci_plus", "msp", *flags]) == 0
+    assert "noise" in capsys.readouterr().out
+    without = [flag for flag in flags if flag not in STEPS]
+    assert "pass --mean and --std" in error_of(capsys, ["eval", str(tmp_path), "--detectors", "msp", *without])
+    assert "needs train/ and val/ or test/" in error_of(capsys, ["eval", str(tmp_path / "near"), *flags])
