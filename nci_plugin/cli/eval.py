@@ -186,8 +186,9 @@ def _print_report(
             names = list(dict.fromkeys(options.metrics or (name for name in METRICS if name != "acc")))
             (samples,) = read_samples([output], detectors_by_near_auroc(results, setting))
             choice = Choice(setting=setting, ood_share=options.ood_share)
+            cells = "mean [95 % interval]" if options.intervals else "mean ± std"
             columns = metrics_text(samples, names, choice, options.intervals)
-            text = f"{setting_title(results, setting)}\n{columns}" if columns else ""
+            text = f"{setting_title(results, setting, cells)}\n{columns}" if columns else ""
         if text:
             print(f"\n{text}")
     if results:
