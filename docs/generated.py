@@ -1,4 +1,4 @@
-"""The pages of the reference that are made from the code: commands, detectors, collapse metrics, keys of YAML files."""
+"""The pages of the reference that are made from the code: commands, detectors, metrics, keys of YAML files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from nci_plugin import config
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.cli.parser import make_parser
-from nci_plugin.collapse import CollapseMetrics
+from nci_plugin.collapse import METRICS, CollapseMetrics
 from nci_plugin.detectors import registry
-from nci_plugin.report.diagnosis_tables import METRICS
+from nci_plugin.metrics import METRIC_COLUMNS
+from nci_plugin.report.diagnosis_tables import at_collapse
 
 MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~$^]")
 ARGUMENT = re.compile(r" {4}(?P<name>\w+): (?P<text>.*)")
@@ -198,14 +199,24 @@ def collapse_metrics() -> Iterator[str]:
     yield """\
 # Collapse metrics
 
-What `nci_plugin.collapse.measure` answers and `nci-ood diagnose` prints, from the code. mu\\_G is the
-unweighted mean of the class means here, Sigma\\_W the covariance within classes and Sigma\\_B that of the class
-means. Values at exact collapse are given for 10 classes where they depend on the number of classes.
+Every metric of `nci_plugin.collapse.METRICS`, from its registration. `nci_plugin.collapse.measure` answers those of
+the training set, `nci-ood diagnose` prints them, and `nci-ood dynamics` follows those of one number along training.
+mu\\_G is the unweighted mean of the class means here, Sigma\\_W the covariance within classes and Sigma\\_B that of the
+class means. Values at exact collapse are given for 10 classes where they depend on the number of classes.
+
+Classes without training samples are masked: everything is of the other classes, K is their number, and a note says how
+many there are. A metric that has no value on the features at hand (one class, equal class means, no direction) is None,
+and a note gives the reason.
 """
-    yield from header("field", "what", "at collapse")
-    ten = {"classes": list(range(10))}
-    for field, (label, ideal) in METRICS.items():
-        yield row(f"`{field}`", plain(" ".join(label.split())), plain(ideal if isinstance(ideal, str) else ideal(ten)))
+    yield from header("field", "what", "at collapse", "more collapsed is", "of", "column", "computed by")
+    for name, metric in METRICS.items():
+        ideal = at_collapse(metric, 10)
+        direction = "" if metric.ideal is None else "larger" if metric.larger else "smaller"
+        column = metric.symbol if metric.along or "split" in metric.of else ""
+        function = f"`{metric.function.__module__.rpartition('.')[2]}.{metric.function.__qualname__}`"
+        label = " ".join(metric.label.split()) + (", for each class" if metric.per_class else "")
+        of = ", ".join(metric.of).replace("_", " ")
+        yield row(f"`{name}`", plain(label), plain(ideal), direction, plain(of), plain(column), function)
     yield ""
     yield "## The equations"
     yield ""
@@ -215,21 +226,61 @@ means. Values at exact collapse are given for 10 classes where they depend on th
         yield f"`{function.__module__.rpartition('.')[2]}.{function.__name__}`"
         yield ": " + "\n  ".join(documented(function))
         yield ""
-    others = [field.name for field in dataclasses.fields(CollapseMetrics) if field.name not in METRICS]
     yield "## The other fields"
     yield ""
-    yield f"Per class, or about the measurement: {', '.join(f'`{name}`' for name in others)}."
+    names = [field.name for field in dataclasses.fields(CollapseMetrics) if field.name != "values"]
+    yield f"About the measurement: {', '.join(f'`{name}`' for name in names)}."
     yield "{py:class}`~nci_plugin.collapse.CollapseMetrics` describes them."
 
 
 def _equations() -> Iterable[Callable[..., Any]]:
-    """The functions that `measure` takes its numbers from, and those of held-out splits, file by file."""
-    from nci_plugin.collapse import duality, held_out, means, variability
+    """The functions of the metrics, each after those that stand before it in its file, all public ones once."""
+    found: dict[Callable[..., Any], None] = {}
+    for function in [metric.function for metric in METRICS.values()]:
+        module = inspect.getmodule(function)
+        beside = vars(module).values() if module and module.__name__.startswith("nci_plugin.collapse.") else ()
+        mine = [each for each in beside if inspect.isfunction(each) and inspect.getmodule(each) is module]
+        found.update(dict.fromkeys(each for each in mine if not each.__name__.startswith("_")))
+        found[function] = None
+    return found
 
-    for module in (variability, means, duality, held_out):
-        for name, function in vars(module).items():
-            if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
-                yield function
+
+# -------------------------------------------------------------------- metrics
+
+SETS = {
+    "ood": "ID samples against each OOD set",
+    "csid_near": "covariate-shifted ID samples against each near-OOD set",
+    "csid": "clean ID samples against each covariate-shifted set",
+}
+
+
+def metrics() -> Iterator[str]:
+    yield """\
+# Metrics
+
+Every metric of ID against OOD scores, from the registry. `nci-ood eval --metrics NAME ...` prints them as columns,
+`nci-ood compare --metric NAME` compares detectors by one. Larger score = ID. All are printed in percent, so the
+ranges here are 0-100; the value of a group is the unweighted mean over its data sets. OpenOOD's four and the first FPR
+on the side of ID are stored in every row of `results.jsonl`, the others are computed from the stored scores, so they
+are there for older results too.
+"""
+    yield from header("name", "column", "better", "range", "of", "source")
+    for name, metric in METRIC_COLUMNS.items():
+        better = "high" if metric.higher_is_better else "low"
+        cells = (plain(metric.label), better, plain(metric.range), SETS[metric.samples], plain(metric.source))
+        yield row(f"[`{name}`](#metric-{name.replace('_', '-')})", *cells)
+    yield """
+`eval` prints those of covariate-shifted samples in the table of the full spectrum.
+[How sure they are](../../compare.md) says how their intervals are made.
+"""
+    for name, metric in METRIC_COLUMNS.items():
+        yield f"(metric-{name.replace('_', '-')})=\n## {name}"
+        yield ""
+        yield from documented(metric.function)
+        yield ""
+        failures = "; counts wrong predictions, at a stated share of OOD inputs" if metric.needs_wrong else ""
+        yield f"{SETS[metric.samples].capitalize()}{failures}. Source: {plain(metric.source)}."
+        yield ""
 
 
 # -------------------------------------------------------------------- YAML
@@ -259,6 +310,7 @@ PAGES = {
     "command_line": command_line,
     "detectors": detectors,
     "collapse_metrics": collapse_metrics,
+    "metrics": metrics,
     "postprocessor_files": postprocessor_files,
     "preprocessing_keys": preprocessing_keys,
 }

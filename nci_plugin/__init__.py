@@ -18,12 +18,14 @@ and metrics:
 What else there is:
 
 * `Benchmark`, `ImageList`, `Preprocessing`, `Features`: what is evaluated.
-* `Detector`: the base class of a detector of yours. `nci_plugin.detectors` has those of this package.
+* `Detector`, `FitsOn`, `Paper`: the base class of a detector of yours, and what such a class says of itself.
+  `nci_plugin.detectors` has those of this package.
+* `register_detector`, `DetectorSetup`: a detector by name, and with values to search. `nci_plugin.testing` tests one.
 * `ClassStatistics`, `LinearHead`: what a detector is fitted on.
 * `OODDetector`: a fitted detector beside one classifier, with thresholds that hold, as a file and for a service.
 * `recommend`: which detector for a network, without OOD images.
 * `CollapseMonitor`, and `nci_plugin.collapse.measure`: neural collapse in numbers, during training or afterwards.
-* `register`: the detectors as postprocessors of OpenOOD v1.5.
+* `register_with_openood`: the detectors as postprocessors of OpenOOD v1.5.
 * `PluginError`: raised on input that cannot be used, with one line that says what to do.
 
 The command line is ``nci-ood``, or ``python -m nci_plugin``.
@@ -44,17 +46,23 @@ if TYPE_CHECKING:  # for editors and type checkers: the names of _PUBLIC, which 
     from nci_plugin.deploy.choice import recommend as recommend
     from nci_plugin.deploy.detector import OODDetector as OODDetector
     from nci_plugin.detectors.base import Detector as Detector
+    from nci_plugin.detectors.base import Paper as Paper
+    from nci_plugin.detectors.registry import register_detector as register_detector
     from nci_plugin.dynamics.monitor import CollapseMonitor as CollapseMonitor
+    from nci_plugin.evaluation.search import DetectorSetup as DetectorSetup
+    from nci_plugin.features.bank import FitsOn as FitsOn
     from nci_plugin.features.statistics import ClassStatistics as ClassStatistics
     from nci_plugin.networks.head import LinearHead as LinearHead
     from nci_plugin.registration import on_device as on_device
     from nci_plugin.registration import register as register
+    from nci_plugin.registration import register_with_openood as register_with_openood
 
 __version__ = "0.2.0"
 
 _PUBLIC = {
     "evaluate": "nci_plugin.api",
     "register": "nci_plugin.registration",
+    "register_with_openood": "nci_plugin.registration",
     "on_device": "nci_plugin.registration",
     "Benchmark": "nci_plugin.benchmarks.benchmark",
     "Features": "nci_plugin.benchmarks.benchmark",
@@ -65,6 +73,10 @@ _PUBLIC = {
     "Detector": "nci_plugin.detectors.base",
     "OODDetector": "nci_plugin.deploy.detector",
     "recommend": "nci_plugin.deploy.choice",
+    "Paper": "nci_plugin.detectors.base",
+    "FitsOn": "nci_plugin.features.bank",
+    "DetectorSetup": "nci_plugin.evaluation.search",
+    "register_detector": "nci_plugin.detectors.registry",
     "CollapseMonitor": "nci_plugin.dynamics.monitor",
     "PluginError": "nci_plugin.checks",
 }

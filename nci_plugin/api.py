@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,24 +10,30 @@ from typing import Any, Union
 
 from torch import nn
 
+from nci_plugin.adapters import pytorch_ood
 from nci_plugin.adapters.openood import methods
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
 from nci_plugin.benchmarks.opening import open_splits
-from nci_plugin.checks import PluginError, check_row_name
+from nci_plugin.checks import PluginError, check_known, check_row_name, shown
 from nci_plugin.config import DEFAULT_DETECTORS, detector_names, load_benchmark, load_detector
-from nci_plugin.detectors.base import Detector, DetectorSetup
+from nci_plugin.detectors.base import Detector
+from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.directory import ResultsDirectory
-from nci_plugin.evaluation.evaluate import Contestant, Evaluation, evaluate_bank, training_needed
+from nci_plugin.evaluation.evaluate import Evaluation, evaluate_bank, training_needed
 from nci_plugin.evaluation.identity import data_identity, network_identity
 from nci_plugin.evaluation.results import PREDICTIONS, file_name
+from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.extract import extract, extract_share
 from nci_plugin.features.options import ExtractionOptions, check_amp, resolve_device
 from nci_plugin.files import locked
+from nci_plugin.networks.factory import import_named
 from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.linear import check_weights
 
-DetectorLike = Union[str, Detector, type[Detector], DetectorSetup]
+DetectorLike = Union[str, Detector, type[Detector], Contestant]
+
+CLASS = "FILE.py:CLASS or package.module:CLASS"
 
 
 def evaluate(
@@ -49,9 +56,10 @@ def evaluate(
         network: any classifier whose last layer is linear; a LinearHead or nn.Linear if all splits are features.
         benchmark: a name (``nci-ood list``), a YAML file, or a `Benchmark` of your own, whose splits are image lists,
             folders, lists of images, torch Datasets, DataLoaders or `Features`.
-        detectors: names (``all`` = every one of this package and of pytorch-ood; ``openood:knn`` is OpenOOD's own,
-            ``openood:all`` all of those), YAML files, `Detector` objects or classes (their hyper-parameters
-            stay fixed) or `DetectorSetup` objects (with a sweep).
+        detectors: names (``all`` = every one of this package and of pytorch-ood, but those that the classes and the
+            free memory do not allow; ``openood:knn`` is OpenOOD's own, ``openood:all`` all of those), YAML files,
+            `Detector` objects or classes (their hyper-parameters stay fixed), their ``FILE.py:CLASS``, or
+            `DetectorSetup` objects (with a sweep, or a name of their own).
         data_root: directory that image lists are relative to.
         output: directory for results, scores and stored features; None keeps everything in memory.
         device: ``auto`` (cuda, else mps, else cpu) or a torch device.
@@ -69,7 +77,7 @@ def evaluate(
     if not isinstance(benchmark, Benchmark):
         benchmark = load_benchmark(str(benchmark))
     benchmark = benchmark.with_data_root(Path(data_root))
-    setups = resolve_detectors(detectors)
+    setups, left_out = affordable(resolve_detectors(detectors), detectors, benchmark.num_classes)
     benchmark.check_has_ood()
     splits = open_splits(benchmark)
     if isinstance(network, nn.Module):
@@ -87,6 +95,9 @@ def evaluate(
     check_amp(amp, resolve_device(device))
     with nullcontext() if directory is None else locked(directory.path):
         evaluation = run_network(network, benchmark, setups, splits, options, lambda: identity, directory, seed="")
+        evaluation.failures |= {
+            name: f"left out of '{DEFAULT_DETECTORS}': {reason}" for name, reason in left_out.items()
+        }
         if directory is not None:
             from nci_plugin.report.figures import draw_run  # imports matplotlib
 
@@ -129,21 +140,29 @@ def features_directory(output: Path, seed: str) -> Path:
     return output / seed / "features"
 
 
-def resolve_detectors(detectors: DetectorLike | Sequence[DetectorLike]) -> list[Contestant]:
-    """Detector setups of names, YAML files and objects, in order; the same one given twice counts once.
+def resolve_detectors(
+    detectors: DetectorLike | Sequence[DetectorLike], without: Sequence[str] = ()
+) -> list[Contestant]:
+    """Contestants of names, YAML files, classes and objects, in order; the same one given twice counts once.
 
-    Raises PluginError if one name is given with different hyper-parameters: its results would lie in one file.
+    Of ``FILE.py:CLASS`` the file is run: a name must be the user's own word, never data's. Raises PluginError if one
+    name is given with different hyper-parameters: its results would lie in one file. Names in ``without`` are left out;
+    raises PluginError on one that is not among the others, and if none is left.
     """
     setups: dict[str, Contestant] = {}
-    for detector in [detectors] if isinstance(detectors, (str, Detector, type, DetectorSetup)) else detectors:
-        for setup in _setups(detector):
+    for detector in [detectors] if isinstance(detectors, (str, Detector, type, Contestant)) else detectors:
+        for setup in _contestants(detector):
             check_row_name("detector", setup.name)
-            known = setups.setdefault(setup.name, setup)
-            if _values(known) != _values(setup):
+            if setups.setdefault(setup.name, setup) != setup:
                 raise PluginError(
-                    f"detector '{setup.name}': given twice with different hyper-parameters; evaluate them one after the"
-                    " other, with an --output each"
+                    f"detector '{setup.name}': given twice with different hyper-parameters; give one of them a name of"
+                    " its own, in a YAML file (name: mine, detector: ...) or by DetectorSetup(..., name=...)"
                 )
+    for name in without:
+        check_known("detector to leave out", name, setups)
+    setups = {name: setup for name, setup in setups.items() if name not in without}
+    if without and not setups:
+        raise PluginError("detectors: none is left; leave out fewer")
     files: dict[str, str] = {PREDICTIONS: ""}
     for name in setups:
         other = files.setdefault(file_name(name).lower(), name)
@@ -153,18 +172,54 @@ def resolve_detectors(detectors: DetectorLike | Sequence[DetectorLike]) -> list[
     return list(setups.values())
 
 
-def _values(setup: Contestant) -> Any:
-    return (setup.detector.get_hyperparameters(), dict(setup.sweep)) if isinstance(setup, DetectorSetup) else setup
+def affordable(
+    setups: Sequence[Contestant], detectors: DetectorLike | Sequence[DetectorLike], num_classes: int
+) -> tuple[list[Contestant], dict[str, str]]:
+    """The setups without those of ``all`` that the classes or the free memory do not allow, and why these are left out.
+
+    One that is asked for by name stays.
+    """
+    asked = [detectors] if isinstance(detectors, (str, Detector, type, Contestant)) else list(detectors)
+    names = [name for name in asked if isinstance(name, str)]
+    if DEFAULT_DETECTORS not in names:
+        return list(setups), {}
+    large = pytorch_ood.too_large(num_classes, free_memory())
+    left_out = {setup.name: large[setup.name] for setup in setups if setup.name in large and setup.name not in names}
+    return [setup for setup in setups if setup.name not in left_out], left_out
 
 
-def _setups(detector: DetectorLike) -> Sequence[Contestant]:
-    if isinstance(detector, DetectorSetup):
+def free_memory() -> int:
+    """Bytes of memory that can be used now; without bound where the system does not say."""
+    try:
+        meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
+        return next(1024 * int(line.split()[1]) for line in meminfo.splitlines() if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return sys.maxsize
+
+
+def _contestants(detector: DetectorLike) -> Sequence[Contestant]:
+    if isinstance(detector, Contestant):
         return [detector]
-    if isinstance(detector, type) and issubclass(detector, Detector):
-        detector = detector()
+    if isinstance(detector, type):
+        detector = _construct(detector, detector.__qualname__)
     if isinstance(detector, Detector):
         return [DetectorSetup(detector)]
     name = str(detector)
+    if name == DEFAULT_DETECTORS:
+        return [load_detector(each) for each in detector_names()]
     if name.startswith(methods.PREFIX):
         return methods.load(name)
-    return [load_detector(each) for each in (detector_names() if name == DEFAULT_DETECTORS else [name])]
+    if ":" in name and not name.startswith(pytorch_ood.PREFIX) and not name.endswith((".yml", ".yaml")):
+        return _contestants(_construct(import_named(name, "detector", "class", CLASS), name))
+    return [load_detector(name)]
+
+
+def _construct(cls: Any, spec: str) -> Detector:
+    """A detector with its defaults; raises PluginError unless ``cls`` is a class of them that needs no argument."""
+    if not (isinstance(cls, type) and issubclass(cls, Detector)):
+        raise PluginError(f"detector '{spec}': must be a class that inherits nci_plugin.Detector, got {shown(cls)}")
+    try:
+        return cls()
+    except Exception as error:  # the class may be the user's code
+        reason = " ".join(str(error).split())
+        raise PluginError(f"detector '{spec}': cannot be made without arguments ({reason}); give defaults") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +38,14 @@ REGIMES = {
 TRAINING, HISTORY, LAST = "training.json", "history.jsonl", "best.ckpt"
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """A small network: its name in `networks.named`, and which of its arguments each option sets."""
-
-    factory: str
-    options: Mapping[str, str]
-
-
-ARCHITECTURES = {
-    "resnet": Architecture(
-        "resnet18_32x32",
-        {"width": "width", "depth": "blocks_per_stage", "head": "head"},
-    ),
-    "mlp": Architecture(
-        "mlp",
-        {"width": "width", "depth": "depth", "activation": "activation", "head": "head", "image_size": "image_size"},
-    ),
+NETWORKS: dict[str, tuple[str, dict[str, str]]] = {
+    "resnet": ("resnet18_32x32", {"width": "width", "depth": "blocks_per_stage", "head": "head"}),
+    "mlp": ("mlp", {name: name for name in ("width", "depth", "activation", "head", "image_size")}),
 }
-"""``depth`` is the number of blocks in each of the four stages of ``resnet``, and of hidden layers of ``mlp``."""
+"""Small networks: their name in `networks.named`, and which of its arguments each option sets.
+
+``depth`` is the number of blocks in each of the four stages of ``resnet``, and of hidden layers of ``mlp``.
+"""
 
 
 def with_network(benchmark: Benchmark, architecture: str, options: Mapping[str, Any]) -> Benchmark:
@@ -64,14 +53,14 @@ def with_network(benchmark: Benchmark, architecture: str, options: Mapping[str, 
 
     Raises PluginError on an unknown architecture, or on an option that it does not have.
     """
-    check_known("network", architecture, ARCHITECTURES)
-    chosen = ARCHITECTURES[architecture]
-    check_keys(f"network '{architecture}'", options, chosen.options)
-    arguments = {chosen.options[name]: value for name, value in options.items()}
-    if chosen.factory == benchmark.network:
+    check_known("network", architecture, NETWORKS)
+    factory, names = NETWORKS[architecture]
+    check_keys(f"network '{architecture}'", options, names)
+    arguments = {names[name]: value for name, value in options.items()}
+    if factory == benchmark.network:
         arguments = {**benchmark.network_arguments, **arguments}
-    build_network(chosen.factory, benchmark.num_classes, arguments)  # raises on values that cannot be used
-    return replace(benchmark, network=chosen.factory, network_arguments=arguments)
+    build_network(factory, benchmark.num_classes, arguments)  # raises on values that cannot be used
+    return replace(benchmark, network=factory, network_arguments=arguments)
 
 
 def write_data(data_root: Path) -> bool:

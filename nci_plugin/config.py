@@ -13,8 +13,8 @@ from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, OOD_VALIDATION, Ben
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
 from nci_plugin.checks import PluginError, check_keys, check_known, check_name, check_number, shown
 from nci_plugin.detectors import registry
-from nci_plugin.detectors.base import DetectorSetup
-from nci_plugin.detectors.configuration import load_postprocessor, load_yaml, parse_detector
+from nci_plugin.evaluation.configuration import config_directory, load_yaml, read_detector, setup_of
+from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.networks.named import check_named
 
 DEFAULT_DETECTORS = "all"
@@ -27,15 +27,6 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 MOST_CLASSES = 10**6
 TEXT_OF_NO_FILE = re.compile("[\0\ud800-\udfff]")
 """What no file's name can hold: NUL, and a surrogate, which is no character."""
-
-
-def config_directory() -> Path:
-    """Where the YAML files are: inside an installed package, or at the top of a checkout."""
-    package = Path(__file__).parent
-    for directory in (package / "configs", package.parent / "configs"):
-        if directory.is_dir():
-            return directory
-    raise PluginError(f"configs: not found beside '{package}'; install nci_plugin again")
 
 
 def benchmark_names() -> list[str]:
@@ -163,17 +154,17 @@ def _preprocessing(raw: Any, where: str) -> Preprocessing:
 
 
 def load_detector(name_or_path: str) -> DetectorSetup:
-    """A detector with its hyper-parameters and their sweep, by name or from a YAML file in OpenOOD's shape."""
+    """A detector with its hyper-parameters and their sweep, by name or from a YAML file in OpenOOD's shape.
+
+    A name without a YAML file has the defaults of its constructor and no sweep. Nothing is imported for a name.
+    """
     if name_or_path.endswith((".yml", ".yaml")):
-        return _read_detector(Path(name_or_path))
-    check_known("detector", name_or_path, detector_names())
+        return read_detector(Path(name_or_path))
     if name_or_path in pytorch_ood.names():
         return pytorch_ood.load(name_or_path)
-    return _read_detector(config_directory() / "postprocessors" / f"{name_or_path}.yml")
-
-
-def _read_detector(path: Path) -> DetectorSetup:
-    return parse_detector(load_postprocessor(path), f"config '{path}'")
+    if name_or_path not in registry.broken():
+        check_known("detector", name_or_path, detector_names())
+    return setup_of(name_or_path)
 
 
 def describe_config(name_or_path: str) -> tuple[str, str]:
@@ -185,7 +176,7 @@ def describe_config(name_or_path: str) -> tuple[str, str]:
     if (is_file and isinstance(raw, Mapping) and "postprocessor" in raw) or name_or_path in detector_names():
         setup = load_detector(name_or_path)
         grid = ", ".join(f"{name} in {list(values)}" for name, values in setup.sweep.items())
-        chosen = ", ".join(f"{name}={value}" for name, value in setup.detector.get_hyperparameters().items())
+        chosen = ", ".join(f"{name}={value}" for name, value in setup.configured.items())
         return "detector", f"{setup.name} ({chosen or 'no hyper-parameters'}{'; search ' + grid if grid else ''})"
     if not is_file:
         check_known("benchmark or detector", name_or_path, [*benchmark_names(), *detector_names()])

@@ -172,21 +172,18 @@ def _missing_inputs(
     benchmark: Benchmark, missing: Mapping[str, Any], no_checkpoints: PluginError | None, roots: Roots
 ) -> MissingInputs:
     """One error about splits and checkpoints, with what to do about it."""
+    no_splits = missing_splits(benchmark, missing) if missing else None
     details: list[str] = []
     summary: list[str] = []
-    first: list[PluginError] = []
-    if missing:
-        first.append(missing_splits(benchmark, missing))
-        details += first[0].details
+    if no_splits is not None:
+        details += no_splits.details
         summary.append(f"{len(missing)} of {len(benchmark.splits)} splits lack their list or images")
     if no_checkpoints is not None:
-        first.append(no_checkpoints)
         path = roots.results / str(benchmark.checkpoints)
         details.append(f"missing: checkpoints  {path if path.suffix == '.pth' else path / 's*' / 'best.ckpt'}")
         summary.append(f"there are no checkpoints in {path}")
-    hint = download_hint(benchmark, list(missing), no_checkpoints is not None, roots.results, roots.openood)
     text = " and ".join(summary)
-    message = (
-        f"benchmark '{benchmark.name}': {text}; {hint}; or pass --data-root, --ckpt-path" if hint else str(first[0])
-    )
+    message = str(no_splits or no_checkpoints)
+    if hint := download_hint(benchmark, list(missing), no_checkpoints is not None, roots.results, roots.openood):
+        message = f"benchmark '{benchmark.name}': {text}; {hint}; or pass --data-root, --ckpt-path"
     return MissingInputs(message, details, text)

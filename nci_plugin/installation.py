@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from nci_plugin.adapters.openood.checkout import LANDMARK, is_checkout
+from nci_plugin.adapters.openood.methods import METHODS
 from nci_plugin.checks import PluginError
 from nci_plugin.config import config_directory
+from nci_plugin.evaluation.configuration import unshipped_files
 from nci_plugin.files import TEMPORARY, read_file, write_atomically
 from nci_plugin.parsing import read_json
 
@@ -166,7 +168,11 @@ def _contents() -> dict[str, bytes]:
         **{f"configs/postprocessors/{path.name}": path for path in postprocessors},
         **{f"scripts/{name}": scripts / name for name in SCRIPTS},
     }
-    return {name: files[name].read_bytes() for name in sorted(files)}
+    contents = {name: path.read_bytes() for name, path in files.items()}
+    for name, text in unshipped_files().items():
+        if name not in METHODS:  # else OpenOOD has a file of that name itself
+            contents[f"configs/postprocessors/{name}.yml"] = text.encode()
+    return dict(sorted(contents.items()))
 
 
 def _script_directory() -> Path:

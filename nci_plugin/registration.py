@@ -1,7 +1,8 @@
-"""`register`: this package's detectors as postprocessors of OpenOOD; `on_device`: OpenOOD without a GPU."""
+"""This package's detectors as postprocessors of OpenOOD, and OpenOOD without a GPU."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,16 +10,16 @@ import torch
 
 from nci_plugin.adapters.openood.checkout import import_openood
 from nci_plugin.adapters.openood.device import cuda_on
-from nci_plugin.config import config_directory
 from nci_plugin.features.options import resolve_device
 
 
-def register(override: bool = True) -> None:
-    """Make every detector of this package a postprocessor of OpenOOD, by its name: ``postprocessor_name="neco"``.
+def register_with_openood(override: bool = True) -> None:
+    """Make every registered detector a postprocessor of OpenOOD, by its name: ``postprocessor_name="neco"``.
 
     Names that OpenOOD has itself stay its own, except that ``nci`` becomes this package's (the same scores to rounding,
     for any network) and OpenOOD's stays reachable as ``nci_builtin``. With ``override=False`` ``nci`` is OpenOOD's,
-    even if an earlier call had taken it: the last call counts.
+    even if an earlier call had taken it: the last call counts. A detector that is registered (`register_detector`)
+    later is there after another call.
 
     The recorder ``collapse`` of trainings is added too: ``recorder: {name: collapse}`` in a configuration of main.py.
 
@@ -27,7 +28,13 @@ def register(override: bool = True) -> None:
     import_openood()
     from nci_plugin.adapters.openood import registries  # imports openood, which is there now
 
-    registries.register(config_directory() / "postprocessors", override)
+    registries.register(override)
+
+
+def register(override: bool = True) -> None:
+    """`register_with_openood` by its earlier name; warns with DeprecationWarning."""
+    warnings.warn("nci_plugin.register is now register_with_openood", DeprecationWarning, stacklevel=2)
+    register_with_openood(override)
 
 
 @contextmanager

@@ -9,8 +9,7 @@ import pytest
 import torch
 from golden_vectors import Golden
 
-from nci_plugin.features.statistics import ClassStatistics, unit_rows
-from nci_plugin.networks.head import LinearHead
+from nci_plugin.testing import CollapsedFeatures
 
 
 @pytest.fixture(scope="module")
@@ -41,29 +40,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write("".join(f"{line}\n" for line in counts))
 
 
-class Toy:
-    """A collapsed network: features near K orthogonal class means, OOD features near their centre."""
-
-    def __init__(self, num_classes: int = 5, num_features: int = 32, per_class: int = 40, seed: int = 0) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        means = torch.eye(num_features)[:num_classes] * 4 + 0.5
-        weight = (means - means.mean(0)) / 2
-        self.head = LinearHead(weight, torch.randn(num_classes, generator=generator) * 0.1, "ToyNet")
-        self.labels = torch.arange(num_classes).repeat_interleave(per_class)
-        self.train = self.rows(means[self.labels], generator)
-        self.test = self.rows(means[self.labels], generator)
-        self.far = self.rows(means.mean(0).repeat(len(self.labels), 1) * 0.5, generator)
-        self.statistics = ClassStatistics(num_classes, num_features).update(self.train, self.labels)
-        self.unit_statistics = ClassStatistics(num_classes, num_features).update(unit_rows(self.train), self.labels)
-
-    @staticmethod
-    def rows(means: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return (means + 0.3 * torch.randn(means.shape, generator=generator)).relu()
-
-
 @pytest.fixture(scope="session")
-def toy() -> Toy:
-    return Toy()
+def toy() -> CollapsedFeatures:
+    return CollapsedFeatures()
 
 
 @pytest.fixture(scope="session")

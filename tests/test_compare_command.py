@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from results import row
 from sklearn.metrics import roc_auc_score
 from tiny import Tiny, tree
 
 from nci_plugin.cli.main import main
-from nci_plugin.comparison.metrics import measure
-from results import row
+from nci_plugin.metrics import METRIC_COLUMNS, measure
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PNG = b"\x89PNG"
@@ -128,6 +128,101 @@ def test_same_numbers_every_time(evaluated, capsys):
     assert other["comparisons"][0]["values"] != first[1]["comparisons"][0]["values"]
 
 
+# ------------------------------------------------------------- columns of eval
+
+
+EVERY_METRIC = ["fpr_at_id_tpr95", "aurc", "augrc", "autc", "csid_auroc", "csid_rejection"]
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_columns_of_eval(tmp_path, capsys, monkeypatch, seeds):
+    """Chosen metrics are those of the stored scores, with intervals or without; OpenOOD's CSV is what it was."""
+    monkeypatch.setenv("COLUMNS", "10000")
+    tiny = Tiny(tmp_path / "tiny", seeds=seeds)
+    checkpoint = tiny.checkpoints if seeds > 1 else tiny.checkpoint
+    arguments = tiny.eval("msp", "nci", ckpt_path=checkpoint)
+    assert main(arguments) == 0
+    before = {path: path.read_bytes() for path in tiny.output.rglob("*.csv")}
+    default = capsys.readouterr().out
+    assert main([*arguments, "--metrics", *EVERY_METRIC, "--ood-share", "0.3"]) == 0
+    plain = capsys.readouterr().out
+    assert {path: path.read_bytes() for path in tiny.output.rglob("*.csv")} == before
+    assert main([*arguments, "--intervals"]) == 0
+    with_intervals = capsys.readouterr().out
+
+    first, second = (plain.split(f"tiny, {title}")[1].split("\n\n")[0] for title in ("standard OOD", "full-spectrum"))
+    assert "csid" not in first.split("\n", 1)[1], "not in the standard setting"
+    for label in (METRIC_COLUMNS[name].label for name in EVERY_METRIC):
+        assert label in second
+    assert "AURC: 0.3 of all inputs OOD" in first
+    splits = {"augrc": ("id/test", "near/near"), "csid_rejection": ("id/test", "csid/csid")}
+    for name, text in (("augrc", first), ("csid_rejection", second)):
+        values = []
+        for seed in seeds_of(tiny.output):
+            with np.load(tiny.output / seed / "scores" / "nci.npz") as scores:
+                with np.load(tiny.output / seed / "scores" / "predictions.npz") as answers:
+                    wrong = answers["id/test/predictions"] != answers["id/test/labels"]
+                one, two = splits[name]
+                values.append(measure(name, scores[one], scores[two], wrong, 0.3))
+        expected = f"{np.mean(values):.2f}" + (f"±{np.std(values):.2f}" if seeds > 1 else "")
+        assert expected in next(line for line in text.splitlines() if line.startswith("nci")).split()
+
+    rows = results(tiny.output)
+    nearood = [
+        row["auroc"] for row in rows if (row["detector"], row["setting"], row["dataset"]) == ("nci", "ood", "nearood")
+    ]
+    assert f"{np.mean(nearood):.2f} [" in with_intervals
+    over = "this network alone" if seeds == 1 else "2 networks"
+    assert "FPR@95: 95 % intervals over images" in with_intervals
+    assert over in with_intervals
+    assert "95 % intervals" not in default
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--metrics", "aurocs"], "unknown metric of --metrics 'aurocs' (did you mean 'auroc'?)"),
+        (["--metrics", "aurc", "--ood-share", "0"], "--ood-share: must lie between 0 and 1"),
+    ],
+)
+def test_columns_that_cannot_be(tmp_path, capsys, options, message):
+    tiny = Tiny(tmp_path / "tiny")
+    assert main([*tiny.eval("msp"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not tiny.output.exists()
+
+
+# ---------------------------------------------------------------- ties as ties
+
+
+def test_rank_and_page_show_ties_as_ties(tmp_path, capsys):
+    """Two detectors of the same scores share their ranks, one that is far behind does not; the page says the same."""
+    path = made_up(tmp_path / "a", detectors=("msp", "nci", "ebo"), seeds=("",), shift=2.0)
+    scores = dict(np.load(path / "scores" / "ebo.npz"))
+    np.savez(path / "scores" / "nci.npz", **scores)
+    np.savez(path / "scores" / "msp.npz", **{split: -values for split, values in scores.items()})
+    assert main(["leaderboard", "rank", str(path)]) == 0
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines() if line[:1].isdigit() and "no rank" not in line]
+    ranks = {row[-1]: row[:2] for row in rows}
+    assert ranks == {"nci": ["1-2", "1-2"], "ebo": ["1-2", "1-2"], "msp": ["3", "3"]}
+    assert main(["report", str(path)]) == 0
+    page = (path / "report.html").read_text(encoding="utf-8")
+    assert "rank near" in page
+    assert page.count("<td>1-2</td>") == 4
+
+
+def test_rank_and_page_without_scores_say_what_to_run(tmp_path, capsys):
+    path = made_up(tmp_path / "a")
+    (path / "scores" / "nci.npz").unlink()
+    assert main(["leaderboard", "rank", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "which detectors tie is not known: scores of 'nci'" in out
+    assert f"run: nci-ood eval b --detectors nci --output {path}" in out
+    assert main(["report", str(path)]) == 0
+    assert "which detectors tie is not known" in (path / "report.html").read_text(encoding="utf-8")
+
+
 # ----------------------------------------------------------- directories made up
 
 
@@ -152,7 +247,10 @@ def made_up(path, benchmark="b", detectors=("msp", "nci"), seeds=("",), seed=0, 
                 for split, size in sizes.items()
             }
             np.savez(folder / f"{detector}.npz", **scores)
-            for group, name, n_ood in (("near", "one", 80), ("far", "two", 70)):
+            for group, name, n_ood in (
+                *(("near", "one", 80), ("near", "nearood", 80)),
+                *(("far", "two", 70), ("far", "farood", 70)),
+            ):
                 rows.append(
                     row(detector, group, name, seed=network, benchmark=benchmark, n_id=90, n_ood=n_ood).to_json()
                 )

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sklearn.metrics import auc, roc_auc_score
+from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curve
 
-from nci_plugin.comparison.counts import SortedScores
-from nci_plugin.comparison.metrics import METRICS, augrc, aurc, autc, measure
 from nci_plugin.comparison.worst import by_ood_class, by_predicted_class, id_threshold, worst
-from nci_plugin.metrics import ood_metrics
+from nci_plugin.metrics import measure, ood_metrics
+from nci_plugin.metrics.columns import METRIC_COLUMNS, augrc, aurc, autc
+from nci_plugin.metrics.counts import SortedScores
 
 SIZES = st.integers(2, 40)
 TIED = st.integers(-3, 3).map(float)
@@ -39,6 +39,21 @@ def samples(draw, elements=None):
 
 
 # ------------------------------------------------------------ brute force
+
+
+def openoods(id_scores, ood_scores):
+    """OpenOOD's metrics by scikit-learn, as its evaluator computes them."""
+    scores, is_ood = np.concatenate([id_scores, ood_scores]), np.repeat([0, 1], [len(id_scores), len(ood_scores)])
+    fpr, tpr, _ = roc_curve(is_ood, -scores)
+    precision_in, recall_in, _ = precision_recall_curve(1 - is_ood, scores)
+    precision_out, recall_out, _ = precision_recall_curve(is_ood, -scores)
+    shares = {
+        "fpr95": fpr[np.argmax(tpr >= 0.95)],
+        "auroc": auc(fpr, tpr),
+        "aupr_in": auc(recall_in, precision_in),
+        "aupr_out": auc(recall_out, precision_out),
+    }
+    return {name: 100 * share for name, share in shares.items()}
 
 
 def accepted_id_share(id_scores, threshold):
@@ -98,9 +113,10 @@ def autc_by_steps(id_scores, ood_scores):
 @given(samples())
 def test_against_openood_and_brute_force(case):
     id_scores, ood_scores, _ = case
-    openood = ood_metrics(id_scores, ood_scores)
-    for name in ("auroc", "fpr95", "aupr_in", "aupr_out"):
-        assert measure(name, id_scores, ood_scores) == pytest.approx(getattr(openood, name), abs=1e-9), name
+    stored = ood_metrics(id_scores, ood_scores)
+    for name, value in openoods(id_scores, ood_scores).items():
+        assert measure(name, id_scores, ood_scores) == pytest.approx(value, abs=1e-9), name
+        assert getattr(stored, name) == measure(name, id_scores, ood_scores)
     share = rejected(id_scores, ood_scores)
     assert measure("csid_rejection", id_scores, ood_scores) == pytest.approx(100 * share, abs=1e-9)
     assert measure("fpr_at_id_tpr95", id_scores, ood_scores) == pytest.approx(100 * (1 - share), abs=1e-9)
@@ -168,7 +184,7 @@ def test_weights_are_the_samples_drawn_so_often(case, seed):
     )
     drawn = [np.repeat(id_scores, id_weights), np.repeat(ood_scores, ood_weights), np.repeat(wrong, id_weights)]
     counts = SortedScores(*case).counts(id_weights, ood_weights)
-    for name, metric in METRICS.items():
+    for name, metric in METRIC_COLUMNS.items():
         if metric.function is not autc:  # whose scale is that of all samples
             assert 100 * metric.function(counts) == pytest.approx(measure(name, *drawn), abs=1e-9), name
     for function in (aurc, augrc):
@@ -181,7 +197,7 @@ def test_ties_and_order_do_not_matter(case, copies):
     """Metrics other than FPR@95, whose curve leaves points out, do not change when every sample is there twice."""
     id_scores, ood_scores, wrong = case
     turned = [np.tile(each[::-1], copies) for each in case]
-    for name in METRICS:
+    for name in METRIC_COLUMNS:
         if name != "fpr95" and (copies == 1 or "95" not in name and name != "csid_rejection"):
             expected = measure(name, id_scores, ood_scores, wrong)
             assert measure(name, *turned) == pytest.approx(expected, abs=1e-9), name

@@ -14,16 +14,16 @@ from scipy.stats import norm, t
 from nci_plugin.checks import PluginError
 from nci_plugin.comparison import bootstrap, networks
 from nci_plugin.comparison.bootstrap import Pairing
-from nci_plugin.comparison.compare import check, compare
-from nci_plugin.comparison.counts import SortedScores
+from nci_plugin.comparison.compare import check, compare, values
 from nci_plugin.comparison.delong import components, covariance, mean_of
-from nci_plugin.comparison.friedman import cliques, friedman
-from nci_plugin.comparison.metrics import METRICS, auroc, measure
-from nci_plugin.comparison.multiple import holm, step_down_max_t
-from nci_plugin.comparison.over_benchmarks import over_benchmarks
+from nci_plugin.comparison.multiple import cliques, holm, step_down_max_t
+from nci_plugin.comparison.over_benchmarks import friedman, over_benchmarks
 from nci_plugin.comparison.records import Choice
 from nci_plugin.comparison.samples import Samples
 from nci_plugin.comparison.tables import MOST_TIES, comparison_text, over_benchmarks_text, tie_letters
+from nci_plugin.metrics import measure
+from nci_plugin.metrics.columns import METRIC_COLUMNS, auroc
+from nci_plugin.metrics.counts import SortedScores
 
 METRIC_NAMES = ("fpr95", "fpr_at_id_tpr95", "aupr_out", "aurc", "augrc", "autc")
 
@@ -186,22 +186,33 @@ def truth(metric, shift, wrong_share):
     """The metric of an endless sample, as 100,000 normal quantiles of each side give it to about 0.02 points."""
     quantiles = norm.ppf((np.arange(100_000) + 0.5) / 100_000)
     wrong = np.random.default_rng(0).random(100_000) < wrong_share
-    return measure(metric, quantiles + shift, quantiles, wrong)
+    second = quantiles + shift if metric == "csid_rejection" else quantiles  # shifted samples are as the clean ones
+    return measure(metric, quantiles + shift, second, wrong)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("metric", "size"), [("auroc", 400), ("augrc", 400), ("fpr95", 1500)])
+@pytest.mark.parametrize(
+    ("metric", "size"),
+    [
+        *(("auroc", 400), ("aupr_in", 400), ("aupr_out", 400), ("aurc", 400), ("augrc", 400), ("autc", 400)),
+        *(("fpr95", 1500), ("fpr_at_id_tpr95", 1500), ("csid_rejection", 1500)),
+    ],
+)
 def test_coverage_of_intervals(metric, size):
     """Nominal 95 % intervals of a value and of a difference hold the truth in 93 to 97 % of 2,000 studies.
 
     Each has ``size`` ID and as many OOD images, two detectors whose scores are correlated, and one network. FPR@95
-    needs more images, as it hangs on 5 % of them; 500 replicates are fewer than a comparison makes.
+    needs more images, as it hangs on 5 % of them; 500 replicates are fewer than a comparison makes. The truth of AUTC
+    is that on the scale of each study's scores, of which its interval is.
     """
     shifts, studies = (1.5, 1.0), 2000
     expected = [truth(metric, shift, 0.1) for shift in shifts]
     held = np.zeros(2)
     for study in range(studies):
-        samples = made_up(np.random.default_rng([7, study]), (size, size), shifts)
+        samples = made_up(np.random.default_rng([7, study]), (size, size), shifts, csid=metric == "csid_rejection")
+        if metric == "autc":
+            ranges = [np.ptp(np.concatenate(list(by_network[0].values()))) for by_network in samples.scores.values()]
+            expected = [100 * (1 - shift / each) / 2 for shift, each in zip(shifts, ranges)]
         made = compare(samples, Choice(metric, seed=study, replicates=500))
         value, difference = made.values[0], made.differences[0]
         held += [
@@ -353,6 +364,28 @@ def test_groups_and_full_spectrum():
             check(without, choice)
 
 
+@pytest.mark.parametrize("metric", ["auroc", "fpr95"])
+def test_values_of_groups_and_their_data_sets(metric):
+    """Those of groups are a comparison's; a group of one set is that set; without intervals the values are the same."""
+    samples = made_up(np.random.default_rng(1), (80, 70), (1.2, 0.8), (0.0, 0.3))
+    made = values(samples, Choice(metric), intervals=True)
+    assert [each for each in made if each.group == "near"] == compare(samples, Choice(metric)).values
+    assert [replace(each, group="near") for each in made if each.group == "near/one"] == made[:2]
+    alone = values(samples, Choice(metric), intervals=False)
+    np.testing.assert_allclose([each.by_network for each in alone], [each.by_network for each in made])
+    assert all(np.isnan(each.low) for each in alone)
+    one = values(replace(samples, scores={"d0": samples.scores["d0"]}), Choice(metric), intervals=True)
+    assert one[0] == made[0], "of one detector alone"
+
+
+def test_ranks_are_what_the_differences_leave():
+    """Everyone above is better, everyone below is worse, and who cannot be told apart shares the range."""
+    samples = made_up(np.random.default_rng(1), (200, 200), (3.0, 1.0, 1.01, -1.0))
+    assert compare(samples, Choice()).ranks("near") == {"d0": "1", "d1": "2-3", "d2": "2-3", "d3": "4"}
+    low = compare(samples, Choice("fpr_at_id_tpr95")).ranks("near")
+    assert (low["d0"], low["d3"]) == ("1", "4")
+
+
 def test_against_one():
     samples = made_up(np.random.default_rng(1), (80, 70), (1.2, 0.8, 1.0))
     every = {(each.first, each.second): each for each in compare(samples, Choice()).differences}
@@ -493,4 +526,4 @@ def test_only_ties_with_the_best_are_marked_where_there_are_too_many():
 
 
 def test_every_metric_can_be_chosen():
-    assert {name for name in METRICS if Choice(name).uses_delong} == {"auroc", "csid_auroc"}
+    assert {name for name in METRIC_COLUMNS if Choice(name).uses_delong} == {"auroc", "csid_auroc"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import nci_plugin.config
+import nci_plugin
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.api import resolve_detectors
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
@@ -50,6 +50,8 @@ OFFICIAL = {
 
 # The OOD sets of the papers' own suites, written out: ID set, data sets.
 PAPERS = {
+    "nci_cifar10": ("cifar10", ["svhn", "isun", "places365", "texture"]),
+    "nci_imagenet": ("imagenet", ["inaturalist", "sun", "places365", "textures"]),
     "neco_cifar10": ("cifar10", ["cifar100", "svhn"]),
     "neco_cifar100": ("cifar100", ["cifar10", "svhn"]),
     "neco_imagenet": ("imagenet", ["imagenet_o", "textures", "inaturalist", "sun", "places365"]),
@@ -182,6 +184,16 @@ def test_shipped_hyperparameters_and_grids():
         "knn_l1": ({"K": 50, "alpha": 1e-4}, alphas),
         "neco": ({"dim": 0.9, "scale": True, "max_logit": "auto", "raw_norm": "auto"}, {}),
         **{name: ({}, {}) for name in ("nc1", "nc2", "nc3", "nc4", "mds_pp", "rmds_pp", "ora", "nci_plus")},
+        **{name: ({}, {}) for name in ("nci_gated", "whitened_cosine", "whitened_cosine_pp", "pscore_data_free")},
+        **{name: ({}, {}) for name in ("caref", "cadref", "ras", "klm")},
+        "gen": ({"gamma": 0.1, "M": 100}, {"gamma": [0.01, 0.1, 0.5, 1, 2, 5, 10], "M": [10, 50, 100, 200, 500, 1000]}),
+        "fdbd": ({"distance_as_normalizer": True}, {"distance_as_normalizer": [True, False]}),
+        "react": ({"percentile": 90}, {"percentile": [85, 90, 95, 99]}),
+        "scale": ({"percentile": 85}, {"percentile": [65, 70, 75, 80, 85, 90, 95]}),
+        "dice": ({"p": 90}, {}),
+        "nnguide": ({"K": 100, "alpha": 0.01}, {}),
+        "vim": ({"dim": "auto"}, {"dim": [256, 1000, "auto"]}),
+        "mds_radial": ({"exponent": 1.0}, {"exponent": [0, 0.5, 1, 1.5, 2]}),
         "nc5": ({"dim": 0.9, "scale": True, "max_logit": "auto", "raw_norm": "auto"}, {}),
         "msp": ({}, {}),
         "mls": ({}, {}),
@@ -202,7 +214,7 @@ def test_an_installed_package_reads_the_files_inside_it(tmp_path, monkeypatch):
     package = tmp_path / "site-packages" / "nci_plugin"
     shutil.copytree(config_directory(), package / "configs")
     (package.parent / "configs" / "benchmarks").mkdir(parents=True)  # of some other package
-    monkeypatch.setattr(nci_plugin.config, "__file__", str(package / "config.py"))
+    monkeypatch.setattr(nci_plugin, "__file__", str(package / "__init__.py"))
     assert config_directory() == package / "configs"
     assert benchmark_names() == sorted([*OFFICIAL, *PAPERS, "digits", "digits_lt"])
     assert load_detector("nci").sweep
@@ -211,12 +223,12 @@ def test_an_installed_package_reads_the_files_inside_it(tmp_path, monkeypatch):
 def test_a_checkout_reads_the_files_at_its_top(tmp_path, monkeypatch):
     (tmp_path / "nci_plugin").mkdir()
     (tmp_path / "configs").mkdir()
-    monkeypatch.setattr(nci_plugin.config, "__file__", str(tmp_path / "nci_plugin" / "config.py"))
+    monkeypatch.setattr(nci_plugin, "__file__", str(tmp_path / "nci_plugin" / "__init__.py"))
     assert config_directory() == tmp_path / "configs"
 
 
 def test_a_package_without_its_files_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(nci_plugin.config, "__file__", str(tmp_path / "nci_plugin" / "config.py"))
+    monkeypatch.setattr(nci_plugin, "__file__", str(tmp_path / "nci_plugin" / "__init__.py"))
     with pytest.raises(PluginError, match="configs: not found .*; install nci_plugin again"):
         config_directory()
 

@@ -11,10 +11,11 @@ from scipy.stats import spearmanr
 from torch.nn.functional import normalize
 
 from nci_plugin import config
+from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors import registry
-from nci_plugin.detectors.base import DetectorSetup
-from nci_plugin.evaluation.search import answer, check_ranking
+from nci_plugin.evaluation.contestant import check_ranking
+from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics, unit_rows
@@ -22,6 +23,7 @@ from nci_plugin.metrics import auroc
 from nci_plugin.networks.head import LinearHead
 
 ALL = config.detector_names()
+BENCHMARK = Benchmark("made", 5, {"id/test": "made"})
 LAST_BIT = 1.2e-7
 
 
@@ -178,7 +180,7 @@ def setup(name: str) -> DetectorSetup:
 
 
 def scores(name: str, bank: FeatureBank) -> np.ndarray:
-    found = answer(setup(name), bank, ["id/test", "far/far"]).scores
+    found = setup(name).answer(bank, BENCHMARK, ["id/test", "far/far"]).scores
     return np.concatenate([found["id/test"], found["far/far"]]).astype(float)
 
 
@@ -199,7 +201,8 @@ def test_no_detector_ranks_rounding(name: str, case: str) -> None:
         return
     assert np.isfinite(found).all()
     if found.min() < found.max():
-        again = answer(setup(name), network.bank(nudged(network.test), nudged(network.far)), ["id/test", "far/far"])
+        bank = network.bank(nudged(network.test), nudged(network.far))
+        again = setup(name).answer(bank, BENCHMARK, ["id/test", "far/far"])
         moved = np.concatenate([again.scores["id/test"], again.scores["far/far"]])
         assert spearmanr(found, moved).statistic > 0.95
 

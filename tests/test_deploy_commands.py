@@ -182,8 +182,18 @@ def test_lines_of_json_standard_output_a_list_and_one_image(
     assert len(by_json) == MIXED
     (tmp_path / "list.txt").write_text("mixed/id_000.png 3\nmixed/ood_001.png\n", encoding="utf-8")
     capsys.readouterr()
-    assert main([*score(place, "--data-root", str(place))[:1], str(tmp_path / "list.txt"), *score(place)[2:],
-                 "--data-root", str(place)]) == 0
+    assert (
+        main(
+            [
+                *score(place, "--data-root", str(place))[:1],
+                str(tmp_path / "list.txt"),
+                *score(place)[2:],
+                "--data-root",
+                str(place),
+            ]
+        )
+        == 0
+    )
     lines = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert [line["file"] for line in lines] == ["mixed/id_000.png", "mixed/ood_001.png"]
     assert main(score(place, images="mixed/id_000.png")) == 0
@@ -198,7 +208,7 @@ def test_images_that_cannot_be_scored_get_a_row_and_exit_code_1(place: Path, tmp
     for index in range(5):
         (images / f"{index}.png").write_bytes((place / "mixed" / "id_000.png").read_bytes())
     (images / "2.png").write_bytes(b"no image")
-    (images / "deep" / "er" / "a,\"b\n.png").write_bytes((place / "mixed" / "id_000.png").read_bytes())
+    (images / "deep" / "er" / 'a,"b\n.png').write_bytes((place / "mixed" / "id_000.png").read_bytes())
     (images / "notes.txt").write_text("no image either")
     output = tmp_path / "s.csv"
     arguments = [*score(place)[:1], str(images), *score(place)[2:], "--csv", str(output), "--batch-size", "3"]

@@ -87,8 +87,14 @@ def test_the_same_images_in_every_form(tmp_path: Path) -> None:
     ):
         assert torch.equal(detector.score(source), expected), type(source)
     assert torch.allclose(detector.score(paths[3]), expected[3:4], atol=1e-5)  # another batch, other rounding
-    steps = transforms.Compose([transforms.Resize(8), transforms.CenterCrop(8), transforms.ToTensor(),
-                                transforms.Normalize([0.5] * 3, [0.25] * 3)])
+    steps = transforms.Compose(
+        [
+            transforms.Resize(8),
+            transforms.CenterCrop(8),
+            transforms.ToTensor(),
+            transforms.Normalize([0.5] * 3, [0.25] * 3),
+        ]
+    )
     by_loader = new().fit(
         model,
         DataLoader(ImageFolder(str(tmp_path / "train"), steps), 7, shuffle=True),
@@ -333,7 +339,11 @@ def test_preprocessing_of_timm_is_read_off_its_configuration() -> None:
     model = network()
     assert of_timm(model) is None
     model.pretrained_cfg = {  # type: ignore[assignment]
-        "input_size": (3, 224, 224), "crop_pct": 0.9, "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic",
+        "input_size": (3, 224, 224),
+        "crop_pct": 0.9,
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+        "interpolation": "bicubic",
     }
     assert of_timm(model) == Preprocessing(248, 224, ((0.5,) * 3, (0.5,) * 3), "bicubic")
     model.pretrained_cfg["crop_mode"] = "squash"  # type: ignore[index,operator]
@@ -525,7 +535,7 @@ def test_what_cannot_be_stored_is_refused_and_nothing_is_written(tmp_path: Path)
 def test_scored_images_are_not_kept() -> None:
     detector, _ = fitted(registry.create("knn_l1", K=3))
     detector.score(TEST)
-    assert detector.fitted.detector.distances_ == {}  # type: ignore[attr-defined]
+    assert detector.fitted.detector._kept == {}  # type: ignore[attr-defined]
 
 
 def test_fitting_again_and_copying_leave_the_first_alone() -> None:

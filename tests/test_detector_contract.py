@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import json
 
@@ -13,21 +12,16 @@ import safetensors.torch
 import torch
 import twins
 
-from nci_plugin import config, metrics
+from nci_plugin import config, metrics, testing
 from nci_plugin.adapters import pytorch_ood
-from nci_plugin.checks import PluginError
 from nci_plugin.deploy.graph import graph_of
 from nci_plugin.deploy.state import detector_from, state_of
 from nci_plugin.detectors import registry
-from nci_plugin.detectors.base import DetectorSetup
-from nci_plugin.evaluation.search import fit_and_search
-from nci_plugin.features.bank import FeatureBank, FitsOn
-from nci_plugin.features.split import FeatureSplit
-from nci_plugin.features.statistics import ClassStatistics, unit_rows
-from nci_plugin.networks.head import LinearHead
+from nci_plugin.detectors.base import Detector, Paper
+from nci_plugin.evaluation.search import DetectorSetup, fit_and_search
+from nci_plugin.features.bank import FitsOn
 
 OWN = registry.names()
-STATISTICS = (FitsOn.STATISTICS, FitsOn.UNIT_STATISTICS)
 ALL = config.detector_names()
 SETTINGS = {
     "ebo": [{}, {"temperature": 2.0}],
@@ -37,73 +31,72 @@ SETTINGS = {
     "feature_norm": [{"norm": "l1"}, {"norm": "l2"}, {"norm": "linf"}],
     "knn": [{"K": 10}, {"K": 1}],
     "knn_l1": [{"K": 10, "alpha": 0.01}],
+    "gen": [{}, {"gamma": 0.5, "M": 3}],
+    "fdbd": [{}, {"distance_as_normalizer": False}],
+    "react": [{}, {"percentile": 85}],
+    "scale": [{}, {"percentile": 65}],
+    "dice": [{}, {"p": 50}],
+    "nnguide": [{"K": 10}, {"K": 1, "alpha": 1}],
+    "vim": [{"dim": 8}, {"dim": 4}],
+    "mds_radial": [{}, {"exponent": 0}, {"exponent": 2}],
     "neco": [{}, {"dim": 3}, {"scale": False}, {"max_logit": False, "dim": 0.5}, {"raw_norm": True}],
     "nc5": [{}, {"dim": 3, "max_logit": False}, {"scale": False, "raw_norm": False}],
 }
-UNIT = [name for name in OWN if registry.detector_class(name).fits_on is FitsOn.UNIT_STATISTICS]
+TOY = {"vim": {"dim": 8}, "react": {"percentile": 99}}
+"""Of a toy of 5 classes in 32 features, each at 4 in one of them: that clips a class away at 90 %."""
+OURS_ALONE = (
+    testing.no_rows_no_scores,
+    testing.a_larger_score_is_id,
+    testing.the_other_samples_do_not_matter,
+    testing.float32_is_near_float64,
+    testing.an_unknown_hyperparameter_is_an_error,
+    testing.a_search_gives_a_fitted_detector,
+)
+"""What detectors of another library need not keep."""
+
+MOST = [check for check in testing.CHECKS if check not in OURS_ALONE]
+
 OWN_SETTINGS = [(name, values) for name in OWN for values in SETTINGS.get(name, [{}])]
-
-
-def split(head, features, labels=None):
-    labels = torch.full((len(features),), -1) if labels is None else labels
-    return FeatureSplit.of(features, head.logits(features), labels)
-
-
-def training(detector, toy):
-    return {
-        FitsOn.NOTHING: None,
-        FitsOn.STATISTICS: toy.statistics,
-        FitsOn.UNIT_STATISTICS: toy.unit_statistics,
-        FitsOn.BANK: split(toy.head, toy.train, toy.labels),
-    }[detector.fits_on]
-
-
-def validation(toy):
-    return split(toy.head, toy.test[::2])
 
 
 def make(name, **values):
     detector = config.load_detector(name).detector
     small = {"k": 10, "K": 10, "d": 4}
     given = {key: value for key, value in small.items() if key in detector.hyperparameter_names()}
+    given |= TOY.get(name, {})
     return detector.set_hyperparameters(**{**given, **values})
 
 
 def fitted(name, toy, **values):
     detector = make(name, **values)
-    return detector.fit(training(detector, toy), toy.head, validation(toy))
+    return toy.fit(detector)
 
 
-def score(detector, toy, features):
-    return detector.score(features, toy.head.logits(features))
+@pytest.mark.parametrize("check", testing.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(("name", "values"), OWN_SETTINGS)
+def test_ours_keep_the_whole_contract(name, values, check, toy):
+    if check is testing.a_larger_score_is_id and values != SETTINGS.get(name, [{}])[0]:
+        return  # another setting need not tell these features apart
+    check(make(name, **values), toy)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_one_finite_score_a_sample(name, toy):
-    scores = score(fitted(name, toy), toy, toy.test)
-    assert scores.shape == (len(toy.test),)
-    assert torch.isfinite(scores).all()
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_no_rows_no_scores_and_one_row_one_score(name, toy):
-    detector = fitted(name, toy)
-    assert score(detector, toy, toy.test[:1]).shape == (1,)
-    if name in OWN:
-        assert score(detector, toy, toy.test[:0]).shape == (0,)
+@pytest.mark.parametrize("check", MOST, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", pytorch_ood.names())
+def test_those_of_pytorch_ood_keep_most_of_it(name, check, toy):
+    check(make(name), toy)
 
 
 @pytest.mark.parametrize(("name", "values"), OWN_SETTINGS)
 def test_stored_and_read_it_gives_the_same_bits(name, values, toy):
     detector = fitted(name, toy, **values)
-    expected = score(detector, toy, toy.test)
+    expected = toy.score(detector, toy.test)
     state = state_of(detector)
     stored = safetensors.torch.save(state.tensors, {"state": json.dumps(state.values, allow_nan=False)})
     read = detector_from(json.loads(json.dumps(state.values)), safetensors.torch.load(stored), "a file")
-    assert torch.equal(score(read, toy, toy.test), expected)
+    assert torch.equal(toy.score(read, toy.test), expected)
     assert read.get_hyperparameters() == detector.get_hyperparameters()
     assert read.explain_choice() == detector.explain_choice()
-    assert torch.equal(score(read, toy, toy.far), score(detector, toy, toy.far))
+    assert torch.equal(toy.score(read, toy.far), toy.score(detector, toy.far))
 
 
 @pytest.mark.parametrize(("name", "values"), OWN_SETTINGS)
@@ -111,70 +104,17 @@ def test_as_a_graph_it_gives_the_same_scores(name, values, toy):
     detector = fitted(name, toy, **values)
     graph = graph_of(detector)
     for features in (toy.test, toy.far, toy.test[:1], toy.test * 100):
-        expected = score(detector, toy, features)
+        expected = toy.score(detector, features)
         found = graph(features.double(), toy.head.logits(features).double()).float()
         assert found.shape == expected.shape
         assert ((found - expected).abs() <= 1e-4 * expected.abs().clamp(min=1)).all()
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_inputs_are_left_alone(name, toy):
-    detector = make(name)
-    data = training(detector, toy)
-    features, head = toy.test.clone(), copy.deepcopy(toy.head)
-    logits = head.logits(features)
-    before = [t.clone() for t in (features, logits, head.weight, head.bias, toy.train)]
-    detector.fit(data, head, validation(toy)).score(features, logits)
-    for tensor, kept in zip((features, logits, head.weight, head.bias, toy.train), before):
-        assert torch.equal(tensor, kept)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_refit_is_a_fresh_fit(name, toy):
-    other_head = LinearHead(toy.head.weight * 0.7, toy.head.bias + 1)
-    other = split(other_head, toy.test * 2, toy.labels)
-    detector = make(name)
-    shape = toy.head.num_classes, toy.head.num_features
-    statistics = ClassStatistics(*shape).update(toy.test * 2, toy.labels)
-    unit = ClassStatistics(*shape).update(unit_rows(toy.test), toy.labels)
-    given = {FitsOn.STATISTICS: statistics, FitsOn.UNIT_STATISTICS: unit, FitsOn.BANK: other}
-    detector.fit(given.get(detector.fits_on), other_head, other)
-    detector.fit(training(detector, toy), toy.head, validation(toy))
-    assert torch.equal(score(detector, toy, toy.test), score(fitted(name, toy), toy, toy.test))
-
-
 @pytest.mark.parametrize("name", OWN)
 def test_separates_collapsed_classes_from_their_centre(name, toy):
     detector = fitted(name, toy)
-    area = metrics.auroc(score(detector, toy, toy.test).numpy(), score(detector, toy, toy.far).numpy())
+    area = metrics.auroc(toy.score(detector, toy.test).numpy(), toy.score(detector, toy.far).numpy())
     assert area > 0.9, f"AUROC {area:.3f}: is a larger score ID?"
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_not_fitted_is_an_error(name, toy):
-    with pytest.raises(PluginError, match="not fitted"):
-        score(make(name), toy, toy.test)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_wrong_width_names_expected_and_got(name, toy):
-    with pytest.raises(PluginError, match=r"expected features of shape \(n, 32\), got \(3, 31\)"):
-        fitted(name, toy).score(torch.zeros(3, 31), torch.zeros(3, 5))
-
-
-@pytest.mark.parametrize("name", [n for n in ALL if config.load_detector(n).detector.fits_on is not FitsOn.NOTHING])
-def test_wrong_training_is_an_error(name, toy):
-    with pytest.raises(PluginError, match="fits on"):
-        make(name).fit("features", toy.head)
-    head = LinearHead(torch.zeros(5, 31), torch.zeros(5))
-    with pytest.raises(PluginError, match="the head expects 31 features"):
-        make(name).fit(training(make(name), toy), head)
-
-
-@pytest.mark.parametrize("name", UNIT)
-def test_statistics_of_other_lengths_are_an_error(name, toy):
-    with pytest.raises(PluginError, match="features of length 1"):
-        make(name).fit(toy.statistics, toy.head)
 
 
 @pytest.mark.parametrize(("name", "values"), OWN_SETTINGS)
@@ -183,57 +123,11 @@ def test_equals_the_papers_equation(name, values, toy):
     for features in (toy.test, toy.far):
         h, z, train = (t.double().numpy() for t in (features, toy.head.logits(features), toy.train))
         head = (toy.head.weight.double().numpy(), toy.head.bias.double().numpy())
-        held_out = tuple(t.double().numpy() for t in (validation(toy).features, validation(toy).logits))
+        held_out = tuple(t.double().numpy() for t in (toy.validation.features, toy.validation.logits))
         given = {**detector.get_hyperparameters(), "labels": toy.labels.numpy(), "validation": held_out}
         expected = getattr(twins, name)(h, z, train, head, **given)
-        got = score(detector, toy, features).double().numpy()
+        got = toy.score(detector, features).double().numpy()
         assert np.all(np.abs(got - expected) <= 1e-5 * np.maximum(1, np.abs(expected)))
-
-
-@pytest.mark.parametrize(("name", "values"), OWN_SETTINGS)
-def test_same_score_alone_in_batches_and_shuffled(name, values, toy):
-    detector = fitted(name, toy, **values)
-    whole = score(detector, toy, toy.test)
-    order = torch.randperm(len(toy.test), generator=torch.Generator().manual_seed(1))
-    alone = torch.cat([score(detector, toy, row[None]) for row in toy.test])
-    batches = torch.cat([score(detector, toy, rows) for rows in toy.test.split(7)])
-    shuffled = score(detector, toy, toy.test[order])
-    for other, expected in ((alone, whole), (batches, whole), (shuffled, whole[order])):
-        torch.testing.assert_close(other, expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(("name", "values"), OWN_SETTINGS)
-def test_float32_is_near_float64(name, values, toy):
-    detector = fitted(name, toy, **values)
-    double = detector.score(toy.test.double(), toy.head.logits(toy.test).double())
-    torch.testing.assert_close(score(detector, toy, toy.test).double(), double.double(), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [each for each in OWN_SETTINGS if registry.detector_class(each[0]).fits_on in STATISTICS],
-)
-def test_fit_of_merged_statistics_is_fit_of_all(name, values, toy):
-    detector = make(name, **values)
-    train = unit_rows(toy.train) if name in UNIT else toy.train
-    halves = [
-        ClassStatistics(toy.head.num_classes, toy.head.num_features).update(train[part], toy.labels[part])
-        for part in (slice(0, 70), slice(70, None))
-    ]
-    merged = detector.fit(halves[0].merge(halves[1]), toy.head, validation(toy))
-    torch.testing.assert_close(score(merged, toy, toy.test), score(fitted(name, toy, **values), toy, toy.test))
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_hyperparameters_round_trip(name):
-    detector = make(name)
-    values = detector.get_hyperparameters()
-    assert detector.clone().set_hyperparameters(**values).get_hyperparameters() == values
-    assert detector.clone() is not detector
-    if name in OWN:
-        assert registry.create(name, **values).get_hyperparameters() == values
-        with pytest.raises(PluginError, match="unknown key 'beta'"):
-            detector.set_hyperparameters(beta=1)
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -261,30 +155,15 @@ def test_docstring_gives_formula_and_citation(name):
 def test_refused_values_of_a_sweep_are_skipped_and_counted(name, toy):
     """A search on a bank gives a fitted detector, whatever its grid holds."""
     setup = config.load_detector(name)
-    bank = FeatureBank(
-        toy.head,
-        {
-            "id/train": split(toy.head, toy.train, toy.labels),
-            "id/val": split(toy.head, toy.test, toy.labels),
-            "ood/val": split(toy.head, toy.far),
-        },
-        toy.statistics,
-        unit_statistics=toy.unit_statistics,
-    )
-    found = fit_and_search(setup, bank)
-    assert torch.isfinite(score(found.detector, toy, toy.test)).all()
+    found = fit_and_search(setup, toy.bank)
+    assert torch.isfinite(toy.score(found.detector, toy.test)).all()
     if name in ("knn", "pytorch_ood:knn"):
         assert "search of 3 values of k (2 more cannot be used here)" in found.chosen_by.lower()
 
 
 def test_ties_in_a_search_keep_the_earlier_value(toy):
-    bank = FeatureBank(
-        toy.head,
-        {"id/val": split(toy.head, toy.test, toy.labels), "ood/val": split(toy.head, toy.far)},
-        toy.statistics,
-    )
     setup = DetectorSetup(registry.create("ebo"), {"temperature": [1.0, 1.0000001, 0.9999999]})
-    assert fit_and_search(setup, bank).detector.get_hyperparameters() == {"temperature": 1.0}
+    assert fit_and_search(setup, toy.bank).detector.get_hyperparameters() == {"temperature": 1.0}
 
 
 def test_every_detector_of_pytorch_ood_is_used_or_excluded_with_a_reason():
@@ -292,3 +171,107 @@ def test_every_detector_of_pytorch_ood_is_used_or_excluded_with_a_reason():
     assert {name for name in library.__all__ if isinstance(getattr(library, name), type)} == known
     assert not set(pytorch_ood.ENTRIES) & set(pytorch_ood.EXCLUDED)
     assert len(pytorch_ood.ENTRIES) >= 13
+
+
+# -------------------------------------------------------------------- a user's own
+
+
+class Sound(Detector):
+    """Score = max_k z_k - alpha ||h - mu_G||_2 (an example, 2026)."""
+
+    name = "sound"
+    paper = Paper("An example", "", "this test", 2026, "")
+    fits_on = FitsOn.STATISTICS
+
+    def __init__(self, alpha=0.1):
+        self.alpha = alpha
+
+    def _fit(self, training, head, validation):
+        self.mean_ = training.global_mean
+
+    def _score(self, features, logits):
+        return logits.amax(dim=1) - self.alpha * (features - self.mean_.to(features)).norm(dim=1)
+
+
+class LargerIsOOD(Sound):
+    """Score with the wrong sign."""
+
+    def _score(self, features, logits):
+        return -super()._score(features, logits)
+
+
+class WritesIntoItsInputs(Sound):
+    """Score that changes the features."""
+
+    def _score(self, features, logits):
+        return logits.amax(dim=1) - features.sub_(self.mean_.to(features)).norm(dim=1)
+
+
+class ReadsTheBatch(Sound):
+    """Score that depends on the other samples."""
+
+    def _score(self, features, logits):
+        return super()._score(features, logits) - 0.001 * logits.amax(dim=1).sum()
+
+
+class KeepsTheFirstFit(Sound):
+    """Score of the first fit."""
+
+    def _fit(self, training, head, validation):
+        if not hasattr(self, "mean_"):
+            super()._fit(training, head, validation)
+
+
+class LearnsWithoutUnderscore(Sound):
+    """Score whose learned attribute looks like a hyper-parameter."""
+
+    def _fit(self, training, head, validation):
+        self.mean = self.mean_ = training.global_mean
+
+
+class ForgetsItsArgument(Sound):
+    """Score whose constructor changes its argument."""
+
+    def __init__(self, alpha=0.1):
+        self.alpha = 2 * alpha
+
+
+class HasNoPaper(Detector):
+    """Score = max_k z_k."""
+
+    name = "no_paper"
+
+    def _score(self, features, logits):
+        return logits.amax(dim=1)
+
+
+class OneNumber(HasNoPaper):
+    """Score of all samples in one."""
+
+    paper = Sound.paper
+
+    def _score(self, features, logits):
+        return logits.max()
+
+
+def test_a_sound_detector_passes():
+    testing.check_detector(Sound)
+    testing.check_detector(Sound(alpha=0.0))
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (LargerIsOOD, "is a larger score ID"),
+        (WritesIntoItsInputs, "changes features in place"),
+        (ReadsTheBatch, "what it scores among the others"),
+        (KeepsTheFirstFit, "must forget the first"),
+        (LearnsWithoutUnderscore, "must end in an underscore, got mean"),
+        (ForgetsItsArgument, "must store its arguments under their names"),
+        (HasNoPaper, "paper must be a nci_plugin.Paper"),
+        (OneNumber, r"must have the shape \(200,\), got \(\)"),
+    ],
+)
+def test_what_breaks_the_contract_is_named(cls, message):
+    with pytest.raises(AssertionError, match=message):
+        testing.check_detector(cls)

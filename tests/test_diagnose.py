@@ -16,11 +16,13 @@ from PIL import Image
 from tiny import COUNTS, Tiny, draw_nothing, tree
 
 from nci_plugin.cli.main import main
+from nci_plugin.collapse import CollapseMetrics, NearestCentre
 from nci_plugin.collapse.geometry import centre_distances
 from nci_plugin.diagnosis.explanation import MIN_CHECKPOINTS, PROPERTIES, correlation, explain
 from nci_plugin.diagnosis.geometry import Plane, distance_from_frame
 from nci_plugin.diagnosis.layers import mean_over_networks, nearest_centre_head
 from nci_plugin.diagnosis.network import DETECTORS, NOT_STORED, SECOND_PASS, STORED
+from nci_plugin.diagnosis.record import DiagnosisRecord, SplitRecord, StageRecord
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.cut import Cut
@@ -304,10 +306,10 @@ def test_nearest_centre_head_decides_by_the_nearest_mean():
 
 def test_means_over_networks_leave_out_what_one_lacks():
     stages = [
-        [{"stage": "a", "nc1": 1.0, "nc2": None, "auroc": {"near": {"x": 50.0, "y": 1.0}}, "notes": {}}],
-        [{"stage": "a", "nc1": 3.0, "nc2": 1.0, "auroc": {"near": {"x": 70.0}}, "notes": {}}],
+        [StageRecord("a", {"nc1": 1.0, "nc2": None}, {"near": {"x": 50.0, "y": 1.0}})],
+        [StageRecord("a", {"nc1": 3.0, "nc2": 1.0}, {"near": {"x": 70.0}})],
     ]
-    assert mean_over_networks(stages) == [{"stage": "a", "nc1": 2.0, "nc2": None, "auroc": {"near": {"x": 60.0}}}]
+    assert mean_over_networks(stages) == [StageRecord("a", {"nc1": 2.0, "nc2": None}, {"near": {"x": 60.0}})]
 
 
 # -------------------------------------------------------------------- frame and plane
@@ -349,21 +351,22 @@ def test_plane_keeps_distances_of_three_means():
 # -------------------------------------------------------------------- sentences
 
 
-def records_of(metric: list[float], auroc: list[float], nc4: bool = True) -> list[dict[str, Any]]:
+def records_of(metric: list[float], auroc: list[float], nc4: bool = True) -> list[DiagnosisRecord]:
     """Records with one near set, where every metric is ``metric`` and AUROC of nc1 ``auroc``, of the others 50."""
-    return [
-        {
-            "collapse": dict.fromkeys(("nc1_quotient", "nc2_etf_error", "nc3_self_duality"), value),
-            "nc4": {"train": {"agreement": value} if nc4 else None},
-            "splits": {"near/a": {"ortho_dev": value}, "near/b": {"ortho_dev": value}},
-            "auroc": {each.score: {"near": score if each.score == "nc1" else 50.0} for each in PROPERTIES},
-        }
-        for value, score in zip(metric, auroc)
-    ]
+    found = []
+    for value, score in zip(metric, auroc):
+        values = dict.fromkeys(("nc1_quotient", "nc2_etf_error", "nc3_self_duality"), value)
+        collapse = CollapseMetrics(3, 4, 12, "classes", 1e-12, True, (0, 1, 2), (4, 4, 4), 2, (), values, {})
+        split = SplitRecord(9, {"ortho_dev": value}, None, {})
+        aurocs = {each.score: {"near": score if each.score == "nc1" else 50.0} for each in PROPERTIES}
+        train = NearestCentre(value, value) if nc4 else None
+        splits = {"near/a": split, "near/b": split}
+        found.append(DiagnosisRecord("made", "", collapse, collapse, {"train": train}, STORED, {}, splits, aurocs))
+    return found
 
 
 def test_sentences_of_one_checkpoint_claim_nothing_of_spread():
-    sentences = explain(records_of([0.25], [90.0]))["sentences"]
+    sentences = explain(records_of([0.25], [90.0])).sentences
     assert sentences[0] == "NC1: Tr(Sigma_W) / Tr(Sigma_B) on train is 0.25 (0 at collapse); AUROC of nc1: near 90.00."
     assert "one checkpoint says nothing of the spread" in sentences[5]
     assert sentences[6].startswith(
@@ -377,13 +380,13 @@ def test_sentences_of_one_checkpoint_claim_nothing_of_spread():
     [([90.0, 51.0], "ahead on all 2 checkpoints"), ([90.0, 49.0], "ahead on 1 of 2 checkpoints only")],
 )
 def test_ahead_is_said_only_of_every_checkpoint(auroc, verdict):
-    sentence = explain(records_of([0.1, 0.3], auroc))["sentences"][5]
+    sentence = explain(records_of([0.1, 0.3], auroc)).sentences[5]
     assert sentence.endswith(f"; {verdict}.")
     assert f"nc1 ({np.mean(auroc):.2f}) has the highest mean AUROC, nc2 (50.00) the second" in sentence
 
 
 def test_spread_is_the_population_deviation_and_what_is_missing_is_unknown():
-    sentences = explain(records_of([0.1, 0.3], [80.0, 90.0], nc4=False))["sentences"]
+    sentences = explain(records_of([0.1, 0.3], [80.0, 90.0], nc4=False)).sentences
     assert "on train is 0.2 ± 0.1 " in sentences[0]
     assert "near 85.00 ± 5.00" in sentences[0]
     assert sentences[3].startswith("NC4: nearest-class-centre agreement on train is unknown")
@@ -402,12 +405,12 @@ def test_correlation_needs_enough_checkpoints_and_two_values():
 def test_correlation_sentences_name_the_level():
     metric = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     explanation = explain(records_of(metric, [100 * (1 - value) for value in metric]))
-    sentences = [text for text in explanation["sentences"] if "rank correlation" in text]
+    sentences = [text for text in explanation.sentences if "rank correlation" in text]
     assert len(sentences) == 1  # the other scores are constant
     assert "rank correlation -1.00 over 6 checkpoints" in sentences[0]
     assert "different from 0 at 0.05 / 1" in sentences[0]
     shuffled = explain(records_of(metric, [70.0, 60.0, 90.0, 50.0, 80.0, 65.0]))
-    assert "not different from 0" in next(text for text in shuffled["sentences"] if "rank correlation" in text)
+    assert "not different from 0" in next(text for text in shuffled.sentences if "rank correlation" in text)
 
 
 # -------------------------------------------------------------------- explain

@@ -12,6 +12,7 @@ from geometry import etf, head_of, imbalanced
 
 from nci_plugin import Benchmark, Features
 from nci_plugin.api import resolve_detectors
+from nci_plugin.collapse.registry import of_training
 from nci_plugin.diagnosis.explanation import explain
 from nci_plugin.diagnosis.network import DETECTORS, diagnose_network
 from nci_plugin.evaluation.evaluate import evaluate_bank
@@ -28,7 +29,7 @@ from nci_plugin.report.class_figures import (
 )
 from nci_plugin.report.diagnosis_figures import FIGURES, figures
 from nci_plugin.report.diagnosis_files import Stored, read_diagnoses, write_diagnosis, write_explanation
-from nci_plugin.report.diagnosis_tables import PER_CLASS, class_table, ood_table, sample_mean_table
+from nci_plugin.report.diagnosis_tables import class_table, ood_table, sample_mean_table
 from nci_plugin.report.figures import rendered
 from nci_plugin.report.score_figures import members
 
@@ -86,7 +87,7 @@ def test_every_figure_names_subject_benchmark_network_and_number(which, request)
     assert set(drawn) == set(FIGURES) - {"layers"}  # which only images have
     for name, figure in drawn.items():
         title = figure.get_suptitle()
-        assert f"made, one network, K = {len(stored.record['collapse']['classes'])}" in title, name
+        assert f"made, one network, K = {len(stored.record.collapse.classes)}" in title, name
         texts = [
             title,
             *(
@@ -102,7 +103,7 @@ def test_every_figure_names_subject_benchmark_network_and_number(which, request)
 
 def test_variances_of_few_classes_one_by_one_and_as_a_histogram(few):
     bars, counts = variance_figure(few).axes
-    assert [bar.get_height() for bar in bars.patches] == list(few.record["collapse"]["class_variances"])
+    assert [bar.get_height() for bar in bars.patches] == list(few.record.collapse.class_variances)
     assert sum(bar.get_width() for bar in counts.patches) == 4
     assert "feature units²" in bars.get_ylabel()
 
@@ -113,11 +114,11 @@ def test_variances_of_many_classes_are_a_histogram_of_those_that_have_one(many):
 
 
 def test_weight_cosines_are_shown_centred_and_uncentred(few):
-    collapse = few.record["collapse"]
+    collapse = few.record.collapse
     (axis,) = duality_figure(few).axes
     drawn = {line.get_label(): list(line.get_ydata()) for line in axis.lines}
-    assert drawn["cos(w_k, mu_k - mu_G), centred: NC3"] == list(collapse["nc3_cosines"])
-    assert drawn["cos(w_k, mu_k), uncentred: not NC3"] == list(collapse["uncentred_cosines"])
+    assert drawn["cos(w_k, mu_k - mu_G), centred: NC3"] == list(collapse.nc3_cosines)
+    assert drawn["cos(w_k, mu_k), uncentred: not NC3"] == list(collapse.uncentred_cosines)
     assert drawn["NC3 at collapse"] == [1, 1]
 
 
@@ -147,7 +148,7 @@ def test_distances_are_in_the_order_of_the_clustering_and_labelled(which, reques
 
 
 def test_class_sizes_against_lengths_with_the_slope_and_against_angles(few):
-    collapse = few.record["collapse"]
+    collapse = few.record.collapse
     of_weights, of_means, angles = count_figure(few).axes
     for axis, field, slope in (
         (of_weights, "nc2_weight_norms", "gof_slope_weights"),
@@ -155,14 +156,14 @@ def test_class_sizes_against_lengths_with_the_slope_and_against_angles(few):
     ):
         points, line = axis.lines
         assert list(points.get_xdata()) == [40, 20, 10, 5]
-        assert list(points.get_ydata()) == list(collapse[field])
+        assert list(points.get_ydata()) == list(collapse.values[field])
         x, y = np.log(line.get_xdata()), np.log(line.get_ydata())
-        fit = np.polyfit(np.log(collapse["class_counts"]), np.log(collapse[field]), 1)
-        assert (y[1] - y[0]) / (x[1] - x[0]) == pytest.approx(fit[0]) == pytest.approx(collapse[slope])
+        fit = np.polyfit(np.log(collapse.class_counts), np.log(collapse.values[field]), 1)
+        assert (y[1] - y[0]) / (x[1] - x[0]) == pytest.approx(fit[0]) == pytest.approx(collapse.values[slope])
         assert y == pytest.approx(np.polyval(fit, x))
     drawn = {line.get_label(): list(line.get_ydata()) for line in angles.lines}
-    assert drawn["w_k"] == list(collapse["smallest_angles_weights"])
-    assert drawn["mu_k - mu_G"] == list(collapse["smallest_angles_means"])
+    assert drawn["w_k"] == list(collapse.smallest_angles_weights)
+    assert drawn["mu_k - mu_G"] == list(collapse.smallest_angles_means)
     assert drawn["ETF, 109.5°"][0] == pytest.approx(math.degrees(math.acos(-1 / 3)))
     assert count_figure(diagnosed(*imbalanced((9, 9, 9)))) is None
 
@@ -184,7 +185,7 @@ def test_scores_and_roc_curves_hold_every_sample_of_their_group(few):
 def test_figures_are_drawn_from_files_alone_and_the_same(few, tmp_path):
     from nci_plugin.diagnosis.network import Diagnosis
 
-    write_diagnosis(tmp_path, "", Diagnosis(dict(few.record), dict(few.arrays)))
+    write_diagnosis(tmp_path, "", Diagnosis(few.record, dict(few.arrays)))
     write_explanation(tmp_path, explain([few.record]))
     (tmp_path / "scores").mkdir()
     for detector, by_split in few.scores.items():
@@ -216,7 +217,7 @@ def test_odd_classes_draw_what_there_is(counts, width, without):
 def test_constant_features_draw_what_there_is():
     stored = diagnosed(torch.full((12, 4), 2.0), torch.arange(12) % 3, head_of(torch.randn(3, 4)))
     assert {"cosines", "duality", "plane"}.isdisjoint(all_figures(stored))
-    assert "vary" in " ".join(stored.record["not_scored"].values())
+    assert "vary" in " ".join(stored.record.not_scored.values())
 
 
 # -------------------------------------------------------------------- tables
@@ -224,9 +225,9 @@ def test_constant_features_draw_what_there_is():
 
 def test_table_of_classes_holds_every_value(few):
     header, *rows = class_table("network", few.record).rows
-    assert header == ["class", *PER_CLASS.values()]
+    assert header == ["class", "n_k", *(metric.label for metric in of_training(per_class=True))]
     assert [row[:2] for row in rows] == [["0", "40"], ["1", "20"], ["2", "10"], ["3", "5"]]
-    cosines = few.record["collapse"]["nc3_cosines"]
+    cosines = few.record.collapse.nc3_cosines
     assert [row[header.index("cos(w_k, mu_k - mu_G)")] for row in rows] == [f"{cosine:.4g}" for cosine in cosines]
 
 
@@ -234,9 +235,9 @@ def test_other_global_mean_is_shown_where_it_makes_a_difference(few):
     header, *rows = sample_mean_table(["network"], [few.record]).rows
     assert header == ["metric", "network"]
     shown = {label: value for label, value in rows}
-    sample = few.record["collapse_sample_mean"]
-    assert shown["NC1 Tr(Sigma_W) / Tr(Sigma_B)"] == f"{sample['nc1_quotient']:.4g}"
-    assert shown["NC2 ETF error, centred means"] == f"{sample['nc2_etf_error']:.4g}"
+    sample = few.record.collapse_sample_mean
+    assert shown["NC1 Tr(Sigma_W) / Tr(Sigma_B)"] == f"{sample.nc1_quotient:.4g}"
+    assert shown["NC2 ETF error, centred means"] == f"{sample.nc2_etf_error:.4g}"
     assert "NC1 class-distance normalised variance" not in shown  # is free of mu_G
     assert "feature norm, mean ||h||_2" not in shown
     assert sample_mean_table(["network"], [diagnosed(*imbalanced((9, 9, 9))).record]) is None
@@ -245,15 +246,15 @@ def test_other_global_mean_is_shown_where_it_makes_a_difference(few):
 def test_angle_to_the_simplex_is_that_to_the_means_where_they_are_one():
     vertices = etf(4, 6)
     stored = diagnosed(3 * vertices.repeat(5, 1), torch.arange(4).repeat(5), head_of(vertices))
-    for split in stored.record["splits"].values():
-        assert split["frame"]["etf_angle"] == pytest.approx(split["frame"]["vertex_angle"])
-    assert stored.record["splits"]["id/test"]["frame"]["etf_angle"] < 10
+    for split in stored.record.splits.values():
+        assert split.frame["etf_angle"] == pytest.approx(split.frame["vertex_angle"])
+    assert stored.record.splits["id/test"].frame["etf_angle"] < 10
     header, *rows = ood_table([stored.record]).rows
     assert {row[header.index("angle")] for row in rows} == {row[header.index("to ETF")] for row in rows}
 
 
 def test_angle_to_a_simplex_that_does_not_exist_is_unknown():
     stored = diagnosed(*imbalanced((9, 8, 7, 6), width=2))
-    assert all(split["frame"]["etf_angle"] is None for split in stored.record["splits"].values())
+    assert all(split.frame["etf_angle"] is None for split in stored.record.splits.values())
     header, *rows = ood_table([stored.record]).rows
     assert {row[header.index("to ETF")] for row in rows} == {"-"}

@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 from nci_plugin.benchmarks.image_list import ImageList
+from nci_plugin.collapse import METRICS
 from nci_plugin.config import detector_names, parse_benchmark
 from nci_plugin.detectors import registry
-from nci_plugin.detectors.configuration import parse_detector
-from nci_plugin.report.diagnosis_tables import METRICS
+from nci_plugin.evaluation.configuration import parse_detector
+from nci_plugin.metrics import METRIC_COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,6 +71,17 @@ def test_every_option_of_every_command_is_on_its_page(generated: Any) -> None:
                 assert option == "-h" or option == "--help" or f"`{option}" in texts[command.prog]
 
 
+def test_every_metric_is_on_its_page(generated: Any) -> None:
+    """With its column, source and formula; `compare --help` names them all."""
+    text, commands = page(generated, "metrics"), page(generated, "command_line")
+    for name, metric in METRIC_COLUMNS.items():
+        section = text.split(f"\n## {name}\n")[1].split("\n## ")[0]
+        assert generated.plain(metric.source) in section
+        assert generated.plain(metric.function.__doc__.splitlines()[0]) in section
+        assert generated.plain(metric.label) in text
+        assert re.search(rf"metric NAME`.*\b{name}\b", commands.replace("\\_", "_"))
+
+
 def test_generated_pages_are_written_once(generated: Any, tmp_path: Path) -> None:
     generated.write(tmp_path)
     times = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
@@ -93,6 +105,19 @@ def test_yaml_examples_are_valid() -> None:
     assert isinstance(photographs, ImageList)
     assert photographs.preprocessing.interpolation == "bicubic"
     assert parse_detector(detector["postprocessor"], "the example").sweep == {"alpha": [0.0001, 0.001, 0.01, 0.1]}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_tutorial_of_a_detector_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(registry, "_DETECTORS", {name: registry.detector_class(name) for name in registry.names()})
+    text = (ROOT / "docs" / "tutorials" / "write_a_detector.md").read_text(encoding="utf-8")
+    scope: dict[str, Any] = {"__name__": "tutorial"}
+    for cell in re.findall(r"```\{code-cell\}\n(?::tags:[^\n]*\n)?(.*?)```", text, re.DOTALL):
+        exec(cell, scope)
+    printed = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in printed if "AUROC" in line]
+    assert names == ["centred_logit", "nci", "mls", "msp", "centred_logit", "centred_logit_0.3", "centred_logit"]
+    assert len(printed) == len(names), "no failures"
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 import twins
@@ -18,10 +21,14 @@ def test_neighbours_are_looked_for_in_the_stored_features(monkeypatch: pytest.Mo
     train, tested = (torch.rand(60, 6, generator=generator) for _ in range(2))
     monkeypatch.setattr(knn, "BANK_ROWS", 8)
     monkeypatch.setattr(FeatureSplit, "features", property(lambda _: pytest.fail("all features in memory")))
-    among = knn._Nearest.among
-    monkeypatch.setattr(
-        knn._Nearest, "among", lambda self, bank, *others: rows.append(len(bank)) or among(self, bank, *others)
-    )
+    blocks = knn.KNN._blocks
+
+    def counted(*arguments: Any) -> Iterator[torch.Tensor]:
+        for block in blocks(*arguments):
+            rows.append(len(block))
+            yield block
+
+    monkeypatch.setattr(knn.KNN, "_blocks", counted)
     for name in ("knn", "knn_l1"):
         registry.create(name, K=3).fit(split(train, [20, 40]), HEAD).score(tested, HEAD.logits(tested))
     assert sum(rows) == 2 * len(train)
@@ -78,7 +85,7 @@ def test_a_search_of_alpha_reads_the_training_features_once(monkeypatch: pytest.
     detector = registry.create("knn_l1", K=3).fit(train, HEAD)
     passes = []
     monkeypatch.setattr(
-        knn.KNN, "_blocks", lambda self, like, blocks=knn.KNN._blocks: passes.append(1) or blocks(self, like)
+        knn.KNN, "_blocks", lambda self, device, blocks=knn.KNN._blocks: passes.append(1) or blocks(self, device)
     )
     scores = [score_split(detector.set_hyperparameters(alpha=alpha), tested) for alpha in (0.0, 0.1, 1.0)]
     assert len(passes) == 1

@@ -541,6 +541,9 @@ def test_rank_counts_the_rows_before_it():
     near, far = standing(mine, board, "near"), standing(mine, board, "far")
     assert (near.rank, len(near.rows), near.among_same_network) == (3, 4, (3, 3))  # after B, which is equal
     assert (far.rank, far.among_same_network) == (2, (2, 3))
+    assert (near.ranks, far.ranks) == ("2-3", "2")  # a tie to two decimals
+    assert standing(mine, board, "far", (93.0, 94.9)).ranks == "2-3"
+    assert standing(mine, board, "near", (80.0, 100.0)).ranks == "1-4"
     assert [(rank, each.postprocessor) for rank, each in near.around(1).items()] == [(2, "B"), (3, "NCI"), (4, "C")]
     update = standing(row("A", "10.00", "10.00"), board, "near")
     assert (update.rank, len(update.rows), update.replaces) == (3, 3, board[0])
@@ -555,7 +558,9 @@ def test_rank_shows_the_rows_around_both_places(cifar, run):
         same = [
             row for row in better if row["Training"] == "CrossEntropy" and row["Additional_Description"] == "100 epochs"
         ]
-        assert f": rank {len(better) + 1} of 62; {len(same) + 1} of 33 with the same architecture and training" in out
+        above = [row for row in better if float(row[column].split()[0]) > value]
+        ranks = f"{len(above) + 1}-{len(better) + 1}" if len(above) < len(better) else str(len(above) + 1)
+        assert f": rank {ranks} of 62; {len(same) + 1} of 33 with the same architecture and training" in out
     assert out.count(">*") == 2
     assert "warning" not in out
     assert "OpenOOD itself does that" in out

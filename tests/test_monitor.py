@@ -184,3 +184,13 @@ def test_loaders_that_cannot_be_used(network: nn.Module, data: Noisy) -> None:
         CollapseMonitor(network, [(data.images, data.labels)], samples_per_class=2).step(0)
     with pytest.raises(PluginError, match="row 0 holds NaN or infinity"):
         CollapseMonitor(network, [(data.images * float("nan"), data.labels)]).step(0)
+
+
+def test_what_is_refused_is_named_by_its_row_of_the_whole_pass(network: nn.Module, data: Noisy) -> None:
+    loader = DataLoader(data, 5)
+    data.labels[13] = CLASSES
+    with pytest.raises(PluginError, match=f"monitor: epoch 4: the loader: label {CLASSES} at row 13 is outside 0..2"):
+        CollapseMonitor(network, loader).step(4)
+    data.labels[13], data.images[13] = 0, float("nan")
+    with pytest.raises(PluginError, match="monitor: epoch 4: the loader features: row 13 holds NaN or infinity"):
+        CollapseMonitor(network, loader).step(4)

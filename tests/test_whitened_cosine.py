@@ -78,7 +78,7 @@ def test_oas_is_what_scikit_learn_gives():
     covariance = pytest.importorskip("sklearn.covariance")
     rows = torch.randn(40, 60, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.arange(1, 61)
     expected, _ = covariance.oas(rows.numpy(), assume_centered=True)
-    got = shrunk_covariance(rows.T @ rows, len(rows)).numpy()
+    got = shrunk_covariance(rows.T @ rows, len(rows))[0].numpy()
     theirs = np.trace(expected) / 60, expected[0, 1] / (rows.T @ rows)[0, 1].item()
     assert got.trace() / 60 == pytest.approx(theirs[0])
     assert got[0, 1] / (rows.T @ rows)[0, 1].item() == pytest.approx(theirs[1], rel=0.05)  # theirs leaves out the -2/P

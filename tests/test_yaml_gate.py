@@ -11,7 +11,7 @@ from tiny import Tiny
 
 from nci_plugin.checks import PluginError
 from nci_plugin.config import load_benchmark, load_detector
-from nci_plugin.detectors.configuration import load_yaml
+from nci_plugin.evaluation.configuration import load_yaml
 from nci_plugin.parsing import YAML_BYTES, YAML_DEPTH, read_json
 
 LOCATION = "{data_dir: images/, imglist_path: lists/x.txt}"

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import Detector, DetectorSetup, Paper
+from nci_plugin.detectors.base import Detector, Paper
 from nci_plugin.detectors.mahalanobis import class_means, means_differ
+from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.head import LinearHead
@@ -86,6 +87,13 @@ ENTRIES = {
     "SHE": Entry(_with_head),
 }
 
+NEED_EVERY_CLASS = ("Mahalanobis", "RMD", "SHE")
+GMM_BYTES = 23 * 2**20
+"""What GMM takes for a class, measured on 1280 features."""
+
+OPENMAX_CLASSES = 500
+"""From here OpenMax fits for minutes: 442 s were measured for 1000 classes."""
+
 _MAPS = "reads feature maps"
 _LAYERS = "reads several layers"
 _IMAGES = "runs the network on the images again"
@@ -117,6 +125,17 @@ _CLASSES = {f"{PREFIX}{cls.lower()}": cls for cls in ENTRIES}
 def names() -> list[str]:
     """Names of the detectors that can be used: ``pytorch_ood:`` and the class in lower case."""
     return list(_CLASSES)
+
+
+def too_large(num_classes: int, memory: int) -> dict[str, str]:
+    """Detectors that ``all`` leaves out, with the reason: the classes are too many, or more than half of the memory."""
+    found = {}
+    if num_classes * GMM_BYTES > memory / 2:
+        takes, free = num_classes * GMM_BYTES / 2**30, memory / 2**30
+        found[f"{PREFIX}gmm"] = f"takes about {takes:.1f} GB for {num_classes} classes, {free:.1f} GB are free"
+    if num_classes >= OPENMAX_CLASSES:
+        found[f"{PREFIX}openmax"] = f"fits for minutes with {num_classes} classes"
+    return found
 
 
 def load(name: str) -> DetectorSetup:
@@ -175,12 +194,23 @@ class PytorchOODDetector(Detector):
             self.is_zero_ = not means_differ(class_means(training, head.num_classes))
         if self.is_zero_:
             return
+        if training is not None and self.class_name in NEED_EVERY_CLASS:
+            self._check_every_class(training, head.num_classes)
         with _Reported(self.name, self.hyperparameters):
             self.detector_ = library_class(**self.entry.arguments(head), **self.hyperparameters)
             if training is not None and self.entry.reads_logits:
                 self.detector_.fit_logits(_copy(training, "logits"), training.labels)
             elif training is not None:
                 self.detector_.fit_features(_copy(training, "features"), training.labels)
+
+    def _check_every_class(self, training: FeatureSplit, num_classes: int) -> None:
+        """Raise PluginError if a class has no training sample, on which the library fails without a word."""
+        present = len(torch.cat([shard.labels for shard in training.shards]).unique())
+        if present < num_classes:
+            raise PluginError(
+                f"detector '{self.name}': needs training samples of every class, {num_classes - present} of"
+                f" {num_classes} have none; leave it out, or add images to id/train"
+            )
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         if self.is_zero_:
@@ -204,7 +234,7 @@ class _Reported:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception):
-            reason = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200] or "pytorch-ood says no more"
             raise PluginError(
                 f"detector '{self.name}' with {self.hyperparameters or 'no hyper-parameters'}:"
                 f" {kind.__name__ if kind else ''}: {reason}"

@@ -93,8 +93,14 @@ class Eval:
     network: Network = group(Network)
     data: Data = group(Data)
     passing: Pass = group(Pass)
+    metrics: tuple[str, ...] = option(
+        (), "columns of the printed tables, of the metrics of 'nci-ood compare' (fpr95 auroc aupr_in aupr_out)", "NAME"
+    )
+    intervals: bool = option(False, "print every mean with its 95 %% interval (none)")
+    ood_share: float = option(0.5, "share of OOD inputs for aurc and augrc (0.5)", "X")
     save_csv: bool = option(False, "CSV files, which are always written")
     save_score: bool = option(False, "scores for OpenOOD too, as s*/scores/<detector>.pkl")
+    without: tuple[str, ...] = option((), "leave out these of --detectors (none)", "NAME")
 
 
 @command("compare", "say which detectors differ by more than chance, with intervals")

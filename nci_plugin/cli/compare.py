@@ -8,19 +8,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 from nci_plugin import __version__
-from nci_plugin.checks import PluginError, check_known, check_number, check_output_file, check_writable
+from nci_plugin.checks import check_known, check_number, check_output_file, check_writable
 from nci_plugin.cli.commands import Compare
 from nci_plugin.comparison.bootstrap import LEAST_REPLICATES
 from nci_plugin.comparison.compare import check, compare
 from nci_plugin.comparison.figures import forest_figure, rank_figure, value_figure
-from nci_plugin.comparison.metrics import METRICS
 from nci_plugin.comparison.over_benchmarks import OverBenchmarks, over_benchmarks
-from nci_plugin.comparison.records import Choice, Comparison
+from nci_plugin.comparison.records import Choice, Comparison, check_ood_share
 from nci_plugin.comparison.samples import read_samples
 from nci_plugin.comparison.tables import comparison_text, over_benchmarks_text, worst_text
 from nci_plugin.comparison.worst import GroupScore, worst_groups
 from nci_plugin.evaluation.results import file_name
 from nci_plugin.files import write_atomically
+from nci_plugin.metrics.columns import METRIC_COLUMNS
 from nci_plugin.report.figures import save
 
 Worst = Mapping[str, Mapping[str, Sequence[GroupScore]]]
@@ -54,11 +54,10 @@ def run(options: Compare) -> int:
 
 def _choice(options: Compare) -> Choice:
     """What is compared and how; raises PluginError on a value that cannot be, before any file is read."""
-    check_known("metric", options.metric, METRICS)
+    check_known("metric", options.metric, METRIC_COLUMNS)
     check_number("--replicates", options.replicates, least=LEAST_REPLICATES, whole=True)
     check_number("--seed", options.seed, least=0, whole=True)
-    if not 0 < options.ood_share < 1:
-        raise PluginError(f"--ood-share: must lie between 0 and 1, got {options.ood_share}; 0.5 is half of all inputs")
+    check_ood_share(options.ood_share)
     if options.json is not None:
         check_output_file("--json", options.json, (".json",))
     if options.figure is not None:

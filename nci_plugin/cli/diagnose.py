@@ -10,7 +10,6 @@ from nci_plugin.checks import PluginError
 from nci_plugin.cli.commands import Diagnose
 from nci_plugin.cli.network import Job, Networks
 from nci_plugin.diagnosis.explanation import explain
-from nci_plugin.diagnosis.layers import measure_layers
 from nci_plugin.diagnosis.network import DETECTORS, diagnose_network
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.evaluate import evaluate_bank
@@ -57,9 +56,7 @@ def _diagnose(networks: Networks, layers: bool, second_pass: bool) -> None:
         directory.add(evaluation, seed)
         results += evaluation.results
         failures |= set(evaluation.failures)
-        diagnosis = diagnose_network(bank, benchmark, evaluation, seed, second_pass)
-        if layers:
-            diagnosis.record["layers"] = measure_layers(bank, benchmark)
+        diagnosis = diagnose_network(bank, benchmark, evaluation, seed, second_pass, layers)
         files.write_diagnosis(directory.path, seed, diagnosis)
         records.append(diagnosis.record)
     scored = [result for result in complete(results) if result.detector not in failures]

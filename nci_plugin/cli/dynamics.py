@@ -17,15 +17,14 @@ from nci_plugin.built_in import read_training
 from nci_plugin.checks import NAME_CHARACTERS, PluginError, check_known, check_number, shown
 from nci_plugin.cli.commands import Dynamics
 from nci_plugin.cli.network import Job
+from nci_plugin.collapse.registry import of_training
 from nci_plugin.config import benchmark_names
-from nci_plugin.detectors.base import DetectorSetup
 from nci_plugin.dynamics.analysis import Analysis, analyse
 from nci_plugin.dynamics.checkpoints import CheckpointRun, find_runs, read_history, with_history
-from nci_plugin.dynamics.measure import DETECTORS, MEMORY_BYTES, NUMBERS, Meter, measure_bank, network_numbers
+from nci_plugin.dynamics.measure import DETECTORS, MEMORY_BYTES, Meter, measure_bank, network_numbers
 from nci_plugin.dynamics.onset import OnsetRule
 from nci_plugin.dynamics.trajectory import (
     FILE_NAME,
-    NC4_TRAIN,
     EpochRecord,
     Trajectory,
     TrajectoryFile,
@@ -33,7 +32,8 @@ from nci_plugin.dynamics.trajectory import (
     read_trajectory,
 )
 from nci_plugin.evaluation import identity
-from nci_plugin.evaluation.evaluate import Contestant, training_needed
+from nci_plugin.evaluation.contestant import Contestant
+from nci_plugin.evaluation.evaluate import training_needed
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.extract import extract
 from nci_plugin.features.options import ExtractionOptions
@@ -51,7 +51,7 @@ FEATURES = ".dynamics-features"
 
 
 def run(options: Dynamics) -> int:
-    check_known("metric", options.metric, (*NUMBERS, NC4_TRAIN))
+    check_known("metric", options.metric, [metric.name for metric in of_training()])
     rule = OnsetRule(options.metric, options.threshold, not options.above, options.sustained, options.phase)
     conditions = _conditions(options.condition)
     logged = {path: find_trajectories(path) for path in options.paths if path.is_dir()}
@@ -206,8 +206,7 @@ def _measure(
 def _configured(detectors: Sequence[str]) -> list[str]:
     """The detectors that are given as YAML files, with their values; those named by name have the shipped ones."""
     setups = api.resolve_detectors([name for name in detectors if name.endswith((".yml", ".yaml"))])
-    described = [each for each in setups if isinstance(each, DetectorSetup)]
-    return sorted(repr((each.name, each.detector.get_hyperparameters(), dict(each.sweep))) for each in described)
+    return sorted(repr((each.name, dict(each.configured), dict(each.sweep))) for each in setups)
 
 
 def _meter(

@@ -6,21 +6,34 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import partial
+from pathlib import Path
 
 from nci_plugin import api
 from nci_plugin.adapters.openood.scores import write_scores
-from nci_plugin.benchmarks.benchmark import CSID
-from nci_plugin.checks import PluginError
+from nci_plugin.benchmarks.benchmark import CSID, Benchmark
+from nci_plugin.checks import PluginError, check_known
 from nci_plugin.cli.commands import Eval
 from nci_plugin.cli.eval_all import evaluate_all
 from nci_plugin.cli.network import ALL, Job, Networks
+from nci_plugin.comparison.records import Choice, check_ood_share
+from nci_plugin.comparison.samples import read_samples
+from nci_plugin.comparison.tables import metrics_text
+from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.directory import ResultsDirectory
-from nci_plugin.evaluation.evaluate import Contestant
-from nci_plugin.evaluation.results import SETTINGS, Result, complete
+from nci_plugin.evaluation.results import METRICS, SETTINGS, Result, complete
 from nci_plugin.features.processes import Processes, joined
 from nci_plugin.inputs import Inputs
+from nci_plugin.metrics import METRIC_COLUMNS
+from nci_plugin.metrics.columns import OOD
 from nci_plugin.report.figures import draw_run
-from nci_plugin.report.tables import amp_table, choices_table, setting_table
+from nci_plugin.report.tables import (
+    alternatives_table,
+    amp_table,
+    choices_table,
+    detectors_by_near_auroc,
+    setting_table,
+    setting_title,
+)
 
 
 def run(options: Eval) -> int:
@@ -33,11 +46,12 @@ def run(options: Eval) -> int:
 
 def _run(options: Eval, processes: Processes) -> int:
     job = Job.of(options.benchmark, options.network, options.data, options.passing, processes)
-    setups = api.resolve_detectors(options.detectors)
+    _check_columns(options)
+    setups = api.resolve_detectors(options.detectors, options.without)
     print(f"device: {job.device_name}")
 
     def evaluate(inputs: Inputs) -> int:
-        return _evaluate(inputs, job, setups, options.save_score)
+        return _evaluate(inputs, job, setups, options)
 
     if options.benchmark in (None, ALL):
         if processes.size > 1:
@@ -48,14 +62,18 @@ def _run(options: Eval, processes: Processes) -> int:
     return evaluate(inputs)
 
 
-def _evaluate(inputs: Inputs, job: Job, setups: Sequence[Contestant], save_score: bool) -> int:
+def _evaluate(inputs: Inputs, job: Job, setups: Sequence[Contestant], options: Eval) -> int:
     inputs.benchmark.check_has_ood()
+    _check_shifted(options.metrics, inputs.benchmark)
     networks = job.load(inputs)
+    setups, left_out = api.affordable(setups, options.detectors, inputs.benchmark.num_classes)
+    for name, reason in left_out.items():
+        print(f"left out of 'all': {name}: {reason}; name it to have it")
     with job.processes.locked(networks.output):
-        return _score(networks, setups, save_score)
+        return _score(networks, setups, options)
 
 
-def _score(networks: Networks, setups: Sequence[Contestant], save_score: bool) -> int:
+def _score(networks: Networks, setups: Sequence[Contestant], options: Eval) -> int:
     job, inputs, directory = networks.job, networks.inputs, ResultsDirectory(networks.output)
     networks.print_inputs()
     if not inputs.benchmark.data_sets(CSID):
@@ -68,8 +86,10 @@ def _score(networks: Networks, setups: Sequence[Contestant], save_score: bool) -
         evaluation = api.run_network(
             network, inputs.benchmark, setups, inputs.splits, passing, provenance, directory, seed
         )
-        if save_score and job.processes.is_first:
+        if options.save_score and job.processes.is_first:
             write_scores(directory, seed, evaluation.scores)
+        if evaluation.thin:
+            print(f"training statistics{f' of {seed}' if seed else ''}: {evaluation.thin}")
         results += evaluation.results
         for detector, reason in evaluation.failures.items():
             failures.setdefault(detector, f"{seed}: {reason}" if seed else reason)
@@ -79,16 +99,49 @@ def _score(networks: Networks, setups: Sequence[Contestant], save_score: bool) -
     shown = [result for result in results if result.setting == "fsood" or not job.data.fsood]
     directory.write_tables(shown)
     draw_run(directory, shown, failures)
-    _print_report(shown, failures, directory)
+    _print_report(shown, failures, directory, options)
     return 1 if failures else 0
 
 
-def _print_report(results: list[Result], failures: Mapping[str, str], directory: ResultsDirectory) -> None:
+def _check_columns(options: Eval) -> None:
+    """Raise PluginError on columns that are no metrics, and on an OOD share that is none."""
+    check_ood_share(options.ood_share)
+    for name in options.metrics:
+        check_known("metric of --metrics", name, METRIC_COLUMNS)
+
+
+def _check_shifted(names: Sequence[str], benchmark: Benchmark) -> None:
+    """Raise PluginError if a metric needs covariate-shifted sets and the benchmark has none."""
+    for name in names:
+        if METRIC_COLUMNS[name].samples != OOD and not benchmark.data_sets(CSID):
+            raise PluginError(
+                f"--metrics {name}: benchmark '{benchmark.name}' has no covariate-shifted set; leave it out, or add one"
+            )
+
+
+def _setting_text(results: Sequence[Result], setting: str, output: Path, options: Eval) -> str:
+    """The table of one setting: OpenOOD's columns, or those and the intervals that were asked for."""
+    detectors = detectors_by_near_auroc(results, setting)
+    if not detectors or not (options.metrics or options.intervals):
+        return setting_table(results, setting)
+    names = list(dict.fromkeys(options.metrics or (name for name in METRICS if name != "acc")))
+    (samples,) = read_samples([output], detectors)
+    choice = Choice(setting=setting, ood_share=options.ood_share)
+    columns = metrics_text(samples, names, choice, options.intervals)
+    cells = "mean [95 % interval]" if options.intervals else "mean ± std"
+    return f"{setting_title(results, setting, cells)}\n{columns}" if columns else ""
+
+
+def _print_report(
+    results: Sequence[Result], failures: Mapping[str, str], directory: ResultsDirectory, options: Eval
+) -> None:
     for setting in SETTINGS:
-        if text := setting_table(results, setting):
+        if text := _setting_text(results, setting, directory.path, options):
             print(f"\n{text}")
     if results:
         print(f"\n{choices_table(results)}")
+    if table := alternatives_table(results):
+        print(f"\n{table.text()}")
     if table := amp_table(results):
         print(f"\n{table.text()}")
     for detector, reason in failures.items():

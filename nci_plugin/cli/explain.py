@@ -12,10 +12,10 @@ from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.checks import PluginError, one_line
 from nci_plugin.cli.commands import Explain
 from nci_plugin.cli.network import Job
-from nci_plugin.detectors.base import DetectorSetup
 from nci_plugin.diagnosis.image import Explanation, explain_image
 from nci_plugin.diagnosis.network import DETECTORS
 from nci_plugin.evaluation.evaluate import training_needed
+from nci_plugin.evaluation.search import detector_of
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.extract import extract
 from nci_plugin.files import locked
@@ -26,11 +26,9 @@ def run(options: Explain) -> int:
     job = Job.of(options.benchmark, options.network, options.data, options.passing)
     if not 0 < options.tpr <= 100:
         raise PluginError(f"--tpr: must be a share in percent, above 0 and at most 100, got {options.tpr:g}")
-    setups: list[DetectorSetup] = []
-    for setup in api.resolve_detectors(options.detectors or DETECTORS):
-        if not isinstance(setup, DetectorSetup):
-            raise PluginError(f"--detectors: '{setup.name}' scores whole benchmarks, not one image; leave it out")
-        setups.append(setup)
+    setups = api.resolve_detectors(options.detectors or DETECTORS)
+    for setup in setups:
+        detector_of(setup)  # raises on one that scores no single image
     read_image(options.image, to_rgb, "pass an image file")  # what it is is known before anything long starts
     inputs = job.find_one(options.benchmark)
     for name in (VALIDATION, TRAIN):

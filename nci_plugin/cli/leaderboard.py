@@ -8,11 +8,13 @@ from pathlib import Path
 
 from nci_plugin.checks import PluginError, check_known, check_number
 from nci_plugin.cli.commands import LeaderboardApply, LeaderboardCompare, LeaderboardRank, LeaderboardRows, RowNames
+from nci_plugin.comparison.compare import standings
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.inputs import find_roots
 from nci_plugin.leaderboard.board import BOARDS, Board, cells_of, csv_line
 from nci_plugin.leaderboard.comparability import notes
 from nci_plugin.leaderboard.comparison import differences, published_row
+from nci_plugin.leaderboard.rank import GROUPS
 from nci_plugin.leaderboard.rows import Entry, entries, explain, new_links
 from nci_plugin.leaderboard.run import Run, name_network
 from nci_plugin.leaderboard.submission import diff, plan, write, write_issue
@@ -114,12 +116,14 @@ def run_apply(options: LeaderboardApply) -> int:
 def run_rank(options: LeaderboardRank) -> int:
     check_number("--around", options.around, least=0, whole=True)
     run = Run.read(options.results)
+    detectors = run.select(options.detectors)
+    known = standings(run.path, detectors, list(dict.fromkeys(result.setting for result in run.results)))
     if run.benchmark not in BOARDS:
         print(
             f"'{run.benchmark}' is no benchmark of OpenOOD's leaderboard ({', '.join(BOARDS)}): its numbers stand only"
             " beside each other"
         )
-        for text in own_ranks(run, run.select(options.detectors)):
+        for text in own_ranks(run, detectors, known.ranks):
             print(f"\n{text}")
     else:
         rows = Rows.of(options.results, options.detectors, options.names)
@@ -128,8 +132,11 @@ def run_rank(options: LeaderboardRank) -> int:
             print(
                 f"{entry.board}: {row.training}, {row.postprocessor} on {row.arch}, {row.description}, on {board.name}"
             )
-            print(standing_text(row, board.rows(entry.board), options.around))
+            own = {group: known.intervals.get((entry.setting, group, entry.detector)) for group in GROUPS}
+            print(standing_text(row, board.rows(entry.board), options.around, own))
             print("".join(f"{note}\n" for note in rows.notes(entry)))
+    if known.note:
+        print(known.note)
     _print_left_out(run, options.detectors)
     return 0
 

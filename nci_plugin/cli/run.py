@@ -11,17 +11,21 @@ from nci_plugin.cli.commands import Run
 from nci_plugin.config import config_directory
 from nci_plugin.features.options import resolve_device
 from nci_plugin.files import move_aside
-from nci_plugin.registration import register
+from nci_plugin.registration import register_with_openood
 
 
 def run(options: Run) -> int:
     device = resolve_device(options.device)
     script = scripts.find_script(options.script)
-    arguments = scripts.with_shipped_configs(options.arguments, config_directory() / "postprocessors")
+    register_with_openood()
+    from nci_plugin.adapters.openood.registries import GENERATED  # imports openood
+
+    arguments: Sequence[str] = options.arguments
+    for directory in (config_directory() / "postprocessors", GENERATED):
+        arguments = scripts.with_shipped_configs(arguments, directory)
     if not options.trust_pickles:
         found = scripts.found_pickles(script, arguments)
         _keep_away([path for path in found if options.fresh or not scripts.is_known(path)], options.fresh)
-    register()
     return scripts.run_script(script, arguments, device, options.trust_pickles)
 
 

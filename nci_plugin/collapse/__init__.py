@@ -1,5 +1,8 @@
 """Neural collapse, NC1 to NC5, from streamed statistics of the training features and the last layer alone.
 
+A metric is one function with the decorator `metric`, in any file of this folder: it is then a field of
+`CollapseMetrics`, in every table, figure and file, and in the reference.
+
 >>> import torch
 >>> from nci_plugin import ClassStatistics, LinearHead
 >>> from nci_plugin.collapse import measure
@@ -10,16 +13,29 @@
 (0.125, 4.0)
 """
 
+import importlib
+import pkgutil
+
+# The order of these is that of every table; a file that is added is found without being named, and comes last.
+from nci_plugin.collapse import variability, means, duality, held_out, norms, imbalance  # isort: skip  # noqa: F401
+
 from nci_plugin.collapse.geometry import Undefined
 from nci_plugin.collapse.held_out import NearestCentre, held_out_cdnv, nearest_centre, ortho_dev
 from nci_plugin.collapse.measure import CollapseMetrics, measure
+from nci_plugin.collapse.registry import METRICS, Metric, metric
 
 __all__ = [
+    "METRICS",
     "CollapseMetrics",
+    "Metric",
     "NearestCentre",
     "Undefined",
     "held_out_cdnv",
     "measure",
+    "metric",
     "nearest_centre",
     "ortho_dev",
 ]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -12,6 +12,7 @@ import torch
 
 from nci_plugin.checks import PluginError, check_finite, check_width
 from nci_plugin.collapse.geometry import centre_distances, directions, present_classes
+from nci_plugin.collapse.registry import EPOCHS, metric
 from nci_plugin.collapse.variability import nc1_cdnv
 from nci_plugin.features.split import Chunk, FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
@@ -46,6 +47,13 @@ def nearest_centre(split: FeatureSplit, statistics: ClassStatistics) -> NearestC
     return NearestCentre(agreeing / len(split), right / len(split))
 
 
+@metric("NC4 agreement", "NC4", of="training statistics", ideal=1, larger=True, along=(EPOCHS,))
+def nc4_train(split: FeatureSplit, statistics: ClassStatistics) -> float:
+    """NC4 of the training features themselves, 0..1: `nearest_centre`'s agreement (Papyan et al. 2020)."""
+    return nearest_centre(split, statistics).agreement
+
+
+@metric("NC1 CDNV", of="held_out num_classes", ideal=0)
 def held_out_cdnv(split: FeatureSplit, num_classes: int) -> float:
     """CDNV of a held-out ID split, about its own class means (Galanti et al. 2022); see `nc1_cdnv`."""
     _check_not_empty(split)
@@ -55,6 +63,7 @@ def held_out_cdnv(split: FeatureSplit, num_classes: int) -> float:
     return nc1_cdnv(statistics)
 
 
+@metric("NC5 OrthoDev", "OrthoDev", of="split statistics", ideal=0)
 def ortho_dev(split: FeatureSplit, statistics: ClassStatistics) -> float:
     """NC5, orthogonality deviation: mean_k |cos(mu_k, mu_OOD)|, neither centred (Ammar et al. 2024).
 

@@ -1,24 +1,33 @@
-"""NC2, how the class means or the weights stand to each other: simplex, hypersphere, orthogonal frame, or merged.
+"""NC2, how the class means or the weights stand to each other: simplex, hypersphere.
 
-Each equation takes vectors of K classes, ``rows`` (K, P): centred class means, raw class means or rows of the weight;
-or what many equations need of them, the `chords` (K (K - 1) / 2,) between their directions.
-None changes when all rows are scaled or rotated together, but for a slope's intercept, which is not returned.
+Each equation takes vectors of K classes, ``rows`` (K, P): centred class means or rows of the weight; or the `chords`
+(K (K - 1) / 2,) between their directions. None changes when all rows are scaled or rotated together.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from scipy.stats import linregress
 from torch import Tensor
 
 from nci_plugin.collapse.geometry import RCOND, ROUNDING, Undefined, lengths, pair_cosines
+from nci_plugin.collapse.registry import EPOCHS, STAGES, metric
 
-IMBALANCE = 2.0
-"""Largest over smallest class from which on class sizes count as unequal: below, a slope against them is only noise."""
+SHOWN: dict[str, Any] = {"ideal": 0, "along": (EPOCHS, STAGES)}
 
 
+@metric("||mu_k||", of="raw", name="class_mean_norms", per_class=True)
+@metric("||w_k||", of="weight", name="nc2_weight_norms", per_class=True)
+@metric("||mu_k - mu_G||", of="centred", name="nc2_centred_norms", per_class=True)
+def row_lengths(rows: Tensor) -> Tensor:
+    """Euclidean length of each row, (K,); of weights and centred means equal at collapse (Papyan et al. 2020)."""
+    return lengths(rows)
+
+
+@metric("NC2 equinorm, weights", of="weight", name="nc2_equinorm_weights", ideal=0)
+@metric("NC2 equinorm, centred means", "equinorm", of="centred", name="nc2_equinorm_means", **SHOWN)
 def equinorm(rows: Tensor) -> float:
     """std / mean of the lengths, std with K - 1; from 0 (equal lengths) up (Papyan et al. 2020)."""
     length = lengths(rows)
@@ -27,6 +36,8 @@ def equinorm(rows: Tensor) -> float:
     return float(length.std() / length.mean())
 
 
+@metric("NC2 equiangular, weights", of="weight", name="nc2_equiangular_weights", ideal=0, simplex=True)
+@metric("NC2 equiangular, centred means", "equiang.", of="centred", name="nc2_equiangular_means", simplex=True, **SHOWN)
 def equiangular(rows: Tensor) -> float:
     """Mean of |cos_kk' + 1/(K-1)| over pairs, 0 (simplex equiangular tight frame) to K/(K-1) (Papyan et al. 2020).
 
@@ -35,6 +46,7 @@ def equiangular(rows: Tensor) -> float:
     return float((pair_cosines(rows) + 1 / (len(rows) - 1)).abs().mean())
 
 
+@metric("NC2 ETF error, centred means", "ETF error", of="centred", name="nc2_etf_error", simplex=True, **SHOWN)
 def etf_error(rows: Tensor) -> float:
     """||G / ||G||_F - E||_F with G = rows rows^T, E = (I - 11^T/K) / sqrt(K-1) (Zhu et al. 2021); 0 (ETF) to 2."""
     return frame_error(rows @ rows.T)
@@ -66,6 +78,11 @@ def nearest_etf(rows: Tensor) -> Tensor:
     return math.sqrt(count / (count - 1)) * left[:, : count - 1] @ right[: count - 1]
 
 
+def simplex_log_distance(num_classes: int) -> float:
+    """`log_inverse_distances` of every pair of a simplex ETF: -0.5 log(2K / (K-1))."""
+    return -0.5 * math.log(2 * num_classes / (num_classes - 1))
+
+
 def log_inverse_distances(chords: Tensor) -> Tensor:
     """log(1 / ||u_k - u_k'||) of all pairs, u = row / its length, (K (K - 1) / 2,), each at least -log 2.
 
@@ -79,83 +96,16 @@ def log_inverse_distances(chords: Tensor) -> Tensor:
     return -chords.log()
 
 
+@metric("GNC2 mean log inverse distance", of="centred_chords", name="gnc2_log_mean", ideal=simplex_log_distance)
 def log_mean(chords: Tensor) -> float:
     """Mean of `log_inverse_distances`; a simplex ETF gives -0.5 log(2K / (K-1)), the least (Liu et al. 2023)."""
     return float(log_inverse_distances(chords).mean())
 
 
+@metric("GNC2 its variance", of="centred_chords", name="gnc2_log_variance", ideal=0)
 def log_variance(chords: Tensor) -> float:
     """Variance of `log_inverse_distances` over pairs, by their number less one; 0 at an ETF (Liu et al. 2023)."""
     values = log_inverse_distances(chords)
     if len(values) < 2:
         raise Undefined("collapse: the variance over pairs needs two pairs, two classes have one")
     return float(values.var())
-
-
-def mean_abs_cosine(rows: Tensor) -> float:
-    """Mean of |cos_kk'| over pairs, 0 (orthogonal frame) to 1 (Dang et al. 2023: raw means under class imbalance)."""
-    return float(pair_cosines(rows).abs().mean())
-
-
-# -------------------------------------------------------------------- class imbalance
-
-
-def log_slope(rows: Tensor, counts: Tensor) -> float:
-    """Slope of log ||row_k|| against log n_k, counts (K,) (Dang et al. 2023): 0 where lengths ignore the class size.
-
-    In a general orthogonal frame the lengths follow the class sizes. Raises Undefined below IMBALANCE.
-    """
-    length = lengths(rows)
-    _check_imbalanced(counts)
-    if not length.all():
-        raise Undefined(f"collapse: {int((length == 0).sum())} of {len(rows)} vectors have length 0, so no logarithm")
-    return float(linregress(counts.log().numpy(), length.log().numpy()).slope)
-
-
-def is_minority(counts: Tensor) -> Tensor:
-    """Which classes are smaller than sqrt(largest * smallest class), (K,) bool: half-way on a logarithmic scale.
-
-    For two sizes of classes (Fang et al. 2021) that parts them. Below IMBALANCE no class is in the minority.
-    """
-    unequal = counts.max() >= IMBALANCE * counts.min()
-    return (counts < (counts.max() * counts.min()).sqrt()) & unequal
-
-
-def minority_cosine(rows: Tensor, counts: Tensor) -> float:
-    """Mean cosine over pairs of minority classes, -1 to 1; 1 where they have merged (Fang et al. 2021).
-
-    Raises Undefined below IMBALANCE and where fewer than two classes are in the minority.
-    """
-    _check_imbalanced(counts)
-    minority = rows[is_minority(counts)]
-    if len(minority) < 2:
-        raise Undefined(f"collapse: pairs of minority classes need two of them, got {len(minority)}")
-    return float(pair_cosines(minority).mean())
-
-
-def smallest_angles(chords: Tensor, count: int) -> Tensor:
-    """Angle of each of ``count`` rows to the row nearest in direction, degrees (K,), 0 (merged) to 180.
-
-    At a simplex ETF all are arccos(-1/(K-1)), which the smallest of them never exceeds.
-    """
-    nearest = chords.new_full((count,), 2.0)
-    for side in torch.triu_indices(count, count, offset=1):
-        nearest.scatter_reduce_(0, side, chords, "amin")
-    return torch.rad2deg(2 * (nearest / 2).clamp(max=1).asin())
-
-
-def effective_rank(rows: Tensor) -> float:
-    """exp(entropy of the eigenvalues of rows rows^T, divided by their sum), 1 to K (after Roy & Vetterli 2007).
-
-    K - 1 for a simplex ETF, K for an orthogonal frame of equal lengths; less where classes merge.
-    """
-    eigenvalues = torch.linalg.eigvalsh(rows @ rows.T).clamp(min=0)
-    if not eigenvalues.any():
-        raise Undefined("collapse: vectors that are all zero have no rank")
-    return float(torch.special.entr(eigenvalues / eigenvalues.sum()).sum().exp())
-
-
-def _check_imbalanced(counts: Tensor) -> None:
-    ratio = float(counts.max() / counts.min())
-    if ratio < IMBALANCE:
-        raise Undefined(f"collapse: largest / smallest class is {ratio:.3g}; this is defined from {IMBALANCE:g} on")

@@ -5,16 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nci_plugin.collapse.geometry import (
-    RCOND,
-    ROUNDING,
-    Undefined,
-    between_directions,
-    centred_means,
-    lengths,
-    pair_distances,
-    present_classes,
-)
+from nci_plugin.collapse.geometry import ROUNDING, Undefined, centred_means, lengths, pair_distances, present_classes
+from nci_plugin.collapse.registry import EPOCHS, STAGES, metric
 from nci_plugin.features.statistics import ClassStatistics
 
 
@@ -32,27 +24,7 @@ def within_covariance(statistics: ClassStatistics) -> Tensor:
     return torch.where(covariance.trace() > rounding.square(), covariance, 0.0)
 
 
-def class_variances(statistics: ClassStatistics) -> Tensor:
-    """v_k = mean ||h - mu_k||^2 over the samples of each class that came, (K,); 0 for a class of one sample."""
-    classes = present_classes(statistics)
-    return statistics.class_scatter_traces[classes] / statistics.counts[classes]
-
-
-def nc1_pinv(statistics: ClassStatistics, mean: str = "classes", rcond: float = RCOND) -> float:
-    """Tr(pinv(Sigma_B) Sigma_W) / K, from 0 (collapse) up (Papyan et al. 2020, whose figures leave out the 1/K).
-
-    Sigma_B = M^T M / K. Only variance in the span of the centred class means counts. ``rcond``: eigenvalues of Sigma_B
-    up to this share of the largest are taken as zero.
-    """
-    return pinv_trace(statistics, *between_directions(centred_means(statistics, mean), rcond))
-
-
-def pinv_trace(statistics: ClassStatistics, values: Tensor, vectors: Tensor) -> float:
-    """`nc1_pinv` from the `between_directions` of the centred class means, values (r,) and vectors (r, P)."""
-    within = ((vectors @ within_covariance(statistics)) * vectors).sum(dim=1)
-    return float((within / values.square()).sum())  # the K of 1/K and that of Sigma_B cancel
-
-
+@metric("NC1 Tr(Sigma_W) / Tr(Sigma_B)", "NC1", of="statistics mean", ideal=0, along=(EPOCHS, STAGES))
 def nc1_quotient(statistics: ClassStatistics, mean: str = "classes") -> float:
     """Tr(Sigma_W) / Tr(Sigma_B), from 0 (collapse) up (Tirer et al. 2023)."""
     between = centred_means(statistics, mean).square().sum() / len(present_classes(statistics))
@@ -61,18 +33,39 @@ def nc1_quotient(statistics: ClassStatistics, mean: str = "classes") -> float:
     return float(within_covariance(statistics).trace() / between)
 
 
+@metric("NC1 Tr(pinv(Sigma_B) Sigma_W) / K", "NC1 pinv", of="statistics between", ideal=0, along=(EPOCHS,))
+def nc1_pinv(statistics: ClassStatistics, between: tuple[Tensor, Tensor]) -> float:
+    """Tr(pinv(Sigma_B) Sigma_W) / K, from 0 (collapse) up (Papyan et al. 2020, whose figures leave out the 1/K).
+
+    Sigma_B = M^T M / K, of which ``between`` are the `between_directions`, values (r,) and vectors (r, P). Only
+    variance in the span of the centred class means counts.
+    """
+    values, vectors = between
+    within = ((vectors @ within_covariance(statistics)) * vectors).sum(dim=1)
+    return float((within / values.square()).sum())  # the K of 1/K and that of Sigma_B cancel
+
+
+@metric("NC1 class-distance normalised variance", "CDNV", of="statistics", ideal=0, along=(EPOCHS, STAGES))
 def nc1_cdnv(statistics: ClassStatistics) -> float:
     """Class-distance normalised variance: pairs' mean (v_k + v_k') / (2 ||mu_k - mu_k'||^2) (Galanti et al. 2022).
 
     From 0 (collapse) up. Classes of one sample have no variance and are left out. Raises Undefined where two means
     are equal.
     """
-    classes = present_classes(statistics)
-    several = statistics.counts[classes] > 1
-    means, variances = statistics.means[classes][several], class_variances(statistics)[several]
+    variances = class_variances(statistics)
+    several = variances.isfinite()
+    means, variances = statistics.means[present_classes(statistics)][several], variances[several]
     distances = pair_distances(means)
     equal = int((distances <= ROUNDING * lengths(means).max()).sum())
     if equal:
         raise Undefined(f"collapse: {equal} of {len(distances)} pairs of classes have the same mean")
     first, second = torch.triu_indices(len(means), len(means), offset=1)
     return float(((variances[first] + variances[second]) / 2 / distances.square()).mean())
+
+
+@metric("mean ||h - mu_k||^2", of="statistics", ideal=0, per_class=True)
+def class_variances(statistics: ClassStatistics) -> Tensor:
+    """v_k = mean ||h - mu_k||^2 over the samples of each class that came, (K,); NaN for a class of one sample."""
+    classes = present_classes(statistics)
+    counts = statistics.counts[classes]
+    return torch.where(counts > 1, statistics.class_scatter_traces[classes] / counts, torch.nan)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nci_plugin.comparison.counts import Counts, SortedScores
+from nci_plugin.metrics.counts import Counts, SortedScores
 
 LEAST_REPLICATES = 1000
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import combinations
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, product
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +13,13 @@ from numpy.typing import NDArray
 from nci_plugin.checks import PluginError, check_known
 from nci_plugin.comparison import bootstrap, delong, networks
 from nci_plugin.comparison.bootstrap import Pairing
-from nci_plugin.comparison.counts import Counts, SortedScores
-from nci_plugin.comparison.friedman import SIGNIFICANT, cliques
-from nci_plugin.comparison.metrics import apply
-from nci_plugin.comparison.multiple import holm, step_down_max_t
+from nci_plugin.comparison.multiple import SIGNIFICANT, cliques, holm, step_down_max_t
 from nci_plugin.comparison.records import Choice, Comparison, Difference, Value
-from nci_plugin.comparison.samples import Samples
+from nci_plugin.comparison.samples import Samples, read_samples
+from nci_plugin.metrics.counts import Counts, SortedScores
 
 Matrix = NDArray[np.float64]
+Groups = Mapping[str, Sequence[Pairing]]
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,17 @@ def check(samples: Samples, choice: Choice) -> tuple[dict[str, list[Pairing]], d
     if choice.against is not None:
         check_known("detector to compare against", choice.against, names)
     groups = samples.groups(choice.of_metric, choice.setting)
+    return groups, _sizes(samples, groups)
+
+
+def _sizes(samples: Samples, groups: Groups) -> dict[str, int]:
+    """Those of the splits that take part; raises PluginError on one of one sample."""
     used = {split for pairings in groups.values() for each in pairings for split in (*each.id_splits, each.ood_split)}
     sizes = {split: size for split, size in samples.sizes.items() if split in used}
     for split, size in sizes.items():
         if size < 2:
             raise PluginError(f"split '{split}': must have at least 2 samples to be compared on, got {size}; add some")
-    return groups, sizes
+    return sizes
 
 
 def compare(samples: Samples, choice: Choice) -> Comparison:
@@ -64,42 +69,88 @@ def compare(samples: Samples, choice: Choice) -> Comparison:
     """
     groups, sizes = check(samples, choice)
     names = samples.detectors
-    make = _by_delong if choice.uses_delong else _by_bootstrap
-    made = make(samples, choice, groups, sizes)
-    pairs = [
-        (one, two)
-        for one, two in combinations(range(len(names)), 2)
-        if choice.against is None or choice.against in (names[one], names[two])
-    ]
+    made = _measured(samples, choice, groups, sizes)
+    pairs = list(combinations(range(len(names)), 2))
     if choice.against is not None:  # the others minus it
         place = names.index(choice.against)
-        pairs = [(two, one) if one == place else (one, two) for one, two in pairs]
-    single, paired = np.eye(len(names)), _contrasts(pairs, len(names))
-    values, differences, statistics, nulls = [], [], [], []
+        pairs = [(other, place) for other in range(len(names)) if other != place]
+    estimates = [_estimate(each, _contrasts(pairs, len(names)), choice) for each in made.values()]
+
+    def column(values: Callable[[_Estimate], Matrix | None]) -> Matrix:
+        """Of all groups, one after the other."""
+        return np.concatenate([each for each in map(values, estimates) if each is not None], axis=-1)
+
+    p_values = column(lambda each: each.p)
+    if choice.uses_delong:
+        adjusted = holm(p_values)
+    else:
+        adjusted = step_down_max_t(column(lambda each: each.statistic), column(lambda each: each.null))
+    points, low, high = column(lambda each: each.points), column(lambda each: each.low), column(lambda each: each.high)
+    numbers = zip(points, np.maximum(low, -100), np.minimum(high, 100), p_values, adjusted)
+    differences = [
+        Difference(names[one], names[two], group, *map(float, each))
+        for (group, (one, two)), each in zip(product(made, pairs), numbers)
+    ]
+    values = _values(samples, choice, made)
+    comparison = Comparison(samples.benchmark, samples.networks, choice, sizes, values, differences, {})
+    ties = {} if choice.against else {group: _ties(comparison, group) for group in groups}
+    return replace(comparison, ties=ties)
+
+
+@dataclass(frozen=True)
+class Standings:
+    """What the stored scores of a run say of its AUROCs, by setting, group and detector: ranks and 95 % intervals.
+
+    Both are empty where scores are missing, and ``note`` says what to run.
+    """
+
+    ranks: Mapping[str, Mapping[str, Mapping[str, str]]]
+    intervals: Mapping[tuple[str, str, str], tuple[float, float]]
+    note: str
+
+
+def standings(path: Path, detectors: Sequence[str], settings: Sequence[str]) -> Standings:
+    """Compare some detectors of a results directory by AUROC, every pair."""
+    ranks: dict[str, dict[str, dict[str, str]]] = {}
+    intervals = {}
+    try:
+        for samples in read_samples([path], detectors) if len(detectors) > 1 else ():
+            for setting in settings:
+                comparison = compare(samples, Choice(setting=setting))
+                ranks[setting] = {group: comparison.ranks(group) for group in comparison.groups}
+                for value in comparison.values:
+                    intervals[setting, value.group, value.detector] = (value.low, value.high)
+    except PluginError as error:
+        return Standings({}, {}, f"which detectors tie is not known: {error}")
+    return Standings(ranks, intervals, "")
+
+
+def values(samples: Samples, choice: Choice, intervals: bool) -> list[Value]:
+    """The metric of every detector on each group and each of its data sets, in percent; bounds if ``intervals``.
+
+    Data sets are named by their split. Raises PluginError as `check` does, on one detector less.
+    """
+    groups: dict[str, Sequence[Pairing]] = dict(samples.groups(choice.of_metric, choice.setting))
+    groups.update({each.ood_split: [each] for pairings in list(groups.values()) for each in pairings})
+    sizes = _sizes(samples, groups) if intervals else {}
+    return _values(samples, choice, _measured(samples, choice, groups, sizes))
+
+
+def _measured(samples: Samples, choice: Choice, groups: Groups, sizes: Mapping[str, int]) -> dict[str, _Group]:
+    """Each group's values and how they vary; the values alone where there are no ``sizes``."""
+    make = _by_delong if choice.uses_delong and sizes else _by_bootstrap
+    return make(samples, choice, groups, sizes)
+
+
+def _values(samples: Samples, choice: Choice, made: Mapping[str, _Group]) -> list[Value]:
+    single, values = np.eye(len(samples.detectors)), []
     for group, each in made.items():
-        alone, against = _estimate(each, single, choice), _estimate(each, paired, choice)
-        for place, name in enumerate(names):
+        alone = _estimate(each, single, choice)
+        for place, name in enumerate(samples.detectors):
             low, high = (float(np.clip(bound[place], 0, 100)) for bound in (alone.low, alone.high))
             by_network = tuple(map(float, each.by_network[:, place]))
             values.append(Value(name, group, float(alone.points[place]), low, high, by_network))
-        for place, (one, two) in enumerate(pairs):
-            numbers = (against.points, against.low, against.high, against.p)
-            points, low, high, p = (float(column[place]) for column in numbers)
-            low, high = max(low, -100.0), min(high, 100.0)
-            differences.append(Difference(names[one], names[two], group, points, low, high, p, np.nan))
-        statistics.append(against.statistic)
-        nulls.append(against.null)
-    adjusted = (
-        holm(np.array([each.p for each in differences]))
-        if choice.uses_delong
-        else step_down_max_t(np.concatenate(statistics), np.concatenate([n for n in nulls if n is not None], axis=1))
-    )
-    differences = [
-        Difference(**{**asdict(each), "adjusted": float(value)}) for each, value in zip(differences, adjusted)
-    ]
-    comparison = Comparison(samples.benchmark, samples.networks, choice, sizes, values, differences, {})
-    ties = {} if choice.against else {group: _ties(comparison, group) for group in groups}
-    return Comparison(samples.benchmark, samples.networks, choice, sizes, values, differences, ties)
+    return values
 
 
 def _contrasts(pairs: Sequence[tuple[int, int]], count: int) -> Matrix:
@@ -146,16 +197,16 @@ def _estimate(group: _Group, contrasts: Matrix, choice: Choice) -> _Estimate:
     return _Estimate(points, low, high, np.where(np.isnan(statistic), np.nan, p), statistic, null)
 
 
-def _by_delong(
-    samples: Samples, choice: Choice, groups: Mapping[str, Sequence[Pairing]], sizes: Mapping[str, int]
-) -> dict[str, _Group]:
-    made = {}
+def _by_delong(samples: Samples, choice: Choice, groups: Groups, sizes: Mapping[str, int]) -> dict[str, _Group]:
+    made, networks_of = {}, range(len(samples.networks))
+    unique = {pairing for pairings in groups.values() for pairing in pairings}
+    components = {
+        pairing: [delong.components(*_stacked(samples, network, pairing)) for network in networks_of]
+        for pairing in unique
+    }
     for group, pairings in groups.items():
         strata = [sizes[split] for split in pairings[0].id_splits]
-        by_network = [
-            [delong.components(*_stacked(samples, network, pairing)) for pairing in pairings]
-            for network in range(len(samples.networks))
-        ]
+        by_network = [[components[pairing][network] for pairing in pairings] for network in networks_of]
         values = np.array([np.mean([part.aurocs for part in parts], axis=0) for parts in by_network])
         together = [delong.mean_of(parts) for parts in zip(*by_network)]
         of_mean = delong.covariance(together, strata)
@@ -171,15 +222,13 @@ def _stacked(samples: Samples, network: int, pairing: Pairing) -> tuple[Matrix, 
     return np.stack(id_scores), np.stack([scores[pairing.ood_split] for scores in of_network])
 
 
-def _by_bootstrap(
-    samples: Samples, choice: Choice, groups: Mapping[str, Sequence[Pairing]], sizes: Mapping[str, int]
-) -> dict[str, _Group]:
+def _by_bootstrap(samples: Samples, choice: Choice, groups: Groups, sizes: Mapping[str, int]) -> dict[str, _Group]:
     draws = bootstrap.draw(sizes, choice.replicates, choice.seed)
     metric = choice.of_metric
     seeds, names = range(len(samples.networks)), samples.detectors
 
     def measured(counts: Counts) -> float:
-        return 100 * apply(metric, counts, choice.ood_share)
+        return 100 * metric.share(counts, choice.ood_share)
 
     def of_one(name: str, network: int, pairing: Pairing) -> Matrix:
         """The value of the samples as they are, then the replicates (1 + B,)."""
@@ -187,21 +236,28 @@ def _by_bootstrap(
         id_scores = np.concatenate([scores[split] for split in pairing.id_splits])
         wrong = samples.wrong(network, pairing.id_splits) if metric.needs_wrong else None
         ordered = SortedScores(id_scores, scores[pairing.ood_split], wrong)
-        return np.append(measured(ordered.counts()), bootstrap.replicate(ordered, pairing, draws, measured))
+        replicates = bootstrap.replicate(ordered, pairing, draws, measured) if draws else np.empty(0)
+        return np.append(measured(ordered.counts()), replicates)
 
+    unique = list(dict.fromkeys(pairing for pairings in groups.values() for pairing in pairings))
+    work = [
+        lambda name=name, network=network, pairing=pairing: of_one(name, network, pairing)  # type: ignore[misc]
+        for pairing in unique
+        for network in seeds
+        for name in names
+    ]
+    by_pairing = np.array(bootstrap.in_threads(work)).reshape(len(unique), len(seeds), len(names), -1)
     made = {}
     for group, pairings in groups.items():
-        work = [
-            lambda name=name, network=network, pairing=pairing: of_one(name, network, pairing)  # type: ignore[misc]
-            for network in seeds
-            for name in names
-            for pairing in pairings
-        ]
-        found = np.array(bootstrap.in_threads(work)).reshape(len(seeds), len(names), len(pairings), -1).mean(axis=2)
+        found = by_pairing[[unique.index(pairing) for pairing in pairings]].mean(axis=0)
+        if not draws:
+            nothing = np.full((len(names), len(names)), np.nan)
+            made[group] = _Group(found[..., 0], nothing, nothing, None)
+            continue
         replicates = found[..., 1:]
         over_networks = replicates.mean(axis=0)
-        one = np.mean([np.cov(each) for each in replicates], axis=0)
-        made[group] = _Group(found[..., 0], np.cov(over_networks), one, over_networks.T)
+        one = np.mean([np.atleast_2d(np.cov(each)) for each in replicates], axis=0)
+        made[group] = _Group(found[..., 0], np.atleast_2d(np.cov(over_networks)), one, over_networks.T)
     return made
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from nci_plugin.comparison.counts import Floats
+from nci_plugin.metrics.counts import Floats
 
 Matrix = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nci_plugin.comparison.friedman import SIGNIFICANT
+from nci_plugin.comparison.multiple import SIGNIFICANT
 from nci_plugin.comparison.over_benchmarks import OverBenchmarks
 from nci_plugin.comparison.records import Comparison, Difference
 from nci_plugin.comparison.tables import MOST_TIES

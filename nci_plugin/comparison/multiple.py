@@ -1,9 +1,13 @@
-"""P values of a family of comparisons, adjusted so that one false finding in the whole family is rare."""
+"""P values of a family of comparisons, adjusted so that one false finding in the family is rare, and what then ties."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+
+SIGNIFICANT = 0.05
 
 Values = NDArray[np.float64]
 
@@ -34,3 +38,26 @@ def step_down_max_t(statistics: Values, replicates: Values) -> Values:
     adjusted = np.empty(len(known))
     adjusted[order] = np.maximum.accumulate(stepped)
     return np.where(np.isnan(statistics), np.nan, adjusted)
+
+
+def cliques(order: Sequence[int], apart: NDArray[np.bool_]) -> list[list[int]]:
+    """Groups that cover every pair of ``order`` that is not ``apart`` (D, D), and no pair that is.
+
+    So two share a group exactly if they cannot be told apart. A group takes all that fit, in order; where all within
+    a distance of one another tie, as with ranks, the groups are runs of neighbours.
+    """
+    tied = ~apart
+    open_pairs = {(one, two) for place, one in enumerate(order) for two in order[place + 1 :] if tied[one, two]}
+    groups = []
+    for place, one in enumerate(order):
+        later = order[place + 1 :]
+        while left := [two for two in later if (one, two) in open_pairs]:
+            members = {one, left[-1]}
+            for each in order:
+                if all(tied[each, member] for member in members if member != each):
+                    members.add(each)
+            groups.append([each for each in order if each in members])
+            open_pairs -= {(a, b) for a in members for b in members}
+        if not any(one in group for group in groups):
+            groups.append([one])
+    return groups

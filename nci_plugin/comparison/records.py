@@ -8,13 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from nci_plugin.checks import PluginError
 from nci_plugin.comparison.bootstrap import LEAST_REPLICATES
-from nci_plugin.comparison.metrics import METRICS, OOD_SHARE, Metric, auroc
+from nci_plugin.comparison.multiple import SIGNIFICANT
+from nci_plugin.metrics.columns import METRIC_COLUMNS, OOD_SHARE, Metric
+
+
+def check_ood_share(share: float) -> None:
+    """Raise PluginError unless an OOD share lies between 0 and 1."""
+    if not 0 < share < 1:
+        raise PluginError(f"--ood-share: must lie between 0 and 1, got {share}; 0.5 is half of all inputs")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is compared and how: a metric of `METRICS`, ``ood`` or ``fsood``, every pair or all ``against`` one.
+    """What is compared and how: a metric of `METRIC_COLUMNS`, ``ood`` or ``fsood``, every pair or all ``against`` one.
 
     ``these_networks``: intervals are about the networks at hand, over images alone, whatever other networks would give.
     """
@@ -29,11 +37,19 @@ class Choice:
 
     @property
     def of_metric(self) -> Metric:
-        return METRICS[self.metric]
+        return METRIC_COLUMNS[self.metric]
 
     @property
     def uses_delong(self) -> bool:
-        return self.of_metric.function is auroc
+        return self.metric in ("auroc", "csid_auroc")
+
+    def intervals(self, networks: Sequence[str]) -> str:
+        """How intervals are made, in one sentence."""
+        over = f" and {len(networks)} networks"
+        if len(networks) == 1 or self.these_networks:
+            over = ", this network alone" if len(networks) == 1 else ", these networks alone"
+        how = "DeLong" if self.uses_delong else f"{self.replicates} bootstrap replicates"
+        return f"95 % intervals over images{over}; {how}"
 
 
 @dataclass(frozen=True)
@@ -89,6 +105,20 @@ class Comparison:
         sign = -1 if self.choice.of_metric.higher_is_better else 1
         return sorted((value for value in self.values if value.group == group), key=lambda each: sign * each.value)
 
+    def ranks(self, group: str) -> dict[str, str]:
+        """``3``, or ``2-4`` where detectors tie: 1 + how many are better, to how many are not worse.
+
+        Better and worse are by adjusted p < 0.05, so at 95 % no detector's rank is outside its range.
+        """
+        names = [value.detector for value in self.ranked(group)]
+        first, last = dict.fromkeys(names, 1), dict.fromkeys(names, len(names))
+        for each in self.differences:
+            if each.group == group and each.adjusted < SIGNIFICANT:
+                better, worse = sorted((each.first, each.second), key=names.index)
+                first[worse] += 1
+                last[better] -= 1
+        return {name: f"{first[name]}-{last[name]}" if first[name] < last[name] else str(first[name]) for name in names}
+
     def record(self) -> dict[str, Any]:
         """All of it as JSON takes it; what could not be computed is None."""
         made = asdict(self)
@@ -99,15 +129,5 @@ class Comparison:
     @property
     def method(self) -> str:
         """How intervals and p values were made, in one sentence."""
-        count = len(self.differences)
-        if self.choice.uses_delong:
-            how = f"DeLong, p by Holm over {count} differences"
-        else:
-            how = f"{self.choice.replicates} bootstrap replicates, p by step-down max-T over {count} differences"
-        one = len(self.networks) == 1 or self.choice.these_networks
-        drawn = (
-            f"images, {'this network' if len(self.networks) == 1 else 'these networks'} alone"
-            if one
-            else (f"images and {len(self.networks)} networks")
-        )
-        return f"95 % intervals over {drawn}; {how}"
+        adjusted = "Holm" if self.choice.uses_delong else "step-down max-T"
+        return f"{self.choice.intervals(self.networks)}, p by {adjusted} over {len(self.differences)} differences"

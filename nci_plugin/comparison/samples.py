@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST
 from nci_plugin.checks import PluginError, check_known, check_name, shown
 from nci_plugin.comparison.bootstrap import Pairing
-from nci_plugin.comparison.counts import Floats
-from nci_plugin.comparison.metrics import Metric
 from nci_plugin.evaluation.directory import ResultsDirectory, read_npz
 from nci_plugin.evaluation.results import Result, complete
+from nci_plugin.metrics.columns import Metric
+from nci_plugin.metrics.counts import Floats
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,7 @@ def _merged(stored: Sequence[_Stored], wanted: Sequence[str] | None) -> Samples:
                 continue
             name = detector if held.count(detector) == 1 else f"{detector}@{each.path.name}"
             scores[f"{name} ({place + 1})" if name in scores else name] = each.scores(detector)
+    scores = {name: scores[name] for name in wanted or () if name in scores} | scores  # in the order asked for
     left_out = tuple(name for each in stored for name in each.incomplete if not wanted)
     return Samples(first.benchmark, first.networks, scores, first.predictions, first.labels, left_out)
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from string import ascii_lowercase
 from textwrap import fill
 
+import numpy as np
+import pandas as pd
+
+from nci_plugin.benchmarks.benchmark import GROUP_ROWS
+from nci_plugin.comparison.compare import values
 from nci_plugin.comparison.over_benchmarks import OverBenchmarks
-from nci_plugin.comparison.records import Comparison, Difference
+from nci_plugin.comparison.records import Choice, Comparison, Difference
+from nci_plugin.comparison.samples import Samples
 from nci_plugin.comparison.worst import LEAST, GroupScore
-from nci_plugin.report.tables import aligned
+from nci_plugin.evaluation.results import formatted
+from nci_plugin.metrics.columns import METRIC_COLUMNS, OOD
+from nci_plugin.report.tables import aligned, column_headers, framed
 
 WIDTH = 80
 MOST_PAIRS = 45
@@ -20,6 +29,42 @@ FEW_SAMPLES = 30
 
 MOST_TIES = 12
 """More groups of ties than this cannot be read as letters or as bars; the JSON file has them."""
+
+
+def metrics_text(samples: Samples, names: Sequence[str], choice: Choice, intervals: bool) -> str:
+    """A table of chosen metrics: a row a detector, columns as in OpenOOD's tables, and how intervals were made.
+
+    Metrics of covariate-shifted samples stand in the table of the full spectrum alone; without a column it is empty.
+    Cells are ``mean±std`` over networks, or with ``intervals`` ``mean [low, high]`` at 95 %. Detectors keep the order
+    of the samples.
+    """
+    asked = {
+        name: METRIC_COLUMNS[name] for name in names if METRIC_COLUMNS[name].samples == OOD or choice.setting == "fsood"
+    }
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    over_seeds, methods = samples.networks != ("",), []
+    for name, metric in asked.items():
+        own = replace(choice, metric=name)
+        made = values(samples, own, intervals)
+        sets: dict[str, list[str]] = {}
+        for group, pairings in samples.groups(metric, choice.setting).items():
+            sets[GROUP_ROWS.get(group, group)] = [each.ood_split.split("/", 1)[1] for each in pairings]
+        headers = column_headers(sets)
+        for value in made:
+            row = GROUP_ROWS.get(value.group, value.group.split("/", 1)[-1])
+            if row in headers:
+                text = formatted(np.array(value.by_network), over_seeds, "±")
+                text = f"{value.value:.2f} {_interval(value.low, value.high)}" if intervals else text
+                cells.setdefault((headers[row], metric.label), {})[value.detector] = text
+        shared = [f"{choice.ood_share:g} of all inputs OOD"] if metric.needs_wrong else []
+        made_by = [own.intervals(samples.networks)] if intervals else []
+        methods += [f"{metric.label}: {'; '.join(shared + made_by)}"] if shared + made_by else []
+    if not cells:
+        return ""
+    order = dict.fromkeys(row for row, _ in cells)
+    columns = [column for row in order for column in cells if column[0] == row]
+    frame = pd.DataFrame({column: cells[column] for column in columns}, index=samples.detectors)
+    return "\n".join([framed(frame), *(fill(line, WIDTH * 2, subsequent_indent="  ") for line in methods)])
 
 
 def comparison_text(comparison: Comparison) -> str:

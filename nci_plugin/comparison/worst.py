@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from nci_plugin.comparison.counts import Floats
 from nci_plugin.comparison.delong import components, covariance
-from nci_plugin.comparison.metrics import ID_ACCEPTED, METRICS
 from nci_plugin.comparison.samples import Samples
+from nci_plugin.metrics.columns import ID_ACCEPTED, METRIC_COLUMNS
+from nci_plugin.metrics.counts import Floats
 
 LEAST = 20
 """Groups with fewer ID or OOD samples are left out: the worst of many tiny groups would be an accident."""
@@ -78,7 +78,7 @@ def worst_groups(samples: Samples, setting: str) -> dict[str, list[GroupScore]]:
 
     Predicted classes are taken over all sets of near- or far-OOD, classes of OOD samples over each set that has them.
     """
-    groups = samples.groups(METRICS["auroc"], setting)
+    groups = samples.groups(METRIC_COLUMNS["auroc"], setting)
     found = {}
     for detector, by_network in samples.scores.items():
         own: list[GroupScore] = []

@@ -22,7 +22,8 @@ from nci_plugin.deploy.calibration import CONFIDENCE, POOLED, TPR, Calibration, 
 from nci_plugin.deploy.network import Fingerprint, Probe, device_of, inner_name, layer_named
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
-from nci_plugin.evaluation.search import check_ranking, fit, score_split
+from nci_plugin.evaluation.contestant import check_ranking
+from nci_plugin.evaluation.search import fit, score_split
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.features.extract import extract
 from nci_plugin.features.forward import prepared
@@ -160,11 +161,20 @@ class OODDetector:
         if fitting is not None and detector.needs_validation:
             used[VALIDATION] = fitting
         fit(detector, FeatureBank(bank.head, used, bank.statistics, unit_statistics=bank.unit_statistics))
-        self._fitted = self._calibrated(detector, calibrating, model, head_name, first.shape[1:], steps, names, {
-            "train": _training_rows(bank),
-            "validation_fit": len(bank.splits[VALIDATION]) - len(calibrating),
-            "calibration": len(calibrating),
-        })
+        self._fitted = self._calibrated(
+            detector,
+            calibrating,
+            model,
+            head_name,
+            first.shape[1:],
+            steps,
+            names,
+            {
+                "train": _training_rows(bank),
+                "validation_fit": len(bank.splits[VALIDATION]) - len(calibrating),
+                "calibration": len(calibrating),
+            },
+        )
         self.model_ = model
         return self
 

@@ -102,9 +102,7 @@ def _check_bank(module: ScoringModule) -> None:
             )
 
 
-def _difference(
-    detector: OODDetector, images: Tensor, run: Run, device: torch.device, tpr: float | None
-) -> float:
+def _difference(detector: OODDetector, images: Tensor, run: Run, device: torch.device, tpr: float | None) -> float:
     expected = detector.predict(images, tpr)
     scores, labels = expected.scores.double().numpy(), expected.labels.numpy()
     one_by_one = [np.concatenate(parts) for parts in zip(*(run(image[None].to(device)) for image in images))]
@@ -136,8 +134,9 @@ def _program(module: ScoringModule, images: Tensor, path: Path) -> Run:
 
     def run(batch: Tensor) -> tuple[NDArray[Any], ...]:
         with torch.no_grad():
-            return tuple(each.float().cpu().numpy() if each.is_floating_point() else each.cpu().numpy()
-                         for each in loaded(batch))
+            return tuple(
+                each.float().cpu().numpy() if each.is_floating_point() else each.cpu().numpy() for each in loaded(batch)
+            )
 
     return run
 

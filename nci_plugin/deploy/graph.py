@@ -8,9 +8,8 @@ all with the detectors themselves.
 from __future__ import annotations
 
 import copy
-from dataclasses import is_dataclass, replace
+import math
 from functools import singledispatch
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,7 @@ from nci_plugin.deploy.state import is_learned
 from nci_plugin.detectors.base import Detector
 from nci_plugin.detectors.knn import KNN, KNNL1
 from nci_plugin.detectors.mahalanobis import MDSPlusPlus, RMDSPlusPlus
-from nci_plugin.detectors.nci import NCI, NORMS, FeatureNorm, FeatureProximity
+from nci_plugin.detectors.nci_gated import TAIL, NCIGated
 from nci_plugin.detectors.nci_plus import NCIPlus
 from nci_plugin.detectors.neural_collapse import NC4
 from nci_plugin.detectors.ora import ORA
@@ -37,89 +36,51 @@ class Plain(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self._detector = copy.copy(detector)
-        learned = {name: value for name, value in vars(detector).items() if is_learned(name)}
-        self._names = [name for name, value in learned.items() if isinstance(value, Tensor)]
-        self._records: dict[str, Any] = {name: value for name, value in learned.items() if is_dataclass(value)}
+        self._names = [name for name, value in vars(detector).items() if is_learned(name) and isinstance(value, Tensor)]
         for name in self._names:
-            self.register_buffer(name, learned[name].clone())
-        for name, record in self._records.items():
-            for part, value in vars(record).items():
-                if isinstance(value, Tensor):
-                    self.register_buffer(f"{name}{part}", value.clone())
+            self.register_buffer(name, getattr(detector, name).clone())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         for name in self._names:
             setattr(self._detector, name, getattr(self, name))
-        for name, record in self._records.items():
-            parts = {part: getattr(self, f"{name}{part}") for part, value in vars(record).items() if _is_tensor(value)}
-            setattr(self._detector, name, replace(record, **parts))
         return self._detector._score(features, logits.double())
 
 
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)
-
-
-class Proximity(nn.Module):
-    """pScore = w_c . (h - mu_G) / ||h - mu_G||_2 (Liu & Qin 2025)."""
+class Plus(nn.Module):
+    """NCI+ = u - log(1 + exp(-v - 1/2)), see `NCIPlus`; the logarithm in float32, as onnxruntime has no other."""
 
     mean: Tensor
     weight: Tensor
-
-    def __init__(self, detector: FeatureProximity) -> None:
-        super().__init__()
-        self.register_buffer("mean", detector.mean_.double().clone())
-        head = vars(detector).get("head_")
-        self.register_buffer("weight", (head.weight if head else vars(detector)["weight_"]).double().clone())
-
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        return self.p_score(features, logits.argmax(dim=1))
-
-    def p_score(self, features: Tensor, predicted: Tensor) -> Tensor:
-        centred = features - self.mean
-        rows = self.weight.index_select(0, predicted)  # a tenth of a millisecond is little: faster than an index
-        return (rows * centred).sum(dim=1) / torch.linalg.vector_norm(centred, dim=1).clamp(min=TINY)
-
-
-class Filtered(Proximity):
-    """NCI = pScore + alpha ||h|| (Liu & Qin 2025)."""
-
-    def __init__(self, detector: NCI) -> None:
-        super().__init__(detector)
-        self.alpha, self.norm = float(detector.alpha_), NORMS[detector.norm]
-
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        return super().forward(features, logits) + self.alpha * self.norm(features)
-
-
-class Plus(Proximity):
-    """NCI+ = u - log(1 + exp(-v - 1/2)), see `NCIPlus`."""
-
     centres: Tensor
 
     def __init__(self, detector: NCIPlus) -> None:
-        super().__init__(detector)
-        self.register_buffer("centres", detector.centres_[:, 0].double().clone())
+        super().__init__()
+        self.register_buffer("mean", detector.mean_.clone())
+        self.register_buffer("weight", detector.weight_.clone())
+        self.register_buffer("centres", detector.centres_[:, 0].clone())
         self.mean_norm = float(detector.centres_[0, 1])  # of all classes
         self.p_deviation, self.norm_deviation = detector.deviations_.tolist()
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        predicted = logits.argmax(dim=1)
-        u = (self.p_score(features, predicted) - self.centres.index_select(0, predicted)) / self.p_deviation
-        v = (NORMS["l1"](features) - self.mean_norm) / self.norm_deviation
-        # The last term in float32, as onnxruntime has no other.
+        predicted, centred = logits.argmax(dim=1), features - self.mean
+        product = (self.weight.index_select(0, predicted) * centred).sum(dim=1)
+        p_score = product / torch.linalg.vector_norm(centred, dim=1).clamp(min=TINY)
+        u = (p_score - self.centres.index_select(0, predicted)) / self.p_deviation
+        v = (features.abs().sum(dim=1) - self.mean_norm) / self.norm_deviation
         return u - F.softplus((-v - 0.5).float())
 
 
-class Norm(nn.Module):
-    """||h|| (Liu & Qin 2025)."""
-
-    def __init__(self, detector: FeatureNorm) -> None:
-        super().__init__()
-        self.norm = NORMS[detector.norm]
+class Gated(Plain):
+    """NCI-G, see `NCIGated`; its logarithms in float32, as onnxruntime has no other error function."""
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        return self.norm(features)
+        assert isinstance(self._detector, NCIGated)
+        for name in self._names:
+            setattr(self._detector, name, getattr(self, name))
+        terms = self._detector._terms(features, logits.argmax(dim=1))
+        z = (terms - self._detector.means_) / self._detector.deviations_
+        p_score, cosine, distance = torch.special.log_ndtr(z.float()).unbind(dim=1)
+        return (p_score + cosine) / 2 + (distance - math.log(TAIL)).clamp(max=0)
 
 
 class Neighbour(nn.Module):
@@ -232,10 +193,8 @@ def graph_of(detector: Detector) -> nn.Module:
     return Plain(detector)
 
 
-graph_of.register(FeatureProximity)(Proximity)
-graph_of.register(NCI)(Filtered)
 graph_of.register(NCIPlus)(Plus)
-graph_of.register(FeatureNorm)(Norm)
+graph_of.register(NCIGated)(Gated)
 graph_of.register(KNN)(Neighbour)
 graph_of.register(ORA)(Angle)
 graph_of.register(MDSPlusPlus)(Nearest)

@@ -186,5 +186,3 @@ def stacked(images: list[Tensor]) -> Tensor:
             " and img_size"
         )
     return torch.stack(images)
-
-

@@ -1,14 +1,16 @@
 """What every detector is: fitted on statistics or features of the training set, then a score per sample.
 
 The one sign of this package: a `score` is larger for in-distribution (ID) samples.
+
+A file of this package holds the detectors of one paper. Each is a sub-class of `Detector` under ``@register_detector``
+whose docstring gives the formula and the citation; the file is found by being there.
 """
 
 from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Union
 
 import torch
@@ -45,6 +47,9 @@ class Detector(ABC):
     write ``_fit`` and ``_score`` and say what they fit on; ``fit_reads`` names the hyper-parameters that ``_fit`` looks
     at, since a search must fit again only when one of those changes. ``magnitude`` is the size of the numbers that a
     score is the difference of, where that may be far above its own: scores that differ by rounding of it are refused.
+    With ``block_bytes`` ``_score`` sees so many rows at a time that a copy of them in float64 has up to that size: one
+    that makes several copies stays in a processor's cache.
+    ``formula`` counts the versions of the equation under one name: scores of two versions are not to be compared.
     """
 
     name: str
@@ -52,6 +57,8 @@ class Detector(ABC):
     fits_on: FitsOn = FitsOn.NOTHING
     fit_reads: tuple[str, ...] = ()
     magnitude: float = 0.0
+    block_bytes: int | None = None
+    formula: int = 1
 
     num_features_: int
 
@@ -104,7 +111,14 @@ class Detector(ABC):
         if not hasattr(self, "num_features_"):
             raise PluginError(f"detector '{self.name}': not fitted; call fit(training, head) before score")
         check_width(f"detector '{self.name}'", features, self.num_features_)
-        return self._score(features, logits)
+        if features.device.type == "mps":  # it has no float64
+            return self.score(features.cpu(), logits.cpu()).to(features.device)
+        rows = len(features)
+        if self.block_bytes is not None:
+            rows = max(1, self.block_bytes // (8 * (features.shape[1] + logits.shape[1])))
+        if len(features) <= rows:
+            return self._score(features, logits)
+        return torch.cat([self._score(*block) for block in zip(features.split(rows), logits.split(rows))])
 
     def _fit(self, training: Any, head: LinearHead, validation: FeatureSplit | None) -> None:  # noqa: B027
         """Learn; nothing to learn unless a sub-class says so."""
@@ -157,22 +171,3 @@ def in_range_of(scores: Tensor, like: Tensor) -> Tensor:
     """Scores in the type and on the device of ``like``, clipped to the largest number of that type."""
     limit = torch.finfo(like.dtype).max
     return scores.clamp(-limit, limit).to(like)
-
-
-@dataclass(frozen=True)
-class DetectorSetup:
-    """A detector with the values to search: OpenOOD's ``postprocessor_args`` and ``postprocessor_sweep``.
-
-    ``sweep`` maps a hyper-parameter's name to its values, in the order in which they are tried; empty = no search.
-    """
-
-    detector: Detector
-    sweep: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return self.detector.name
-
-    @property
-    def fits_on(self) -> FitsOn:
-        return self.detector.fits_on

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from nci_plugin.checks import check_number
 from nci_plugin.detectors.base import Detector, Paper
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 
 
-@register
+@register_detector
 class MSP(Detector):
     """Maximum softmax probability: score = max_k softmax(z)_k, in (0, 1] (Hendrycks & Gimpel 2017)."""
 
@@ -27,7 +27,7 @@ class MSP(Detector):
         return torch.softmax(logits, dim=1).amax(dim=1)
 
 
-@register
+@register_detector
 class MLS(Detector):
     """Maximum logit score: score = max_k z_k (Hendrycks et al. 2022)."""
 
@@ -44,7 +44,7 @@ class MLS(Detector):
         return logits.amax(dim=1)
 
 
-@register
+@register_detector
 class EBO(Detector):
     """Energy: score = T log sum_k exp(z_k / T), T > 0 (Liu et al. 2020, with the sign turned)."""
 

@@ -9,14 +9,14 @@ from nci_plugin.checks import PluginError
 from nci_plugin.collapse.geometry import centre_distances, lengths, present_classes, whitening
 from nci_plugin.collapse.variability import within_covariance
 from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics, unit_rows
 from nci_plugin.networks.head import LinearHead
 
 
-@register
+@register_detector
 class MDSPlusPlus(Detector):
     """MDS++: score = -min_k (f - mu_k)^T pinv(Sigma_W) (f - mu_k), f = h / ||h||_2, at most 0 (Mueller & Hein 2025).
 
@@ -55,13 +55,14 @@ class MDSPlusPlus(Detector):
         return (whitened - centres[nearest]).square().sum(dim=1)
 
 
-@register
+@register_detector
 class RMDSPlusPlus(MDSPlusPlus):
     """RMDS++: score = d_0(f) - min_k d_k(f), f = h / ||h||_2 (Mueller & Hein 2025; Ren et al. 2021).
 
     d_k(f) = (f - mu_k)^T pinv(Sigma_W) (f - mu_k) as in MDS++, and d_0(f) = (f - mu)^T pinv(Sigma) (f - mu) with the
     mean and the covariance of all training samples, whatever their class. Where all classes have one mean both are the
-    same distance and every score is 0.
+    same distance and every score is 0. Raises PluginError where Sigma_W has a lower rank than Sigma: the distances are
+    then of different spaces, and their difference ranks OOD samples first.
     """
 
     name = "rmds_pp"
@@ -70,6 +71,12 @@ class RMDSPlusPlus(MDSPlusPlus):
         super()._fit(training, head, validation)
         self.is_zero_ = not means_differ(training.means[present_classes(training)])
         self.background_ = whitening(training.covariance)
+        if self.whitening_.shape[1] < self.background_.shape[1] and not self.is_zero_:
+            raise PluginError(
+                f"detector '{self.name}': features vary within classes in {self.whitening_.shape[1]} directions and"
+                f" over all samples in {self.background_.shape[1]}, so its two distances cannot be compared; add"
+                " training images, or leave it out"
+            )
         self.mean_ = training.global_mean
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:

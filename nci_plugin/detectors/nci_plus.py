@@ -9,16 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nci_plugin.collapse.geometry import lengths
 from nci_plugin.detectors.base import FLOAT32_STEP, Paper, in_range_of
 from nci_plugin.detectors.nci import FeatureProximity
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.head import LinearHead
 
 
-@register
+@register_detector
 class NCIPlus(FeatureProximity):
     """NCI+: score = u - log(1 + exp(-v - 1/2)), u = pScore and v = ||h||_1, standardised by the training samples.
 
@@ -47,20 +48,20 @@ class NCIPlus(FeatureProximity):
 
     def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
         sums = torch.stack([chunk.features.sum(dim=0, dtype=torch.float64) for chunk in training.chunks()])
-        self._centre_on(sums.sum(dim=0).cpu() / len(training), head)
+        self.mean_, self.weight_ = sums.sum(dim=0).cpu() / len(training), head.weight.detach().double()
         terms = ClassStatistics(head.num_classes, 2)
         for chunk in training.chunks():
-            terms.update(self._terms(chunk.features, chunk.logits), chunk.logits.argmax(dim=1).cpu())
+            terms.update(self._terms(chunk.features, chunk.logits).cpu(), chunk.logits.argmax(dim=1).cpu())
         within = terms.within_scatter.diagonal() / terms.num_samples
         p_means, norm_mean = shrunk_means(terms, within)[:, 0], terms.global_mean[1]
         self.centres_ = torch.stack([p_means, norm_mean.expand_as(p_means)], dim=1)  # of pScore and norm, (K, 2)
         deviations = torch.stack([within[0], terms.covariance[1, 1]]).sqrt()
-        rounding = FLOAT32_STEP * deviations.new_tensor([self.largest_weight_, float(norm_mean)])
+        rounding = FLOAT32_STEP * torch.stack([lengths(self.weight_).max(), norm_mean])
         self.deviations_ = torch.where(deviations > rounding, deviations, 1.0)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        offsets = self._terms(features, logits) - self.centres_[logits.argmax(dim=1).cpu()]
-        u, v = (offsets / self.deviations_).unbind(dim=1)
+        offsets = self._terms(features, logits) - self.centres_.to(features.device)[logits.argmax(dim=1)]
+        u, v = (offsets / self.deviations_.to(features.device)).unbind(dim=1)
         return in_range_of(u - F.softplus(-v - 0.5), like=logits)
 
 

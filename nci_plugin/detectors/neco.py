@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_choice
 from nci_plugin.detectors.base import Detector, Paper
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
@@ -20,7 +20,7 @@ RAW_NORM = ("deit", "swin")
 """Parts of the names of those for which it divides by the length of the raw feature."""
 
 
-@register
+@register_detector
 class NECO(Detector):
     """NECO: score = ||P_d v||_2 / ||u||_2, times max_k z_k unless the network is a ResNet (Ammar et al. 2024).
 

@@ -22,7 +22,7 @@ from nci_plugin.collapse.geometry import (
 from nci_plugin.collapse.variability import within_covariance
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
 from nci_plugin.detectors.neco import NECO
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
@@ -37,7 +37,7 @@ NEURAL_COLLAPSE = Paper(
 )
 
 
-@register
+@register_detector
 class NC1(Detector):
     """Collapse of variability: score = -sqrt((h - mu_c)^T pinv(Sigma_W) (h - mu_c)), at most 0 (Papyan et al. 2020).
 
@@ -60,7 +60,7 @@ class NC1(Detector):
         return in_range_of(-lengths(offsets @ self.whitening_.to(features.device)), like=logits)
 
 
-@register
+@register_detector
 class NC2(Detector):
     """Collapse of means: score = ||V^T (h - mu_G)||_2 / ||h - mu_G||_2, 0 to 1 (Papyan et al. 2020).
 
@@ -87,7 +87,7 @@ class NC2(Detector):
         return _share(lengths(centred @ self.basis_.to(features.device)), lengths(centred)).to(logits)
 
 
-@register
+@register_detector
 class NC3(Detector):
     """Self-duality: score = cos(w_c, h - mu_G), -1 to 1, c = argmax z (Papyan et al. 2020).
 
@@ -107,7 +107,7 @@ class NC3(Detector):
         return _share((centred * weight).sum(dim=1), lengths(centred) * lengths(weight)).to(logits)
 
 
-@register
+@register_detector
 class NC4(Detector):
     """Nearest class centre: score = min_{k != c} ||h - mu_k||_2 - ||h - mu_c||_2, c predicted (Papyan et al. 2020).
 
@@ -139,7 +139,7 @@ class NC4(Detector):
         return in_range_of(distances.scatter(1, predicted, torch.inf).amin(dim=1) - own, like=logits)
 
 
-@register
+@register_detector
 class NC5(NECO):
     """Orthogonality of ID and OOD: score = ||P_d v||_2 / ||u||_2 (Ammar et al. 2024), which is NECO by another name."""
 

@@ -8,14 +8,11 @@ from torch import Tensor
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse.geometry import centre_distances, lengths
 from nci_plugin.detectors.base import Detector, Paper
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.head import LinearHead
-
-BLOCK_BYTES = 2**22
-"""Size of a block of features and logits in float64: the temporary copies of their angles stay small."""
 
 EQUAL = 1e-6
 """Rows of W whose distance is below this times the largest are equal: weights are float32."""
@@ -24,7 +21,7 @@ ACCURACY = 1e-5
 """Where rounding of the logits, in float32, can change an angle by more radians, they are computed again in float64."""
 
 
-@register
+@register_detector
 class ORA(Detector):
     """ORA: score = max_{k != c} angle(h - mu, h_k - mu), in radians, 0 to pi (Demirel et al. 2025).
 
@@ -46,6 +43,7 @@ class ORA(Detector):
         "https://arxiv.org/abs/2410.04525",
     )
     fits_on = FitsOn.STATISTICS
+    block_bytes = 2**22
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         if head.num_classes < 2:
@@ -58,11 +56,6 @@ class ORA(Detector):
         self.largest_offset_ = self.largest_weight_ * float(self.mean_.norm()) + float(head.bias.abs().max())
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        rows = max(1, BLOCK_BYTES // (8 * (features.shape[1] + logits.shape[1])))
-        blocks = zip(features.split(rows), logits.split(rows))
-        return torch.cat([self._largest_angle(*block) for block in blocks]).to(logits)
-
-    def _largest_angle(self, features: Tensor, logits: Tensor) -> Tensor:
         centred, predicted = features.double() - self.mean_.to(features.device), logits.argmax(dim=1)
         distance = lengths(centred)
         angles, error = self._angles(logits.double(), predicted, distance)
@@ -70,7 +63,7 @@ class ORA(Detector):
         if unsafe.any():
             exact = centred[unsafe] @ self.weight_.to(centred).T + self.mean_logits_.to(centred)
             angles[unsafe] = self._angles(exact, predicted[unsafe], distance[unsafe])[0]
-        return angles.amax(dim=1)
+        return angles.amax(dim=1).to(logits)
 
     def _angles(self, logits: Tensor, predicted: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
         """The angles (n, K), 0 for the predicted class, and about how far rounding of the logits puts them off."""

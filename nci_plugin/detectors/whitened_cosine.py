@@ -14,15 +14,15 @@ from torch import Tensor
 
 from nci_plugin.collapse.geometry import ROUNDING, lengths, present_classes
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
-from nci_plugin.detectors.registry import register
+from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics, unit_rows
 from nci_plugin.networks.head import LinearHead
 
 
-def shrunk_covariance(scatter: Tensor, freedom: float) -> Tensor:
-    """Sigma = (1 - rho) S + rho tr(S)/P I, S = scatter / freedom, by OAS (Chen, Wiesel, Eldar & Hero 2010, eq. 23).
+def shrunk_covariance(scatter: Tensor, freedom: float) -> tuple[Tensor, float]:
+    """Sigma = (1 - rho) S + rho tr(S)/P I, S = scatter / freedom, and rho, by OAS (Chen et al. 2010, eq. 23).
 
     ``freedom``: degrees of freedom of the scatter (P, P). The fewer there are against P, the nearer rho is to 1.
     Raises nothing: a scatter of zero gives zero.
@@ -33,7 +33,7 @@ def shrunk_covariance(scatter: Tensor, freedom: float) -> Tensor:
     excess = squares - trace.square() / width  # 0 where all directions vary alike
     rho = ((1 - 2 / width) * squares + trace.square()) / ((freedom + 1 - 2 / width) * excess)
     rho = torch.nan_to_num(rho, nan=1.0, posinf=1.0).clamp(0, 1)
-    return (1 - rho) * covariance + rho * trace / width * torch.eye(width, dtype=scatter.dtype)
+    return (1 - rho) * covariance + rho * trace / width * torch.eye(width, dtype=scatter.dtype), float(rho)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class ClassDirections:
     """Directions d_c (K, P) of the classes as seen from ``mean`` (P,), and the metric A = Sigma^-1 = T T^T, T (P, P).
 
     ``scale`` is a and ``spread`` t of `class_directions`; ``freedom`` says from how many residuals Sigma comes, 0 where
-    there are none and A is the identity.
+    there are none and A is the identity. ``residuals`` (n, P), whitened, are those of the validation samples, and
+    ``share`` is what one of them has in Sigma.
     """
 
     mean: Tensor
@@ -50,12 +51,8 @@ class ClassDirections:
     scale: float
     spread: float
     freedom: int
-
-    def seen(self, rows: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
-        """The whitened offsets T^T (h - mean) of rows (n, P) and T^T d_c of their predicted classes, (n, P) each."""
-        factor = self.factor.to(rows.device)
-        offsets = (rows.double() - self.mean.to(rows.device)) @ factor
-        return offsets, (self.directions.to(rows.device) @ factor)[predicted]
+    residuals: Tensor
+    share: float
 
 
 def class_directions(
@@ -88,16 +85,18 @@ def class_directions(
 
     inner = (offsets * weight).sum(dim=1)
     scatter, freedom = training.within_scatter.clone(), int(training.num_samples - (counts > 0).sum())
+    residuals = means[:0]
     if validation is not None:
         rows, predicted = validation
         euclidean = scale(inner, weight.square().sum(dim=1))
         centres = mean + torch.where(counts[:, None] > 0, offsets, euclidean * weight)
-        share = torch.where(counts > 0, counts / (counts + 1), 1.0)
-        residuals = (rows - centres[predicted]) * share[predicted, None].sqrt()
+        weights = torch.where(counts > 0, counts / (counts + 1), 1.0)
+        residuals = (rows - centres[predicted]) * weights[predicted, None].sqrt()
         scatter += residuals.T @ residuals
         freedom += len(rows)
+    rho = 1.0
     if freedom > 0 and scatter.trace() / freedom > rounding.square():
-        covariance = shrunk_covariance(scatter, freedom)
+        covariance, rho = shrunk_covariance(scatter, freedom)
     else:
         freedom, covariance = 0, torch.eye(head.num_features, dtype=torch.float64)
     variances, vectors = torch.linalg.eigh(covariance)
@@ -112,7 +111,8 @@ def class_directions(
         kept = t * counts / (t * counts + 1)
     directions = a * along + kept[:, None] * left
     directions = torch.where(lengths(directions)[:, None] > 0, directions, along)  # one class, or all of one mean
-    return ClassDirections(mean, directions, factor, a, t, freedom)
+    share = (1 - rho) / max(freedom, 1)
+    return ClassDirections(mean, directions, factor, a, t, freedom, residuals @ factor, share)
 
 
 def cosines(offsets: Tensor, directions: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def cosines(offsets: Tensor, directions: Tensor) -> Tensor:
     return torch.where(product > 0, (offsets * directions).sum(dim=1) / product, 0.0)
 
 
-@register
+@register_detector
 class WhitenedCosine(Detector):
     """Score = cos_A(h - mu_G, d_c), A = Sigma_W^-1, c = argmax z, in -1..1 (nci_plugin 2026, after Liu & Qin 2025).
 
@@ -139,19 +139,21 @@ class WhitenedCosine(Detector):
         "https://arxiv.org/abs/2311.01479",
     )
     fits_on = FitsOn.STATISTICS
-    learned_types = {"classes_": ClassDirections}
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
-        self.classes_ = class_directions(training, head)
+        found = class_directions(training, head)
+        self.mean_, self.factor_, self.directions_ = found.mean, found.factor, found.directions @ found.factor
 
     def _rows(self, features: Tensor) -> Tensor:
-        return features
+        return features.double()
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        return in_range_of(cosines(*self.classes_.seen(self._rows(features), logits.argmax(dim=1))), like=logits)
+        rows = self._rows(features)
+        offsets = (rows - self.mean_.to(rows)) @ self.factor_.to(rows)
+        return in_range_of(cosines(offsets, self.directions_.to(rows)[logits.argmax(dim=1)]), like=logits)
 
 
-@register
+@register_detector
 class WhitenedCosinePlusPlus(WhitenedCosine):
     """Score = cos_A(f - mu_G, d_c), f = h / ||h||_2, as `WhitenedCosine` with the statistics of f (nci_plugin 2026).
 

@@ -12,14 +12,17 @@ The rules, all of them:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import permutation_test, rankdata
 
 from nci_plugin.benchmarks.benchmark import FAR, NEAR
+from nci_plugin.checks import PluginError
+from nci_plugin.collapse import METRICS
+from nci_plugin.diagnosis.record import DiagnosisRecord
 
 GROUPS = (NEAR, FAR)
 LEVEL = 0.05
@@ -28,34 +31,34 @@ PERMUTATIONS = 9999
 
 @dataclass(frozen=True)
 class Property:
-    """A collapse property: its metric of one network and group, the metric's value at collapse, its score's name."""
+    """A property of collapse: the score of samples, the metric that it goes with and what sentences call that."""
 
-    name: str
     score: str
     metric: str
-    at_collapse: float
-    read: Callable[[Mapping[str, Any], str], float | None]
+    text: str
 
+    @property
+    def name(self) -> str:
+        return METRICS[self.metric].aspect
 
-def _collapse(field: str) -> Callable[[Mapping[str, Any], str], float | None]:
-    return lambda record, group: record["collapse"][field]
-
-
-def _agreement(record: Mapping[str, Any], group: str) -> float | None:
-    return record["nc4"]["train"]["agreement"] if record["nc4"]["train"] else None
-
-
-def _ortho_dev(record: Mapping[str, Any], group: str) -> float | None:
-    values = [split["ortho_dev"] for name, split in record["splits"].items() if name.split("/")[0] == group]
-    return None if None in values else float(np.mean(values))
+    def read(self, record: DiagnosisRecord, group: str) -> float | None:
+        """The metric's value, of a group of OOD sets where it is about one; None where there is none."""
+        if self.metric == "nc4_train":
+            train = record.nc4["train"]
+            return train.agreement if train else None
+        if not METRICS[self.metric].of_features:
+            return record.collapse.values[self.metric]
+        values = [split.metrics[self.metric] for name, split in record.splits.items() if name.split("/")[0] == group]
+        known = [value for value in values if value is not None]
+        return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 PROPERTIES = (
-    Property("NC1", "nc1", "Tr(Sigma_W) / Tr(Sigma_B)", 0.0, _collapse("nc1_quotient")),
-    Property("NC2", "nc2", "ETF error of the centred class means", 0.0, _collapse("nc2_etf_error")),
-    Property("NC3", "nc3", "self-duality", 0.0, _collapse("nc3_self_duality")),
-    Property("NC4", "nc4", "nearest-class-centre agreement", 1.0, _agreement),
-    Property("NC5", "nc5", "OrthoDev of the OOD sets", 0.0, _ortho_dev),
+    Property("nc1", "nc1_quotient", "Tr(Sigma_W) / Tr(Sigma_B)"),
+    Property("nc2", "nc2_etf_error", "ETF error of the centred class means"),
+    Property("nc3", "nc3_self_duality", "self-duality"),
+    Property("nc4", "nc4_train", "nearest-class-centre agreement"),
+    Property("nc5", "ortho_dev", "OrthoDev of the OOD sets"),
 )
 
 TESTS = len(PROPERTIES) * len(GROUPS)
@@ -63,38 +66,61 @@ MIN_CHECKPOINTS = next(n for n in range(2, 20) if 2 / math.factorial(n) < LEVEL 
 """With fewer even a perfect order, of exact p-value 2 / n!, is not below LEVEL / TESTS."""
 
 
-def explain(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Tables and sentences about the diagnoses of some networks on one benchmark; JSON without NaN.
+@dataclass(frozen=True)
+class PropertyRow:
+    """A property in a group of OOD sets: ``metric`` and ``auroc`` (percent) by network, and how they go together.
 
-    ``properties`` holds, for each property and group, ``metric`` and ``auroc`` (percent) by checkpoint, and
-    ``correlation`` (rho, p) or None.
+    ``metric_name`` is the metric in words, ``at_collapse`` its value there; ``correlation`` (rho, p) can be None.
     """
-    rows = [_row(each, group, records) for group in GROUPS for each in PROPERTIES if _has(records, group)]
+
+    property: str
+    group: str
+    score: str
+    metric_name: str
+    at_collapse: float
+    metric: Sequence[float | None]
+    auroc: Sequence[float | None]
+    correlation: Mapping[str, float] | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Tables and sentences about the diagnoses of ``checkpoints`` networks on one benchmark."""
+
+    checkpoints: int
+    properties: Sequence[PropertyRow]
+    sentences: Sequence[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON without NaN."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Explanation:
+        """What `to_dict` gave; raises PluginError where it is of another kind."""
+        try:
+            rows = [PropertyRow(**row) for row in saved["properties"]]
+            return cls(saved["checkpoints"], rows, list(map(str, saved["sentences"])))
+        except (LookupError, TypeError) as error:
+            raise PluginError(f"not as this version writes it ({type(error).__name__}: {error})") from None
+
+
+def explain(records: Sequence[DiagnosisRecord]) -> Explanation:
+    """What the diagnoses of some networks on one benchmark say together."""
+    groups = [group for group in GROUPS if any(name.split("/")[0] == group for name in records[0].splits)]
+    rows = [_row(each, group, records) for group in groups for each in PROPERTIES]
     if not rows:
-        return {"checkpoints": len(records), "properties": [], "sentences": _without_ood(records)}
-    sentences = [_about(each, rows) for each in PROPERTIES]
-    for group in GROUPS:
-        sentences += _best([row for row in rows if row["group"] == group])
-    return {"checkpoints": len(records), "properties": rows, "sentences": [*sentences, *_correlations(rows, records)]}
+        return Explanation(len(records), [], _without_ood(records))
+    best = [sentence for group in groups for sentence in _best([row for row in rows if row.group == group])]
+    sentences = [*(_about(each, rows) for each in PROPERTIES), *best, *_correlations(rows, records)]
+    return Explanation(len(records), rows, sentences)
 
 
-def _has(records: Sequence[Mapping[str, Any]], group: str) -> bool:
-    return any(name.split("/")[0] == group for name in records[0]["splits"])
-
-
-def _row(each: Property, group: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _row(each: Property, group: str, records: Sequence[DiagnosisRecord]) -> PropertyRow:
     metric = [each.read(record, group) for record in records]
-    auroc = [record["auroc"].get(each.score, {}).get(group) for record in records]
-    return {
-        "property": each.name,
-        "group": group,
-        "score": each.score,
-        "metric_name": each.metric,
-        "at_collapse": each.at_collapse,
-        "metric": metric,
-        "auroc": auroc,
-        "correlation": correlation(metric, auroc),
-    }
+    auroc = [record.auroc.get(each.score, {}).get(group) for record in records]
+    ideal = float(METRICS[each.metric].ideal)  # type: ignore[arg-type]  # a number, of all of PROPERTIES
+    return PropertyRow(each.name, group, each.score, each.text, ideal, metric, auroc, correlation(metric, auroc))
 
 
 def correlation(first: Sequence[float | None], second: Sequence[float | None]) -> dict[str, float] | None:
@@ -117,26 +143,29 @@ def correlation(first: Sequence[float | None], second: Sequence[float | None]) -
     return {"rho": float(test.statistic), "p": float(test.pvalue)}
 
 
-def _about(each: Property, rows: Sequence[Mapping[str, Any]]) -> str:
+def _about(each: Property, rows: Sequence[PropertyRow]) -> str:
     """Rule 1, for the groups that there are."""
-    by_group = {row["group"]: row for row in rows if row["property"] == each.name}
-    metric = {group: over_networks(row["metric"], ".4g") for group, row in by_group.items()}
+    mine = [row for row in rows if row.property == each.name]
+    metric = {row.group: over_networks(row.metric, ".4g") for row in mine}
     if len(set(metric.values())) == 1:
         value = f"on train is {next(iter(metric.values()))}"
     else:
         value = f"is {', '.join(f'{group} {text}' for group, text in metric.items())}"
-    auroc = ", ".join(f"{group} {over_networks(row['auroc'], '.2f')}" for group, row in by_group.items())
-    return f"{each.name}: {each.metric} {value} ({each.at_collapse:g} at collapse); AUROC of {each.score}: {auroc}."
+    auroc = ", ".join(f"{row.group} {over_networks(row.auroc, '.2f')}" for row in mine)
+    return f"{each.name}: {each.text} {value} ({mine[0].at_collapse:g} at collapse); AUROC of {each.score}: {auroc}."
 
 
-def _without_ood(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def _without_ood(records: Sequence[DiagnosisRecord]) -> list[str]:
     """Rule 1 where there is no OOD set: the metrics of the training set."""
-    on_train = [each for each in PROPERTIES if each.read is not _ortho_dev]
-    sentences = []
-    for each in on_train:
-        value = over_networks([each.read(record, "") for record in records], ".4g")
-        sentences.append(f"{each.name}: {each.metric} on train is {value} ({each.at_collapse:g} at collapse).")
-    return [*sentences, "The benchmark has no OOD set: NC5, AUROC and its correlation with collapse are left out."]
+    rows = [_row(each, "", records) for each in PROPERTIES if "split" not in METRICS[each.metric].of]
+    return [
+        *(
+            f"{row.property}: {row.metric_name} on train is {over_networks(row.metric, '.4g')}"
+            f" ({row.at_collapse:g} at collapse)."
+            for row in rows
+        ),
+        "The benchmark has no OOD set: NC5, AUROC and its correlation with collapse are left out.",
+    ]
 
 
 def over_networks(values: Sequence[float | None], form: str) -> str:
@@ -149,38 +178,37 @@ def over_networks(values: Sequence[float | None], form: str) -> str:
     return mean if len(known) == 1 else f"{mean} ± {deviation:{form}}"
 
 
-def _best(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    ranked = sorted((row for row in rows if None not in row["auroc"]), key=lambda row: -float(np.mean(row["auroc"])))
-    if len(ranked) < 2:
+def _best(rows: Sequence[PropertyRow]) -> list[str]:
+    aurocs = {row.score: np.array(row.auroc, dtype=np.float64) for row in rows if None not in row.auroc}
+    if len(aurocs) < 2:
         return []
-    first, second = ranked[:2]
-    wins = sum(a > b for a, b in zip(first["auroc"], second["auroc"]))
-    count = len(first["auroc"])
+    first, second = sorted(aurocs, key=lambda score: -float(aurocs[score].mean()))[:2]
+    wins, count = int((aurocs[first] > aurocs[second]).sum()), len(aurocs[first])
     if count == 1:
         verdict = "one checkpoint says nothing of the spread"
     elif wins == count:
         verdict = f"ahead on all {count} checkpoints"
     else:
         verdict = f"ahead on {wins} of {count} checkpoints only"
-    best, next_best = (f"{row['score']} ({np.mean(row['auroc']):.2f})" for row in (first, second))
+    best, next_best = (f"{score} ({aurocs[score].mean():.2f})" for score in (first, second))
     return [
-        f"{first['group']}-OOD: of the {len(ranked)} scores {best} has the highest mean AUROC, {next_best} the second;"
+        f"{rows[0].group}-OOD: of the {len(aurocs)} scores {best} has the highest mean AUROC, {next_best} the second;"
         f" {verdict}."
     ]
 
 
-def _correlations(rows: Sequence[Mapping[str, Any]], records: Sequence[Any]) -> list[str]:
+def _correlations(rows: Sequence[PropertyRow], records: Sequence[Any]) -> list[str]:
     if len(records) < MIN_CHECKPOINTS:
         return [
             f"Rank correlation of metrics and AUROC needs at least {MIN_CHECKPOINTS} checkpoints, here"
             f" {'is' if len(records) == 1 else 'are'} {len(records)}: with fewer even a perfect order is not"
             f" significant at {LEVEL:g} over {TESTS} correlations."
         ]
-    known = [row for row in rows if row["correlation"]]
+    known = [(row, row.correlation) for row in rows if row.correlation]
     limit = LEVEL / max(len(known), 1)
     return [
-        f"{row['property']} and {row['group']}-OOD AUROC of {row['score']}: rank correlation"
-        f" {row['correlation']['rho']:+.2f} over {len(records)} checkpoints (p = {row['correlation']['p']:.2g},"
-        f" {'different' if row['correlation']['p'] < limit else 'not different'} from 0 at {LEVEL:g} / {len(known)})."
-        for row in known
+        f"{row.property} and {row.group}-OOD AUROC of {row.score}: rank correlation"
+        f" {found['rho']:+.2f} over {len(records)} checkpoints (p = {found['p']:.2g},"
+        f" {'different' if found['p'] < limit else 'not different'} from 0 at {LEVEL:g} / {len(known)})."
+        for row, found in known
     ]

@@ -17,8 +17,10 @@ from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST, Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse import measure
 from nci_plugin.collapse.geometry import centred_means, global_mean, present_classes
+from nci_plugin.collapse.registry import of_training
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import Detector
+from nci_plugin.diagnosis.record import StageRecord
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.metrics import auroc
@@ -27,21 +29,6 @@ from nci_plugin.networks.stages import PENULTIMATE
 
 SCORES: dict[str, dict[str, Any]] = {"nc1": {}, "nc2": {}, "nc3": {}, "nc4": {}, "nc5": {"max_logit": False}}
 """Per-sample scores of a stage and their settings; without a head there is no logit to multiply NECO's ratio with."""
-
-METRICS = (
-    "num_features",
-    "nc1_pinv",
-    "nc1_quotient",
-    "nc1_cdnv",
-    "nc2_equinorm_means",
-    "nc2_equiangular_means",
-    "nc2_etf_error",
-    "gnc2_log_mean",
-    "gnc2_log_variance",
-    "mean_norm_l2",
-    "mean_norm_l1",
-)
-"""What of CollapseMetrics has a meaning where no head applies."""
 
 
 def nearest_centre_head(statistics: ClassStatistics) -> LinearHead:
@@ -58,11 +45,10 @@ def nearest_centre_head(statistics: ClassStatistics) -> LinearHead:
     return LinearHead(weight, bias)
 
 
-def measure_layers(bank: FeatureBank, benchmark: Benchmark) -> list[dict[str, Any]]:
+def measure_layers(bank: FeatureBank, benchmark: Benchmark) -> list[StageRecord]:
     """NC1, NC2, feature norm, nearest-class-centre accuracy (ID test) and AUROC of nc1 to nc5 after every stage.
 
-    Each stage is a mapping of METRICS, shares in 0..1 and AUROC in percent; a value that does not exist is None, or
-    left out of ``auroc``, with the reason under ``notes``. Raises PluginError where the bank has no stages: it was
+    Each stage has the metrics that no head has a part in. Raises PluginError where the bank has no stages: it was
     extracted without, or the benchmark holds features.
     """
     stages = bank.stages
@@ -76,7 +62,7 @@ def measure_layers(bank: FeatureBank, benchmark: Benchmark) -> list[dict[str, An
 
 def _measured(
     bank: FeatureBank, stage: str, statistics: ClassStatistics, tested: Sequence[str], sets: Mapping[str, Sequence[str]]
-) -> dict[str, Any]:
+) -> StageRecord:
     """One stage."""
     head = nearest_centre_head(statistics)
     detectors, notes = _fitted(statistics, head)
@@ -91,20 +77,22 @@ def _measured(
                 scores[name][split].append(detector.score(features, logits))
     whole = {name: {split: torch.cat(parts).numpy() for split, parts in each.items()} for name, each in scores.items()}
     metrics = measure(statistics, head)
-    return {
-        "stage": stage,
-        **{metric: getattr(metrics, metric) for metric in METRICS},
-        "nearest_centre_accuracy": right / len(bank.splits[TEST]),
-        "auroc": {
-            group: {
-                name: float(100 * np.mean([auroc(by_split[TEST], by_split[each]) for each in splits]))
-                for name, by_split in whole.items()
-            }
-            for group, splits in sets.items()
-            if splits
-        },
-        "notes": {**{name: reason for name, reason in metrics.notes.items() if name in METRICS}, **notes},
+    values = {m.name: metrics.values[m.name] for m in of_training() if not m.reads_head and not m.of_features}
+    aurocs = {
+        group: {
+            name: float(100 * np.mean([auroc(by_split[TEST], by_split[each]) for each in splits]))
+            for name, by_split in whole.items()
+        }
+        for group, splits in sets.items()
+        if splits
     }
+    accuracy = right / len(bank.splits[TEST])
+    return StageRecord(
+        stage,
+        {"num_features": metrics.num_features, **values, "nearest_centre_accuracy": accuracy},
+        aurocs,
+        {**{name: reason for name, reason in metrics.notes.items() if name in values}, **notes},
+    )
 
 
 def _fitted(statistics: ClassStatistics, head: LinearHead) -> tuple[dict[str, Detector], dict[str, str]]:
@@ -127,19 +115,18 @@ def _batches(bank: FeatureBank, split: str, stage: str) -> Iterator[tuple[Tensor
         yield from zip(features.split(bank.batch_size), shard.labels.split(bank.batch_size))
 
 
-def mean_over_networks(layers: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Means over networks of the same stages; a value that one network lacks is None."""
+def mean_over_networks(layers: Sequence[Sequence[StageRecord]]) -> list[StageRecord]:
+    """Means over networks of the same stages; what one network lacks is None, or left out of the scores."""
 
-    def mean(values: list[Any]) -> Any:
-        if all(isinstance(value, Mapping) for value in values):
-            keys = [key for key in values[0] if all(key in value for value in values)]
-            return {key: mean([value[key] for value in values]) for key in keys}
-        return None if None in values else float(np.mean(values))
+    def mean(maps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        values = {name: [each[name] for each in maps] for name in maps[0] if all(name in each for each in maps)}
+        return {name: None if None in some else float(np.mean(some)) for name, some in values.items()}
 
     return [
-        {
-            "stage": same[0]["stage"],
-            **{key: mean([stage[key] for stage in same]) for key in same[0] if key not in ("stage", "notes")},
-        }
+        StageRecord(
+            same[0].stage,
+            mean([stage.values for stage in same]),
+            {group: mean([stage.auroc[group] for stage in same]) for group in same[0].auroc},
+        )
         for same in zip(*layers)
     ]

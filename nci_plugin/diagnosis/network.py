@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,15 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, TRAIN, VALIDATION, Benchmark
 from nci_plugin.benchmarks.opening import image_batches
 from nci_plugin.checks import PluginError
-from nci_plugin.collapse import NearestCentre, Undefined, held_out_cdnv, measure, nearest_centre, ortho_dev
-from nci_plugin.collapse.geometry import MEAN_CONVENTIONS, centred_means, pair_cosines, pair_distances, present_classes
+from nci_plugin.collapse import METRICS, Metric, NearestCentre, Undefined, measure, nearest_centre
+from nci_plugin.collapse.geometry import centred_means, pair_cosines, pair_distances, present_classes
 from nci_plugin.diagnosis.geometry import Plane, distance_from_frame, spread
+from nci_plugin.diagnosis.layers import measure_layers
+from nci_plugin.diagnosis.record import SPREADS, DiagnosisRecord, SplitRecord
 from nci_plugin.evaluation.evaluate import Evaluation
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
-
-VERSION = 2
-"""Of the record; one of another version is not read."""
 
 DETECTORS = ("nc1", "nc2", "nc3", "nc4", "nc5", "pscore", "feature_norm")
 """Scores whose AUROC and spread a diagnosis gives; all fit on statistics."""
@@ -34,9 +33,9 @@ NOT_STORED = "not measured: no training features are stored; pass --second-pass"
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """``record`` is JSON without NaN; ``arrays`` are named as in `_arrays`."""
+    """The record, and the arrays of its figures, named as in `_arrays`."""
 
-    record: dict[str, Any]
+    record: DiagnosisRecord
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
@@ -46,54 +45,58 @@ def diagnose_network(
     evaluation: Evaluation,
     seed: str,
     second_pass: bool = False,
+    layers: bool = False,
 ) -> Diagnosis:
     """Measure collapse on the training statistics, and ID and OOD splits against it.
 
     ``evaluation`` are the results and scores of DETECTORS on this bank. NC4 on the training set reads its stored
-    features, else passes its images again with ``second_pass``, else is left out. Raises PluginError on a bank without
-    statistics.
+    features, else passes its images again with ``second_pass``, else is left out. With ``layers`` every stage is
+    measured too. Raises PluginError on a bank without statistics.
     """
     statistics = bank.statistics
     if statistics is None:
         raise PluginError("diagnosis: needs the statistics of the training split; extract it")
-    metrics = {mean: measure(statistics, bank.head, mean) for mean in MEAN_CONVENTIONS}
     train, source = _train_nc4(bank, statistics, second_pass)
     held_out = [name for name in (VALIDATION, TEST) if name in bank.splits]
     shown = [name for name in bank.splits if name in held_out or name.split("/")[0] in (CSID, NEAR, FAR)]
     notes: dict[str, str] = {}
-    record = {
-        "version": VERSION,
-        "benchmark": benchmark.name,
-        "seed": seed,
-        "collapse": asdict(metrics["classes"]),
-        "collapse_sample_mean": asdict(metrics["samples"]),
-        "nc4": {
-            "train": train and asdict(train),
-            "train_from": source,
-            **{name: asdict(nearest_centre(bank.splits[name], statistics)) for name in held_out},
+
+    def of_split(metric: Metric, name: str) -> float | None:
+        split = bank.splits[name]
+        known = {"held_out": split, "split": split, "statistics": statistics, "num_classes": benchmark.num_classes}
+        return _defined(f"{metric.name} {name}", notes, metric.function, *(known[each] for each in metric.of))
+
+    record = DiagnosisRecord(
+        benchmark=benchmark.name,
+        seed=seed,
+        collapse=measure(statistics, bank.head, "classes"),
+        collapse_sample_mean=measure(statistics, bank.head, "samples"),
+        nc4={"train": train, **{name: nearest_centre(bank.splits[name], statistics) for name in held_out}},
+        train_from=source,
+        held_out={
+            metric.name: {name: of_split(metric, name) for name in held_out}
+            for metric in METRICS.values()
+            if "held_out" in metric.of
         },
-        "held_out_cdnv": {
-            name: _defined(f"held_out_cdnv {name}", notes, held_out_cdnv, bank.splits[name], benchmark.num_classes)
-            for name in held_out
-        },
-        "splits": {
-            name: {
-                "n": len(bank.splits[name]),
-                "ortho_dev": _defined(f"ortho_dev {name}", notes, ortho_dev, bank.splits[name], statistics),
-                "frame": _defined(f"frame {name}", notes, distance_from_frame, bank.splits[name], statistics),
-                **{
+        splits={
+            name: SplitRecord(
+                n=len(bank.splits[name]),
+                metrics={m.name: of_split(m, name) for m in METRICS.values() if "split" in m.of},
+                frame=_defined(f"frame {name}", notes, distance_from_frame, bank.splits[name], statistics),
+                spreads={
                     score: spread(evaluation.scores[score][name])
-                    for score in ("pscore", "feature_norm")
+                    for score in SPREADS
                     if name in evaluation.scores.get(score, {})
                 },
-            }
+            )
             for name in shown
         },
-        "auroc": _auroc(evaluation),
-        "not_scored": dict(evaluation.failures),
-        "notes": notes,
-        "provenance": dict(bank.provenance),
-    }
+        auroc=_auroc(evaluation),
+        not_scored=dict(evaluation.failures),
+        notes=notes,
+        provenance=dict(bank.provenance),
+        layers=measure_layers(bank, benchmark) if layers else None,
+    )
     return Diagnosis(record, _arrays(bank, statistics, shown))
 
 
@@ -117,9 +120,7 @@ def _auroc(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     return found
 
 
-def _train_nc4(
-    bank: FeatureBank, statistics: ClassStatistics, second_pass: bool
-) -> tuple[NearestCentre | None, str]:
+def _train_nc4(bank: FeatureBank, statistics: ClassStatistics, second_pass: bool) -> tuple[NearestCentre | None, str]:
     """NC4 on the training set, and what it was read from."""
     stored = bank.splits.get(TRAIN) or (bank.training_store and bank.training_store.load())
     if stored:

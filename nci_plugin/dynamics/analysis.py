@@ -38,8 +38,8 @@ class Analysis:
             "version": VERSION,
             "rule": asdict(self.rule),
             "runs": [{"run": run.run, "conditions": dict(run.conditions)} for run in self.runs],
-            "onsets": [onset.to_dict() for onset in self.onsets.values()],
-            **{name: [each.to_dict() for each in getattr(self, name)] for name in answers},
+            "onsets": [asdict(onset) for onset in self.onsets.values()],
+            **{name: [asdict(each) for each in getattr(self, name)] for name in answers},
         }
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from nci_plugin.dynamics.intervals import Interval, bootstrap_mean
+from nci_plugin.dynamics.intervals import Interval, bootstrap_mean, mean, median
 from nci_plugin.dynamics.onset import Onset, first_sustained
 from nci_plugin.dynamics.trajectory import GROUPS, Trajectory
 
@@ -48,9 +48,6 @@ class BestEpoch:
     lost_at_end: float
     n: int
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class BestEpochs:
@@ -80,47 +77,36 @@ def best_epochs(run: Trajectory) -> list[BestEpoch]:
     accuracy = run.series(f"{on}_accuracy")
     for detector, group, auroc in measured(run):
         known = np.flatnonzero(np.isfinite(auroc) & np.isfinite(accuracy))
-        if not len(known):
-            continue
-        best, accurate = known[auroc[known].argmax()], known[accuracy[known].argmax()]
-        found.append(
-            BestEpoch(
-                run=run.run,
-                detector=detector,
-                group=group,
-                epoch=int(run.epochs[best]),
-                auroc=float(auroc[best]),
-                accuracy_epoch=int(run.epochs[accurate]),
-                accuracy_on=on,
-                lost=float(auroc[best] - auroc[accurate]),
-                lost_at_end=float(auroc[best] - auroc[known[-1]]),
-                n=len(known),
+        if len(known):
+            best, accurate = known[auroc[known].argmax()], known[accuracy[known].argmax()]
+            epoch, accuracy_epoch = (int(run.epochs[place]) for place in (best, accurate))
+            highest, *others = (float(auroc[place]) for place in (best, accurate, known[-1]))
+            lost, lost_at_end = (highest - other for other in others)
+            found.append(
+                BestEpoch(run.run, detector, group, epoch, highest, accuracy_epoch, on, lost, lost_at_end, len(known))
             )
-        )
     return found
 
 
 def best_over_runs(found: Sequence[BestEpoch]) -> list[BestEpochs]:
     """What the best epochs of several runs say together, by detector and group; intervals by bootstrap over runs."""
-    sets: dict[tuple[str, str], list[BestEpoch]] = {}
-    for each in found:
-        sets.setdefault((each.detector, each.group), []).append(each)
+    sets = pd.DataFrame(map(asdict, found), columns=[each.name for each in fields(BestEpoch)])
     return [
         BestEpochs(
             detector=detector,
             group=group,
             runs=len(some),
-            epoch=float(np.median([each.epoch for each in some])),
-            accuracy_epoch=float(np.median([each.accuracy_epoch for each in some])),
-            earlier=sum(each.epoch < each.accuracy_epoch for each in some),
-            later=sum(each.epoch > each.accuracy_epoch for each in some),
-            auroc=float(np.mean([each.auroc for each in some])),
-            lost=float(np.mean([each.lost for each in some])),
-            lost_interval=bootstrap_mean([each.lost for each in some]),
-            lost_at_end=float(np.mean([each.lost_at_end for each in some])),
-            lost_at_end_interval=bootstrap_mean([each.lost_at_end for each in some]),
+            epoch=float(some.epoch.median()),
+            accuracy_epoch=float(some.accuracy_epoch.median()),
+            earlier=int((some.epoch < some.accuracy_epoch).sum()),
+            later=int((some.epoch > some.accuracy_epoch).sum()),
+            auroc=float(some.auroc.mean()),
+            lost=float(some.lost.mean()),
+            lost_interval=bootstrap_mean(some.lost),
+            lost_at_end=float(some.lost_at_end.mean()),
+            lost_at_end_interval=bootstrap_mean(some.lost_at_end),
         )
-        for (detector, group), some in sets.items()
+        for (detector, group), some in sets.groupby(["detector", "group"], sort=False)
     ]
 
 
@@ -142,9 +128,6 @@ class Overtaking:
     at_onset: int | None
     ahead: float
     n: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -174,21 +157,13 @@ def overtakings(run: Trajectory, onset: Onset, metric: str = "nc1_quotient", sus
         known = np.flatnonzero(np.isfinite(difference))
         if not len(known):
             continue
-        first = first_sustained(difference[known] > 0, sustained)
-        index = None if first is None else known[first]
-        epoch = None if index is None else int(run.epochs[index])
-        value = np.nan if index is None else run.series(metric)[index]
-        found.append(
-            Overtaking(
-                run=run.run,
-                group=group,
-                epoch=epoch,
-                measure=None if np.isnan(value) else float(value),
-                at_onset=epoch - onset.epoch if epoch is not None and onset.observed else None,
-                ahead=float((difference[known] > 0).mean()),
-                n=len(known),
-            )
-        )
+        above = difference[known] > 0
+        first = first_sustained(above, sustained)
+        epoch = value = None
+        if first is not None:
+            epoch, value = int(run.epochs[known[first]]), mean([run.series(metric)[known[first]]])
+        at_onset = epoch - onset.epoch if epoch is not None and onset.observed else None
+        found.append(Overtaking(run.run, group, epoch, value, at_onset, float(above.mean()), len(known)))
     return found
 
 
@@ -203,18 +178,13 @@ def overtakings_over_runs(found: Sequence[Overtaking], onsets: Sequence[Onset]) 
             group=group,
             runs=len(some),
             ever=sum(each.epoch is not None for each in some),
-            epoch=_median([each.epoch for each in some]),
-            measure=_median([each.measure for each in some]),
+            epoch=median(each.epoch for each in some),
+            measure=median(each.measure for each in some),
             least_measure=min((each.measure for each in some if each.measure is not None), default=None),
             with_onset=sum(each.run in observed for each in some),
             before_onset=sum(each.at_onset is not None and each.at_onset < 0 for each in some),
             ahead=float(np.mean([each.ahead for each in some])),
-            ahead_interval=bootstrap_mean([each.ahead for each in some]),
+            ahead_interval=bootstrap_mean(each.ahead for each in some),
         )
         for group, some in sets.items()
     ]
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.median(known)) if known else None

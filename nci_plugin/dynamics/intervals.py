@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Optional, TypeVar
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Optional, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -16,36 +19,63 @@ Interval = Optional[tuple[float, float]]
 T = TypeVar("T")
 
 
-def bootstrap(
-    runs: Sequence[T], statistic: Callable[[Sequence[T]], float | None], resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
+def bootstrap(runs: Sequence[T], statistic: Callable[[Sequence[T]], float | None], seed: int = 0) -> Interval:
     """Percentile interval (LEVEL) of a statistic of some runs, resampled with replacement (Efron & Tibshirani 1993).
 
     Resamples in which the statistic is undefined (None) are left out; None where more than half of them are, or with
     fewer than LEAST runs.
     """
-    if len(runs) < LEAST:
-        return None
-    generator = np.random.default_rng(seed)
-    values = [
-        statistic([runs[index] for index in generator.integers(len(runs), size=len(runs))]) for _ in range(resamples)
-    ]
-    return percentiles([value for value in values if value is not None], resamples)
+
+    def of_drawn(drawn: NDArray[Any]) -> float:
+        value = statistic([runs[index] for index in drawn])
+        return np.nan if value is None else value
+
+    return _interval(np.arange(len(runs)), of_drawn, False, seed)
 
 
-def bootstrap_mean(values: Sequence[float | None], resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+def bootstrap_mean(values: Iterable[float | None], seed: int = 0) -> Interval:
     """`bootstrap` of the mean over the runs that have a value, of one value a run (None: it has none)."""
+    numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return _interval(numbers, known_mean, True, seed)
+
+
+def percentiles(values: NDArray[Any]) -> Interval:
+    """The interval of the values of some resamples, None where more than half of them have none (NaN)."""
+    if 2 * np.isfinite(values).sum() < len(values) or not len(values):
+        return None
+    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def known_mean(values: NDArray[Any], axis: int = 0) -> Any:
+    """Means along an axis of what is known (not NaN); NaN where nothing is."""
+    counts = np.isfinite(values).sum(axis=axis)
+    return np.divide(np.nansum(values, axis=axis), counts, out=np.full(counts.shape, np.nan), where=counts > 0)
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of what is known, None where nothing is."""
+    known = _known(values)
+    return float(np.mean(known)) if known else None
+
+
+def median(values: Iterable[float | None]) -> float | None:
+    """The median of what is known, None where nothing is."""
+    known = _known(values)
+    return float(np.median(known)) if known else None
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None and not np.isnan(value)]
+
+
+def _interval(values: NDArray[Any], statistic: Callable[..., Any], vectorized: bool, seed: int) -> Interval:
     if len(values) < LEAST:
         return None
-    numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    drawn = numbers[np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))]
-    known = np.isfinite(drawn).sum(axis=1)
-    return percentiles((np.nansum(drawn, axis=1)[known > 0] / known[known > 0]).tolist(), resamples)
-
-
-def percentiles(values: Sequence[float], resamples: int) -> Interval:
-    """The interval of the values of some resamples, None where more than half of them have none."""
-    if 2 * len(values) < resamples:
-        return None
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    with warnings.catch_warnings():  # of a distribution with undefined values, which `percentiles` counts
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        drawn = stats.bootstrap(
+            (values,), statistic, vectorized=vectorized, n_resamples=RESAMPLES, method="percentile",
+            random_state=np.random.default_rng(seed),
+        )  # fmt: skip
+    return percentiles(drawn.bootstrap_distribution)

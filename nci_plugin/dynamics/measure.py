@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,8 +15,10 @@ from nci_plugin import collapse
 from nci_plugin.benchmarks.benchmark import GROUP_ROWS, TEST, TRAIN, Benchmark, Features
 from nci_plugin.benchmarks.opening import image_batches, open_splits
 from nci_plugin.checks import PluginError, check_known, check_number
-from nci_plugin.dynamics.trajectory import GROUPS, NC4_TRAIN, EpochRecord, Value
-from nci_plugin.evaluation.evaluate import Contestant, evaluate_bank
+from nci_plugin.collapse.registry import of_training
+from nci_plugin.dynamics.trajectory import GROUPS, EpochRecord, Value
+from nci_plugin.evaluation.contestant import Contestant
+from nci_plugin.evaluation.evaluate import evaluate_bank
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.features.extract import extract
 from nci_plugin.features.fingerprint import weights_digest
@@ -32,18 +34,14 @@ logger = logging.getLogger(__name__)
 DETECTORS = ("nci", "pscore", "feature_norm", "msp", "neco")
 """The detectors whose AUROC is followed along training, where no others are chosen."""
 
-NUMBERS = tuple(each.name for each in fields(collapse.CollapseMetrics) if each.type == "Value")
-"""The fields of CollapseMetrics that are one number, or None."""
-
 MEMORY_BYTES = 4 * 2**30
 """Largest benchmark, as decoded float32 images, that `Meter` holds in memory."""
 
 
 def collapse_numbers(statistics: ClassStatistics, head: LinearHead, training: FeatureSplit | None) -> dict[str, Value]:
-    """The scalars of CollapseMetrics by field name; NC4 of the ``training`` features too, None without them."""
-    metrics = collapse.measure(statistics, head)
-    nc4 = None if training is None else collapse.nearest_centre(training, statistics).agreement
-    return {**{name: getattr(metrics, name) for name in NUMBERS}, NC4_TRAIN: nc4}
+    """The metrics of one number by name, those of the ``training`` features too; None without them."""
+    metrics = collapse.measure(statistics, head, training=training)
+    return {metric.name: metrics.values.get(metric.name) for metric in of_training()}
 
 
 def training_numbers(logits: Tensor, labels: Tensor, loss: str) -> dict[str, Any]:

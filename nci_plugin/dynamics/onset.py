@@ -6,8 +6,7 @@ The dynamics paper (arXiv 2604.00230) takes Tr(Sigma_W) / Tr(Sigma_B) < 0.01; he
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,9 +68,6 @@ class Onset:
     def observed(self) -> bool:
         return self.outcome == ONSET
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def find_onset(run: Trajectory, rule: OnsetRule) -> Onset:
     """The onset of a run by a rule; raises PluginError where the run does not log the rule's metric."""
@@ -81,21 +77,15 @@ def find_onset(run: Trajectory, rule: OnsetRule) -> Onset:
         return Onset(run.run, CENSORED, last, None, None)
     fn = part.series(FN)
     crossed = first_sustained(beyond(part.series(rule.metric), rule.threshold, rule.below), rule.sustained)
-    vanished = first_sustained(fn < rule.degenerate * _largest_so_far(fn), rule.sustained)
+    vanished = first_sustained(fn < rule.degenerate * np.fmax.accumulate(fn), rule.sustained)
     if vanished is not None and (crossed is None or vanished <= crossed + rule.sustained - 1):
         outcome, index = DEGENERATE, vanished
     elif crossed is not None:
         outcome, index = ONSET, crossed
     else:
         outcome, index = CENSORED, len(part.records) - 1
-    epochs = part.epochs
-    return Onset(
-        run.run,
-        outcome,
-        int(epochs[index]),
-        int(epochs[index - 1]) if index else None,
-        None if np.isnan(fn[index]) else float(fn[index]),
-    )
+    after = int(part.epochs[index - 1]) if index else None
+    return Onset(run.run, outcome, int(part.epochs[index]), after, None if np.isnan(fn[index]) else float(fn[index]))
 
 
 def beyond(values: NDArray[np.float64], threshold: float, below: bool) -> NDArray[np.bool_]:
@@ -109,10 +99,6 @@ def first_sustained(holds: NDArray[np.bool_], count: int) -> int | None:
         return None
     rows = np.lib.stride_tricks.sliding_window_view(holds, count).all(axis=1)
     return int(rows.argmax()) if rows.any() else None
-
-
-def _largest_so_far(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.fmax.accumulate(values)
 
 
 def count_outcomes(onsets: Sequence[Onset]) -> dict[str, int]:

@@ -8,15 +8,14 @@ what was between. Medians serve all quantities alike: a loss and its logarithm g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from nci_plugin.dynamics.conditions import by_group, cell
-from nci_plugin.dynamics.intervals import Interval, bootstrap, bootstrap_mean
+from nci_plugin.dynamics.intervals import Interval, bootstrap, bootstrap_mean, mean, median
 from nci_plugin.dynamics.onset import CENSORED, Onset
 from nci_plugin.dynamics.trajectory import FN, Trajectory
 
@@ -118,9 +117,6 @@ class Skill:
     tau: float | None
     forecasts: Sequence[Forecast]
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def compare(runs: Sequence[Trajectory], onsets: Mapping[str, Onset]) -> list[Skill]:
     """Every predictor, way to leave runs out, and group with two onsets.
@@ -157,13 +153,13 @@ def forecast(name: str, runs: Sequence[Trajectory], onsets: Mapping[str, Onset],
 
 def _learn(name: str, teachers: Sequence[Trajectory], onsets: Mapping[str, Onset]) -> tuple[float | None, float | None]:
     """Reference and lead, the medians over runs with an onset; None where no run gives one."""
+    epochs = [onsets[run.run].epoch for run in teachers]
     if name == MEDIAN_ONSET:
-        reference = _median([onsets[run.run].epoch for run in teachers])
-        return reference, None if reference is None else 0.0
+        return median(epochs), 0.0
     series = PREDICTORS[name].series
-    reference = _median([float(_at(run, series, onsets[run.run].epoch)) for run in teachers])
-    fired = [(run, _fires(name, run, reference)) for run in teachers]
-    return reference, _median([onsets[run.run].epoch - epoch for run, epoch in fired if epoch is not None])
+    reference = median(float(run.series(series)[run.epochs == epoch][0]) for run, epoch in zip(teachers, epochs))
+    fired = [_fires(name, run, reference) for run in teachers]
+    return reference, median(onset - epoch for onset, epoch in zip(epochs, fired) if epoch is not None)
 
 
 def _fires(name: str, run: Trajectory, reference: float | None) -> float | None:
@@ -172,23 +168,13 @@ def _fires(name: str, run: Trajectory, reference: float | None) -> float | None:
     return PREDICTORS[name].fires(run, reference)
 
 
-def _at(run: Trajectory, series: str, epoch: int) -> float:
-    return float(run.series(series)[run.epochs == epoch][0])
-
-
-def _median(values: Sequence[float]) -> float | None:
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.median(known)) if known else None
-
-
 # -------------------------------------------------------------------- skill
 
 
 def _skill(group: tuple[str, ...], name: str, left_out: str, forecasts: Sequence[Forecast]) -> Skill:
     observed = [each for each in forecasts if each.observed]
     censored = [each for each in forecasts if not each.observed]
-    fired = [each for each in observed if each.fired is not None]
-
+    fired = [(each.fired, each.onset) for each in observed if each.fired is not None]
     leads, errors = [each.lead for each in forecasts], [each.error for each in forecasts]
     before = [float(each.lead is not None and each.lead > 0) if each.observed else None for each in forecasts]
     right, pairs = _order(forecasts)
@@ -200,17 +186,17 @@ def _skill(group: tuple[str, ...], name: str, left_out: str, forecasts: Sequence
         silent=len(observed) - len(fired),
         censored=len(censored),
         false_alarms=sum(each.predicted is not None and each.predicted <= each.onset for each in censored),
-        lead=_mean(leads),
+        lead=mean(leads),
         lead_interval=bootstrap_mean(leads),
-        mae=_mean(errors),
+        mae=mean(errors),
         mae_interval=bootstrap_mean(errors),
-        before=_mean(before),
+        before=mean(before),
         before_interval=bootstrap_mean(before),
-        concordance=concordance(forecasts),
+        concordance=_share_right(right, pairs),
         concordance_interval=bootstrap(
             range(len(forecasts)), lambda drawn: _share_right(right[np.ix_(drawn, drawn)], pairs[np.ix_(drawn, drawn)])
         ),
-        tau=_tau(fired),
+        tau=mean([kendalltau(*zip(*fired)).statistic]) if len(fired) > 1 else None,
         forecasts=forecasts,
     )
 
@@ -235,15 +221,3 @@ def _order(forecasts: Sequence[Forecast]) -> tuple[NDArray[np.float64], NDArray[
 
 def _share_right(right: NDArray[np.float64], pairs: NDArray[np.bool_]) -> float | None:
     return float(right[pairs].mean()) if pairs.any() else None
-
-
-def _tau(fired: Sequence[Forecast]) -> float | None:
-    if len(fired) < 2:
-        return None
-    tau = float(kendalltau([each.fired for each in fired], [each.onset for each in fired]).statistic)
-    return None if np.isnan(tau) else tau
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from nci_plugin.dynamics.conditions import by_group
-from nci_plugin.dynamics.intervals import Interval, bootstrap
-from nci_plugin.dynamics.onset import Onset, count_outcomes
+from nci_plugin.dynamics.intervals import Interval, bootstrap, mean
+from nci_plugin.dynamics.onset import CENSORED, DEGENERATE, Onset, count_outcomes
 from nci_plugin.dynamics.trajectory import Trajectory
 
 
@@ -31,9 +30,6 @@ class Reference:
     cv_interval: Interval
     values: Mapping[str, float]
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def references(runs: Sequence[Trajectory], onsets: Mapping[str, Onset]) -> list[Reference]:
     """fn* of every group (architecture, data); ``onsets`` by name of the run."""
@@ -44,15 +40,13 @@ def _reference(group: tuple[str, ...], onsets: Sequence[Onset]) -> Reference:
     counts = count_outcomes(onsets)
     values = {onset.run: onset.fn for onset in onsets if onset.observed and onset.fn is not None}
     numbers = list(values.values())
-    mean = float(np.mean(numbers)) if numbers else None
-    sd = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
     return Reference(
         group=group,
         n=len(values),
-        censored=counts["censored"],
-        degenerate=counts["degenerate"],
-        mean=mean,
-        sd=sd,
+        censored=counts[CENSORED],
+        degenerate=counts[DEGENERATE],
+        mean=mean(numbers),
+        sd=float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None,
         cv=variation(numbers),
         cv_interval=bootstrap(numbers, variation),
         values=values,

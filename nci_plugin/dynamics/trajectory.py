@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -30,9 +30,6 @@ FILE_BYTES = 2**28
 FN = "mean_norm_l2"
 """Field of CollapseMetrics that the dynamics paper (arXiv 2604.00230) calls fn: mean ||h||_2 over the training set."""
 
-NC4_TRAIN = "nc4_train"
-"""Key of ``EpochRecord.collapse`` beside the fields of CollapseMetrics: NC4 agreement on the training set, 0..1."""
-
 GROUPS = ("near", "far", "fsood near", "fsood far")
 """Groups of OOD sets in ``EpochRecord.auroc``; ``fsood``: covariate-shifted samples count as ID."""
 
@@ -50,7 +47,7 @@ class EpochRecord:
     Args:
         train_loss: mean over the training set, in the unit of the loss (nats for cross-entropy).
         train_accuracy, test_accuracy: percent.
-        collapse: numbers of CollapseMetrics by field name, and NC4_TRAIN; None where a metric has no value.
+        collapse: the collapse metrics of one number by name; None where a metric has no value.
         weight_norm: ||.||_2 over all parameters.
         auroc: percent, by detector and group (GROUPS).
         probe: numbers of a robustness probe or of any other measurement.
@@ -78,8 +75,8 @@ class EpochRecord:
         _check_numbers(f"trajectory: epoch {self.epoch}", asdict(self))
 
 
-_MAPPINGS = ("collapse", "auroc")
-_TEXTS = ("phase", "train_from", "weights", "data")
+_NUMBERS = ("train_loss", "train_accuracy", "test_accuracy", "weight_norm")
+_KINDS = {"collapse": dict, "auroc": dict, "phase": str, "train_from": str, "weights": str, "data": str}
 
 
 @dataclass(frozen=True)
@@ -102,28 +99,23 @@ class Trajectory:
         """
         if name == "train_error":
             return 100 - self.series("train_accuracy")
-        if name in _NUMBERS:
-            values: list[Any] = [getattr(record, name) for record in self.records]
-        else:
-            known = {key: None for record in self.records for key in record.collapse}
-            if name not in known:
-                raise PluginError(
-                    f"run '{self.run}': logs no '{name}'{did_you_mean(name, [*_NUMBERS, *known])}; it logs"
-                    f" {', '.join([*_NUMBERS, *known])}"
-                )
-            values = [record.collapse.get(name) for record in self.records]
-        return _array(values)
+        known = [*_NUMBERS, *dict.fromkeys(key for record in self.records for key in record.collapse)]
+        if name not in known:
+            raise PluginError(
+                f"run '{self.run}': logs no '{name}'{did_you_mean(name, known)}; it logs {', '.join(known)}"
+            )
+        return _array(
+            getattr(record, name) if name in _NUMBERS else record.collapse.get(name) for record in self.records
+        )
 
     def logs(self, name: str) -> bool:
         """Whether `series` of the name has a number at some epoch."""
-        if name == "train_error":
-            return self.logs("train_accuracy")
-        known = name in _NUMBERS or any(name in record.collapse for record in self.records)
-        return known and bool(np.isfinite(self.series(name)).any())
+        known = {"train_error", *_NUMBERS}.union(*(record.collapse for record in self.records))
+        return name in known and bool(np.isfinite(self.series(name)).any())
 
     def auroc(self, detector: str, group: str) -> NDArray[np.float64]:
         """AUROC of a detector on a group in percent, (epochs,), NaN where it was not measured."""
-        return _array([record.auroc.get(detector, {}).get(group) for record in self.records])
+        return _array(record.auroc.get(detector, {}).get(group) for record in self.records)
 
     def in_phase(self, name: str) -> Trajectory:
         """The records of one phase, or of the LAST_PHASE, their epochs as they are; the run where it has no phases."""
@@ -134,10 +126,7 @@ class Trajectory:
         return replace(self, records=[record for record in self.records if record.phase == name])
 
 
-_NUMBERS = ("train_loss", "train_accuracy", "test_accuracy", "weight_norm")
-
-
-def _array(values: Sequence[Value]) -> NDArray[np.float64]:
+def _array(values: Iterable[Value]) -> NDArray[np.float64]:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
@@ -150,38 +139,28 @@ class TrajectoryFile:
 
     def __init__(self, path: Path, run: str, conditions: Mapping[str, Condition]) -> None:
         _check_run(run)
-        self.path, self._records = path, dict[int, EpochRecord]()
-        self._header = _line({"version": VERSION, "run": run, "conditions": dict(conditions)})
-        if not path.exists():
-            self._rewrite()
-            return
-        there, whole = _parse(path)
+        self.path, self.run, self.conditions = path, run, dict(conditions)
+        self.records: dict[int, EpochRecord] = {}
+        """What is logged, by epoch."""
+        there, whole = _parse(path) if path.exists() else (None, False)
         if there is not None:
-            if _header(there) != self._header:
+            if _header(there) != _header(self.trajectory):
                 raise PluginError(
                     f"trajectory '{path}': is of run '{there.run}' under other conditions; move it away, or choose"
                     " another --output"
                 )
-            self._records = {record.epoch: record for record in there.records}
+            self.records = {record.epoch: record for record in there.records}
         if not whole:
             self._rewrite()
 
     @property
-    def records(self) -> Mapping[int, EpochRecord]:
-        """What is logged, by epoch."""
-        return self._records
-
-    @property
     def trajectory(self) -> Trajectory:
-        header = json.loads(self._header)
-        return Trajectory(
-            header["run"], header["conditions"], [self._records[epoch] for epoch in sorted(self._records)]
-        )
+        return Trajectory(self.run, self.conditions, [self.records[epoch] for epoch in sorted(self.records)])
 
     def add(self, record: EpochRecord) -> None:
         """Log an epoch; one of the same number is replaced."""
-        replaces = record.epoch in self._records
-        self._records[record.epoch] = record
+        replaces = record.epoch in self.records
+        self.records[record.epoch] = record
         if replaces:
             self._rewrite()
             return
@@ -196,8 +175,9 @@ class TrajectoryFile:
             ) from None
 
     def _rewrite(self) -> None:
-        lines = [_line(asdict(self._records[epoch])) for epoch in sorted(self._records)]
-        write_atomically(self.path, "".join([self._header, *lines]))
+        trajectory = self.trajectory
+        lines = [_line(asdict(record)) for record in trajectory.records]
+        write_atomically(self.path, "".join([_header(trajectory), *lines]))
 
 
 def read_trajectory(path: Path) -> Trajectory:
@@ -234,28 +214,37 @@ def _parse(path: Path) -> tuple[Trajectory | None, bool]:
         logger.warning("%s: line %d was cut by a kill, it is left out", path, len(lines) + 1)
     if not lines:
         return None, False
-    try:
-        header = _read_line(lines[0])
-        check_keys("header", header, ("version", "run", "conditions"), ("version", "run", "conditions"))
-        if header["version"] != VERSION:
-            raise PluginError(f"is of version {shown(header['version'])}, this is {VERSION}")
-        _check_run(header["run"])
-        _check_conditions(header["conditions"])
-    except (ValueError, RecursionError, PluginError) as error:
-        raise PluginError(f"trajectory '{path}' line 1: {error}; log the run again") from None
+    header = Trajectory("", {}, [])
     records: dict[int, EpochRecord] = {}
-    for number, line in enumerate(lines[1:], start=2):
+    for number, line in enumerate(lines, start=1):
         try:
+            if number == 1:
+                header = _read_header(line)
+                continue
             record = _record(_read_line(line))
             if record.epoch in records:
                 raise PluginError(f"epoch {record.epoch} stands there twice")
+            records[record.epoch] = record
         except (ValueError, RecursionError, PluginError) as error:
-            raise PluginError(
-                f"trajectory '{path}' line {number}: {error}; remove that line, or log the run again"
-            ) from None
-        records[record.epoch] = record
-    by_epoch = [records[epoch] for epoch in sorted(records)]
-    return Trajectory(header["run"], header["conditions"], by_epoch), not rest
+            remedy = "log the run again" if number == 1 else "remove that line, or log the run again"
+            raise PluginError(f"trajectory '{path}' line {number}: {error}; {remedy}") from None
+    return replace(header, records=[records[epoch] for epoch in sorted(records)]), not rest
+
+
+def _read_header(line: str) -> Trajectory:
+    """The run of a header, without records."""
+    raw = _read_line(line)
+    names = ("version", "run", "conditions")
+    check_keys("header", raw, names, names)
+    if raw["version"] != VERSION:
+        raise PluginError(f"is of version {shown(raw['version'])}, this is {VERSION}")
+    _check_run(raw["run"])
+    if not isinstance(raw["conditions"], dict):
+        raise PluginError(f"'conditions' is {shown(raw['conditions'])}")
+    for name, value in raw["conditions"].items():
+        if not isinstance(value, (str, bool)):
+            check_number(f"condition {name}", value)
+    return Trajectory(raw["run"], raw["conditions"], [])
 
 
 def _header(trajectory: Trajectory) -> str:
@@ -276,22 +265,11 @@ def _read_line(line: str) -> dict[str, Any]:
 
 
 def _record(raw: dict[str, Any]) -> EpochRecord:
-    names = [each.name for each in fields(EpochRecord)]
-    check_keys("epoch", raw, names, ["epoch"])
-    for kind, fields_of_kind in ((dict, _MAPPINGS), (str, _TEXTS)):
-        for name in fields_of_kind:
-            if name in raw and not isinstance(raw[name], kind):
-                raise PluginError(f"'{name}' is {raw[name]!r}")
+    check_keys("epoch", raw, [each.name for each in fields(EpochRecord)], ["epoch"])
+    for name, kind in _KINDS.items():
+        if name in raw and not isinstance(raw[name], kind):
+            raise PluginError(f"'{name}' is {raw[name]!r}")
     return EpochRecord(**raw)
-
-
-def _check_conditions(conditions: Any) -> None:
-    """Raise unless these are numbers and texts by name."""
-    if not isinstance(conditions, dict):
-        raise PluginError(f"'conditions' is {shown(conditions)}")
-    for name, value in conditions.items():
-        if not isinstance(value, (str, bool)):
-            check_number(f"condition {name}", value)
 
 
 def _check_numbers(where: str, value: Any) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from nci_plugin.checks import PluginError, check_row_name, check_writable, shown
 from nci_plugin.evaluation import identity
 from nci_plugin.evaluation.evaluate import Evaluation
 from nci_plugin.evaluation.identity import Identity
-from nci_plugin.evaluation.results import PREDICTIONS, Result, file_name, is_over_seeds, read_results, to_csv
+from nci_plugin.evaluation.results import PREDICTIONS, SETTINGS, Result, file_name, is_over_seeds, read_results, to_csv
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.files import move_aside, read_file, write_atomically
 
@@ -120,18 +121,14 @@ class ResultsDirectory:
 
     def _check_whole(self, results: Sequence[Result]) -> None:
         """Raise PluginError if a row is there twice, or not for every detector and seed of its setting."""
-        of: dict[str, dict[tuple[str, str], list[str]]] = {}
+        counts = Counter((result.setting, result.detector, result.seed, result.dataset) for result in results)
+        names = {setting: sorted({r.dataset for r in results if r.setting == setting}) for setting in SETTINGS}
         for result in results:
-            of.setdefault(result.setting, {}).setdefault((result.detector, result.seed), []).append(result.dataset)
-        for setting, by_network in of.items():
-            every = {name for names in by_network.values() for name in names}
-            for (detector, seed), names in by_network.items():
-                wrong = [name for name in every if names.count(name) != 1]
-                if wrong:
+            for name in names[result.setting]:
+                if (count := counts[result.setting, result.detector, result.seed, name]) != 1:
                     raise PluginError(
-                        f"results '{self.path}': '{detector}'{f' of {seed}' if seed else ''} has"
-                        f" {names.count(min(wrong))} rows of '{min(wrong)}' in '{setting}', where there must be one;"
-                        " evaluate again"
+                        f"results '{self.path}': '{result.detector}'{f' of {result.seed}' if result.seed else ''} has"
+                        f" {count} rows of '{name}' in '{result.setting}', where there must be one; evaluate again"
                     )
 
     def _check_settings(self, results: Sequence[Result]) -> None:
@@ -141,7 +138,7 @@ class ResultsDirectory:
         """
         first: dict[tuple[str, str], tuple[str, str]] = {}
         for result in results:
-            for name in ("sweep", "configured"):
+            for name in ("sweep", "configured", "formula"):
                 if name not in result.provenance:
                     continue  # of an earlier version
                 value = json.dumps(result.provenance[name], sort_keys=True)

@@ -1,41 +1,45 @@
-"""Detectors x splits -> Results, from one network's FeatureBank."""
+"""Contestants x splits -> Results, from one network's FeatureBank."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from tqdm import tqdm
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, TRAIN, Benchmark
+from nci_plugin import __version__
+from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, OOD_VALIDATION, TEST, TRAIN, Benchmark
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import DetectorSetup
 from nci_plugin.evaluation import shown
-from nci_plugin.evaluation.precision import AMP_SHIFT, answer_and_compare
+from nci_plugin.evaluation.alternatives import ALTERNATIVES, VALIDATED_ON, described
+from nci_plugin.evaluation.contestant import Answers, Contestant, Scores
+from nci_plugin.evaluation.precision import AMP_SHIFT
 from nci_plugin.evaluation.results import Result
-from nci_plugin.evaluation.search import Answers, Method, Scores
+from nci_plugin.evaluation.thin import STATISTICS, sentence, thin_statistics
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.metrics import OODMetrics, accuracy, ood_metrics
 from nci_plugin.networks.calling import without_autocast
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
-
-Contestant = Union[DetectorSetup, Method]
 
 
 @dataclass
 class Evaluation:
-    """What the detectors answered on one network: Results, scores by detector and split, and who failed and why."""
+    """What the detectors answered on one network: Results, scores by detector and split, and who failed and why.
+
+    ``thin`` says what the training statistics are too few for, empty where they are not.
+    """
 
     results: list[Result] = field(default_factory=list)
     scores: dict[str, Scores] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    thin: str = ""
 
     def to_frame(self) -> pd.DataFrame:
         """One row a result, for pandas: its metrics in percent and what they are of."""
@@ -81,20 +85,17 @@ def evaluate_bank(
     detector gave as soon as it is there, so that an interruption loses nothing but the detector at work. With
     ``progress`` a bar is shown on a terminal.
     """
-    evaluation = Evaluation()
+    statistics = thin_statistics(bank)
+    evaluation = Evaluation(thin=sentence(statistics))
     tested = [name for name in bank.splits if name == TEST or name.split("/")[0] in (CSID, NEAR, FAR)]
     accuracies = {setting: _accuracy(bank, splits) for setting, splits in id_splits(benchmark).items()}
     quiet = None if progress else True  # None: quiet unless standard error is a terminal
     for setup in (bar := tqdm(setups, desc="score", unit="detector", disable=quiet)):
         bar.set_postfix_str(setup.name)
-        if setup.fits_on is not FitsOn.NOTHING and TRAIN not in benchmark.splits:
-            evaluation.failures[setup.name] = f"the benchmark lacks the split '{TRAIN}', on which it fits; add it"
-            continue
         try:
-            if isinstance(setup, DetectorSetup):
-                answers, shift = answer_and_compare(setup, bank, tested)
-            else:
-                answers, shift = setup.answer(bank, benchmark, tested), {}
+            if setup.fits_on is not FitsOn.NOTHING and TRAIN not in benchmark.splits:
+                raise PluginError(f"the benchmark lacks the split '{TRAIN}', on which it fits; add it")
+            answers = setup.answer(bank, benchmark, tested)
         except PluginError as error:
             evaluation.failures[setup.name] = str(error)
             continue
@@ -102,14 +103,17 @@ def evaluate_bank(
             evaluation.failures[setup.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             continue
         searched = {name: list(values) for name, values in setup.sweep.items()}
-        configured = setup.detector.get_hyperparameters() if isinstance(setup, DetectorSetup) else {}
-        settings = {"sweep": searched, "configured": configured, **({AMP_SHIFT: shift} if shift else {})}
-        rows = _Rows(bank, benchmark, setup.name, answers, seed, {**(provenance or {}), **settings})
-        results = [
-            row
-            for setting, splits in id_splits(benchmark).items()
-            for row in rows.of_setting(setting, splits, accuracies[setting])
-        ]
+        settings: dict[str, Any] = {"sweep": searched, "configured": dict(setup.configured)}
+        if statistics:
+            settings[STATISTICS] = statistics
+        if setup.detector is not None:
+            settings["formula"] = setup.detector.formula
+        if answers.shift:
+            settings[AMP_SHIFT] = dict(answers.shift)
+        if answers.alternatives:
+            settings |= {ALTERNATIVES: answers.alternatives, VALIDATED_ON: described(benchmark.splits[OOD_VALIDATION])}
+        told = {**(provenance or {}), **settings}
+        results = list(_rows(bank, benchmark, setup.name, answers, seed, told, accuracies))
         finished(Evaluation(results, {setup.name: answers.scores}))
         evaluation.results += results
         evaluation.scores[setup.name] = answers.scores
@@ -129,61 +133,47 @@ def _accuracy(bank: FeatureBank, splits: Sequence[str]) -> float:
     return accuracy(predictions, np.concatenate([bank.splits[name].labels.numpy() for name in splits]))
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """What the rows of one detector share."""
-
-    bank: FeatureBank
-    benchmark: Benchmark
-    detector: str
-    answers: Answers
-    seed: str
-    provenance: Mapping[str, Any]
-
-    def of_setting(self, setting: str, id_names: Sequence[str], acc: float) -> list[Result]:
-        scores: Scores = self.answers.scores
+def _rows(
+    bank: FeatureBank,
+    benchmark: Benchmark,
+    detector: str,
+    answers: Answers,
+    seed: str,
+    provenance: Mapping[str, Any],
+    accuracies: Mapping[str, float],
+) -> Iterator[Result]:
+    """A row for each setting and OOD set, and one for the mean of each group."""
+    versions = {
+        "nci_plugin": __version__,
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    scores = answers.scores
+    for setting, id_names in id_splits(benchmark).items():
         id_scores = np.concatenate([scores[name] for name in id_names])
-        rows = []
         for group in (NEAR, FAR):
-            data_sets = self.benchmark.data_sets(group)
-            metrics = [ood_metrics(id_scores, scores[f"{group}/{name}"]) for name in data_sets]
-            counts = [len(scores[f"{group}/{name}"]) for name in data_sets]
-            if data_sets:
-                means = np.mean([list(asdict(each).values()) for each in metrics], axis=0)
-                metrics.append(OODMetrics(*map(float, means)))
-                counts.append(sum(counts))
-                data_sets.append(GROUP_ROWS[group])
-            rows += [
-                self._row(setting, group, name, each, acc, len(id_scores), count)
-                for name, each, count in zip(data_sets, metrics, counts)
-            ]
-        return rows
-
-    def _row(
-        self, setting: str, group: str, data_set: str, metrics: OODMetrics, acc: float, n_id: int, n_ood: int
-    ) -> Result:
-        from nci_plugin import __version__
-
-        return Result(
-            benchmark=self.benchmark.name,
-            detector=self.detector,
-            setting=setting,
-            group=group,
-            dataset=data_set,
-            seed=self.seed,
-            **asdict(metrics),
-            acc=acc,
-            n_id=n_id,
-            n_ood=n_ood,
-            hyperparameters=dict(self.answers.hyperparameters),
-            chosen_by=self.answers.chosen_by,
-            seconds={phase: round(value, 4) for phase, value in self.answers.seconds.items()},
-            provenance={
-                **self.bank.provenance,
-                **self.provenance,
-                "nci_plugin": __version__,
-                "numpy": np.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-        )
+            sets = {name: scores[f"{group}/{name}"] for name in benchmark.data_sets(group)}
+            metrics = {name: ood_metrics(id_scores, ood_scores) for name, ood_scores in sets.items()}
+            counts = {name: len(ood_scores) for name, ood_scores in sets.items()}
+            if sets:
+                means = np.mean([list(asdict(each).values()) for each in metrics.values()], axis=0)
+                metrics[GROUP_ROWS[group]] = OODMetrics(*map(float, means))
+                counts[GROUP_ROWS[group]] = sum(counts.values())
+            for name in metrics:
+                yield Result(
+                    benchmark=benchmark.name,
+                    detector=detector,
+                    setting=setting,
+                    group=group,
+                    dataset=name,
+                    seed=seed,
+                    **asdict(metrics[name]),
+                    acc=accuracies[setting],
+                    n_id=len(id_scores),
+                    n_ood=counts[name],
+                    hyperparameters=dict(answers.hyperparameters),
+                    chosen_by=answers.chosen_by,
+                    seconds={phase: round(value, 4) for phase, value in answers.seconds.items()},
+                    provenance={**bank.provenance, **provenance, **versions},
+                )

@@ -13,13 +13,16 @@ import pandas as pd
 
 from nci_plugin.checks import PluginError, check_choice, check_keys, check_number, check_row_name, shown
 from nci_plugin.files import digest, read_text
+from nci_plugin.metrics import METRIC_COLUMNS, OODMetrics
 
 CHECKSUM = "checksum"
 SETTINGS = ("ood", "fsood")
 METRICS = {"fpr95": "FPR@95", "auroc": "AUROC", "aupr_in": "AUPR_IN", "aupr_out": "AUPR_OUT", "acc": "ACC"}
-"""Fields of a Result and the names of their columns in OpenOOD's tables."""
+"""Fields of a Result and the names of their columns in OpenOOD's tables and CSV, whatever other metrics there are."""
 
-OTHER_METRICS = {"fpr_at_id_tpr95": "FPR at ID TPR 95"}
+OTHER_METRICS = {
+    field.name: METRIC_COLUMNS[field.name].label for field in fields(OODMetrics) if field.name not in METRICS
+}
 """Fields that OpenOOD's tables do not have."""
 
 RESULTS_BYTES = 2**28

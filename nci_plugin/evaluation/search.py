@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, VALIDATION, Benchmark
+from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TRAIN, VALIDATION, Benchmark
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import FLOAT32_STEP, Detector, DetectorSetup
+from nci_plugin.detectors.base import Detector
+from nci_plugin.evaluation.alternatives import Alternatives
+from nci_plugin.evaluation.contestant import Answers, Contestant, check_ranking, check_scores
+from nci_plugin.evaluation.precision import shift
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.metrics import auroc
@@ -22,59 +25,75 @@ from nci_plugin.metrics import auroc
 AUTO = "auto"
 """The value of a hyper-parameter that a detector learns; what it learned is its attribute of that name and ``_``."""
 
-Scores = Mapping[str, NDArray[np.floating]]
 
-ROUNDING_STEPS = 8
-"""Scores of all samples that lie within so many steps of float32, in which features are kept, differ by rounding."""
+@dataclass(frozen=True)
+class DetectorSetup:
+    """A detector with the values to search: OpenOOD's ``postprocessor_args`` and ``postprocessor_sweep``.
+
+    ``sweep`` maps a hyper-parameter's name to its values, in the order in which they are tried; empty = no search.
+    ``name`` is that of its rows and files, the detector's own unless given: two settings of one detector that share a
+    run have a name each. Equal are setups of one class, one name and the same values.
+    """
+
+    detector: Detector
+    sweep: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.detector.name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DetectorSetup) and self._values() == other._values()
+
+    __hash__ = None  # type: ignore[assignment]  # its values can be lists
+
+    def _values(self) -> tuple[Any, ...]:
+        cls = type(self.detector)
+        return cls.__module__, cls.__qualname__, self.name, self.configured, dict(self.sweep)
+
+    @property
+    def fits_on(self) -> FitsOn:
+        return self.detector.fits_on
+
+    @property
+    def configured(self) -> Mapping[str, Any]:
+        return self.detector.get_hyperparameters()
+
+    def answer(self, bank: FeatureBank, benchmark: Benchmark, splits: Sequence[str]) -> Answers:
+        """Fit the detector, search its hyper-parameters and score the ``splits`` of a bank.
+
+        Where the pass was in a coarser precision, its first rows in float32 are scored too, for the shift. Raises
+        PluginError on scores that are no ranking (see `check_scores` and `check_ranking`).
+        """
+        fitted = fit_and_search(self, bank)
+        timer = Timer(fitted.seconds)
+        with timer("score"):
+            scores = {name: score_split(fitted.detector, bank.splits[name]) for name in splits}
+            exact = {name: score_split(fitted.detector, bank.float32[name]) for name in splits if name in bank.float32}
+        hyperparameters = chosen_hyperparameters(fitted.detector)
+        check_ranking(scores, self.name, hyperparameters, fitted.detector.magnitude)
+        moved = shift(scores, exact) if exact else {}
+        return Answers(scores, hyperparameters, fitted.chosen_by, timer.seconds, moved, fitted.alternatives)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted detector, how its hyper-parameters were chosen, and the seconds that took."""
+    """A fitted detector, how its hyper-parameters were chosen, and the seconds that took.
+
+    ``alternatives`` is the record of what other OOD sets would have chosen, see `Alternatives`.
+    """
 
     detector: Detector
     chosen_by: str
     seconds: Mapping[str, float]
+    alternatives: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What a detector gave on one network: scores by split, its hyper-parameters, who chose them, seconds by phase."""
-
-    scores: Scores
-    hyperparameters: Mapping[str, Any]
-    chosen_by: str
-    seconds: Mapping[str, float]
-
-
-class Method(Protocol):
-    """A detector of another library that fits, searches and scores by itself, from a FeatureBank."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def fits_on(self) -> FitsOn: ...
-
-    @property
-    def sweep(self) -> Mapping[str, Sequence[Any]]: ...
-
-    def answer(self, bank: FeatureBank, benchmark: Benchmark, splits: Sequence[str]) -> Answers:
-        """Score the ``splits`` of a bank; raises PluginError if this network's bank does not do."""
-
-
-def answer(setup: DetectorSetup, bank: FeatureBank, splits: Sequence[str]) -> Answers:
-    """Fit a detector, search its hyper-parameters and score the ``splits`` of a bank.
-
-    Raises PluginError on scores that are no ranking (see `check_scores` and `check_ranking`).
-    """
-    fitted = fit_and_search(setup, bank)
-    timer = Timer(fitted.seconds)
-    with timer("score"):
-        scores = {name: score_split(fitted.detector, bank.splits[name]) for name in splits}
-    hyperparameters = chosen_hyperparameters(fitted.detector)
-    check_ranking(scores, setup.name, hyperparameters, fitted.detector.magnitude)
-    return Answers(scores, hyperparameters, fitted.chosen_by, timer.seconds)
+def detector_of(contestant: Contestant) -> Detector:
+    """The detector of a contestant; raises PluginError for one that cannot score single samples."""
+    if contestant.detector is None:
+        raise PluginError(f"detector '{contestant.name}': scores whole benchmarks, not one image; leave it out")
+    return contestant.detector
 
 
 def chosen_hyperparameters(detector: Detector) -> dict[str, Any]:
@@ -83,32 +102,51 @@ def chosen_hyperparameters(detector: Detector) -> dict[str, Any]:
     return {name: getattr(detector, f"{name}_", value) if value == AUTO else value for name, value in given.items()}
 
 
-def fit_and_search(setup: DetectorSetup, bank: FeatureBank) -> Fitted:
+def fit_and_search(setup: Contestant, bank: FeatureBank) -> Fitted:
     """Fit a detector, with the hyper-parameters of the best AUROC of ``id/val`` against ``ood/val``.
 
     The grid is tried in OpenOOD's order (the first hyper-parameter varies fastest) and only a strictly better AUROC
     replaces the best, so ties keep the earlier value. Without a sweep, or without both validation splits, the
-    configured values stay.
+    configured values stay. Raises PluginError where no value can be used.
     """
-    detector = setup.detector.clone()
+    detector, timer = detector_of(setup).clone(), Timer()
     validation, ood_validation = bank.splits.get(VALIDATION), bank.splits.get(OOD_VALIDATION)
+    fitted_with: dict[str, Any] | None = None
+
+    def fit_with(values: Mapping[str, Any]) -> None:
+        """Fit, but only where a hyper-parameter that fit reads has changed."""
+        nonlocal fitted_with
+        chosen = detector.set_hyperparameters(**values).get_hyperparameters()
+        read = {name: chosen[name] for name in detector.fit_reads}
+        if read != fitted_with:
+            fitted_with = None  # a fit that fails leaves the detector half fitted
+            with timer("fit"):
+                fit(detector, bank)
+            fitted_with = read
+
     if not setup.sweep or validation is None or ood_validation is None:
-        timer = Timer()
-        with timer("fit"):
-            fit(detector, bank)
-        return Fitted(detector, detector.explain_choice() or not_searched(setup.sweep, bank.splits), timer.seconds)
-    timer = Timer()
-    search = _Search(detector, bank, timer)
+        fit_with({})
+        chosen_by = detector.explain_choice() or not_searched(setup.sweep, bank.splits)
+        return Fitted(detector, chosen_by, timer.seconds)
+    id_split, ood_split = validation, ood_validation
+    alternatives = Alternatives(bank.splits)
 
     def validate(values: Mapping[str, Any]) -> float:
-        search.fit_with(values)
+        fit_with(values)
         with timer("search"):
-            return auroc(score_split(detector, validation), score_split(detector, ood_validation))
+            id_scores = score_split(detector, id_split)
+            validated = auroc(id_scores, score_split(detector, ood_split))
+        try:
+            others = {name: score_split(detector, split) for name, split in alternatives.splits.items()}
+        except Exception:  # a value that fails on a test set may still be the best of ood/val, as without this
+            return validated
+        alternatives.add(values, id_scores, validated, others)
+        return validated
 
     best, chosen_by = choose(setup.name, setup.sweep, validate)
-    search.fit_with(best)
-    explained = f"; {detector.explain_choice()}" if detector.explain_choice() else ""
-    return Fitted(detector, f"{chosen_by}{explained}", timer.seconds)
+    fit_with(best)
+    told = "; ".join(filter(None, (chosen_by, detector.explain_choice())))
+    return Fitted(detector, told, timer.seconds, alternatives.record())
 
 
 def not_searched(sweep: Mapping[str, Sequence[Any]], splits: Iterable[str]) -> str:
@@ -161,63 +199,21 @@ class Timer:
             self.seconds[phase] += time.perf_counter() - started
 
 
-@dataclass
-class _Search:
-    """A detector that is fitted again only when a hyper-parameter that fit reads has changed."""
-
-    detector: Detector
-    bank: FeatureBank
-    timer: Timer
-    fitted_with: dict[str, Any] | None = None
-
-    def fit_with(self, values: Mapping[str, Any]) -> None:
-        self.detector.set_hyperparameters(**values)
-        chosen = self.detector.get_hyperparameters()
-        read = {name: chosen[name] for name in self.detector.fit_reads}
-        if read != self.fitted_with:
-            self.fitted_with = None  # a fit that fails leaves the detector half fitted
-            with self.timer("fit"):
-                fit(self.detector, self.bank)
-            self.fitted_with = read
-
-
 def fit(detector: Detector, bank: FeatureBank) -> Detector:
     """Fit a detector on what it needs of the bank."""
-    return detector.fit(bank.training(detector.fits_on), bank.head, bank.splits.get(VALIDATION))
+    training = {
+        FitsOn.NOTHING: None,
+        FitsOn.STATISTICS: bank.statistics,
+        FitsOn.UNIT_STATISTICS: bank.unit_statistics,
+        FitsOn.BANK: bank.splits.get(TRAIN),
+    }[detector.fits_on]
+    return detector.fit(training, bank.head, bank.splits.get(VALIDATION))
 
 
 def score_split(detector: Detector, split: FeatureSplit) -> NDArray[np.floating]:
     """Scores (n,) of a split; raises PluginError on those that no metric can rank (see `check_scores`)."""
     parts = [detector.score(chunk.features, chunk.logits).cpu().numpy() for chunk in split.chunks()]
     return check_scores(np.concatenate(parts), detector.name, detector.get_hyperparameters())
-
-
-def check_scores(scores: NDArray[np.floating], name: str, hyperparameters: Mapping[str, Any]) -> NDArray[np.floating]:
-    """The scores; raises PluginError on NaN, infinity and the type's largest number, which no metric can rank."""
-    bad = int((~(np.abs(scores) < np.finfo(scores.dtype).max)).sum())
-    if bad:
-        raise PluginError(
-            f"detector '{name}': gave NaN, infinity or the largest {scores.dtype} for {bad} of {len(scores)} samples"
-            f" with {dict(hyperparameters) or 'no hyper-parameters'}"
-        )
-    return scores
-
-
-def check_ranking(scores: Scores, name: str, hyperparameters: Mapping[str, Any], magnitude: float = 0.0) -> None:
-    """Raise PluginError if the scores of all splits differ by no more than rounding, which no metric should rank.
-
-    Rounding is up to `ROUNDING_STEPS` of float32 at the largest of them, or at ``magnitude`` (see `Detector`).
-    Scores that are exactly the same pass: every metric sees the tie (an AUROC of 50 %).
-    """
-    filled = [values for values in scores.values() if len(values)]
-    if not filled:
-        return
-    low, high = min(float(values.min()) for values in filled), max(float(values.max()) for values in filled)
-    if 0 < high - low <= ROUNDING_STEPS * FLOAT32_STEP * max(abs(low), abs(high), magnitude):
-        raise PluginError(
-            f"detector '{name}': gave every sample the same score but for rounding, with"
-            f" {dict(hyperparameters) or 'no hyper-parameters'}; it ranks nothing here, leave it out"
-        )
 
 
 def _grid(sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

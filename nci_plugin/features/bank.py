@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nci_plugin.benchmarks.benchmark import TRAIN
 from nci_plugin.features.forward import Forward, prepared
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
@@ -80,12 +79,3 @@ class FeatureBank:
     unit_statistics: ClassStatistics | None = None
     stages: Stages | None = None
     float32: dict[str, FeatureSplit] = field(default_factory=dict)
-
-    def training(self, fits_on: FitsOn) -> ClassStatistics | FeatureSplit | None:
-        """What a detector that fits on this is given; None where the bank has none of it."""
-        return {
-            FitsOn.NOTHING: None,
-            FitsOn.STATISTICS: self.statistics,
-            FitsOn.UNIT_STATISTICS: self.unit_statistics,
-            FitsOn.BANK: self.splits.get(TRAIN),
-        }[fits_on]

@@ -40,12 +40,15 @@ def prepared(network: nn.Module | LinearHead, device: torch.device, channels_las
         training = {module: module.training for module in network.modules()}
         home = next((tensor.device for tensor in network.parameters()), device)
         fast = channels_last and device.type == "cuda"
-        layout, usual = (torch.channels_last, torch.contiguous_format) if fast else (torch.preserve_format,) * 2
         try:
-            network.to(device, memory_format=layout).eval()  # type: ignore[call-overload]  # its stubs leave this out
+            network.to(device).eval()
+            if fast:
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stubs lack this one
             yield
         finally:
-            network.to(home, memory_format=usual)  # type: ignore[call-overload]
+            if fast:
+                network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            network.to(home)
             for module, mode in training.items():
                 module.training = mode
 

@@ -17,6 +17,8 @@ class Standing:
     rows: Sequence[Row]
     place: int
     replaces: Row | None
+    group: str
+    interval: tuple[float, float] | None = None
 
     @property
     def own(self) -> Row:
@@ -25,6 +27,18 @@ class Standing:
     @property
     def rank(self) -> int:
         return self.place + 1
+
+    @property
+    def ranks(self) -> str:
+        """``3``, or ``2-4`` where rows tie: by the 95 % interval of one's own AUROC, else by its two decimals.
+
+        The published means are taken as exact, since their scores are not known.
+        """
+        own = _value(self.own, self.group)
+        low, high = self.interval or (own, own)
+        others = [_value(row, self.group) for row in self.rows if row is not self.own]
+        first, last = 1 + sum(value > high for value in others), 1 + sum(value >= low for value in others)
+        return f"{first}-{last}" if first < last else str(first)
 
     @property
     def among_same_network(self) -> tuple[int, int]:
@@ -38,16 +52,16 @@ class Standing:
         return {index + 1: self.rows[index] for index in range(first, min(len(self.rows), self.place + count + 1))}
 
 
-def standing(row: Row, board: Sequence[Row], group: str) -> Standing:
+def standing(row: Row, board: Sequence[Row], group: str, interval: tuple[float, float] | None = None) -> Standing:
     """Where a row stands by its ``near`` or ``far`` AUROC, after those that are equal to two decimals, as on the board.
 
-    It takes the place of the published row of the same names, if there is one.
+    It takes the place of the published row of the same names, if there is one. ``interval`` is of its AUROC.
     """
     replaces = next((each for each in board if each.key == row.key), None)
     rows = [row if each is replaces else each for each in board] + [row] * (replaces is None)
     order = sorted(range(len(rows)), key=lambda index: -_value(rows[index], group))
     ranked = [rows[index] for index in order]
-    return Standing(ranked, next(index for index, each in enumerate(ranked) if each is row), replaces)
+    return Standing(ranked, next(index for index, each in enumerate(ranked) if each is row), replaces, group, interval)
 
 
 def _value(row: Row, group: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nci_plugin.evaluation.results import SETTINGS
 from nci_plugin.leaderboard.board import Row
@@ -15,12 +15,16 @@ from nci_plugin.report.tables import TITLES, aligned, detectors_by_near_auroc
 HEADER = ["  rank", "near", "far", "ID accuracy", "training", "postprocessor", "arch", "description"]
 
 
-def standing_text(row: Row, rows: Sequence[Row], around: int) -> str:
+Interval = tuple[float, float]
+
+
+def standing_text(row: Row, rows: Sequence[Row], around: int, intervals: Mapping[str, Interval | None]) -> str:
     """A row's ranks among the ``rows`` of its board, with those ``around`` it: ``>`` it, ``*`` the same network.
 
-    Numbers that are disputed have a ``!``, with the reason below where they are shown or count in the rank.
+    Rows within the own 95 % ``intervals``, by group, are ties. Numbers that are disputed have a ``!``, with the reason
+    below where they are shown or count in the rank.
     """
-    places = {group: standing(row, rows, group) for group in GROUPS}
+    places = {group: standing(row, rows, group, intervals.get(group)) for group in GROUPS}
     lines = []
     replaces = places["near"].replaces
     if replaces is not None:
@@ -28,9 +32,10 @@ def standing_text(row: Row, rows: Sequence[Row], around: int) -> str:
     for group, title in GROUPS.items():
         place = places[group]
         rank, count = place.among_same_network
+        ties = "" if place.interval is None else " by its 95 % interval [{:.2f}, {:.2f}]".format(*place.interval)
         lines.append(
-            f"{title} {getattr(row, group)}: rank {place.rank} of {len(place.rows)}; {rank} of {count} with the same"
-            " architecture and training (*)"
+            f"{title} {getattr(row, group)}: rank {place.ranks} of {len(place.rows)}{ties}; {rank} of {count} with the"
+            " same architecture and training (*)"
         )
         cells = [HEADER]
         for other_rank, other in place.around(around).items():
@@ -43,15 +48,21 @@ def standing_text(row: Row, rows: Sequence[Row], around: int) -> str:
     return "\n".join(lines)
 
 
-def own_ranks(run: Run, detectors: Sequence[str]) -> list[str]:
-    """One table for each setting: the detectors of a run ranked among themselves by near-OOD AUROC."""
+def own_ranks(run: Run, detectors: Sequence[str], ranks: Mapping[str, Mapping[str, Mapping[str, str]]]) -> list[str]:
+    """One table for each setting: the detectors of a run among themselves, in the order of near-OOD AUROC.
+
+    ``ranks`` by setting, group and detector show ties as ties; without them a rank is the place in that order.
+    """
     results = [result for result in run.results if result.detector in detectors]
     tables = []
     for setting in SETTINGS:
-        rows = [["rank", "near", "far", "detector"]]
+        known = ranks.get(setting, {})
+        rows = [[*([f"rank {group}" for group in known] or ["rank"]), "near", "far", "detector"]]
         for rank, name in enumerate(detectors_by_near_auroc(results, setting), start=1):
             groups = [[result.auroc for result in run.group(name, setting, group)] for group in GROUPS]
-            rows.append([str(rank), *(number(values) if values else "/" for values in groups), name])
+            places = [of_group[name] for of_group in known.values()] or [str(rank)]
+            rows.append([*places, *(number(values) if values else "/" for values in groups), name])
         if len(rows) > 1:
-            tables.append(f"{run.benchmark}, {TITLES[setting]}: AUROC in percent\n{aligned(rows)}")
+            note = "\n2-4: no rank from 2 to 4 can be excluded (DeLong and Holm, 5 %)" if known else ""
+            tables.append(f"{run.benchmark}, {TITLES[setting]}: AUROC in percent\n{aligned(rows)}{note}")
     return tables

@@ -1,4 +1,7 @@
-"""Networks named by the user: ``FILE.py:FACTORY``, ``package.module:factory``, or a name that data may give too."""
+"""Networks named by the user: ``FILE.py:FACTORY``, ``package.module:factory``, or a name that data may give too.
+
+Detectors' classes are named by the user in the same way.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +28,30 @@ def find_factory(spec: str) -> Callable[..., nn.Module]:
 
     The file or module is code of the user's and is run: ``spec`` must be the user's own word, never data's.
     """
-    place, _, name = spec.rpartition(":")
+    place = spec.rpartition(":")[0]
     if spec in ARCHITECTURES or place in LIBRARIES:
         return find_named(spec)
+    return import_named(spec, "network", "factory", FORM)
+
+
+def import_named(spec: str, what: str, kind: str, form: str) -> Any:
+    """What ``spec``, FILE.py:NAME or package.module:NAME, names: a callable of that ``kind``, for errors.
+
+    The file or module is code of the user's and is run: ``spec`` must be the user's own word, never data's.
+    """
+    place, _, name = spec.rpartition(":")
     if not place or not name:
-        raise PluginError(f"network '{spec}': expected {FORM}")
-    module = _import_file(Path(place), spec) if place.endswith(".py") else _import_module(place, spec)
-    factory = getattr(module, name, None)
-    if not callable(factory):
+        raise PluginError(f"{what} '{spec}': expected {form}")
+    where = f"{what} '{spec}'"
+    if place.endswith(".py"):
+        module = _import_file(Path(place), where, form, f"nci_plugin_{what}")
+    else:
+        module = _import_module(place, where, form)
+    found = getattr(module, name, None)
+    if not callable(found):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise PluginError(f"network '{spec}': '{place}' has no factory '{name}'{did_you_mean(name, known)}")
-    return factory
+        raise PluginError(f"{where}: '{place}' has no {kind} '{name}'{did_you_mean(name, known)}")
+    return found
 
 
 def build_network(spec: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
@@ -55,13 +71,13 @@ def factory_source(spec: str) -> str:
         raise PluginError(f"network '{spec}': cannot read '{file}' ({error.strerror}); put it back") from None
 
 
-def _import_file(path: Path, spec: str) -> Any:
+def _import_file(path: Path, where: str, form: str, prefix: str) -> Any:
     try:
-        content = read_file(path, f"network '{spec}': file", LARGEST_FILE, f"expected {FORM}")
+        content = read_file(path, f"{where}: file", LARGEST_FILE, f"expected {form}")
     except (FileNotFoundError, NotADirectoryError):
-        raise PluginError(f"network '{spec}': there is no file '{path}'; expected {FORM}") from None
+        raise PluginError(f"{where}: there is no file '{path}'; expected {form}") from None
     # Named by its content: two files of one name are two modules.
-    module_name = f"nci_plugin_network_{path.stem}_{digest(content)[:8]}"
+    module_name = f"{prefix}_{path.stem}_{digest(content)[:8]}"
     module_spec = importlib.util.spec_from_file_location(module_name, path)
     assert module_spec is not None
     assert module_spec.loader is not None
@@ -73,18 +89,18 @@ def _import_file(path: Path, spec: str) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the file is the user's code and may raise anything, SystemExit too
-        raise PluginError(f"network '{spec}': '{path}' failed with {type(error).__name__}: {error}") from error
+        raise PluginError(f"{where}: '{path}' failed with {type(error).__name__}: {error}") from error
     return module
 
 
-def _import_module(name: str, spec: str) -> Any:
+def _import_module(name: str, where: str, form: str) -> Any:
     _make_importable(Path.cwd())  # as with python -m; the installed command does not do so by itself
     try:
         return importlib.import_module(name)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the module may be the user's code and may raise anything, SystemExit too
-        raise PluginError(f"network '{spec}': cannot import '{name}' ({error}); expected {FORM}") from error
+        raise PluginError(f"{where}: cannot import '{name}' ({error}); expected {form}") from error
 
 
 def _make_importable(directory: Path) -> None:

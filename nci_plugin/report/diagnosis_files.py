@@ -8,19 +8,23 @@ scores alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nci_plugin.checks import PluginError, shown
-from nci_plugin.diagnosis.network import DETECTORS, VERSION, Diagnosis
+from nci_plugin.diagnosis.explanation import Explanation
+from nci_plugin.diagnosis.network import DETECTORS, Diagnosis
+from nci_plugin.diagnosis.record import DiagnosisRecord
 from nci_plugin.evaluation.directory import ResultsDirectory, read_npz, write_npz
 from nci_plugin.files import read_text, write_atomically
+
+T = TypeVar("T")
 
 FOLDER = "diagnosis"
 SINGLE = "network"
@@ -35,7 +39,7 @@ class Stored:
     """A diagnosis that was read back, with the scores of its detectors by detector and split."""
 
     name: str
-    record: Mapping[str, Any]
+    record: DiagnosisRecord
     arrays: Mapping[str, NDArray[Any]]
     scores: Mapping[str, Mapping[str, NDArray[np.floating]]]
 
@@ -44,19 +48,19 @@ def write_diagnosis(results: Path, seed: str, diagnosis: Diagnosis) -> None:
     """Write one network's record and arrays; the record, which makes them known, comes last."""
     path = results / FOLDER / f"{seed or SINGLE}.json"
     write_npz(path.with_suffix(".npz"), diagnosis.arrays)
-    _write_json(path, diagnosis.record)
+    _write_json(path, diagnosis.record.to_dict())
 
 
-def write_explanation(results: Path, explanation: Mapping[str, Any]) -> None:
-    _write_json(results / FOLDER / f"{EXPLANATION}.json", explanation)
+def write_explanation(results: Path, explanation: Explanation) -> None:
+    _write_json(results / FOLDER / f"{EXPLANATION}.json", explanation.to_dict())
 
 
 def has_diagnosis(results: Path) -> bool:
     return (results / FOLDER / f"{EXPLANATION}.json").is_file()
 
 
-def read_explanation(results: Path) -> dict[str, Any]:
-    return _read_json(results / FOLDER / f"{EXPLANATION}.json")
+def read_explanation(results: Path) -> Explanation:
+    return _read_json(results / FOLDER / f"{EXPLANATION}.json", Explanation.from_dict)
 
 
 def read_diagnoses(results: Path) -> list[Stored]:
@@ -67,12 +71,10 @@ def read_diagnoses(results: Path) -> list[Stored]:
     paths = [path for path in (results / FOLDER).glob("*.json") if path.stem != EXPLANATION]
     directory, found = ResultsDirectory(results), []
     for path in sorted(paths, key=lambda path: (len(path.stem), path.stem)):
-        record = _read_json(path)
-        if record.get("version") != VERSION:
-            raise PluginError(f"diagnosis '{path}': of version {shown(record.get('version'))}, not {VERSION}; {AGAIN}")
-        if (record.get("seed") or SINGLE) != path.stem:
-            raise PluginError(f"diagnosis '{path}': is of seed {shown(record.get('seed'))}; {AGAIN}")
-        stored = {detector: directory.scores(detector, record["seed"]) for detector in DETECTORS}
+        record = _read_json(path, DiagnosisRecord.from_dict)
+        if (record.seed or SINGLE) != path.stem:
+            raise PluginError(f"diagnosis '{path}': is of seed {shown(record.seed)}; {AGAIN}")
+        stored = {detector: directory.scores(detector, record.seed) for detector in DETECTORS}
         scores = {detector: by_split for detector, by_split in stored.items() if by_split is not None}
         arrays = read_npz(path.with_suffix(".npz"), "diagnosis", AGAIN)
         found.append(Stored(path.stem, record, arrays, scores))
@@ -94,11 +96,11 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n", durable=False)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, of: Callable[[Mapping[str, Any]], T]) -> T:
     try:
         content = json.loads(read_text(path, "diagnosis", RECORD_BYTES, AGAIN))
-    except (OSError, ValueError, RecursionError) as error:
+        if not isinstance(content, dict):
+            raise PluginError("not a diagnosis")
+        return of(content)
+    except (OSError, ValueError, RecursionError, PluginError) as error:
         raise PluginError(f"diagnosis '{path}': cannot be read ({error}); {AGAIN}") from None
-    if not isinstance(content, dict):
-        raise PluginError(f"diagnosis '{path}': not a diagnosis; {AGAIN}")
-    return content

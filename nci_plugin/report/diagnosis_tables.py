@@ -2,175 +2,101 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from nci_plugin.collapse.registry import METRICS, STAGES, Metric, columns, of_training
+from nci_plugin.diagnosis.explanation import Explanation
 from nci_plugin.diagnosis.layers import mean_over_networks
+from nci_plugin.diagnosis.record import SPREADS, DiagnosisRecord
 from nci_plugin.networks.stages import POOLING
+from nci_plugin.report.cells import UNKNOWN, number, percent
 from nci_plugin.report.tables import Table
 
-Records = Sequence[Mapping[str, Any]]
+Records = Sequence[DiagnosisRecord]
 
-UNKNOWN = "-"
-
-
-def _etf(value: Callable[[int], float]) -> Callable[[Mapping[str, Any]], str]:
-    return lambda collapse: _number(value(len(collapse["classes"]))) if len(collapse["classes"]) > 1 else UNKNOWN
-
-
-METRICS: dict[str, tuple[str, str | Callable[[Mapping[str, Any]], str]]] = {
-    "nc1_pinv": ("NC1 Tr(pinv(Sigma_B) Sigma_W) / K", "0"),
-    "nc1_quotient": ("NC1 Tr(Sigma_W) / Tr(Sigma_B)", "0"),
-    "nc1_cdnv": ("NC1 class-distance normalised variance", "0"),
-    "nc2_equinorm_means": ("NC2 equinorm, centred means", "0"),
-    "nc2_equinorm_weights": ("NC2 equinorm, weights", "0"),
-    "nc2_equiangular_means": ("NC2 equiangular, centred means", "0"),
-    "nc2_equiangular_weights": ("NC2 equiangular, weights", "0"),
-    "nc2_etf_error": ("NC2 ETF error, centred means", "0"),
-    "gnc2_log_mean": ("GNC2 mean log inverse distance", _etf(lambda k: -0.5 * math.log(2 * k / (k - 1)))),
-    "gnc2_log_variance": ("GNC2 its variance", "0"),
-    "nc3_self_duality": ("NC3 self-duality", "0"),
-    "nc3_duality_error": ("NC3 duality error", "0"),
-    "nc3_cosine_mean": ("NC3 mean cos(w_k, mu_k - mu_G), centred", "1"),
-    "nc3_cosine_std": ("NC3 its std over classes", "0"),
-    "uncentred_cosine_mean": ("    mean cos(w_k, mu_k), uncentred, not NC3", UNKNOWN),
-    "mean_norm_l2": ("feature norm, mean ||h||_2", UNKNOWN),
-    "mean_norm_l1": ("feature norm, mean ||h||_1", UNKNOWN),
-    "imbalance_ratio": ("imbalance, largest / smallest class", UNKNOWN),
-    "gof_mean_abs_cosine_uncentred": ("GOF mean |cos| of uncentred means", "0 (GOF)"),
-    "gof_slope_means": ("GOF slope of log ||mu_k|| on log n_k", UNKNOWN),
-    "gof_slope_weights": ("GOF slope of log ||w_k|| on log n_k", UNKNOWN),
-    "minority_cosine_means": ("minority classes, mean cos of centred means", UNKNOWN),
-    "minority_cosine_weights": ("minority classes, mean cos of weights", UNKNOWN),
-    "smallest_angle_means": ("smallest angle of centred means, degrees", _etf(lambda k: _degrees(-1 / (k - 1)))),
-    "smallest_angle_weights": ("smallest angle of weights, degrees", _etf(lambda k: _degrees(-1 / (k - 1)))),
-    "effective_rank_means": ("effective rank of centred means", _etf(lambda k: k - 1)),
-    "effective_rank_weights": ("effective rank of weights", _etf(lambda k: k - 1)),
-}
-"""Field of CollapseMetrics -> its name in the table, and its value at exact collapse."""
-
-
-def _degrees(cosine: float) -> float:
-    return math.degrees(math.acos(cosine))
-
-
-def collapse_table(names: Sequence[str], records: Records) -> Table:
-    """Collapse metrics on the training set, one column a network; NC4 and CDNV on held-out splits too."""
-    first = records[0]["collapse"]
-    rows = [["metric", "at collapse", *names]]
-    for field, (label, target) in METRICS.items():
-        rows.append([label, target if isinstance(target, str) else target(first), *_column(records, "collapse", field)])
-    splits = [name for name in records[0]["nc4"] if name not in ("train", "train_from")]
-    for name in ["train", *splits]:
-        nc4 = [record["nc4"][name] for record in records]
-        label = "id/train" if name == "train" else name
-        rows.append([f"NC4 agreement, {label}", "1", *(_number(each and each["agreement"]) for each in nc4)])
-        rows.append(
-            [f"    nearest-class-centre accuracy, {label}", UNKNOWN, *(_number(e and e["accuracy"]) for e in nc4)]
-        )
-    rows += [[f"NC1 CDNV, {name}", "0", *_column(records, "held_out_cdnv", name)] for name in splits]
-    classes = f"{len(first['classes'])} of {first['num_classes']} classes"
-    title = (
-        f"{records[0]['benchmark']}, neural collapse on {first['num_samples']} training samples: {classes},"
-        f" {first['num_features']} features; mu_G = mean of the class means; rank of Sigma_B {first['between_rank']}"
-        f" (rcond {first['rcond']:g})"
-    )
-    sources = list(dict.fromkeys(record["nc4"]["train_from"] for record in records))
-    return Table(title, rows, [f"NC4 on id/train: {'; '.join(sources)}", *_notes(records)])
-
-
-def sample_mean_table(names: Sequence[str], records: Records) -> Table | None:
-    """Collapse metrics that differ, in the digits shown, where mu_G is the mean of all samples; None if none does."""
-    columns = {field: _column(records, "collapse_sample_mean", field) for field in METRICS}
-    rows = [
-        [METRICS[field][0], *column]
-        for field, column in columns.items()
-        if column != _column(records, "collapse", field)
-    ]
-    title = f"{records[0]['benchmark']}, the metrics that differ where mu_G = mean of all samples"
-    return Table(title, [["metric", *names], *rows]) if rows else None
-
-
-PER_CLASS = {
-    "class_counts": "n_k",
-    "class_variances": "mean ||h - mu_k||^2",
-    "class_norms_l2": "mean ||h||_2",
-    "class_mean_norms": "||mu_k||",
-    "nc2_centred_norms": "||mu_k - mu_G||",
-    "nc2_weight_norms": "||w_k||",
-    "nc3_cosines": "cos(w_k, mu_k - mu_G)",
-    "uncentred_cosines": "cos(w_k, mu_k), not NC3",
-    "smallest_angles_means": "angle of mu_k - mu_G",
-    "smallest_angles_weights": "angle of w_k",
-}
-"""Field of CollapseMetrics with a value for each class -> its header."""
-
-
-def class_table(name: str, record: Mapping[str, Any]) -> Table:
-    """What is known of each class of one network."""
-    collapse = record["collapse"]
-    classes = collapse["classes"]
-    columns = [[_number(value) for value in collapse[field] or [None] * len(classes)] for field in PER_CLASS]
-    header = ["class", *PER_CLASS.values()]
-    note = "angle: the smallest to another class, in degrees; mu_G = mean of the class means"
-    title = f"{record['benchmark']}, {name}: class by class on {collapse['num_samples']} training samples"
-    return Table(title, [header, *(list(row) for row in zip(map(str, classes), *columns))], [note])
+FRAME = {"span_share": "share in span", "vertex_angle": "angle", "etf_angle": "to ETF", "vertex_distance": "distance"}
+"""What `distance_from_frame` gives -> its column."""
 
 
 def all_tables(names: Sequence[str], records: Records) -> list[Table]:
     """Every table of some diagnoses over all classes, ``names`` in the columns of the first."""
-    tables = (
-        collapse_table(names, records),
-        sample_mean_table(names, records),
-        ood_table(records),
-        layers_table(records),
+    made = (
+        collapse_table(names, records), sample_mean_table(names, records), ood_table(records), layers_table(records)
+    )  # fmt: skip
+    return [table for table in made if table is not None]
+
+
+def collapse_table(names: Sequence[str], records: Records) -> Table:
+    """Collapse metrics on the training set, one column a network; NC4 and CDNV on held-out splits too."""
+    first = records[0].collapse
+    rows = [["metric", "at collapse", *names]]
+    for metric in _on_statistics():
+        values = (record.collapse.values[metric.name] for record in records)
+        rows.append([metric.label, at_collapse(metric, len(first.classes)), *map(number, values)])
+    for split in records[0].nc4:
+        name = "id/train" if split == "train" else split
+        nc4 = [record.nc4[split] for record in records]
+        agreements = (number(each.agreement if each else None) for each in nc4)
+        rows.append([f"{METRICS['nc4_train'].label}, {name}", "1", *agreements])
+        accuracies = (number(each.accuracy if each else None) for each in nc4)
+        rows.append([f"    nearest-class-centre accuracy, {name}", UNKNOWN, *accuracies])
+    for field, by_split in records[0].held_out.items():
+        metric = METRICS[field]
+        ideal = at_collapse(metric, len(first.classes))
+        for split in by_split:
+            values = (record.held_out[field][split] for record in records)
+            rows.append([f"{metric.label}, {split}", ideal, *map(number, values)])
+    title = (
+        f"{records[0].benchmark}, neural collapse on {first.num_samples} training samples: {len(first.classes)} of"
+        f" {first.num_classes} classes, {first.num_features} features; mu_G = mean of the class means; rank of Sigma_B"
+        f" {first.between_rank} (rcond {first.rcond:g})"
     )
-    return [table for table in tables if table is not None]
+    sources = dict.fromkeys(record.train_from for record in records)
+    return Table(title, rows, [f"NC4 on id/train: {'; '.join(sources)}", *_notes(records)])
 
 
-def _column(records: Records, part: str, field: str) -> list[str]:
-    return [_number(record[part][field]) for record in records]
+def at_collapse(metric: Metric, num_classes: int) -> str:
+    """A metric's value at exact collapse, as text."""
+    return number(metric.at_collapse(num_classes)) + (f" ({metric.frame})" if metric.frame else "")
 
 
-def _notes(records: Records) -> list[str]:
-    """Reasons of values that are missing or must be read with care, once for all that share them."""
-    reasons: dict[str, list[str]] = {}
-    for record in records:
-        for field, reason in {**record["collapse"]["notes"], **record["notes"], **record["not_scored"]}.items():
-            fields = reasons.setdefault(reason, [])
-            fields += [field] * (field not in fields)
-    return [f"note: {', '.join(fields)}: {reason}" for reason, fields in reasons.items()]
+def sample_mean_table(names: Sequence[str], records: Records) -> Table | None:
+    """Collapse metrics that differ, in the digits shown, where mu_G is the mean of all samples; None if none does."""
+    rows = []
+    for metric in _on_statistics():
+        shown = [number(record.collapse_sample_mean.values[metric.name]) for record in records]
+        if shown != [number(record.collapse.values[metric.name]) for record in records]:
+            rows.append([metric.label, *shown])
+    title = f"{records[0].benchmark}, the metrics that differ where mu_G = mean of all samples"
+    return Table(title, [["metric", *names], *rows]) if rows else None
+
+
+def class_table(name: str, record: DiagnosisRecord) -> Table:
+    """What is known of each class of one network."""
+    collapse, metrics = record.collapse, of_training(per_class=True)
+    shown = [collapse.values[metric.name] or [None] * len(collapse.classes) for metric in metrics]
+    rows = [[str(k), *map(number, values)] for k, *values in zip(collapse.classes, collapse.class_counts, *shown)]
+    note = "angle: the smallest to another class, in degrees; mu_G = mean of the class means"
+    title = f"{record.benchmark}, {name}: class by class on {collapse.num_samples} training samples"
+    return Table(title, [["class", "n_k", *(metric.label for metric in metrics)], *rows], [note])
 
 
 def ood_table(records: Records) -> Table:
     """Each split against the training means: means over networks."""
-    rows = [
-        [
-            "split",
-            "n",
-            "OrthoDev",
-            "share in span",
-            "angle",
-            "to ETF",
-            "distance",
-            "pScore 5/50/95 %",
-            "||h||_1 5/50/95 %",
-        ]
-    ]
-    for name, split in records[0]["splits"].items():
-        same = [record["splits"][name] for record in records]
-        frame = [
-            _mean([each["frame"] and each["frame"][key] for each in same])
-            for key in ("span_share", "vertex_angle", "etf_angle", "vertex_distance")
-        ]
-        spreads = [_quantiles([each.get(score) for each in same]) for score in ("pscore", "feature_norm")]
-        rows.append([name, str(split["n"]), _mean([each["ortho_dev"] for each in same]), *frame, *spreads])
+    metrics = [metric for metric in METRICS.values() if "split" in metric.of]
+    quantiles = ("pScore 5/50/95 %", "||h||_1 5/50/95 %")
+    rows = [["split", "n", *(metric.symbol for metric in metrics), *FRAME.values(), *quantiles]]
+    for name, split in records[0].splits.items():
+        same = [record.splits[name] for record in records]
+        values = [_mean(each.metrics.get(metric.name) for each in same) for metric in metrics]
+        frame = [_mean(each.frame[key] if each.frame else None for each in same) for key in FRAME]
+        spreads = [_quantiles([each.spreads.get(score) for each in same]) for score in SPREADS]
+        rows.append([name, str(split.n), *values, *frame, *spreads])
     return Table(
-        "ID and OOD against the class means of the training set"
-        + (f", means over {len(records)} networks" if len(records) > 1 else ""),
+        f"ID and OOD against the class means of the training set{_over(records)}",
         rows,
         [
             "OrthoDev: mean |cos| of the split's mean with the class means, uncentred. Means over samples: share of"
@@ -181,63 +107,65 @@ def ood_table(records: Records) -> Table:
     )
 
 
-def _quantiles(spreads: Sequence[Mapping[str, Any] | None]) -> str:
-    known = [each["quantiles"] for each in spreads if each]
-    if len(known) < len(spreads):
-        return UNKNOWN
-    return " / ".join(_number(value) for value in np.mean(known, axis=0)[[0, 2, 4]])
-
-
 def layers_table(records: Records) -> Table | None:
     """Collapse after every stage, means over networks; None where layers were not measured."""
-    if not all("layers" in record for record in records):
+    layers = [record.layers for record in records if record.layers is not None]
+    if len(layers) < len(records):
         return None
-    stages = mean_over_networks([record["layers"] for record in records])
-    groups = list(stages[0]["auroc"])
-    scores = list(dict.fromkeys(score for stage in stages for group in groups for score in stage["auroc"][group]))
-    rows = [["stage", "P", "NC1", "CDNV", "equinorm", "equiang.", "ETF error", "NCC acc.", "||h||_2", *scores]]
+    stages = mean_over_networks(layers)
+    groups = list(stages[0].auroc)
+    scores = list(dict.fromkeys(score for stage in stages for group in groups for score in stage.auroc[group]))
+    metrics = columns(STAGES)
+    shown = {**{name: metric.symbol for name, metric in metrics.items()}, "nearest_centre_accuracy": "NCC acc."}
+    rows = [["stage", "P", *shown.values(), *scores]]
     for stage in stages:
-        fields = ("nc1_quotient", "nc1_cdnv", "nc2_equinorm_means", "nc2_equiangular_means", "nc2_etf_error")
-        aurocs = [" / ".join(_percent(stage["auroc"][group].get(score)) for group in groups) for score in scores]
-        rows.append(
-            [
-                stage["stage"],
-                f"{stage['num_features']:.0f}",
-                *(_number(stage[field]) for field in fields),
-                _number(stage["nearest_centre_accuracy"]),
-                _number(stage["mean_norm_l2"]),
-                *aurocs,
-            ]
-        )
-    notes = {
-        f"note: {stage['stage']}: {field}: {reason}": None
-        for record in records
-        for stage in record["layers"]
-        for field, reason in stage["notes"].items()
-    }
-    title = (
-        "Stage by stage with a nearest-class-centre head: NC1 = Tr(Sigma_W) / Tr(Sigma_B) on train,"
-        " NCC accuracy on id/test"
+        aurocs = [" / ".join(percent(stage.auroc[group].get(score)) for group in groups) for score in scores]
+        values = [number(stage.values.get(name)) for name in shown]
+        rows.append([stage.stage, f"{stage.values['num_features']:.0f}", *values, *aurocs])
+    notes = dict.fromkeys(
+        f"note: {stage.stage}: {field}: {reason}"
+        for stages in layers
+        for stage in stages
+        for field, reason in stage.notes.items()
+        if field in shown or field not in METRICS
     )
     return Table(
-        title + (f", means over {len(records)} networks" if len(records) > 1 else ""),
+        "Stage by stage with a nearest-class-centre head: NC1 = Tr(Sigma_W) / Tr(Sigma_B) on train,"
+        f" NCC accuracy on id/test{_over(records)}",
         rows,
         [(f"last columns: AUROC in percent, {' / '.join(groups)}-OOD; " if groups else "") + POOLING, *notes],
     )
 
 
-def explanation_text(explanation: Mapping[str, Any]) -> str:
-    return "\n".join(["What the numbers say, sentence by rule", *(f"- {text}" for text in explanation["sentences"])])
+def explanation_text(explanation: Explanation) -> str:
+    return "\n".join(["What the numbers say, sentence by rule", *(f"- {text}" for text in explanation.sentences)])
 
 
-def _mean(values: Sequence[float | None]) -> str:
-    return UNKNOWN if None in values else _number(float(np.mean(values)))  # type: ignore[arg-type]  # None was excluded
+def _on_statistics() -> list[Metric]:
+    """The metrics of one number that statistics and head give."""
+    return [metric for metric in of_training() if not metric.of_features]
 
 
-def _percent(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:.1f}"
+def _notes(records: Records) -> list[str]:
+    """Reasons of values that are missing or must be read with care, once for all that share them."""
+    reasons: dict[str, dict[str, None]] = {}
+    for record in records:
+        for field, reason in {**record.collapse.notes, **record.notes, **record.not_scored}.items():
+            reasons.setdefault(reason, {})[field] = None
+    return [f"note: {', '.join(fields)}: {reason}" for reason, fields in reasons.items()]
 
 
-def _number(value: float | None) -> str:
-    """Four significant digits, without an exponent where that stays short; whole numbers in full."""
-    return UNKNOWN if value is None else str(value) if isinstance(value, int) else f"{value:.4g}"
+def _over(records: Records) -> str:
+    return f", means over {len(records)} networks" if len(records) > 1 else ""
+
+
+def _quantiles(spreads: Sequence[Mapping[str, Any] | None]) -> str:
+    known = [each["quantiles"] for each in spreads if each]
+    if len(known) < len(spreads):
+        return UNKNOWN
+    return " / ".join(number(value) for value in np.mean(known, axis=0)[[0, 2, 4]])
+
+
+def _mean(values: Iterable[float | None]) -> str:
+    known = list(values)
+    return UNKNOWN if None in known else number(float(np.mean(known)))  # type: ignore[arg-type]  # None was excluded

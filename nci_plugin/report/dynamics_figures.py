@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nci_plugin.collapse.registry import EPOCHS, columns
 from nci_plugin.dynamics.analysis import Analysis
 from nci_plugin.dynamics.conditions import by_group
+from nci_plugin.dynamics.detection import measured
 from nci_plugin.dynamics.onset import Onset, OnsetRule
 from nci_plugin.dynamics.predictors import IN_SAMPLE, ONE_CONDITION, ONE_RUN
-from nci_plugin.dynamics.trajectory import FN, GROUPS, NC4_TRAIN, Trajectory
-from nci_plugin.report.dynamics_tables import COLLAPSE
-from nci_plugin.report.figures import new_figure
+from nci_plugin.dynamics.trajectory import FN, GROUPS, Trajectory
+from nci_plugin.report.dynamics_tables import symbol
+from nci_plugin.report.figures import legend_below, new_figure
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito's colours for all readers, without their yellow, which is lost on white."""
@@ -23,20 +26,14 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 MARKS = ("o", "D", "s", "^", "v", "P", "X")
 
-PANELS = {
-    "NC1": ("nc1_quotient", "nc1_pinv", "nc1_cdnv"),
-    "NC2": ("nc2_equinorm_means", "nc2_equiangular_means", "nc2_etf_error"),
-    "NC3": ("nc3_self_duality",),
-    "NC4": (NC4_TRAIN,),
-    "feature norm": (FN,),
-    "feature norm, L1": ("mean_norm_l1",),
-    "training loss": ("train_loss",),
-    "accuracy (%)": ("train_accuracy", "test_accuracy"),
-}
-"""Panel -> its series; loss and NC1 on a logarithmic scale."""
+DOTTED: Any = {"color": "0.6", "linewidth": 0.8, "linestyle": ":"}
 
 LOGARITHMIC = ("NC1", "training loss")
-LABELS = {**COLLAPSE, "train_accuracy": "train", "test_accuracy": "test", "nc1_quotient": "Tr(Σ_W) / Tr(Σ_B)"}
+"""Panels on a logarithmic scale."""
+
+ACCURACIES = {"train_accuracy": "train", "test_accuracy": "test"}
+BESIDES = {"training loss": {"train_loss": "loss"}, "accuracy (%)": ACCURACIES}
+"""Panel -> its series that are no collapse metrics, and their labels."""
 
 MANY = 12
 """From so many runs on none of them gets figures of its own."""
@@ -63,52 +60,69 @@ def analysis_figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
 
 
 def collapse_figure(run: Trajectory, onset: Onset, rule: OnsetRule) -> Figure:
-    """Collapse, norms, loss and accuracy against epochs, the onset marked."""
-    panels = {title: [name for name in names if run.logs(name)] for title, names in PANELS.items()}
-    panels = {title: names for title, names in panels.items() if names}
-    columns = min(4, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = new_figure(2.9 * columns + 0.4, 2.5 * rows + 0.7)
-    axes = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
+    """Collapse, norms, loss and accuracy against epochs, the onset marked; a panel an aspect."""
+    panels: dict[str, dict[str, str]] = {}
+    for name, metric in columns(EPOCHS).items():
+        panels.setdefault(metric.aspect, {})[name] = symbol(name)
+    logged = {
+        title: {name: label for name, label in names.items() if run.logs(name)}
+        for title, names in {**panels, **BESIDES}.items()
+    }
+    panels = {title: names for title, names in logged.items() if names}
+    figure, axes = _panels(len(panels), 4, 2.9, 2.5, 0.7, sharex=True)
     for axis, (title, names) in zip(axes, panels.items()):
-        _lines(axis, run, {LABELS.get(name, name): run.series(name) for name in names})
+        _lines(axis, run, onset, {label: run.series(name) for name, label in names.items()})
         if title in LOGARITHMIC:
             axis.set_yscale("log", nonpositive="mask")
         if rule.metric in names:
-            axis.axhline(rule.threshold, color="0.6", linewidth=0.8, linestyle=":")
+            axis.axhline(rule.threshold, **DOTTED)
         axis.set_title(title, fontsize=9)
-        _mark(axis, run, onset)
         if len(names) > 1:
             axis.legend(fontsize=7)
-    for axis in axes[len(panels) :]:
-        axis.axis("off")
     figure.supxlabel("epoch", fontsize=9)
-    figure.suptitle(f"Collapse along training, {run.run}\n{_outcome(onset, rule)}", fontsize=10)
+    if onset.observed:
+        outcome = f"onset at epoch {onset.epoch} (solid line): {rule}"
+    else:
+        outcome = f"{onset.outcome}, no onset by epoch {onset.epoch}: {rule}"
+    figure.suptitle(f"Collapse along training, {run.run}\n{outcome}", fontsize=10)
     return figure
 
 
 def auroc_figure(run: Trajectory, onset: Onset) -> Figure | None:
     """AUROC of every detector against epochs, a panel a group; None where none was measured."""
-    detectors = list(dict.fromkeys(name for record in run.records for name in record.auroc))
-    values = {group: {name: run.auroc(name, group) for name in detectors} for group in GROUPS}
-    groups = [group for group, each in values.items() if any(np.isfinite(line).any() for line in each.values())]
+    known = {group for _, group, _ in measured(run)}
+    groups = [group for group in GROUPS if group in known]
     if not groups:
         return None
+    detectors = dict.fromkeys(name for record in run.records for name in record.auroc)
     figure = new_figure(3.3 * len(groups) + 0.6, 3.4)
     axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for axis, group in zip(axes, groups):
-        _lines(axis, run, values[group])
-        axis.axhline(50, color="0.6", linewidth=0.8, linestyle=":")
+        _lines(axis, run, onset, {name: run.auroc(name, group) for name in detectors})
+        axis.axhline(50, **DOTTED)
         axis.set_title(f"{group}-OOD", fontsize=9)
         axis.set_xlabel("epoch", fontsize=9)
-        _mark(axis, run, onset)
     axes[0].set_ylabel("AUROC (%)", fontsize=9)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8, frameon=False)
+    legend_below(figure, axes[0], 7)
     figure.suptitle(f"Detection along training, {run.run}", fontsize=10)
     return figure
 
 
-def _lines(axis: Axes, run: Trajectory, series: Mapping[str, np.ndarray]) -> None:
+def _panels(
+    count: int, most: int, width: float, height: float, more: float, sharex: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` panels of some inches, at most so many in a row, and its axes; what is over is empty."""
+    across = min(most, count)
+    rows = -(-count // across)
+    figure = new_figure(width * across + 0.4, height * rows + more)
+    axes = list(figure.subplots(rows, across, sharex=sharex, squeeze=False).flat)
+    for axis in axes[count:]:
+        axis.axis("off")
+    return figure, axes[:count]
+
+
+def _lines(axis: Axes, run: Trajectory, onset: Onset, series: Mapping[str, np.ndarray]) -> None:
+    """Some series against epochs, the onset, and where the phase of the training changes."""
     marker_every = max(1, len(run.epochs) // 8)
     for (label, values), colour, line, mark in zip(series.items(), cycle(PALETTE), cycle(LINES), cycle(MARKS)):
         axis.plot(
@@ -118,21 +132,11 @@ def _lines(axis: Axes, run: Trajectory, series: Mapping[str, np.ndarray]) -> Non
     axis.tick_params(labelsize=8, which="both")
     axis.grid(color="0.93")
     axis.set_axisbelow(True)
-
-
-def _mark(axis: Axes, run: Trajectory, onset: Onset) -> None:
-    """The onset, and where the phase of the training changes."""
     if onset.observed:
         axis.axvline(onset.epoch, color="0.25", linewidth=1)
     for before, after in zip(run.records, run.records[1:]):
         if before.phase != after.phase:
             axis.axvline(after.epoch, color="0.6", linewidth=0.8, linestyle="--")
-
-
-def _outcome(onset: Onset, rule: OnsetRule) -> str:
-    if onset.observed:
-        return f"onset at epoch {onset.epoch} (solid line): {rule}"
-    return f"{onset.outcome}, no onset by epoch {onset.epoch}: {rule}"
 
 
 # -------------------------------------------------------------------- several runs
@@ -141,37 +145,31 @@ def _outcome(onset: Onset, rule: OnsetRule) -> str:
 def path_figure(analysis: Analysis) -> Figure:
     """fn against the rule's metric, a path a run, onsets marked and fn* of the group as a band; a panel a group."""
     groups = by_group(analysis.runs)
-    columns = min(3, len(groups))
-    rows = -(-len(groups) // columns)
     few = len(analysis.runs) <= len(PALETTE)
-    places = {run.run: place for place, run in enumerate(analysis.runs)}
-    figure = new_figure(max(3.9 * columns + 0.4, 6.0), 3.2 * rows + 0.5 + (0.2 * len(analysis.runs) if few else 0))
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    starred = {each.group: each for each in analysis.references}
-    for axis, (group, runs) in zip(axes, groups.items()):
+    styles = dict(zip((run.run for run in analysis.runs), cycle(zip(PALETTE, LINES))))
+    figure, axes = _panels(len(groups), 3, 3.9, 3.2, 0.5 + (0.2 * len(analysis.runs) if few else 0))
+    figure.set_figwidth(max(figure.get_figwidth(), 6.0))
+    for axis, reference in zip(axes, analysis.references):  # a panel a group
+        runs = groups[reference.group]
         for run in runs:
-            place = places[run.run]
-            colour = PALETTE[place % len(PALETTE)] if few else "0.55"
+            colour, line = styles[run.run] if few else ("0.55", "-")
             fn, metric = run.series(FN), run.series(analysis.rule.metric)
-            axis.plot(fn, metric, color=colour, linewidth=1 if few else 0.6, label=run.run if few else None,
-                      linestyle=LINES[place % len(LINES)] if few else "-")  # fmt: skip
+            label = run.run if few else None
+            axis.plot(fn, metric, color=colour, linewidth=1 if few else 0.6, label=label, linestyle=line)
             onset = analysis.onsets[run.run]
             if onset.observed:
                 at = run.epochs == onset.epoch
                 axis.plot(fn[at], metric[at], "o", color=colour if few else PALETTE[1], markersize=5)
-        reference = starred[group]
         if reference.mean is not None:
             axis.axvline(reference.mean, color="0.25", linewidth=0.9)
             if reference.sd is not None:
                 axis.axvspan(reference.mean - reference.sd, reference.mean + reference.sd, color="0.88", zorder=0)
-        axis.axhline(analysis.rule.threshold, color="0.6", linewidth=0.8, linestyle=":")
+        axis.axhline(analysis.rule.threshold, **DOTTED)
         axis.set_yscale("log", nonpositive="mask")
-        axis.set_title(f"{', '.join(group)}: {reference.n} of {len(runs)} runs with an onset", fontsize=9)
+        axis.set_title(f"{', '.join(reference.group)}: {reference.n} of {len(runs)} runs with an onset", fontsize=9)
         axis.set_xlabel("fn = mean ||h||_2", fontsize=8)
         axis.set_ylabel(analysis.rule.metric, fontsize=8)
         axis.tick_params(labelsize=8, which="both")
-    for axis in axes[len(groups) :]:
-        axis.axis("off")
     if few:
         handles = [each for axis in axes for each in axis.get_legend_handles_labels()[0]]
         figure.legend(handles=handles, loc="outside lower center", fontsize=7, frameon=False)
@@ -188,20 +186,19 @@ def predictor_figure(analysis: Analysis) -> Figure | None:
     figure = new_figure(10.5, (0.38 * len(names) + 1.0) * len(groups) + 0.6)
     axes = figure.subplots(len(groups), 3, sharey=True, squeeze=False)
     titles = {"lead": "lead (epochs)", "mae": "MAE (epochs)", "concordance": "concordance"}
+    ways = (IN_SAMPLE, ONE_RUN, ONE_CONDITION)
     for row, group in zip(axes, groups):
         for axis, (field, title) in zip(row, titles.items()):
-            for place, left_out in enumerate((IN_SAMPLE, ONE_RUN, ONE_CONDITION)):
-                drawn = [
-                    (names.index(each.predictor) + 0.2 * (1 - place), each)
-                    for each in analysis.skills
-                    if each.group == group and each.left_out == left_out and getattr(each, field) is not None
-                ]
-                for height, each in drawn:
-                    value, bounds = getattr(each, field), getattr(each, f"{field}_interval")
-                    if bounds is not None:
-                        axis.plot(bounds, [height, height], color=PALETTE[place], linewidth=1)
-                    axis.plot(value, height, MARKS[place], color=PALETTE[place], markersize=5)
-            axis.axvline(0.5 if field == "concordance" else 0, color="0.6", linewidth=0.8, linestyle=":")
+            for each in analysis.skills:
+                value, bounds = getattr(each, field), getattr(each, f"{field}_interval")
+                if each.group != group or value is None:
+                    continue
+                place = ways.index(each.left_out)
+                height = names.index(each.predictor) + 0.2 * (1 - place)
+                if bounds is not None:
+                    axis.plot(bounds, [height, height], color=PALETTE[place], linewidth=1)
+                axis.plot(value, height, MARKS[place], color=PALETTE[place], markersize=5)
+            axis.axvline(0.5 if field == "concordance" else 0, **DOTTED)
             axis.set_xlabel(title, fontsize=9)
             axis.grid(axis="y", color="0.93")
             axis.set_axisbelow(True)
@@ -210,11 +207,9 @@ def predictor_figure(analysis: Analysis) -> Figure | None:
         row[0].set_ylim(-0.6, len(names) - 0.4)
         row[2].set_xlim(-0.05, 1.05)
         row[1].set_title(", ".join(group), fontsize=9)
-    for place, left_out in enumerate((IN_SAMPLE, ONE_RUN, ONE_CONDITION)):
-        axes[0][0].plot([], [], MARKS[place], color=PALETTE[place], markersize=5, label=left_out)
-    figure.legend(
-        *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
-    )
+    for left_out, mark, colour in zip(ways, MARKS, PALETTE):
+        axes[0][0].plot([], [], mark, color=colour, markersize=5, label=left_out)
+    legend_below(figure, axes[0][0], 3)
     figure.suptitle("What foretells the onset; bars: bootstrap intervals over runs", fontsize=10)
     return figure
 
@@ -241,16 +236,13 @@ def correlation_figure(analysis: Analysis) -> Figure | None:
                 axis.text(x, y, f"{value:+.2f}", ha="center", va="center", fontsize=6.5, color=colour)
         axis.set_xticks(range(len(detectors)), detectors, rotation=35, ha="right", fontsize=8, parse_math=False)
         axis.set_title(f"{group}-OOD", fontsize=9)
-    axes[0].set_yticks(range(len(metrics)), [COLLAPSE[name] for name in metrics], fontsize=8)
+    axes[0].set_yticks(range(len(metrics)), map(symbol, metrics), fontsize=8)
     figure.colorbar(image, ax=list(axes), shrink=0.8)
     checkpoints = max(each.n for each in analysis.correlations)
-    runs = max(each.runs for each in analysis.correlations)
-    figure.suptitle(f"Collapse and AUROC, Spearman's rho over {checkpoints} checkpoints of {_runs(runs)}", fontsize=10)
+    count = max(each.runs for each in analysis.correlations)
+    runs = "one run" if count == 1 else f"{count} runs"
+    figure.suptitle(f"Collapse and AUROC, Spearman's rho over {checkpoints} checkpoints of {runs}", fontsize=10)
     return figure
-
-
-def _runs(count: int) -> str:
-    return "one run" if count == 1 else f"{count} runs"
 
 
 def of_runs(analysis: Analysis) -> Iterator[tuple[Trajectory, str, Figure]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -31,6 +33,12 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def legend_below(figure: Figure, axis: Axes, ncols: int = 2, **options: Any) -> None:
+    """The legend of one of a figure's panels, below all of them."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols, frameon=False, **{"fontsize": 8, **options})
 
 
 def draw_run(directory: ResultsDirectory, results: Sequence[Result], failed: Collection[str] = ()) -> None:
@@ -81,7 +89,7 @@ def draw_aurocs(results: Sequence[Result]) -> Figure:
         axis.set_axisbelow(True)
     axes[0].set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
     axes[0].set_ylim(-0.7, len(names) - 0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    legend_below(figure, axes[0])
     networks = f"mean ± std over {len(seeds)} networks" if len(seeds) > 1 else "one network"
     figure.suptitle(f"OOD detection on {results[0].benchmark}, {networks}", fontsize=11)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 
 from nci_plugin.benchmarks.benchmark import TEST
 from nci_plugin.checks import PluginError, printable
+from nci_plugin.evaluation.alternatives import ALTERNATIVES
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.identity import unrecorded
 from nci_plugin.evaluation.results import METRICS, OTHER_METRICS, SETTINGS, Result, complete
@@ -22,26 +24,40 @@ from nci_plugin.report.diagnosis_files import drawn_from, has_diagnosis, read_di
 from nci_plugin.report.diagnosis_tables import all_tables, class_table
 from nci_plugin.report.figures import draw_aurocs, rendered
 from nci_plugin.report.score_figures import detector_figure
-from nci_plugin.report.tables import choices_rows, detectors_by_near_auroc, setting_frame, setting_title
+from nci_plugin.report.tables import (
+    alternatives_table,
+    choices_rows,
+    detectors_by_near_auroc,
+    setting_frame,
+    setting_title,
+)
 
 FIRST_METRICS = ("AUROC", "FPR@95")
 """Tables that are not folded."""
 
+TIES = "rank 2-4: no rank from 2 to 4 can be excluded by the scores at hand (DeLong and Holm, 5 %)"
+
+Ranks = Mapping[str, Mapping[str, Mapping[str, str]]]
+"""By setting, group and detector."""
+
 
 def templates() -> Environment:
     """Those of the page: every text in them is escaped, and what of it cannot be printed is shown as escapes."""
-    return Environment(
-        loader=PackageLoader("nci_plugin.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
-    )
+
+    def escaped(value: Any) -> Markup:
+        return value if isinstance(value, Markup) else Markup(html.escape(printable(str(value))))
+
+    loader = PackageLoader("nci_plugin.report")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=escaped)
 
 
-def page(path: Path, results: Sequence[Result], scores: Mapping[str, Figure]) -> str:
+def page(
+    path: Path, results: Sequence[Result], scores: Mapping[str, Figure], ranks: Ranks | None = None, note: str = ""
+) -> str:
     """The HTML of ``results/<name>``, its rows and the figure of each detector; raises PluginError on damaged files.
 
-    Figures are drawn from the stored files, and nothing is computed but their bins and curves.
+    ``ranks`` by setting, group and detector show ties as ties, and ``note`` says why there are none. Figures are drawn
+    from the stored files, and nothing is computed but their bins and curves.
     """
     diagnosis = None
     if has_diagnosis(path):
@@ -49,17 +65,27 @@ def page(path: Path, results: Sequence[Result], scores: Mapping[str, Figure]) ->
             diagnosis = _diagnosis(path)
     collapse = [] if diagnosis is None else ["Neural collapse"]
     whole = complete(results)
-    return templates().get_template("page.html").render(
-        title=f"{results[0].benchmark}: {path.resolve().name}",
-        sections=["Benchmark", *collapse, "Scores", "Hyper-parameters", "Provenance", "All rows"],
-        notes=_notes(results, whole),
-        settings=[_setting(whole, name) for name in SETTINGS if detectors_by_near_auroc(whole, name)],
-        aurocs=_image(draw_aurocs(whole)) if whole else None,
-        diagnosis=diagnosis,
-        scores={detector: _image(figure) for detector, figure in scores.items()},
-        choices=choices_rows(results),
-        provenance=_provenance(results),
-        rows=_all_rows(results),
+    return (
+        templates()
+        .get_template("page.html")
+        .render(
+            title=f"{results[0].benchmark}: {path.resolve().name}",
+            sections=["Benchmark", *collapse, "Scores", "Hyper-parameters", "Provenance", "All rows"],
+            notes=_notes(results, whole),
+            settings=[
+                _setting(whole, name, (ranks or {}).get(name, {}))
+                for name in SETTINGS
+                if detectors_by_near_auroc(whole, name)
+            ],
+            standings_note=note,
+            aurocs=_image(draw_aurocs(whole)) if whole else None,
+            diagnosis=diagnosis,
+            scores={detector: _image(figure) for detector, figure in scores.items()},
+            choices=choices_rows(results),
+            alternatives=alternatives_table(results),
+            provenance=_provenance(results),
+            rows=_all_rows(results),
+        )
     )
 
 
@@ -72,16 +98,21 @@ def _notes(results: Sequence[Result], whole: Sequence[Result]) -> list[str]:
     ]
 
 
-def _setting(results: Sequence[Result], setting: str) -> dict[str, Any]:
-    """A table for each metric: those that are seen at once, and those that are folded."""
+def _setting(results: Sequence[Result], setting: str, ranks: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """A table for each metric: those that are seen at once, and those that are folded; AUROCs beside their ranks."""
     frame = setting_frame(results, setting)
     drawn: dict[str, list[list[str]]] = {}
     for metric in frame.columns.unique(level=1):
         cells = frame.xs(metric, axis=1, level=1)
         drawn[metric] = [["detector", *cells.columns]]
         drawn[metric] += [[name, *row] for name, row in zip(cells.index, cells.to_numpy())]
+    for group, by_detector in ranks.items():
+        header, *rows = drawn[METRICS["auroc"]]
+        rows = [[*row, by_detector.get(row[0], "-")] for row in rows]
+        drawn[METRICS["auroc"]] = [[*header, f"rank {group}"], *rows]
     first = {metric: drawn.pop(metric) for metric in FIRST_METRICS}
-    return {"title": setting_title(results, setting), "first": first, "folded": drawn}
+    notes = {METRICS["auroc"]: [TIES]} if ranks else {}
+    return {"title": setting_title(results, setting), "first": first, "folded": drawn, "notes": notes}
 
 
 def _diagnosis(path: Path) -> dict[str, Any]:
@@ -90,7 +121,7 @@ def _diagnosis(path: Path) -> dict[str, Any]:
     for name, figure in figures(path):
         by_network.setdefault(name.rpartition("/")[0], []).append(_image(figure))
     return {
-        "sentences": read_explanation(path)["sentences"],
+        "sentences": read_explanation(path).sentences,
         "tables": all_tables([each.name for each in stored], [each.record for each in stored]),
         "classes": {each.name: class_table(each.name, each.record) for each in stored},
         "over_networks": by_network.pop("", []),
@@ -135,6 +166,8 @@ def _provenance(results: Sequence[Result]) -> list[list[str]]:
     values: dict[str, dict[str, dict[str, None]]] = {}
     for result in results:
         for field, value in result.provenance.items():
+            if field == ALTERNATIVES:  # a table of its own
+                continue
             text = value if isinstance(value, str) else json.dumps(value)
             values.setdefault(field, {}).setdefault(result.seed, {})[text] = None
     rows = [["field", *(seed or "network" for seed in seeds)]]

@@ -40,9 +40,9 @@ SET_DASHES: Any = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
 def suptitle(figure: Figure, stored: Stored, subject: str) -> None:
     """Name the subject, the benchmark, the network and its number of classes."""
-    collapse = stored.record["collapse"]
-    network = stored.name if stored.record["seed"] else "one network"
-    figure.suptitle(f"{subject}\n{stored.record['benchmark']}, {network}, K = {len(collapse['classes'])}", fontsize=10)
+    record = stored.record
+    network = stored.name if record.seed else "one network"
+    figure.suptitle(f"{subject}\n{record.benchmark}, {network}, K = {len(record.collapse.classes)}", fontsize=10)
 
 
 def score_histograms(stored: Stored, group: str) -> Figure | None:
@@ -58,7 +58,7 @@ def score_histograms(stored: Stored, group: str) -> Figure | None:
     for axis, (name, by_split) in zip(axes, known.items()):
         others = {group: np.concatenate([by_split[split] for split in members(by_split, group)])}
         _histogram(axis, by_split[TEST], others)
-        auroc = stored.record["auroc"].get(name, {}).get(group)
+        auroc = stored.record.auroc.get(name, {}).get(group)
         axis.set_title(f"{name}" + ("" if auroc is None else f", AUROC {auroc:.1f} %"), fontsize=9)
         axis.set_xlabel(UNITS[name], fontsize=7)
         axis.tick_params(labelsize=7)

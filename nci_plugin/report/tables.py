@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from nci_plugin.benchmarks.benchmark import GROUP_ROWS
+from nci_plugin.benchmarks.benchmark import GROUP_ROWS, OOD_VALIDATION
 from nci_plugin.checks import one_line
+from nci_plugin.evaluation.alternatives import MOST_ROWS, VALIDATED_ON, Alternative, read_alternatives
 from nci_plugin.evaluation.precision import AMP_SHIFT
 from nci_plugin.evaluation.results import METRICS, Result, formatted, is_over_seeds, table
 
@@ -47,7 +48,12 @@ def setting_table(results: Sequence[Result], setting: str) -> str:
     """Title and `setting_frame` for a terminal; empty where the setting has no results."""
     if not detectors_by_near_auroc(results, setting):
         return ""
-    return f"{setting_title(results, setting)}\n{setting_frame(results, setting).to_string(line_width=_width())}"
+    return f"{setting_title(results, setting)}\n{framed(setting_frame(results, setting))}"
+
+
+def framed(frame: pd.DataFrame) -> str:
+    """A frame for a terminal, its columns in several parts where they are too wide."""
+    return frame.to_string(line_width=_width())
 
 
 def setting_frame(results: Sequence[Result], setting: str) -> pd.DataFrame:
@@ -58,31 +64,36 @@ def setting_frame(results: Sequence[Result], setting: str) -> pd.DataFrame:
     names = detectors_by_near_auroc(results, setting)
     over_seeds = is_over_seeds(results)
     tables = {name: table(results, name, setting) for name in names}
-    headers = _column_headers([result for result in results if result.setting == setting])
+    headers = column_headers(data_sets([result for result in results if result.setting == setting]))
     columns = [(row, metric) for row in headers for metric in METRICS.values() if metric != METRICS["acc"]]
     cells = [[formatted(tables[name].loc[row, metric], over_seeds, "±") for row, metric in columns] for name in names]
     labels = pd.MultiIndex.from_tuples([(headers[row], metric) for row, metric in columns])
     return pd.DataFrame(cells, index=names, columns=labels)
 
 
-def setting_title(results: Sequence[Result], setting: str) -> str:
-    """Benchmark, setting, ID accuracy and what the numbers are means of."""
+def setting_title(results: Sequence[Result], setting: str, cells: str = "mean ± std") -> str:
+    """Benchmark, setting, ID accuracy and what the numbers, ``cells``, are means of."""
     over_seeds = is_over_seeds(results)
     first = next(result for result in results if result.setting == setting)
     seeds = list(dict.fromkeys(result.seed for result in results))
     best = detectors_by_near_auroc(results, setting)[0]
     accuracy = formatted(table(results, best, setting).iloc[0][METRICS["acc"]], over_seeds)
-    networks = f"mean ± std over {', '.join(seeds)}" if over_seeds else "one network"
+    networks = f"{cells} over {', '.join(seeds)}" if over_seeds else "one network"
     return f"{first.benchmark}, {TITLES[setting]}: ACC {accuracy} on {first.n_id} ID samples; in percent, {networks}"
 
 
-def _column_headers(results: Sequence[Result]) -> dict[str, str]:
-    """Rows of OpenOOD's table -> column headers, groups first; ``nearood = cifar100`` where that is the only set."""
+def data_sets(results: Sequence[Result]) -> dict[str, list[str]]:
+    """The data sets behind each mean row of OpenOOD's table."""
     sets: dict[str, list[str]] = {}
     for result in results:
         if result.dataset not in GROUP_ROWS.values():
             names = sets.setdefault(GROUP_ROWS[result.group], [])
             names += [result.dataset] * (result.dataset not in names)
+    return sets
+
+
+def column_headers(sets: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Rows of a table -> column headers, groups first; ``nearood = cifar100`` where that is the only set."""
     headers = {group: f"{group} = {names[0]}" if len(names) == 1 else group for group, names in sets.items()}
     headers.update({name: name for names in sets.values() if len(names) > 1 for name in names})
     return headers
@@ -119,6 +130,46 @@ def _choice(by_seed: Mapping[str, Result]) -> str:
     differs = len({result.chosen_by for result in by_seed.values()}) > 1
     how = first.chosen_by + (f" for {first.seed}" if differs else "")
     return chosen if chosen == "none" else one_line(f"{chosen} ({how})")
+
+
+def alternatives_table(results: Sequence[Result]) -> Table | None:
+    """What every OOD set at hand would have chosen in place of ``ood/val``, and the AUROC over those choices.
+
+    Values that differ between networks stand one after the other; the lowest and the highest AUROC of the choices are
+    means over networks. None where nothing was searched, or by an earlier version.
+    """
+    found: dict[str, dict[str, dict[str, Alternative]]] = {}
+    for result in results:
+        if alternatives := read_alternatives(result.provenance):
+            found.setdefault(result.detector, {})[result.seed] = alternatives
+    if not found:
+        return None
+    sources = list(dict.fromkeys(name for by_seed in found.values() for each in by_seed.values() for name in each))
+    rows = [["detector", "searched", *sources, *(f"{group} AUROC" for group in ("near", "far"))]]
+    for detector, by_seed in found.items():
+        made = list(by_seed.values())
+        names = dict.fromkeys(name for each in made for choice in each.values() for name in choice.values)
+        chosen = [
+            dict.fromkeys(", ".join(map(str, each[source].values.values())) for each in made if source in each)
+            for source in sources
+        ]
+        spreads = []
+        for group in ("near", "far"):
+            own = [[getattr(choice, group) for choice in each.values()] for each in made]
+            known = not any(value is None for values in own for value in values)
+            bounds = [float(np.mean([bound(values) for values in own])) for bound in (min, max)] if known else []
+            spreads.append(f"{bounds[0]:.2f} to {bounds[1]:.2f}" if known else "-")
+        rows.append([detector, ", ".join(names), *(" | ".join(each) or "-" for each in chosen), *spreads])
+    validated = dict.fromkeys(str(result.provenance.get(VALIDATED_ON, "")) for result in results)
+    named = ", ".join(one_line(name) for name in validated if name)
+    return Table(
+        "values that each OOD set would have chosen against id/val, and the AUROC over those choices",
+        [[one_line(cell) for cell in row] for row in rows],
+        [
+            f"{OOD_VALIDATION} was used" + (f": {named}" if named else ""),
+            f"AUROC in percent, lowest and highest, of id/test against a group's sets; at most {MOST_ROWS} of a set",
+        ],
+    )
 
 
 def amp_table(results: Sequence[Result]) -> Table | None:

@@ -11,9 +11,9 @@ import numpy as np
 from measuring import parser, peak_mb, publish, timed
 
 from nci_plugin.comparison.compare import compare
-from nci_plugin.comparison.metrics import METRICS
 from nci_plugin.comparison.records import Choice
 from nci_plugin.comparison.samples import Samples
+from nci_plugin.metrics.columns import METRIC_COLUMNS
 
 SETS = ("near/first", "near/second", "far/third", "far/fourth")
 
@@ -25,9 +25,11 @@ def main(arguments: list[str] | None = None) -> None:
     add("--samples", type=int, default=80_000, metavar="N", help="test samples of all splits (80000)")
     add("--networks", type=int, default=1, metavar="S", help="networks, as of seeds (1)")
     add("--replicates", type=int, default=1000, metavar="B", help="bootstrap replicates (1000)")
-    add("--metrics", nargs="+", metavar="NAME", choices=METRICS, help="those to compare by (all of the OOD sets)")
+    add(
+        "--metrics", nargs="+", metavar="NAME", choices=METRIC_COLUMNS, help="those to compare by (all of the OOD sets)"
+    )
     asked = options.parse_args(arguments)
-    names = asked.metrics or [name for name, metric in METRICS.items() if metric.samples == "ood"]
+    names = asked.metrics or [name for name, metric in METRIC_COLUMNS.items() if metric.samples == "ood"]
     samples = made_up(asked.detectors, asked.samples, asked.networks, asked.seed)
     report: dict[str, object] = {
         "shape": [asked.detectors, asked.samples, asked.networks, asked.replicates],

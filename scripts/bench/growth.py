@@ -22,7 +22,6 @@ from workload import Work, add_options, opened
 from nci_plugin.api import resolve_detectors
 from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.detectors import registry
-from nci_plugin.detectors.base import DetectorSetup
 from nci_plugin.evaluation.evaluate import Evaluation, evaluate_bank, training_needed
 from nci_plugin.features.extract import extract
 from nci_plugin.features.options import ExtractionOptions
@@ -59,7 +58,7 @@ def run(work: Work, benchmark: Benchmark, names: Sequence[str], options: argpars
 def values(setup: Any) -> int:
     """How many combinations a search tries."""
     count = 1
-    for each in setup.sweep.values() if isinstance(setup, DetectorSetup) else ():
+    for each in setup.sweep.values():
         count *= len(each)
     return count
 

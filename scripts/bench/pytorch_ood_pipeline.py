@@ -33,8 +33,8 @@ from nci_plugin.adapters import pytorch_ood as adapter
 from nci_plugin.api import resolve_detectors
 from nci_plugin.benchmarks.benchmark import FAR, NEAR, OOD_VALIDATION, TEST, TRAIN, VALIDATION, Benchmark
 from nci_plugin.benchmarks.opening import open_splits
-from nci_plugin.detectors.base import DetectorSetup
 from nci_plugin.evaluation.evaluate import Evaluation, evaluate_bank, training_needed
+from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.extract import extract
 from nci_plugin.features.options import ExtractionOptions
 from nci_plugin.networks.head import LinearHead

@@ -11,13 +11,13 @@ sentences about all networks together, with rank correlations where there are en
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from measuring import parser, publish
 
 from nci_plugin.diagnosis.explanation import GROUPS, explain, over_networks
+from nci_plugin.diagnosis.record import DiagnosisRecord
 from nci_plugin.report.diagnosis_files import has_diagnosis, read_diagnoses
 
 METRICS = {
@@ -39,18 +39,18 @@ def cells(by_directory: Sequence[Sequence[float | None]], form: str) -> list[str
     return [over_networks(values, form) for values in by_directory]
 
 
-def rows(records: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[str]]:
+def rows(records: Sequence[Sequence[DiagnosisRecord]]) -> dict[str, list[str]]:
     """The table: a row for each metric, a cell for each results directory."""
     table = {"networks": [str(len(each)) for each in records]}
     for name, field in METRICS.items():
-        table[name] = cells([[record["collapse"][field] for record in each] for each in records], ".3g")
-    test = [[record["nc4"]["id/test"] for record in each] for each in records]
-    table["NC4 agreement, ID test"] = cells([[nc4["agreement"] for nc4 in each] for each in test], ".4f")
-    accuracy = cells([[nc4["accuracy"] for nc4 in each] for each in test], ".4f")
+        table[name] = cells([[record.collapse.values[field] for record in each] for each in records], ".3g")
+    test = [[record.nc4["id/test"] for record in each] for each in records]
+    table["NC4 agreement, ID test"] = cells([[nc4.agreement for nc4 in each] for each in test], ".4f")
+    accuracy = cells([[nc4.accuracy for nc4 in each] for each in test], ".4f")
     table["nearest-class-centre accuracy, ID test"] = accuracy
-    for score in dict.fromkeys(score for each in records for record in each for score in record["auroc"]):
+    for score in dict.fromkeys(score for each in records for record in each for score in record.auroc):
         for group in GROUPS:
-            values = [[record["auroc"].get(score, {}).get(group) for record in each] for each in records]
+            values = [[record.auroc.get(score, {}).get(group) for record in each] for each in records]
             table[f"AUROC {score}, {group}-OOD (%)"] = cells(values, ".2f")
     return table
 
@@ -60,9 +60,9 @@ def main(arguments: list[str] | None = None) -> None:
     made.add_argument("results", nargs="+", type=Path)
     options = made.parse_args(arguments)
     directories = [path for path in options.results if has_diagnosis(path)]
-    records: list[list[Mapping[str, Any]]] = [[each.record for each in read_diagnoses(path)] for path in directories]
+    records: list[list[DiagnosisRecord]] = [[each.record for each in read_diagnoses(path)] for path in directories]
     table = rows(records)
-    sentences = explain([record for each in records for record in each])["sentences"]
+    sentences = explain([record for each in records for record in each]).sentences
     print(f"| | {' | '.join(path.name for path in directories)} |")
     print("|---|" + "---|" * len(directories))
     for name, values in table.items():

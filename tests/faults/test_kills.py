@@ -188,6 +188,4 @@ def test_where_there_are_no_locks(
     monkeypatch.setattr(FileLock, "acquire", refuse)
     with locked(tmp_path / "out"):
         (tmp_path / "out" / "file").write_text("kept")
-    assert caplog.messages == [
-        f"{tmp_path / 'out'}: not locked ({said}); start no second command that writes there"
-    ]
+    assert caplog.messages == [f"{tmp_path / 'out'}: not locked ({said}); start no second command that writes there"]

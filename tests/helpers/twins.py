@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.special import log_ndtr
+from scipy.stats import rankdata
 
 
 def softmax(z):
@@ -52,10 +53,13 @@ def nci_auto(h, z, train, head, alpha, validation, **_):
     one, other = np.tile(np.arange(len(v)), len(rounds)), np.concatenate(rounds)
     apart = logits.argmax(1)[one] != logits.argmax(1)[other]
     between = [(rows[one] + rows[other])[apart] / 2 for rows in (v, logits)]
+    n = np.abs(v).sum(1)
+    norms = [n, (n[one] + n[other])[apart] / 2]
     grid = [0, *np.logspace(-3, 1, 17) * pscore(v, logits, train, head).std() / np.abs(v).sum(1).std()]
 
     def area(a):
-        above = nci(v, logits, train, head, a)[:, None] - nci(*between, train, head, a)
+        above = (pscore(v, logits, train, head) + a * norms[0])[:, None]
+        above = above - (pscore(*between, train, head) + a * norms[1])
         return (above > 0).mean() + (above == 0).mean() / 2
 
     return nci(h, z, train, head, grid[np.argmax([area(a) for a in grid])])
@@ -171,7 +175,7 @@ def oas(scatter, freedom):
     s = scatter / freedom
     tr, tr2 = np.trace(s), np.trace(s @ s)
     rho = min(1, ((1 - 2 / p) * tr2 + tr**2) / ((freedom + 1 - 2 / p) * (tr2 - tr**2 / p)))
-    return (1 - rho) * s + rho * tr / p * np.eye(p)
+    return (1 - rho) * s + rho * tr / p * np.eye(p), (1 - rho) / freedom
 
 
 def directions(train, labels, w, validation=None):
@@ -183,18 +187,19 @@ def directions(train, labels, w, validation=None):
         v, c = validation
         residuals = np.concatenate([residuals, (v - mu[c]) / np.sqrt(1 + 1 / n[c])[:, None]])
         freedom += len(v)
-    sigma = oas(residuals.T @ residuals, freedom)
+    sigma, share = oas(residuals.T @ residuals, freedom)
     a = np.sum(n * (m * w).sum(1)) / np.sum(n * np.einsum("ki,ij,kj->k", w, sigma, w))
     d = np.zeros_like(m)
     left = m - a * w @ sigma
     t = max(0, np.mean(squared_distance(left, sigma)) / train.shape[1] - np.mean(1 / n))
     for c in k:
         d[c] = a * sigma @ w[c] + t * n[c] / (t * n[c] + 1) * left[c]
-    return d, np.linalg.inv(sigma)
+    left_out = [np.linalg.inv(sigma - share * np.outer(r, r)) for r in residuals[len(train) :]]
+    return d, np.linalg.inv(sigma), left_out
 
 
 def whitened_cosine(h, z, train, head, labels, **_):
-    d, metric = directions(train, labels, head[0])
+    d, metric, _ = directions(train, labels, head[0])
     d, offset = d[z.argmax(1)], h - train.mean(0)
     inner = np.einsum("ni,ij,nj->n", offset, metric, d)
     return inner / np.sqrt(squared_distance(offset, np.linalg.inv(metric)) * np.einsum("ni,ij,nj->n", d, metric, d))
@@ -207,15 +212,110 @@ def whitened_cosine_pp(h, z, train, head, labels, **_):
 def nci_gated(h, z, train, head, labels, validation, **_):
     v, logits = validation
     mu = unit(train).mean(0)
-    d, metric = directions(unit(train), labels, head[0], (unit(v), logits.argmax(1)))
+    d, metric, left_out = directions(unit(train), labels, head[0], (unit(v), logits.argmax(1)))
 
-    def terms(h, z):
-        w, c, centred, offset = head[0][z.argmax(1)], d[z.argmax(1)], h - v.mean(0), unit(h) - mu
-        inner = np.einsum("ni,ij,nj->n", offset, metric, c)
-        squares = [np.einsum("ni,ij,nj->n", x, metric, x) for x in (offset, c, offset - c)]
-        p = (w * centred).sum(1) / np.linalg.norm(centred, axis=1)
-        return np.stack([p, inner / np.sqrt(squares[0] * squares[1]), -squares[2]], axis=1)
+    def terms(h, c, metric):
+        w, offset = head[0][c], unit(h[None])[0] - mu
+        cosine = offset @ metric @ d[c] / np.sqrt(offset @ metric @ offset * (d[c] @ metric @ d[c]))
+        p = w @ (h - v.mean(0)) / np.linalg.norm(h - v.mean(0))
+        return p, cosine, -(offset - d[c]) @ metric @ (offset - d[c])
 
-    t = terms(v, logits)
-    p = log_ndtr((terms(h, z) - t.mean(0)) / t.std(0, ddof=1))
+    t = np.array([terms(*sample) for sample in zip(v, logits.argmax(1), left_out)])
+    s = np.array([terms(*sample, metric) for sample in zip(h, z.argmax(1))])
+    p = log_ndtr((s - t.mean(0)) / t.std(0, ddof=1))
     return p[:, :2].mean(1) + np.minimum(0, p[:, 2] - np.log(0.05))
+
+
+def gen(h, z, train, head, gamma, M, **_):
+    p = np.sort(softmax(z), axis=1)[:, -M:]
+    return -(p**gamma * (1 - p) ** gamma).sum(1)
+
+
+def energy(z):
+    return ebo(None, z, None, None, 1.0)
+
+
+def fdbd(h, z, train, head, distance_as_normalizer, **_):
+    w, c = head[0], z.argmax(1)
+    scores = []
+    for i, feature in enumerate(h):
+        boundaries = [(z[i, c[i]] - z[i, k]) / np.linalg.norm(w[c[i]] - w[k]) for k in range(len(w)) if k != c[i]]
+        scores.append(sum(boundaries) / np.linalg.norm(feature - train.mean(0) * distance_as_normalizer))
+    return np.array(scores)
+
+
+def react(h, z, train, head, percentile, validation, **_):
+    return energy(np.minimum(h, np.percentile(validation[0], percentile)) @ head[0].T + head[1])
+
+
+def scale(h, z, train, head, percentile, **_):
+    kept = h.shape[1] - round(h.shape[1] * percentile / 100)
+    r = h.sum(1) / np.sort(h, axis=1)[:, -kept:].sum(1)
+    return energy(h * np.exp(r)[:, None] @ head[0].T + head[1])
+
+
+def dice(h, z, train, head, p, **_):
+    contribution = head[0] * train.mean(0)
+    return energy(h @ (head[0] * (contribution > np.percentile(contribution, p))).T + head[1])
+
+
+def klm(h, z, train, head, validation, **_):
+    p, q, c = softmax(z), softmax(validation[1]), validation[1].argmax(1)
+    means = [q[c == k].mean(0) for k in np.unique(c)]
+    return -np.min([(p * np.log(p / mean)).sum(1) for mean in means], axis=0)
+
+
+def nnguide(h, z, train, head, K, alpha, **_):
+    first = train[: max(K, int(np.ceil(alpha * len(train))))]
+    guides = unit(first) * energy(first @ head[0].T + head[1])[:, None]
+    return np.sort(unit(h) @ guides.T, axis=1)[:, -K:].mean(1) * energy(z)
+
+
+def vim(h, z, train, head, dim, **_):
+    w, b = head
+    u = -np.linalg.pinv(w, rcond=1e-6) @ b
+    dim = w.shape[1] // 2 if dim == "auto" else dim
+    residual = np.linalg.svd(train - u)[2][dim:].T
+    alpha = (train @ w.T + b).max(1).mean() / np.linalg.norm((train - u) @ residual, axis=1).mean()
+    return energy(z) - alpha * np.linalg.norm((h - u) @ residual, axis=1)
+
+
+def caref(h, z, train, head, **_):
+    c = (train @ head[0].T + head[1]).argmax(1)
+    mu = np.stack([train[c == k].mean(0) for k in range(len(head[0]))])  # the toy predicts every class
+    return -np.abs(h - mu[z.argmax(1)]).sum(1) / np.abs(h).sum(1)
+
+
+def cadref(h, z, train, head, **_):
+    logits = train @ head[0].T + head[1]
+    mu = np.stack([train[logits.argmax(1) == k].mean(0) for k in range(len(head[0]))])
+    along = (h - mu[z.argmax(1)]) * np.sign(head[0][z.argmax(1)]) / np.abs(h).sum(1, keepdims=True)
+    floor = np.finfo(np.float32).eps * energy(logits).mean()
+    positive, negative = np.maximum(along, 0).sum(1), np.maximum(-along, 0).sum(1)
+    return -positive / np.maximum(energy(z), floor) - negative / energy(logits).mean()
+
+
+def ras(h, z, train, head, **_):
+    profile, scores = np.sort(train, axis=1).mean(0), []
+    for row in h:
+        ranks = rankdata(row, "ordinal") - 1
+        shifted = np.array([profile[ranks[row == number]].mean() for number in row])
+        scores.append(shifted @ head[0].T + head[1])
+    return energy(np.array(scores))
+
+
+def pscore_data_free(h, z, train, head, **_):
+    w, b = head
+    q = np.eye(len(w)) - 1 / len(w)
+    centred = h + np.linalg.pinv(w.T @ q @ w, rcond=1e-12) @ w.T @ q @ b
+    return (w[z.argmax(1)] * centred).sum(1) / np.linalg.norm(centred, axis=1)
+
+
+def mds_radial(h, z, train, head, labels, exponent, **_):
+    def radial(x):
+        return x / np.linalg.norm(x, axis=1, keepdims=True) ** exponent
+
+    f, t = radial(h), radial(train)
+    mu = class_means(t, labels)
+    covariance = np.cov((t - mu[labels]).T, bias=True)
+    return -np.min([squared_distance(f - mean, covariance) for mean in mu], axis=0)

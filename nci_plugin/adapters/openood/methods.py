@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nci_plugin.adapters.openood.checkout import import_openood
 from nci_plugin.adapters.openood.runner import run
 from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.checks import PluginError, check_known
-from nci_plugin.evaluation.search import Answers
+from nci_plugin.evaluation.configuration import load_yaml
+from nci_plugin.evaluation.contestant import Answers
 from nci_plugin.features.bank import FeatureBank, FitsOn
 
 PREFIX = "openood:"
@@ -120,6 +119,15 @@ class OpenOODMethod:
         return METHODS.get(self.method, _TRAINING)
 
     @property
+    def configured(self) -> Mapping[str, Any]:
+        """The ``postprocessor_args`` of OpenOOD's YAML."""
+        return self.config.get("postprocessor_args") or {}
+
+    @property
+    def detector(self) -> None:
+        """None: it scores whole benchmarks, as OpenOOD's evaluator does."""
+
+    @property
     def fits_on(self) -> FitsOn:
         return FitsOn.BANK if self.needs.training and not self.needs.images else FitsOn.NOTHING
 
@@ -169,5 +177,5 @@ def read_config(root: Path, method: str) -> Mapping[str, Any]:
     for ending in (".yml", ".yaml"):  # one of OpenOOD's files has the other ending, which its own reader refuses
         path = root / "configs" / "postprocessors" / f"{method}{ending}"
         if path.is_file():
-            return yaml.safe_load(path.read_text(encoding="utf-8"))["postprocessor"]
+            return load_yaml(path)["postprocessor"]
     raise PluginError(f"detector '{PREFIX}{method}': there is no '{path.with_suffix('.yml')}'; complete the checkout")

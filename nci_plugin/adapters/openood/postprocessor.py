@@ -17,8 +17,8 @@ from tqdm import tqdm
 from nci_plugin.adapters.openood.training_pass import device_of, features_of, training_pass
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import Training
-from nci_plugin.detectors.configuration import parse_detector
-from nci_plugin.evaluation.search import check_scores
+from nci_plugin.evaluation.configuration import parse_detector
+from nci_plugin.evaluation.contestant import check_scores
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.fingerprint import weights_digest
 from nci_plugin.features.split import FeatureSplit
@@ -42,7 +42,7 @@ class DetectorPostprocessor(BasePostprocessor):
         super().__init__(config)
         raw = _plain(config.postprocessor)
         setup = parse_detector(raw, where)
-        self.detector = setup.detector
+        self.detector, self.name = setup.detector, setup.name
         self.args_dict: dict[str, Sequence[Any]] = dict(raw.get("postprocessor_sweep") or {})
         self.APS_mode: bool = raw.get("APS_mode", False)
         if self.APS_mode and not self.args_dict:
@@ -72,14 +72,14 @@ class DetectorPostprocessor(BasePostprocessor):
             if "train" not in id_loader_dict:
                 raise PluginError(f"postprocessor '{self.detector.name}': needs the loader of the training images")
             done = training_pass(net, id_loader_dict["train"], self.detector.fits_on is FitsOn.BANK)
-            training = done.bank.training(self.detector.fits_on)
+            training = done.training(self.detector.fits_on)
             validation = None
             if self.detector.needs_validation and "val" in id_loader_dict:
                 validation = features_of(net, done.head_name, id_loader_dict["val"])
-            self.detector.fit(training, done.bank.head, validation)
+            self.detector.fit(training, done.head, validation)
             self.head_name = done.head_name
             if self.detector.fit_reads:  # to fit again when the search changes what fit reads
-                self._fitted_on = training, done.bank.head, validation
+                self._fitted_on = training, done.head, validation
         self.weights = weights
         self.setup_flag = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,12 @@ from nci_plugin.adapters.openood.postprocessor import DetectorPostprocessor
 from nci_plugin.adapters.openood.recorder import COLLAPSE, CollapseRecorder
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors import registry
-from nci_plugin.detectors.configuration import load_postprocessor
+from nci_plugin.evaluation.configuration import (
+    POSTPROCESSORS,
+    config_directory,
+    load_postprocessor,
+    unshipped_files,
+)
 
 NCI, OPENOODS_NCI = "nci", "nci_builtin"
 OPENOODS_NAMES = frozenset(evaluation_api.postprocessors)
@@ -27,17 +33,21 @@ OPENOODS_DATA_SETS = frozenset(num_classes_dict)
 _by_name = evaluation_api.get_postprocessor
 _by_config = pipelines.get_postprocessor
 _recorder = openood.recorders.get_recorder
-_shipped = Path()
+_temporary = tempfile.TemporaryDirectory(prefix="nci_plugin-")
+
+GENERATED = Path(_temporary.name, POSTPROCESSORS)
+"""Until the process ends: YAML files of detectors that none ships for here, each of which a path can so name."""
 
 
-def register(shipped: Path, override: bool) -> None:
-    """Make every detector a postprocessor of OpenOOD; ``shipped`` holds their YAML files. Adds the recorder too.
+def register(override: bool) -> None:
+    """Make every detector a postprocessor of OpenOOD, with a YAML file, and add the recorder.
 
     Names that OpenOOD has itself stay its own, but ``nci`` becomes the plugin's with ``override``, and OpenOOD's again
     without; ``nci_builtin`` is always OpenOOD's. The last call counts.
     """
-    global _shipped
-    _shipped = shipped
+    GENERATED.mkdir(exist_ok=True)
+    for name, text in unshipped_files().items():
+        (GENERATED / f"{name}.yml").write_text(text, encoding="utf-8")
     ours = [name for name in registry.names() if name not in OPENOODS_NAMES]
     evaluation_api.postprocessors.update(dict.fromkeys(ours, DetectorPostprocessor))
     evaluation_api.postprocessors[NCI] = DetectorPostprocessor if override else NCIPostprocessor
@@ -50,7 +60,7 @@ def register(shipped: Path, override: bool) -> None:
 def get_by_name(config_root: str, postprocessor_name: str, id_data_name: str) -> Any:
     """As the evaluation API's ``get_postprocessor``; the plugin's YAML files are found without a download.
 
-    The user's ``config_root/postprocessors/<name>.yml`` comes first, then the shipped one.
+    The user's ``config_root/postprocessors/<name>.yml`` comes first, then the shipped one, then that of `GENERATED`.
     """
     _complete_num_classes(id_data_name, DATA_INFO.get(id_data_name, {}).get("num_classes"))
     if not _is_ours(postprocessor_name):
@@ -61,10 +71,9 @@ def get_by_name(config_root: str, postprocessor_name: str, id_data_name: str) ->
     if not isinstance(postprocessor, DetectorPostprocessor):
         postprocessor.APS_mode = config.postprocessor.APS_mode
         postprocessor.hyperparam_search_done = False
-    elif postprocessor.detector.name != postprocessor_name:
+    elif postprocessor.name != postprocessor_name:
         raise PluginError(
-            f"config '{path}': its name must be '{postprocessor_name}', as its file's, got"
-            f" '{postprocessor.detector.name}'"
+            f"config '{path}': its name must be '{postprocessor_name}', as its file's, got '{postprocessor.name}'"
         )
     return postprocessor
 
@@ -92,9 +101,9 @@ def _construct(name: str, config: Config, where: str) -> Any:
 
 
 def _find_config(directory: Path, name: str) -> Path:
-    candidates = [directory / f"{name}.yml", _shipped / f"{name}.yml"]
-    if name == OPENOODS_NCI:  # it is configured as `nci` is
-        candidates = [candidates[0], directory / f"{NCI}.yml", _shipped / f"{NCI}.yml"]
+    shipped = config_directory() / POSTPROCESSORS
+    names = [name, NCI] if name == OPENOODS_NCI else [name]  # OpenOOD's NCI is configured as ours is
+    candidates = [place / f"{each}.yml" for place in (directory, shipped, GENERATED) for each in names]
     return next((path for path in candidates if path.is_file()), candidates[-1])
 
 

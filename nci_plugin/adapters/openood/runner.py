@@ -22,7 +22,8 @@ from nci_plugin.benchmarks.benchmark import FAR, NEAR, OOD_VALIDATION, TEST, TRA
 from nci_plugin.benchmarks.opening import collate
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.mahalanobis import class_means, means_differ
-from nci_plugin.evaluation.search import Answers, Timer, check_ranking, check_scores, choose, not_searched
+from nci_plugin.evaluation.contestant import Answers, check_ranking, check_scores
+from nci_plugin.evaluation.search import Timer, choose, not_searched
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.features.forward import prepared
 from nci_plugin.metrics import auroc

@@ -16,26 +16,37 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, default_collate
 from tqdm import tqdm
 
-from nci_plugin.benchmarks.benchmark import TRAIN
-from nci_plugin.features.bank import FeatureBank, FitsOn
+from nci_plugin.detectors.base import Training
+from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.collector import Collector, training_statistics
 from nci_plugin.features.fingerprint import network_digest
 from nci_plugin.features.forward import Forward
 from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.files import digest
 from nci_plugin.networks.cut import PROBE_ROWS, Cut
+from nci_plugin.networks.head import LinearHead
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingPass:
-    """What one pass left: the name of the head, both statistics, and the features only if a detector asked for them.
+    """What one pass left: the head and its name, both statistics, and the features only if a detector asked for them.
 
     ``probe`` are a few of the images with their features.
     """
 
     head_name: str
-    bank: FeatureBank
+    head: LinearHead
+    statistics: ClassStatistics
+    unit_statistics: ClassStatistics
+    bank: FeatureSplit | None
     probe: tuple[Tensor, Tensor]
+
+    def training(self, fits_on: FitsOn) -> Training:
+        """What a detector fits on."""
+        if fits_on is FitsOn.BANK:
+            return self.bank
+        return {FitsOn.STATISTICS: self.statistics, FitsOn.UNIT_STATISTICS: self.unit_statistics}.get(fits_on)
 
     def is_of(self, network: nn.Module) -> bool:
         """Whether the network, known by its weights and source, still computes the same."""
@@ -63,7 +74,7 @@ def training_pass(network: nn.Module, loader: Any, with_features: bool) -> Train
     with torch.no_grad():
         if _last is not None and _last[0] == key:
             there = _last[1]
-            if (there.bank.splits or not with_features) and there.is_of(network):
+            if (there.bank is not None or not with_features) and there.is_of(network):
                 return there
         _last = None  # its memory is free for the next one
         done = _pass(network, loader, with_features)
@@ -88,14 +99,15 @@ def _pass(network: nn.Module, loader: Any, with_features: bool) -> TrainingPass:
     bar = tqdm(loader, desc="setup", disable=None)
     forward, batches = Forward.of_loader(network, device_of(network), bar, "training loader")
     probe, head = forward.probe[:PROBE_ROWS], forward.head
-    needed = training_statistics([FitsOn.UNIT_STATISTICS], head.num_features)
+    needed = training_statistics({FitsOn.UNIT_STATISTICS}, head.num_features)
     collector = Collector(head.num_classes, needed, with_features)
     for passed in batches:
         collector.add(passed)
-    splits = {} if collector.split is None else {TRAIN: collector.split}
     statistics, unit_statistics = collector.statistics.values()
-    bank = FeatureBank(head, splits, statistics, unit_statistics=unit_statistics)
-    return TrainingPass(forward.cut.head_name, bank, (probe.cpu(), forward(probe)[0].cpu()))
+    features = forward(probe)[0].cpu()
+    return TrainingPass(
+        forward.cut.head_name, head, statistics, unit_statistics, collector.split, (probe.cpu(), features)
+    )
 
 
 def _content(loader: Any) -> Hashable:

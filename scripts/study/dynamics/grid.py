@@ -36,7 +36,6 @@ from nci_plugin.dynamics.trajectory import (
     FILE_NAME,
     FN,
     LAST_PHASE,
-    NC4_TRAIN,
     Condition,
     Trajectory,
     TrajectoryFile,
@@ -74,7 +73,7 @@ INTERVENED = 0.4
 
 ENDS = (
     *("train_loss", "train_accuracy", "test_accuracy", "weight_norm"),
-    *("nc1_quotient", "nc2_etf_error", "nc3_self_duality", NC4_TRAIN, FN),
+    *("nc1_quotient", "nc2_etf_error", "nc3_self_duality", "nc4_train", FN),
 )
 """What a run's row says of its last network, beside the AUROC."""
 

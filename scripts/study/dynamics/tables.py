@@ -11,7 +11,7 @@ from significance import PERMUTATIONS, SIGNIFICANT
 from nci_plugin.dynamics.analysis import Analysis
 from nci_plugin.dynamics.measure import DETECTORS
 from nci_plugin.dynamics.trajectory import Trajectory
-from nci_plugin.report.dynamics_tables import UNKNOWN, percent
+from nci_plugin.report.cells import UNKNOWN, percent
 from nci_plugin.report.tables import Table
 
 CLEAN, NC1 = "clean", "nc1_quotient"

@@ -1,6 +1,6 @@
 """ID and OOD samples in the order of their scores, and how many lie below each score under any weights.
 
-A metric of `comparison.metrics` reads these counts alone. A bootstrap replicate is the same samples with other weights,
+A metric of `metrics.columns` reads these counts alone. A bootstrap replicate is the same samples with other weights,
 how often each was drawn, so it costs a few passes over scores that were sorted once.
 """
 

@@ -1,0 +1,51 @@
+"""KL matching: divergence from the mean prediction of a class (Hendrycks et al., ICML 2022)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nci_plugin.checks import PluginError
+from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
+from nci_plugin.detectors.registry import register_detector
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.networks.head import LinearHead
+
+
+@register_detector
+class KLM(Detector):
+    """KL matching: score = -min_k KL(p || q_k), p = softmax(z), at most 0 (Hendrycks et al. 2022).
+
+    q_k is the mean softmax of the ID validation samples that are predicted as class k. Classes that no sample of that
+    split is predicted as are left out: OpenOOD puts a one-hot q_k in their place, which is infinitely far from any p
+    but a one-hot one.
+    """
+
+    name = "klm"
+    paper = Paper(
+        "Scaling Out-of-Distribution Detection for Real-World Settings",
+        "Hendrycks et al.",
+        "ICML",
+        2022,
+        "https://proceedings.mlr.press/v162/hendrycks22a.html",
+    )
+    magnitude = 1.0
+
+    @property
+    def needs_validation(self) -> bool:
+        return True
+
+    def _fit(self, training: None, head: LinearHead, validation: FeatureSplit | None) -> None:
+        if validation is None or not len(validation):
+            raise PluginError(f"detector '{self.name}': reads mean predictions off id/val, which is empty; add images")
+        log_p = torch.log_softmax(validation.logits.cpu().double(), dim=1)
+        predicted = log_p.argmax(dim=1)
+        groups = [log_p[predicted == k] for k in predicted.unique()]
+        self.log_means_ = torch.stack([rows.logsumexp(dim=0) - torch.tensor(len(rows)).log() for rows in groups])
+
+    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+        log_p = torch.log_softmax(logits.double(), dim=1)
+        p = log_p.exp()
+        divergences = (p * log_p).sum(dim=1, keepdim=True) - p @ self.log_means_.to(p).T
+        nearest = divergences.amin(dim=1)
+        return in_range_of(-torch.where(nearest > FLOAT32_STEP, nearest, 0.0), like=logits)  # below it is rounding of z

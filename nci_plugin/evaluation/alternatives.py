@@ -1,0 +1,114 @@
+"""What every OOD set at hand would have chosen in a search, and the AUROC that its choice gives (arXiv 2602.05935).
+
+A hyper-parameter is searched on one OOD validation set that somebody picked. While the search goes, the near- and
+far-OOD test sets are scored too, so the same search can be read off with any of them in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nci_plugin.benchmarks.benchmark import FAR, NEAR, OOD_VALIDATION, TEST, Source
+from nci_plugin.benchmarks.image_list import ImageList
+from nci_plugin.checks import PluginError, shown
+from nci_plugin.features.split import Chunk, FeatureSplit
+from nci_plugin.metrics import auroc
+
+ALTERNATIVES = "alternatives"
+"""Field of a result's provenance that holds `Alternative`s by OOD set."""
+
+VALIDATED_ON = "ood_validation"
+"""Field that says which OOD set the search was made on."""
+
+MOST_ROWS = 1000
+"""Rows of a split that are scored for every value, evenly spaced: as many as OpenOOD's validation sets mostly have."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """The values that an OOD set would have chosen, and the mean AUROC in percent of near and far sets with them."""
+
+    values: Mapping[str, Any]
+    near: float | None
+    far: float | None
+
+
+@dataclass
+class Alternatives:
+    """AUROCs of every value that a search tried: ``splits`` are those of the bank, by name."""
+
+    splits: Mapping[str, FeatureSplit]
+    _tried: list[tuple[Mapping[str, Any], dict[str, float], dict[str, float | None]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        tested = (name for name in self.splits if name == TEST or name.split("/")[0] in (NEAR, FAR))
+        self.splits = {name: thinned(self.splits[name]) for name in tested}
+
+    def add(
+        self,
+        values: Mapping[str, Any],
+        id_scores: NDArray[np.floating],
+        validated: float,
+        scores: Mapping[str, NDArray[np.floating]],
+    ) -> None:
+        """A value with the scores of ``id/val``, the AUROC of the search itself, and the scores of `splits`."""
+        sets = [name for name in scores if name != TEST]
+        chosen = {OOD_VALIDATION: validated, **{name: auroc(id_scores, scores[name]) for name in sets}}
+        of_group: dict[str, float | None] = {}
+        for group in (NEAR, FAR):
+            own = [auroc(scores[TEST], scores[name]) for name in sets if name.split("/")[0] == group]
+            of_group[group] = 100 * float(np.mean(own)) if own else None
+        self._tried.append((values, chosen, of_group))
+
+    def record(self) -> dict[str, Any]:
+        """`Alternative`s by OOD set, the set of the search first, as a row's provenance takes them."""
+        found = {}
+        for name in self._tried[0][1] if self._tried else ():
+            values, _, of_group = max(self._tried, key=lambda each: each[1][name])  # the first of equals, as there
+            found[name] = asdict(Alternative(values, of_group[NEAR], of_group[FAR]))
+        return found
+
+
+def described(source: Source) -> str:
+    """Which images a split is of: an image list's path, a folder's, else what kind of source it is."""
+    if isinstance(source, ImageList):
+        return source.imglist_path
+    return str(source) if isinstance(source, (str, Path)) else type(source).__name__
+
+
+def read_alternatives(provenance: Mapping[str, Any]) -> dict[str, Alternative]:
+    """What `Alternatives.record` wrote into a row's provenance, empty where nothing.
+
+    Raises PluginError on anything else.
+    """
+    record = provenance.get(ALTERNATIVES, {})
+    try:
+        found = {str(name): Alternative(**each) for name, each in record.items()}
+        sound = all(isinstance(each.values, Mapping) and _numbers((each.near, each.far)) for each in found.values())
+    except (AttributeError, TypeError):
+        sound = False
+    if not sound:
+        raise PluginError(f"result: '{ALTERNATIVES}' is {shown(record)}; evaluate again")
+    return found
+
+
+def _numbers(values: Sequence[Any]) -> bool:
+    """Whether these are percentages, or None."""
+    return all(value is None or (isinstance(value, (int, float)) and -1 < value < 101) for value in values)
+
+
+def thinned(split: FeatureSplit) -> FeatureSplit:
+    """Every so manyth row of a split, at most `MOST_ROWS`; nothing is copied."""
+    step, start, parts = -(-len(split) // MOST_ROWS), 0, []
+    for shard in split.shards:
+        rows = slice(-start % max(step, 1), None, max(step, 1))
+        part = Chunk(shard.features[rows], shard.logits[rows], shard.labels[rows])
+        parts += [part] * (len(part) > 0)
+        start += len(shard)
+    return FeatureSplit(parts)

@@ -1,0 +1,98 @@
+"""What other OOD sets would have chosen in a search: against the search made on them, in rows, tables and the page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nci_plugin import evaluate
+from nci_plugin.benchmarks.benchmark import Benchmark
+from nci_plugin.checks import PluginError
+from nci_plugin.evaluation.alternatives import ALTERNATIVES, MOST_ROWS, read_alternatives, thinned
+from nci_plugin.features.split import Chunk, FeatureSplit
+from nci_plugin.metrics import auroc
+from nci_plugin.report.tables import alternatives_table
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def evaluation(golden: Any) -> Any:
+    return evaluate(golden.head, golden.benchmark(), ["nci", "msp"], progress=False)
+
+
+def searched_on(golden: Any, split: str) -> Any:
+    """The search with another split as ``ood/val``."""
+    benchmark: Benchmark = golden.benchmark()
+    splits = {**benchmark.splits, "ood/val": benchmark.splits[split]}
+    return evaluate(golden.head, replace(benchmark, splits=splits), ["nci"], progress=False)
+
+
+def test_each_choice_is_that_of_a_search_on_the_set(golden: Any, evaluation: Any) -> None:
+    (found,) = {id(row.provenance[ALTERNATIVES]): row for row in evaluation.results if row.detector == "nci"}.values()
+    alternatives = read_alternatives(found.provenance)
+    assert list(alternatives) == ["ood/val", "near/near", "far/far"]
+    assert alternatives["ood/val"].values == found.hyperparameters
+    for split, alternative in alternatives.items():
+        again = searched_on(golden, split)
+        assert again.results[0].hyperparameters == alternative.values
+        scores = again.scores["nci"]  # of fewer than MOST_ROWS rows: all of them
+        for group in ("near", "far"):
+            expected = 100 * auroc(scores["id/test"], scores[f"{group}/{group}"])
+            assert getattr(alternative, group) == pytest.approx(expected)
+
+
+def test_what_is_not_searched_has_none(evaluation: Any) -> None:
+    rows = [row for row in evaluation.results if row.detector == "msp"]
+    assert all(ALTERNATIVES not in row.provenance for row in rows)
+    assert alternatives_table(rows) is None
+
+
+def test_table(evaluation: Any) -> None:
+    table = alternatives_table(evaluation.results)
+    assert table is not None
+    header, row = table.rows
+    assert header == ["detector", "searched", "ood/val", "near/near", "far/far", "near AUROC", "far AUROC"]
+    alternatives = read_alternatives(next(each for each in evaluation.results if each.detector == "nci").provenance)
+    assert row[:5] == ["nci", "alpha", *(str(each.values["alpha"]) for each in alternatives.values())]
+    far = [each.far for each in alternatives.values()]
+    assert row[6] == f"{min(far):.2f} to {max(far):.2f}"
+
+
+def test_networks_that_differ_stand_one_after_the_other(evaluation: Any) -> None:
+    row = next(each for each in evaluation.results if each.detector == "nci")
+    one = {"ood/val": {"values": {"alpha": 1}, "near": 80.0, "far": None}}
+    other = {"ood/val": {"values": {"alpha": 2}, "near": 90.0, "far": None}}
+    rows = [replace(row, seed=seed, provenance={ALTERNATIVES: record}) for seed, record in (("s0", one), ("s1", other))]
+    table = alternatives_table(rows)
+    assert table is not None
+    assert table.rows[1] == ["nci", "alpha", "1 | 2", "85.00 to 85.00", "-"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [3, {"ood/val": 1}, {"ood/val": {}}, {"ood/val": {"values": {}, "near": "x", "far": 1.0}}, {"a": {"values": 3}}],
+)
+def test_damaged_records_are_refused(record: Any) -> None:
+    with pytest.raises(PluginError, match="evaluate again"):
+        read_alternatives({ALTERNATIVES: record})
+
+
+def test_thinned_rows_are_evenly_spaced_over_shards() -> None:
+    """The rows of shards of any sizes are those of the whole split."""
+    sizes = [700, 1, 0, 1799]
+    values = torch.arange(sum(sizes))[:, None].float()
+    shards, start = [], 0
+    for size in sizes:
+        part = values[start : start + size]
+        shards.append(Chunk(part, part, part[:, 0].long()))
+        start += size
+    rows = thinned(FeatureSplit(shards)).features[:, 0].numpy()
+    assert np.array_equal(rows, np.arange(0, sum(sizes), 3))
+    assert len(rows) <= MOST_ROWS
+    few = FeatureSplit([Chunk(values[:5], values[:5], values[:5, 0].long())])
+    assert len(thinned(few)) == 5
