@@ -53,13 +53,13 @@ def test_one_image_is_explained_from_loaders_as_from_folders(tmp_path: Path) -> 
 
 def test_a_network_is_diagnosed_from_data_sets(tmp_path: Path) -> None:
     model = served.network()
-    found = diagnose(model, TRAIN, TEST, validation=VAL, near={"ood": OOD}, like=quiet()).record
+    found = diagnose(model, TRAIN, TEST, validation=VAL, near={"ood": OOD}, like=quiet()).record.to_dict()
     assert found["collapse"]["nc1_quotient"] > 0
     assert found["nc4"]["id/test"]["accuracy"] > 0.3
     benchmark = Benchmark.from_splits("b", CLASSES, train=TRAIN, test=TEST, near={"ood": OOD})
     expected = evaluate(model, benchmark, ["pscore"], progress=False).results[0].auroc
     assert found["auroc"]["pscore"]["near"] == pytest.approx(expected, abs=1e-9)
-    alone = diagnose(model, TRAIN, TEST, like=quiet()).record
+    alone = diagnose(model, TRAIN, TEST, like=quiet()).record.to_dict()
     assert alone["auroc"] == {}
     assert alone["collapse"] == found["collapse"]
     with pytest.raises(PluginError, match="images of near/x: 'no/such' is not there"):

@@ -20,11 +20,16 @@ from nci_plugin.deploy.state import is_learned
 from nci_plugin.detectors.base import Detector
 from nci_plugin.detectors.knn import KNN, KNNL1
 from nci_plugin.detectors.mahalanobis import MDSPlusPlus, RMDSPlusPlus
+from nci_plugin.detectors.mds_radial import MDSRadial
 from nci_plugin.detectors.nci_gated import TAIL, NCIGated
 from nci_plugin.detectors.nci_plus import NCIPlus
 from nci_plugin.detectors.neural_collapse import NC4
+from nci_plugin.detectors.nnguide import NNGuide
 from nci_plugin.detectors.ora import ORA
 from nci_plugin.features.statistics import unit_rows
+
+TAIL_FROM, LEVELS = -3.0, 12
+"""Where float32 no longer gives 1 + erf, and steps of a continued fraction that gives its logarithm to 1e-6 there."""
 
 TINY = 1e-300
 """Below any length: what is divided by it is zero too where the length is."""
@@ -71,16 +76,31 @@ class Plus(nn.Module):
 
 
 class Gated(Plain):
-    """NCI-G, see `NCIGated`; its logarithms in float32, as onnxruntime has no other error function."""
+    """NCI-G, see `NCIGated`. ``portable`` makes its logarithms of what every runtime has."""
+
+    portable = False
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         assert isinstance(self._detector, NCIGated)
+        if not self.portable:
+            return super().forward(features, logits)
         for name in self._names:
             setattr(self._detector, name, getattr(self, name))
         terms = self._detector._terms(features, logits.argmax(dim=1))
         z = (terms - self._detector.means_) / self._detector.deviations_
-        p_score, cosine, distance = torch.special.log_ndtr(z.float()).unbind(dim=1)
+        p_score, cosine, distance = _log_normal(z).unbind(dim=1)
         return (p_score + cosine) / 2 + (distance - math.log(TAIL)).clamp(max=0)
+
+
+def _log_normal(z: Tensor) -> Tensor:
+    """log Phi(z) without an error function in float64: that in float32, and below -3 Laplace's continued fraction."""
+    x = (-z).clamp(min=-TAIL_FROM)
+    fraction = x
+    for level in range(LEVELS, 0, -1):
+        fraction = x + level / fraction
+    tail = -x.square() / 2 - math.log(2 * math.pi) / 2 - fraction.log()
+    middle = (0.5 * (1 + torch.erf(z.clamp(min=TAIL_FROM).float() / math.sqrt(2)))).log()
+    return torch.where(z < TAIL_FROM, tail, middle.double())
 
 
 class Neighbour(nn.Module):
@@ -128,6 +148,34 @@ class Angle(nn.Module):
         # In float32, as onnxruntime has no other: both are in -1..1 then.
         angles = torch.atan2((y / size).float(), (x / size).float())
         return torch.where(gaps > 0, angles, 0.0).amax(dim=1)
+
+
+class Guided(nn.Module):
+    """E(h) mean_{j of the K largest} E(h_j) f_j . f, f = h / ||h||_2 (Park et al. 2023)."""
+
+    bank: Tensor
+
+    def __init__(self, detector: NNGuide) -> None:
+        super().__init__()
+        self.K = detector.K
+        self.register_buffer("bank", detector.guides_.clone())
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        nearest = (unit_rows(features) @ self.bank.T).topk(self.K, dim=1).values.mean(dim=1)
+        return torch.logsumexp(logits.double(), dim=1) * nearest
+
+
+class Radial(Plain):
+    """-min_k d_k of features whose lengths are a power of what they were (Janiak et al. 2026)."""
+
+    whitening_: Tensor
+    centres_: Tensor
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        assert isinstance(self._detector, MDSRadial)
+        whitened = self._detector._radial(features) @ self.whitening_
+        nearest = _closeness(whitened, self.centres_).argmax(dim=1)
+        return -(whitened - self.centres_[nearest]).square().sum(dim=1)
 
 
 class Nearest(nn.Module):
@@ -195,6 +243,8 @@ def graph_of(detector: Detector) -> nn.Module:
 
 graph_of.register(NCIPlus)(Plus)
 graph_of.register(NCIGated)(Gated)
+graph_of.register(NNGuide)(Guided)
+graph_of.register(MDSRadial)(Radial)
 graph_of.register(KNN)(Neighbour)
 graph_of.register(ORA)(Angle)
 graph_of.register(MDSPlusPlus)(Nearest)
