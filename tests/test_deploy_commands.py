@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import served
 import torch
 from PIL import Image
 from served import NAMES, folders
+from tiny import Tiny
 
 from nci_plugin import OODDetector, PluginError
 from nci_plugin.cli.main import main
@@ -99,6 +101,22 @@ def test_an_image_list_and_a_names_file_fit_as_the_folder_does(place: Path, tmp_
     assert np.array_equal(by_list.calibration.scores, by_folder.calibration.scores)
     assert by_list.class_names == by_folder.class_names == NAMES
     assert by_list.preprocessing == by_folder.preprocessing
+
+
+def test_a_benchmark_fits_and_its_validation_images_calibrate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], one_thread: None
+) -> None:
+    tiny = Tiny(tmp_path, seeds=2)
+    output = ["--output", str(tmp_path / "d.safetensors"), "--tpr", "0.8", "--device", "cpu"]
+    data = ["--data-root", str(tiny.data), "--net", f"{tiny.net}:make"]
+    assert main(["fit", str(tiny.yaml), *data, "--ckpt-path", str(tiny.checkpoint), *output]) == 0
+    assert "12 training images, calibrated on 6 ID validation samples" in capsys.readouterr().out
+    fitted = OODDetector.load(tmp_path / "d.safetensors", tiny.loaded()).fitted
+    assert fitted.preprocessing.img_size == 8  # type: ignore[union-attr]
+    two = ["fit", str(tiny.yaml), *data, "--ckpt-path", str(tiny.checkpoints), *output]
+    assert "has 2 networks, and a detector belongs to one" in error_of(capsys, two)
+    own = ["--mean", "0", "0", "0", "--std", "1", "1", "1"]
+    assert "its own validation images" in error_of(capsys, [*two, *own])
 
 
 @pytest.mark.parametrize(
@@ -384,7 +402,9 @@ def test_explain_diagnose_and_eval_take_a_folder(
         Image.fromarray(pixels).save(tmp_path / "near" / "noise" / f"{index}.png")
     flags = [*network(place), *STEPS, "--output", str(tmp_path / "out")]
     assert main(["explain", str(place / "mixed" / "id_000.png"), str(tmp_path), *flags]) == 0
-    assert "ID validation samples" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "of 40 ID validation samples" in text
+    assert re.search(f"predicted class: ({'|'.join(NAMES)}) ", text)
     assert main(["diagnose", str(tmp_path), *flags]) == 0
     assert "near" in capsys.readouterr().out
     flags[-1] = str(tmp_path / "evaluated")

@@ -8,7 +8,9 @@ all with the detectors themselves.
 from __future__ import annotations
 
 import copy
+from dataclasses import is_dataclass, replace
 from functools import singledispatch
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,14 +37,27 @@ class Plain(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self._detector = copy.copy(detector)
-        self._names = [name for name, value in vars(detector).items() if is_learned(name) and isinstance(value, Tensor)]
+        learned = {name: value for name, value in vars(detector).items() if is_learned(name)}
+        self._names = [name for name, value in learned.items() if isinstance(value, Tensor)]
+        self._records: dict[str, Any] = {name: value for name, value in learned.items() if is_dataclass(value)}
         for name in self._names:
-            self.register_buffer(name, getattr(detector, name).clone())
+            self.register_buffer(name, learned[name].clone())
+        for name, record in self._records.items():
+            for part, value in vars(record).items():
+                if isinstance(value, Tensor):
+                    self.register_buffer(f"{name}{part}", value.clone())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         for name in self._names:
             setattr(self._detector, name, getattr(self, name))
-        return self._detector._score(features, logits)
+        for name, record in self._records.items():
+            parts = {part: getattr(self, f"{name}{part}") for part, value in vars(record).items() if _is_tensor(value)}
+            setattr(self._detector, name, replace(record, **parts))
+        return self._detector._score(features, logits.double())
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
 
 
 class Proximity(nn.Module):
@@ -61,7 +76,8 @@ class Proximity(nn.Module):
 
     def p_score(self, features: Tensor, predicted: Tensor) -> Tensor:
         centred = features - self.mean
-        return (self.weight[predicted] * centred).sum(dim=1) / centred.norm(dim=1).clamp(min=TINY)
+        rows = self.weight.index_select(0, predicted)  # a tenth of a millisecond is little: faster than an index
+        return (rows * centred).sum(dim=1) / torch.linalg.vector_norm(centred, dim=1).clamp(min=TINY)
 
 
 class Filtered(Proximity):
@@ -79,19 +95,19 @@ class Plus(Proximity):
     """NCI+ = u - log(1 + exp(-v - 1/2)), see `NCIPlus`."""
 
     centres: Tensor
-    deviations: Tensor
 
     def __init__(self, detector: NCIPlus) -> None:
         super().__init__(detector)
-        self.register_buffer("centres", detector.centres_.double().clone())
-        self.register_buffer("deviations", detector.deviations_.double().clone())
+        self.register_buffer("centres", detector.centres_[:, 0].double().clone())
+        self.mean_norm = float(detector.centres_[0, 1])  # of all classes
+        self.p_deviation, self.norm_deviation = detector.deviations_.tolist()
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         predicted = logits.argmax(dim=1)
-        terms = torch.stack([self.p_score(features, predicted), NORMS["l1"](features)], dim=1)
-        standard = (terms - self.centres[predicted]) / self.deviations
+        u = (self.p_score(features, predicted) - self.centres.index_select(0, predicted)) / self.p_deviation
+        v = (NORMS["l1"](features) - self.mean_norm) / self.norm_deviation
         # The last term in float32, as onnxruntime has no other.
-        return standard[:, 0] - F.softplus((-standard[:, 1] - 0.5).float())
+        return u - F.softplus((-v - 0.5).float())
 
 
 class Norm(nn.Module):
@@ -192,7 +208,7 @@ class Margin(nn.Module):
         self.register_buffer("means", detector.means_.clone())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        own = logits[:, self.classes].argmax(dim=1)
+        own = logits.double()[:, self.classes].argmax(dim=1)
         closeness = _closeness(features, self.means)
         others = torch.arange(len(self.means), device=own.device) != own[:, None]
         other = torch.where(others, closeness, -torch.inf).argmax(dim=1)
@@ -211,7 +227,7 @@ def _closeness(rows: Tensor, centres: Tensor) -> Tensor:
 
 @singledispatch
 def graph_of(detector: Detector) -> nn.Module:
-    """The module (features (n, P), logits (n, K), both float64) -> scores (n,) of a fitted detector."""
+    """The module (features (n, P) in float64, logits (n, K)) -> scores (n,) of a fitted detector."""
     return Plain(detector)
 
 
