@@ -9,7 +9,8 @@ from typing import Any
 
 from nci_plugin.adapters.openood.checkout import find_checkout, is_checkout
 from nci_plugin.adapters.openood.downloads import CHECKPOINTS, download_hint
-from nci_plugin.benchmarks.benchmark import CSID, Benchmark
+from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, Benchmark
+from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.benchmarks.opening import missing_splits, survey
 from nci_plugin.checks import PluginError
 from nci_plugin.config import benchmark_names, load_benchmark
@@ -115,6 +116,37 @@ def find_inputs(
         path = given()
         checkpoints = find_checkpoints(path)
     return Inputs(benchmark, roots, splits, path, checkpoints, reason)
+
+
+def folder_benchmark(root: Path, preprocessing: Preprocessing) -> Benchmark:
+    """The benchmark of a folder with ``train/``, ``val/`` and ``test/`` of one sub-folder a class, and ``near/`` and
+    ``far/`` of one sub-folder an OOD set.
+
+    What is not there is left out, and where there is no ``test/`` it is ``val/``. Raises PluginError where there is
+    neither.
+    """
+    there = {name: root / name for name in ("train", "val", "test", NEAR, FAR) if (root / name).is_dir()}
+    test = there.get("test", there.get("val"))
+    if test is None or "train" not in there:
+        raise PluginError(
+            f"folder '{root}': needs train/ and val/ or test/, with one sub-folder for each class, got"
+            f" {', '.join(there) or 'none of them'}; lay the images out so, or write a YAML"
+        )
+    classes = [entry for entry in there["train"].iterdir() if entry.is_dir()]
+    ood = {
+        group: {each.name: each for each in sorted(there[group].iterdir()) if each.is_dir()}
+        for group in (NEAR, FAR)
+        if group in there
+    }
+    return Benchmark.from_splits(
+        root.resolve().name,
+        max(1, len(classes)),
+        train=there["train"],
+        val=there.get("val"),
+        test=test,
+        preprocessing=preprocessing,
+        **ood,
+    )
 
 
 def check_data(benchmark: Benchmark, roots: Roots) -> Mapping[str, Any]:

@@ -224,8 +224,10 @@ def merged_statistics_are_those_of_all(detector: Detector, data: CollapsedFeatur
 def hyperparameters_round_trip(detector: Detector, data: CollapsedFeatures) -> None:
     values, clone = detector.get_hyperparameters(), detector.clone()
     _require(clone is not detector, detector, "`clone` must make another object")
-    got = clone.set_hyperparameters(**values).get_hyperparameters()
+    got = clone.get_hyperparameters()
     _require(got == values, detector, f"the constructor must store its arguments under their names: {got} for {values}")
+    got = clone.set_hyperparameters(**values).get_hyperparameters()
+    _require(got == values, detector, f"`set_hyperparameters` must store the values given: {got} for {values}")
 
 
 def an_unknown_hyperparameter_is_an_error(detector: Detector, data: CollapsedFeatures) -> None:
@@ -251,6 +253,7 @@ def a_search_gives_a_fitted_detector(detector: Detector, data: CollapsedFeatures
 
 CHECKS: tuple[Callable[[Detector, CollapsedFeatures], None], ...] = (
     is_described,
+    hyperparameters_round_trip,
     one_finite_score_a_sample,
     no_rows_no_scores,
     inputs_are_left_alone,
@@ -262,7 +265,6 @@ CHECKS: tuple[Callable[[Detector, CollapsedFeatures], None], ...] = (
     the_other_samples_do_not_matter,
     float32_is_near_float64,
     merged_statistics_are_those_of_all,
-    hyperparameters_round_trip,
     an_unknown_hyperparameter_is_an_error,
     what_is_learned_ends_in_an_underscore,
     a_search_gives_a_fitted_detector,

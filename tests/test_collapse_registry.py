@@ -18,6 +18,7 @@ from planted import RULE, planted
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse import METRICS, CollapseMetrics, Undefined, measure, metric
 from nci_plugin.collapse.registry import EPOCHS, STAGES, of_training
+from nci_plugin.diagnosis.explanation import explain
 from nci_plugin.diagnosis.record import DiagnosisRecord, SplitRecord, StageRecord
 from nci_plugin.dynamics.analysis import analyse
 from nci_plugin.dynamics.measure import collapse_numbers
@@ -166,6 +167,19 @@ def test_a_record_of_before_a_metric_is_read_with_none() -> None:
         DiagnosisRecord.from_dict(saved)
     with pytest.raises(AttributeError, match="has no 'nc9'"):
         _ = record.collapse.nc9
+
+
+def test_a_diagnosis_of_before_the_registry_is_read_and_written_alike() -> None:
+    """Its numbers are rounded; it holds no provenance, and no note where no class is absent."""
+    saved = json.loads((ROOT / "tests" / "earlier_diagnosis.json").read_text(encoding="utf-8"))
+    record = DiagnosisRecord.from_dict(saved)
+    assert json.loads(json.dumps(record.to_dict())) == {**saved, "provenance": {}}
+    rows = diagnosis_tables.collapse_table(["one"], [record]).rows
+    (values,) = (row[2:] for row in rows if row[0] == "NC3 self-duality")
+    assert values == [f"{saved['collapse']['nc3_self_duality']:.4g}"]
+    assert len(diagnosis_tables.all_tables(["one"], [record])) == 3
+    assert len(diagnosis_tables.class_table("one", record).rows) == 5
+    assert "NC4: nearest-class-centre agreement on train is" in "".join(explain([record]).sentences)
 
 
 def test_the_registry_is_the_list_of_fields() -> None:

@@ -341,6 +341,7 @@ def test_every_command_has_a_module_that_runs_it() -> None:
         "parser",
         "network",
         "eval_all",
+        "service",
     }
     for name, (_, options) in COMMANDS.items():
         assert get_type_hints(function_of(name))["options"] is options

@@ -374,6 +374,8 @@ def test_values_of_groups_and_their_data_sets(metric):
     alone = values(samples, Choice(metric), intervals=False)
     np.testing.assert_allclose([each.by_network for each in alone], [each.by_network for each in made])
     assert all(np.isnan(each.low) for each in alone)
+    one = values(replace(samples, scores={"d0": samples.scores["d0"]}), Choice(metric), intervals=True)
+    assert one[0] == made[0], "of one detector alone"
 
 
 def test_ranks_are_what_the_differences_leave():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import served
 import torch
 from PIL import Image
 from served import NAMES, folders
+from tiny import Tiny
 
 from nci_plugin import OODDetector, PluginError
 from nci_plugin.cli.main import main
@@ -99,6 +101,22 @@ def test_an_image_list_and_a_names_file_fit_as_the_folder_does(place: Path, tmp_
     assert np.array_equal(by_list.calibration.scores, by_folder.calibration.scores)
     assert by_list.class_names == by_folder.class_names == NAMES
     assert by_list.preprocessing == by_folder.preprocessing
+
+
+def test_a_benchmark_fits_and_its_validation_images_calibrate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], one_thread: None
+) -> None:
+    tiny = Tiny(tmp_path, seeds=2)
+    output = ["--output", str(tmp_path / "d.safetensors"), "--tpr", "0.8", "--device", "cpu"]
+    data = ["--data-root", str(tiny.data), "--net", f"{tiny.net}:make"]
+    assert main(["fit", str(tiny.yaml), *data, "--ckpt-path", str(tiny.checkpoint), *output]) == 0
+    assert "12 training images, calibrated on 6 ID validation samples" in capsys.readouterr().out
+    fitted = OODDetector.load(tmp_path / "d.safetensors", tiny.loaded()).fitted
+    assert fitted.preprocessing.img_size == 8  # type: ignore[union-attr]
+    two = ["fit", str(tiny.yaml), *data, "--ckpt-path", str(tiny.checkpoints), *output]
+    assert "has 2 networks, and a detector belongs to one" in error_of(capsys, two)
+    own = ["--mean", "0", "0", "0", "--std", "1", "1", "1"]
+    assert "its own validation images" in error_of(capsys, [*two, *own])
 
 
 @pytest.mark.parametrize(
@@ -368,3 +386,30 @@ def test_no_image_file_without_a_preprocessing(tmp_path: Path, capsys: pytest.Ca
     detector.save(tmp_path / "d.safetensors")
     arguments = ["score", str(place / "mixed"), "--detector", str(tmp_path / "d.safetensors"), *network(place)]
     assert "was fitted on tensors" in error_of(capsys, arguments)
+
+
+# -------------------------------------------------------------------- other commands on a folder
+
+
+def test_explain_diagnose_and_eval_take_a_folder(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders(tmp_path, {"train": 60, "val": 40, "test": 40})
+    (tmp_path / "near" / "noise").mkdir(parents=True)
+    for index, image in enumerate(served.rows(30, 4, ood=True).tensors[0]):
+        pixels = ((image * 0.25 + 0.5) * 255).round().byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(tmp_path / "near" / "noise" / f"{index}.png")
+    flags = [*network(place), *STEPS, "--output", str(tmp_path / "out")]
+    assert main(["explain", str(place / "mixed" / "id_000.png"), str(tmp_path), *flags]) == 0
+    text = capsys.readouterr().out
+    assert "of 40 ID validation samples" in text
+    assert re.search(f"predicted class: ({'|'.join(NAMES)}) ", text)
+    assert main(["diagnose", str(tmp_path), *flags]) == 0
+    assert "near" in capsys.readouterr().out
+    flags[-1] = str(tmp_path / "evaluated")
+    assert main(["eval", str(tmp_path), "--detectors", "nci_plus", "msp", *flags]) == 0
+    assert "noise" in capsys.readouterr().out
+    without = [flag for flag in flags if flag not in STEPS]
+    assert "pass --mean and --std" in error_of(capsys, ["eval", str(tmp_path), "--detectors", "msp", *without])
+    assert "needs train/ and val/ or test/" in error_of(capsys, ["eval", str(tmp_path / "near"), *flags])

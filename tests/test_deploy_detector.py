@@ -127,6 +127,16 @@ def test_a_model_in_any_state_is_fitted_alike_and_left_as_it_was(wrap: str, comp
     assert detector.fitted.head == plain.fitted.head
 
 
+def test_loaders_of_dicts_fit_as_those_of_pairs() -> None:
+    def dicts(split: TensorDataset) -> DataLoader:
+        return DataLoader([{"image": image, "label": int(label)} for image, label in split], 16)  # type: ignore[arg-type]
+
+    expected = new().fit(network(), TRAIN, VAL)
+    found = new().fit(network(), dicts(TRAIN), dicts(VAL))
+    assert torch.equal(found.score(TEST), expected.score(TEST))
+    assert np.array_equal(found.fitted.calibration.scores, expected.fitted.calibration.scores)
+
+
 def test_only_what_looks_at_validation_images_cuts_them() -> None:
     for detector, cut in (("nci_plus", 0), ("nci_auto", 29), (registry.create("nci_auto", alpha=0.1), 0)):
         found = new(detector).fit(network(), TRAIN, rows(58, 2)).fitted
@@ -525,7 +535,7 @@ def test_what_cannot_be_stored_is_refused_and_nothing_is_written(tmp_path: Path)
 def test_scored_images_are_not_kept() -> None:
     detector, _ = fitted(registry.create("knn_l1", K=3))
     detector.score(TEST)
-    assert detector.fitted.detector.distances_ == {}  # type: ignore[attr-defined]
+    assert detector.fitted.detector._kept == {}  # type: ignore[attr-defined]
 
 
 def test_fitting_again_and_copying_leave_the_first_alone() -> None:

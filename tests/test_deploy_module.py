@@ -16,6 +16,7 @@ from torch import nn
 
 from nci_plugin import OODDetector, PluginError
 from nci_plugin.deploy.export import export
+from nci_plugin.deploy.graph import _log_normal
 from nci_plugin.detectors import registry
 
 TEST, OOD = rows(40, 3), rows(30, 4, ood=True)
@@ -23,7 +24,7 @@ EXPORTS = pytest.mark.skipif(not hasattr(torch, "export"), reason="this torch ha
 
 
 def settings_of(name: str) -> Any:
-    return registry.create(name, K=5) if name.startswith("knn") else name
+    return registry.create(name, K=5) if name.startswith(("knn", "nnguide")) else name
 
 
 @pytest.mark.parametrize("name", registry.names())
@@ -141,6 +142,12 @@ def test_a_network_that_cannot_be_copied_is_refused_in_one_line() -> None:
     detector = OODDetector(progress=False).fit(Locked(), rows(120, 1), rows(60, 2))
     with pytest.raises(PluginError, match="cannot be copied"):
         detector.module()
+
+
+def test_the_portable_logarithm_of_the_normal_distribution() -> None:
+    z = torch.cat([torch.linspace(-300, 10, 3001), torch.linspace(-3.01, -2.99, 101)]).double()
+    expected = torch.special.log_ndtr(z)
+    assert ((_log_normal(z) - expected).abs() <= 5e-5 * expected.abs().clamp(min=1)).all()
 
 
 # -------------------------------------------------------------------- files

@@ -19,6 +19,7 @@ from nci_plugin.collapse import METRICS
 from nci_plugin.config import detector_names, parse_benchmark
 from nci_plugin.detectors import registry
 from nci_plugin.evaluation.configuration import parse_detector
+from nci_plugin.metrics import METRIC_COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,6 +69,17 @@ def test_every_option_of_every_command_is_on_its_page(generated: Any) -> None:
         for action in command._actions:
             for option in action.option_strings:
                 assert option == "-h" or option == "--help" or f"`{option}" in texts[command.prog]
+
+
+def test_every_metric_is_on_its_page(generated: Any) -> None:
+    """With its column, source and formula; `compare --help` names them all."""
+    text, commands = page(generated, "metrics"), page(generated, "command_line")
+    for name, metric in METRIC_COLUMNS.items():
+        section = text.split(f"\n## {name}\n")[1].split("\n## ")[0]
+        assert generated.plain(metric.source) in section
+        assert generated.plain(metric.function.__doc__.splitlines()[0]) in section
+        assert generated.plain(metric.label) in text
+        assert re.search(rf"metric NAME`.*\b{name}\b", commands.replace("\\_", "_"))
 
 
 def test_generated_pages_are_written_once(generated: Any, tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from command import command, diagnose
 from PIL import Image
-from results import SEEDS, rows_of
 from tiny import Tiny, draw_nothing, tree
 
 from nci_plugin.evaluation.results import METRICS, file_name, read_results
 from nci_plugin.report.diagnosis_figures import FIGURES
 from nci_plugin.report.page import templates
+from results import SEEDS, rows_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -168,7 +168,7 @@ def test_templates_escape_texts_and_attributes_but_no_elements():
     elements = templates().get_template("elements.html").module
     drawn = elements.table('a"b', [["a", "b"], ["1", "<script>\x1b"]])
     assert "<td>&lt;script&gt;\\x1b</td>" in drawn
-    assert 'aria-label="a&#34;b"' in drawn
+    assert 'aria-label="a&quot;b"' in drawn
     folded = elements.folded("<&>", open=True, caller=lambda: drawn)
     assert folded.startswith("<details open><summary>&lt;&amp;&gt;</summary>")
     assert drawn in folded

@@ -56,9 +56,9 @@ def test_page_holds_what_its_tables_say(families: Any) -> None:
 
 
 def test_intervals_by_hand(families: Any) -> None:
-    """A family is one observation: its standard error is the standard deviation; families are independent."""
-    own = families.of_family([1.0, 2.0, 3.0])
-    assert (own.points, own.high - own.points) == (2.0, pytest.approx(4.3027, abs=1e-4))  # t of 2 degrees, 0.975
+    """Networks of a family are correlated by 0.5, which leaves s^2 (1 + 1/n) of their mean; families are not."""
+    own = families.of_family([1.0, 2.0, 3.0])  # 4.3027: t of 2 degrees, 0.975
+    assert (own.points, own.high - own.points) == (2.0, pytest.approx(4.3027 * np.sqrt(4 / 3), abs=1e-4))
     over = families.over_families([1.0, 3.0])
     assert over.high - over.points == pytest.approx(12.7062, abs=1e-4)  # t of 1 degree x sqrt(2) / sqrt(2)
 

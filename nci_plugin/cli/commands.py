@@ -13,6 +13,7 @@ from nci_plugin.cli.options import argument, command, group, number_or_auto, opt
 
 RESULTS = "a directory that 'nci-ood eval' wrote to"
 DEVICE = "auto, cuda, cuda:N, mps or cpu (auto)"
+FOLDER = "or a folder of train/, val/, test/ with one sub-folder a class, and near/, far/ with one an OOD set"
 IMAGES = (
     "training images: a folder with one sub-folder a class (or with train/ and val/ of such), a list of lines 'path"
     " label', or the name or YAML file of a benchmark, whose validation images calibrate"
@@ -41,6 +42,17 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """How image files in folders become the network's input; without any, as torchvision's or timm's weights say."""
+
+    pre_size: int | None = option(None, "resize the shorter side to so many pixels", "N")
+    img_size: int | None = option(None, "then crop so many pixels from the centre", "N")
+    mean: tuple[float, ...] | None = option(None, "mean of R, G, B in 0 to 1", "X", nargs=3)
+    std: tuple[float, ...] | None = option(None, "standard deviation of R, G, B", "X", nargs=3)
+    interpolation: str = option("bilinear", "of the resize (bilinear)", "NAME")
+
+
+@dataclass(frozen=True)
 class Data:
     """Where the images are, which of them count, and where the results go."""
 
@@ -48,6 +60,7 @@ class Data:
     csid: tuple[str, ...] | None = option(None, "covariate-shifted sets that count, or none (all)", "NAME")
     fsood: bool = option(False, "tables and CSV of the full spectrum only (both)")
     output: Path | None = option(None, "where to write (results/<name>)", "DIR")
+    steps: Steps = group(Steps)
 
 
 @dataclass(frozen=True)
@@ -62,17 +75,6 @@ class Pass:
     )
 
 
-@dataclass(frozen=True)
-class Steps:
-    """How image files become the network's input; without any, as torchvision's or timm's weights say."""
-
-    pre_size: int | None = option(None, "resize the shorter side to so many pixels", "N")
-    img_size: int | None = option(None, "then crop so many pixels from the centre", "N")
-    mean: tuple[float, ...] | None = option(None, "mean of R, G, B in 0 to 1", "X", nargs=3)
-    std: tuple[float, ...] | None = option(None, "standard deviation of R, G, B", "X", nargs=3)
-    interpolation: str = option("bilinear", "of the resize (bilinear)", "NAME")
-
-
 # -------------------------------------------------------------------- the sub-commands
 
 
@@ -83,7 +85,8 @@ class Eval:
 
     benchmark: str | None = argument(
         "BENCHMARK",
-        "a name (see 'nci-ood list'), a YAML file, or 'all': every one of OpenOOD's that is there (all, else digits)",
+        "a name (see 'nci-ood list'), a YAML file, or 'all': every one of OpenOOD's that is there (all, else digits);"
+        f" {FOLDER}",
         default=None,
     )
     detectors: tuple[str, ...] = option(("all",), "names or YAML files (all)", "NAME")
@@ -136,7 +139,7 @@ class Diagnose:
     benchmark: str = argument(
         "BENCHMARK",
         "a name (see 'nci-ood list') or a YAML file; or the results directory of an earlier diagnosis, which is printed"
-        " and drawn again from its files",
+        f" and drawn again from its files; {FOLDER}",
     )
     layers: bool = option(False, "also measure every stage of the network")
     second_pass: bool = option(
@@ -180,7 +183,7 @@ class Explain:
     collapse scores, their percentiles among ID validation samples, and the verdict of each."""
 
     image: Path = argument("IMAGE", "an image file")
-    benchmark: str = argument("BENCHMARK", "a name or YAML file: the training and validation images")
+    benchmark: str = argument("BENCHMARK", f"a name or YAML file: the training and validation images; {FOLDER}")
     detectors: tuple[str, ...] | None = option(None, "names or YAML files (nc1 to nc5, pscore, feature_norm)", "NAME")
     tpr: float = option(95.0, "share of ID validation samples to be kept (95)", "PERCENT")
     network: Network = group(Network)

@@ -128,7 +128,8 @@ def _setting_text(results: Sequence[Result], setting: str, output: Path, options
     (samples,) = read_samples([output], detectors)
     choice = Choice(setting=setting, ood_share=options.ood_share)
     columns = metrics_text(samples, names, choice, options.intervals)
-    return f"{setting_title(results, setting)}\n{columns}" if columns else ""
+    cells = "mean [95 % interval]" if options.intervals else "mean ± std"
+    return f"{setting_title(results, setting, cells)}\n{columns}" if columns else ""
 
 
 def _print_report(

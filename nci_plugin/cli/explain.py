@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from nci_plugin import api
 from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION
 from nci_plugin.benchmarks.decoding import read_image, to_rgb
-from nci_plugin.checks import PluginError
+from nci_plugin.benchmarks.folder import ImageFolder
+from nci_plugin.checks import PluginError, one_line
 from nci_plugin.cli.commands import Explain
 from nci_plugin.cli.network import Job
 from nci_plugin.diagnosis.image import Explanation, explain_image
@@ -38,11 +42,18 @@ def run(options: Explain) -> int:
         for seed, network in networks.by_seed.items():
             bank = extract(network, inputs.benchmark, needs, networks.extraction_options(seed), splits)
             explanation = explain_image(image, bank, setups, options.tpr / 100)
-            _print(f"{options.image}, {seed or inputs.checkpoints[seed]}", explanation, options.tpr)
+            title = f"{options.image}, {seed or inputs.checkpoints[seed]}"
+            _print(title, explanation, options.tpr, class_names(splits[TRAIN]))
     return 0
 
 
-def _print(title: str, explanation: Explanation, tpr: float) -> None:
+def class_names(split: Any) -> list[str]:
+    """The names of the sub-folders that a split was read from; empty where nobody named the classes."""
+    source = getattr(split, "source", None)
+    return [one_line(name) for name in source.classes()] if isinstance(source, ImageFolder) else []
+
+
+def _print(title: str, explanation: Explanation, tpr: float, names: Sequence[str]) -> None:
     distance = explanation.predicted_distance
     of_predicted = "without training samples" if distance is None else f"its mean at distance {distance:.4g}"
     rows = [["score (larger = ID)", "value", "percentile", f"threshold at TPR {tpr:g} %", "verdict"]]
@@ -51,8 +62,9 @@ def _print(title: str, explanation: Explanation, tpr: float) -> None:
         rows.append([score.detector, *numbers, "ID" if score.is_id else "OOD"])
     called_id = sum(score.is_id for score in explanation.scores)
     print(f"\n{title}")
-    print(f"predicted class: {explanation.predicted} (softmax {explanation.probability:.4f}), {of_predicted}")
-    print(f"nearest class mean: {explanation.nearest}, at distance {explanation.nearest_distance:.4g} (feature units)")
+    predicted, nearest = (names[label] if names else label for label in (explanation.predicted, explanation.nearest))
+    print(f"predicted class: {predicted} (softmax {explanation.probability:.4f}), {of_predicted}")
+    print(f"nearest class mean: {nearest}, at distance {explanation.nearest_distance:.4g} (feature units)")
     print(aligned(rows))
     print(
         f"{called_id} of {len(rows) - 1} scores call it ID at the threshold that keeps {tpr:g} % of"

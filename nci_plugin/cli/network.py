@@ -13,14 +13,16 @@ from torch import nn
 
 from nci_plugin import api, built_in
 from nci_plugin.benchmarks.benchmark import Benchmark
+from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.checks import PluginError, check_number
-from nci_plugin.cli.commands import Data, Network, Pass
+from nci_plugin.cli.commands import Data, Network, Pass, Steps
 from nci_plugin.config import load_benchmark
+from nci_plugin.deploy import preprocessing
 from nci_plugin.evaluation import identity
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.features.options import ExtractionOptions, check_amp, default_workers, resolve_device
 from nci_plugin.features.processes import ALONE, Processes
-from nci_plugin.inputs import Inputs, Roots, find_inputs, find_roots
+from nci_plugin.inputs import Inputs, Roots, find_inputs, find_roots, folder_benchmark
 from nci_plugin.networks.checkpoints import load_checkpoint, unchecked
 from nci_plugin.networks.factory import build_network, factory_source
 from nci_plugin.networks.named import build_named
@@ -81,7 +83,12 @@ class Job:
     def find(self, name: str, roots: Roots) -> Inputs:
         """What a benchmark needs; images and checkpoints of the built-in one are made if missing."""
         weights, checkpoint = self.weights, self.network.ckpt_path
-        benchmark = load_benchmark(name, weights.preprocessing if weights else None).with_data_root(roots.data)
+        if Path(name).is_dir():
+            benchmark = folder_benchmark(Path(name), self._steps(name))
+        else:
+            if self.data.steps != Steps():
+                raise PluginError(f"benchmark '{name}': has its own preprocessing; leave --mean and such out")
+            benchmark = load_benchmark(name, weights.preprocessing if weights else None).with_data_root(roots.data)
         if weights is not None:
             weights.check(benchmark.name, benchmark.num_classes)
         if (self.network.net or benchmark.network) is None:
@@ -89,6 +96,15 @@ class Job:
         if benchmark.built_in is not None:
             _make_built_in(benchmark, roots, self.device, with_checkpoints=checkpoint is None)
         return find_inputs(benchmark, roots, weights.fetch if weights else checkpoint, self.data.csid, self.data.fsood)
+
+    def _steps(self, name: str) -> Preprocessing:
+        steps = stated(self.data.steps, self.weights)
+        if steps is None:
+            raise PluginError(
+                f"folder '{name}': how its images become the network's input is not known; pass --mean and --std, with"
+                " --pre-size and --img-size, as in the network's test"
+            )
+        return steps
 
     def factory(self, benchmark: Benchmark) -> str:
         return str(self.network.net or benchmark.network)
@@ -191,6 +207,17 @@ class Networks:
             if reason := unchecked(path):
                 print(f"{path}: damage within it cannot be noticed ({reason})")
         print("images: " + ", ".join(f"{name} {len(split)}" for name, split in self.inputs.splits.items()))
+
+
+def stated(steps: Steps, weights: TorchvisionWeights | None) -> Preprocessing | None:
+    """The preprocessing that options or torchvision's weights state; raises PluginError where it is half a one."""
+    if steps == Steps():
+        return preprocessing.stated(weights.entry) if weights else None
+    if steps.mean is None or steps.std is None:
+        raise PluginError("--mean and --std: must be given where the preprocessing is; as in the network's test")
+    made = Preprocessing(steps.pre_size, steps.img_size, (steps.mean, steps.std), steps.interpolation)
+    made.check("preprocessing")
+    return made
 
 
 def _resolve_architecture(network: Network, benchmark: str | None) -> tuple[Network, TorchvisionWeights | None]:

@@ -16,7 +16,7 @@ from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
 from nci_plugin.checks import PluginError
 from nci_plugin.cli.commands import Data, Network, Pass, Steps
-from nci_plugin.cli.network import Job
+from nci_plugin.cli.network import Job, stated
 from nci_plugin.config import benchmark_names
 from nci_plugin.deploy import preprocessing
 from nci_plugin.deploy.detector import OODDetector
@@ -48,10 +48,10 @@ def find(
         return _of_benchmark(images, val, steps, network, passing, data_root)
     job = Job.of(NAME, network, Data(), passing)
     train, validation = _places(Path(images), val)
-    stated = _stated(steps, job)
+    given = stated(steps, job.weights)
     num_classes = _count(train, data_root)
     model = _network(job, num_classes)
-    found = stated or preprocessing.of_timm(model)
+    found = given or preprocessing.of_timm(model)
     if found is None:
         raise PluginError(
             f"'{images}': how its images become the network's input is not known; pass --mean and --std, with"
@@ -122,16 +122,6 @@ def _places(images: Path, val: Path | None) -> tuple[Path, Path]:
     if not val.exists():
         raise PluginError(f"--val '{val}': is not there; pass a folder or a list")
     return images, val
-
-
-def _stated(steps: Steps, job: Job) -> Preprocessing | None:
-    if steps == Steps():
-        return preprocessing.stated(job.weights.entry) if job.weights else None
-    if steps.mean is None or steps.std is None:
-        raise PluginError("--mean and --std: must be given where the preprocessing is; as in the network's test")
-    stated = Preprocessing(steps.pre_size, steps.img_size, (steps.mean, steps.std), steps.interpolation)
-    stated.check("preprocessing")
-    return stated
 
 
 def _source(path: Path, steps: Preprocessing, data_root: Path | None) -> Any:

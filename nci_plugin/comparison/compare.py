@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import combinations
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -70,37 +70,31 @@ def compare(samples: Samples, choice: Choice) -> Comparison:
     groups, sizes = check(samples, choice)
     names = samples.detectors
     made = _measured(samples, choice, groups, sizes)
-    pairs = [
-        (one, two)
-        for one, two in combinations(range(len(names)), 2)
-        if choice.against is None or choice.against in (names[one], names[two])
-    ]
+    pairs = list(combinations(range(len(names)), 2))
     if choice.against is not None:  # the others minus it
         place = names.index(choice.against)
-        pairs = [(two, one) if one == place else (one, two) for one, two in pairs]
-    paired = _contrasts(pairs, len(names))
-    values = _values(samples, choice, made)
-    differences, statistics, nulls = [], [], []
-    for group, each in made.items():
-        against = _estimate(each, paired, choice)
-        for place, (one, two) in enumerate(pairs):
-            numbers = (against.points, against.low, against.high, against.p)
-            points, low, high, p = (float(column[place]) for column in numbers)
-            low, high = max(low, -100.0), min(high, 100.0)
-            differences.append(Difference(names[one], names[two], group, points, low, high, p, np.nan))
-        statistics.append(against.statistic)
-        nulls.append(against.null)
-    adjusted = (
-        holm(np.array([each.p for each in differences]))
-        if choice.uses_delong
-        else step_down_max_t(np.concatenate(statistics), np.concatenate([n for n in nulls if n is not None], axis=1))
-    )
+        pairs = [(other, place) for other in range(len(names)) if other != place]
+    estimates = [_estimate(each, _contrasts(pairs, len(names)), choice) for each in made.values()]
+
+    def column(values: Callable[[_Estimate], Matrix | None]) -> Matrix:
+        """Of all groups, one after the other."""
+        return np.concatenate([each for each in map(values, estimates) if each is not None], axis=-1)
+
+    p_values = column(lambda each: each.p)
+    if choice.uses_delong:
+        adjusted = holm(p_values)
+    else:
+        adjusted = step_down_max_t(column(lambda each: each.statistic), column(lambda each: each.null))
+    points, low, high = column(lambda each: each.points), column(lambda each: each.low), column(lambda each: each.high)
+    numbers = zip(points, np.maximum(low, -100), np.minimum(high, 100), p_values, adjusted)
     differences = [
-        Difference(**{**asdict(each), "adjusted": float(value)}) for each, value in zip(differences, adjusted)
+        Difference(names[one], names[two], group, *map(float, each))
+        for (group, (one, two)), each in zip(product(made, pairs), numbers)
     ]
+    values = _values(samples, choice, made)
     comparison = Comparison(samples.benchmark, samples.networks, choice, sizes, values, differences, {})
     ties = {} if choice.against else {group: _ties(comparison, group) for group in groups}
-    return Comparison(samples.benchmark, samples.networks, choice, sizes, values, differences, ties)
+    return replace(comparison, ties=ties)
 
 
 @dataclass(frozen=True)
@@ -262,8 +256,8 @@ def _by_bootstrap(samples: Samples, choice: Choice, groups: Groups, sizes: Mappi
             continue
         replicates = found[..., 1:]
         over_networks = replicates.mean(axis=0)
-        one = np.mean([np.cov(each) for each in replicates], axis=0)
-        made[group] = _Group(found[..., 0], np.cov(over_networks), one, over_networks.T)
+        one = np.mean([np.atleast_2d(np.cov(each)) for each in replicates], axis=0)
+        made[group] = _Group(found[..., 0], np.atleast_2d(np.cov(over_networks)), one, over_networks.T)
     return made
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
-from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION, Benchmark
+from nci_plugin.benchmarks.benchmark import TEST, TRAIN, VALIDATION, Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse import CollapseMetrics, measure
 from nci_plugin.config import load_detector
@@ -91,12 +91,14 @@ class TrackRecord:
 
     def __str__(self) -> str:
         better = self.loss < self.fixed_loss
+        verdict = "better" if better else "no better"
+        advice = "" if better else f" (where nothing else is known, take {self.fixed_name})"
         return (
             f"on {self.networks} networks whose OOD sets are known, the first of this ranking was within {CLOSE:g}"
             f" point of the best in {self.right}, and {self.loss:.2f} points of AUROC below it in the mean; always"
             f" taking the detector that was best on the other networks (most often {self.fixed_name}) was so in"
             f" {self.fixed_right}, and {self.fixed_loss:.2f} points below: the ranking is"
-            f" {'better' if better else 'no better'} than that fixed choice there"
+            f" {verdict} than that fixed choice there{advice}"
         )
 
 
@@ -180,9 +182,10 @@ def recommend(
     if len(training) > TRAINING_IMAGES:
         drawn = np.random.default_rng(like.seed).permutation(len(training))[:TRAINING_IMAGES]
         training = Subset(training, np.sort(drawn).tolist())
-    benchmark = Benchmark.from_splits("service", num_classes, test=opened.split)
+    splits = {VALIDATION: opened.split, TRAIN: training}
+    benchmark = Benchmark("service", num_classes, {TEST: "", **splits})
     options = ExtractionOptions(str(device), like.batch_size, like.workers, cut.head_name, progress=like.progress)
-    bank = extract(model, benchmark, {FitsOn.BANK}, options, {VALIDATION: opened.split, TRAIN: training})
+    bank = extract(model, benchmark, {FitsOn.BANK}, options, splits)
     choosing, _ = halves(bank.splits[VALIDATION], like.seed)
     ranking, left_out = rank(candidates, bank.splits[TRAIN], choosing, bank.head, like.seed)
     statistics = statistics_of(bank.splits[TRAIN], num_classes)

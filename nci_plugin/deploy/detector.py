@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION, Benchmark
+from nci_plugin.benchmarks.benchmark import TEST, TRAIN, VALIDATION, Benchmark
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
 from nci_plugin.checks import PluginError, check_finite, check_number
 from nci_plugin.config import load_detector
@@ -22,7 +22,8 @@ from nci_plugin.deploy.calibration import CONFIDENCE, POOLED, TPR, Calibration, 
 from nci_plugin.deploy.network import Fingerprint, Probe, device_of, inner_name, layer_named
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
-from nci_plugin.evaluation.search import DetectorSetup, check_ranking, fit, score_split
+from nci_plugin.evaluation.contestant import check_ranking
+from nci_plugin.evaluation.search import fit, score_split
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.features.extract import extract
 from nci_plugin.features.forward import prepared
@@ -148,7 +149,7 @@ class OODDetector:
         tuned = self.holdout or detector.needs_validation
         self._check_enough(len(opened) - (len(opened) // 2 if tuned else 0))
         options = ExtractionOptions(str(device), self.batch_size, self.workers, head_name, progress=self.progress)
-        benchmark = Benchmark.from_splits("service", num_classes, test=opened.split)
+        benchmark = Benchmark("service", num_classes, {TEST: "", **splits})
         bank = extract(model, benchmark, {detector.fits_on} - {FitsOn.NOTHING}, options, splits)
         calibrating = bank.splits[VALIDATION]
         fitting = None
@@ -210,8 +211,6 @@ class OODDetector:
 
     def _new_detector(self) -> Detector:
         detector = self.detector
-        if isinstance(detector, DetectorSetup):
-            detector = detector.detector
         if isinstance(detector, (str, Path)):
             return load_detector(str(detector)).detector.clone()
         if isinstance(detector, type) and issubclass(detector, Detector):

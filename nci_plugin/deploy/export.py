@@ -21,7 +21,7 @@ from torch import Tensor
 from nci_plugin.checks import PluginError, check_choice, check_writable
 from nci_plugin.deploy import images as gate
 from nci_plugin.deploy.detector import OODDetector
-from nci_plugin.deploy.graph import Neighbour
+from nci_plugin.deploy.graph import Gated, Guided, Neighbour
 from nci_plugin.deploy.module import ScoringModule
 
 FORMATS = {"onnx": ".onnx", "export": ".pt2"}
@@ -75,6 +75,8 @@ def export(detector: OODDetector, path: str | Path, to: str, source: Any, tpr: f
     _check_bank(module)
     if to == "onnx" and next(module.parameters()).device.type != "cpu":
         module = copy.deepcopy(module).cpu()  # the model's own weights stay where they are
+    if isinstance(module.equation, Gated):
+        module.equation.portable = True
     device = module.thresholds.device
     written: Callable[[ScoringModule, Tensor, Path], Run] = _onnx if to == "onnx" else _program
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +93,7 @@ def export(detector: OODDetector, path: str | Path, to: str, source: Any, tpr: f
 
 
 def _check_bank(module: ScoringModule) -> None:
-    if isinstance(module.equation, Neighbour):
+    if isinstance(module.equation, (Neighbour, Guided)):
         bank = module.equation.bank
         size = bank.numel() * bank.element_size()
         if size > BANK_BYTES:

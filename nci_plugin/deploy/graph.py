@@ -8,6 +8,7 @@ all with the detectors themselves.
 from __future__ import annotations
 
 import copy
+import math
 from functools import singledispatch
 
 import torch
@@ -19,11 +20,16 @@ from nci_plugin.deploy.state import is_learned
 from nci_plugin.detectors.base import Detector
 from nci_plugin.detectors.knn import KNN, KNNL1
 from nci_plugin.detectors.mahalanobis import MDSPlusPlus, RMDSPlusPlus
-from nci_plugin.detectors.nci import NCI, NORMS, FeatureNorm, FeatureProximity
+from nci_plugin.detectors.mds_radial import MDSRadial
+from nci_plugin.detectors.nci_gated import TAIL, NCIGated
 from nci_plugin.detectors.nci_plus import NCIPlus
 from nci_plugin.detectors.neural_collapse import NC4
+from nci_plugin.detectors.nnguide import NNGuide
 from nci_plugin.detectors.ora import ORA
 from nci_plugin.features.statistics import unit_rows
+
+TAIL_FROM, LEVELS = -3.0, 12
+"""Where float32 no longer gives 1 + erf, and steps of a continued fraction that gives its logarithm to 1e-6 there."""
 
 TINY = 1e-300
 """Below any length: what is divided by it is zero too where the length is."""
@@ -42,67 +48,59 @@ class Plain(nn.Module):
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         for name in self._names:
             setattr(self._detector, name, getattr(self, name))
-        return self._detector._score(features, logits)
+        return self._detector._score(features, logits.double())
 
 
-class Proximity(nn.Module):
-    """pScore = w_c . (h - mu_G) / ||h - mu_G||_2 (Liu & Qin 2025)."""
+class Plus(nn.Module):
+    """NCI+ = u - log(1 + exp(-v - 1/2)), see `NCIPlus`; the logarithm in float32, as onnxruntime has no other."""
 
     mean: Tensor
     weight: Tensor
-
-    def __init__(self, detector: FeatureProximity) -> None:
-        super().__init__()
-        self.register_buffer("mean", detector.mean_.double().clone())
-        self.register_buffer("weight", detector.weight_.clone())
-
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        return self.p_score(features, logits.argmax(dim=1))
-
-    def p_score(self, features: Tensor, predicted: Tensor) -> Tensor:
-        centred = features - self.mean
-        return (self.weight[predicted] * centred).sum(dim=1) / centred.norm(dim=1).clamp(min=TINY)
-
-
-class Filtered(Proximity):
-    """NCI = pScore + alpha ||h|| (Liu & Qin 2025)."""
-
-    def __init__(self, detector: NCI) -> None:
-        super().__init__(detector)
-        self.alpha, self.norm = float(detector.alpha_), NORMS[detector.norm]
-
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        return super().forward(features, logits) + self.alpha * self.norm(features)
-
-
-class Plus(Proximity):
-    """NCI+ = u - log(1 + exp(-v - 1/2)), see `NCIPlus`."""
-
     centres: Tensor
-    deviations: Tensor
 
     def __init__(self, detector: NCIPlus) -> None:
-        super().__init__(detector)
-        self.register_buffer("centres", detector.centres_.double().clone())
-        self.register_buffer("deviations", detector.deviations_.double().clone())
-
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        predicted = logits.argmax(dim=1)
-        terms = torch.stack([self.p_score(features, predicted), NORMS["l1"](features)], dim=1)
-        standard = (terms - self.centres[predicted]) / self.deviations
-        # The last term in float32, as onnxruntime has no other.
-        return standard[:, 0] - F.softplus((-standard[:, 1] - 0.5).float())
-
-
-class Norm(nn.Module):
-    """||h|| (Liu & Qin 2025)."""
-
-    def __init__(self, detector: FeatureNorm) -> None:
         super().__init__()
-        self.norm = NORMS[detector.norm]
+        self.register_buffer("mean", detector.mean_.clone())
+        self.register_buffer("weight", detector.weight_.clone())
+        self.register_buffer("centres", detector.centres_[:, 0].clone())
+        self.mean_norm = float(detector.centres_[0, 1])  # of all classes
+        self.p_deviation, self.norm_deviation = detector.deviations_.tolist()
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        return self.norm(features)
+        predicted, centred = logits.argmax(dim=1), features - self.mean
+        product = (self.weight.index_select(0, predicted) * centred).sum(dim=1)
+        p_score = product / torch.linalg.vector_norm(centred, dim=1).clamp(min=TINY)
+        u = (p_score - self.centres.index_select(0, predicted)) / self.p_deviation
+        v = (features.abs().sum(dim=1) - self.mean_norm) / self.norm_deviation
+        return u - F.softplus((-v - 0.5).float())
+
+
+class Gated(Plain):
+    """NCI-G, see `NCIGated`. ``portable`` makes its logarithms of what every runtime has."""
+
+    portable = False
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        assert isinstance(self._detector, NCIGated)
+        if not self.portable:
+            return super().forward(features, logits)
+        for name in self._names:
+            setattr(self._detector, name, getattr(self, name))
+        terms = self._detector._terms(features, logits.argmax(dim=1))
+        z = (terms - self._detector.means_) / self._detector.deviations_
+        p_score, cosine, distance = _log_normal(z).unbind(dim=1)
+        return (p_score + cosine) / 2 + (distance - math.log(TAIL)).clamp(max=0)
+
+
+def _log_normal(z: Tensor) -> Tensor:
+    """log Phi(z) without an error function in float64: that in float32, and below -3 Laplace's continued fraction."""
+    x = (-z).clamp(min=-TAIL_FROM)
+    fraction = x
+    for level in range(LEVELS, 0, -1):
+        fraction = x + level / fraction
+    tail = -x.square() / 2 - math.log(2 * math.pi) / 2 - fraction.log()
+    middle = (0.5 * (1 + torch.erf(z.clamp(min=TAIL_FROM).float() / math.sqrt(2)))).log()
+    return torch.where(z < TAIL_FROM, tail, middle.double())
 
 
 class Neighbour(nn.Module):
@@ -152,6 +150,34 @@ class Angle(nn.Module):
         return torch.where(gaps > 0, angles, 0.0).amax(dim=1)
 
 
+class Guided(nn.Module):
+    """E(h) mean_{j of the K largest} E(h_j) f_j . f, f = h / ||h||_2 (Park et al. 2023)."""
+
+    bank: Tensor
+
+    def __init__(self, detector: NNGuide) -> None:
+        super().__init__()
+        self.K = detector.K
+        self.register_buffer("bank", detector.guides_.clone())
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        nearest = (unit_rows(features) @ self.bank.T).topk(self.K, dim=1).values.mean(dim=1)
+        return torch.logsumexp(logits.double(), dim=1) * nearest
+
+
+class Radial(Plain):
+    """-min_k d_k of features whose lengths are a power of what they were (Janiak et al. 2026)."""
+
+    whitening_: Tensor
+    centres_: Tensor
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        assert isinstance(self._detector, MDSRadial)
+        whitened = self._detector._radial(features) @ self.whitening_
+        nearest = _closeness(whitened, self.centres_).argmax(dim=1)
+        return -(whitened - self.centres_[nearest]).square().sum(dim=1)
+
+
 class Nearest(nn.Module):
     """-min_k d_k(f), f = h / ||h||_2, or relative to d_0(f), the distance to all samples (Mueller & Hein 2025)."""
 
@@ -192,7 +218,7 @@ class Margin(nn.Module):
         self.register_buffer("means", detector.means_.clone())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        own = logits[:, self.classes].argmax(dim=1)
+        own = logits.double()[:, self.classes].argmax(dim=1)
         closeness = _closeness(features, self.means)
         others = torch.arange(len(self.means), device=own.device) != own[:, None]
         other = torch.where(others, closeness, -torch.inf).argmax(dim=1)
@@ -211,14 +237,14 @@ def _closeness(rows: Tensor, centres: Tensor) -> Tensor:
 
 @singledispatch
 def graph_of(detector: Detector) -> nn.Module:
-    """The module (features (n, P), logits (n, K), both float64) -> scores (n,) of a fitted detector."""
+    """The module (features (n, P) in float64, logits (n, K)) -> scores (n,) of a fitted detector."""
     return Plain(detector)
 
 
-graph_of.register(FeatureProximity)(Proximity)
-graph_of.register(NCI)(Filtered)
 graph_of.register(NCIPlus)(Plus)
-graph_of.register(FeatureNorm)(Norm)
+graph_of.register(NCIGated)(Gated)
+graph_of.register(NNGuide)(Guided)
+graph_of.register(MDSRadial)(Radial)
 graph_of.register(KNN)(Neighbour)
 graph_of.register(ORA)(Angle)
 graph_of.register(MDSPlusPlus)(Nearest)

@@ -47,12 +47,12 @@ class ScoringModule(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         joined = logits_in(self.network(images.to(self._dtype)))
-        features, logits = joined[:, : self.num_features], joined[:, self.num_features :]
+        features, logits = joined.split((self.num_features, joined.shape[1] - self.num_features), dim=1)
         if torch.is_autocast_enabled():  # of the caller's, for the network: the score is not computed in bfloat16
             with without_autocast():
-                score = self.equation(features.double(), logits.double()).float()
+                score = self.equation(features.double(), logits).float()
         else:
-            score = self.equation(features.double(), logits.double()).float()
+            score = self.equation(features.double(), logits).float()
         threshold = self.thresholds if self.thresholds.ndim == 0 else self.thresholds[logits.argmax(dim=1)]
         return logits, score, ~(score >= threshold)
 

@@ -1,7 +1,8 @@
 """A fitted detector as named tensors and plain values, and back: the same for every registered detector.
 
 The state of a detector is what its class promises (see `Detector`): the constructor's hyper-parameters, and the
-attributes that end in an underscore, which `fit` learned.
+attributes that end in an underscore, which `fit` learned. What it keeps of rows that it scored it names in ``caches``:
+mappings, which are read back empty.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def state_of(detector: Detector) -> State:
     if registry.names().count(detector.name) == 0 or registry.detector_class(detector.name) is not type(detector):
         raise PluginError(
             f"detector '{detector.name}': only registered detectors can be saved, since a file names no code;"
-            " register its class with nci_plugin.detectors.registry.register, or choose one of this package"
+            " register its class with register_detector_detector, or choose one of this package"
         )
     tensors: dict[str, Tensor] = {}
     learned = {
@@ -83,7 +84,7 @@ def is_learned(name: str) -> bool:
 def forget_scored(detector: Detector) -> None:
     """Empty what a detector keeps of the samples that it scored, which a search reads again and a service never."""
     for name in _caches(detector):
-        getattr(detector, name).clear()
+        getattr(detector, name, {}).clear()
 
 
 def _caches(detector: Detector) -> tuple[str, ...]:

@@ -47,9 +47,9 @@ class Detector(ABC):
     write ``_fit`` and ``_score`` and say what they fit on; ``fit_reads`` names the hyper-parameters that ``_fit`` looks
     at, since a search must fit again only when one of those changes. ``magnitude`` is the size of the numbers that a
     score is the difference of, where that may be far above its own: scores that differ by rounding of it are refused.
-    ``formula`` counts the versions of the equation under one name: scores of two versions are not to be compared.
     With ``block_bytes`` ``_score`` sees so many rows at a time that a copy of them in float64 has up to that size: one
     that makes several copies stays in a processor's cache.
+    ``formula`` counts the versions of the equation under one name: scores of two versions are not to be compared.
     """
 
     name: str
@@ -57,8 +57,8 @@ class Detector(ABC):
     fits_on: FitsOn = FitsOn.NOTHING
     fit_reads: tuple[str, ...] = ()
     magnitude: float = 0.0
-    formula: int = 1
     block_bytes: int | None = None
+    formula: int = 1
 
     num_features_: int
 

@@ -125,7 +125,7 @@ class KNNL1(KNN):
 
     name = "knn_l1"
     paper = NCI_PAPER
-    caches = ("distances_",)  # what it keeps of samples that it scored: no part of what it learned
+    caches = ("_kept",)  # of rows that it scored: no part of what it learned
 
     def __init__(self, K: int = 50, alpha: float = 1e-4) -> None:
         super().__init__(K)

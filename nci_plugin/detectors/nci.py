@@ -122,9 +122,9 @@ class NCI(FeatureProximity):
         h, z = features / 2, logits / 2  # the logits of a midpoint are the midpoint of the logits
         pairs = zip(one.split(len(h)), other.split(len(h)))
         between = torch.cat([self._terms(h[a] + h[b], z[a] + z[b]) for a, b in pairs])
-        p_id, norm_id = terms.T.numpy()
+        p_id, norm_id = terms.T.cpu().numpy()
         # Signed features are shorter at a midpoint, whatever their class: it is given the mean norm of its parents.
-        p_ood, norm_ood = between[:, 0].numpy(), ((terms[one, 1] + terms[other, 1]) / 2).numpy()
+        p_ood, norm_ood = between[:, 0].cpu().numpy(), ((terms[one, 1] + terms[other, 1]) / 2).cpu().numpy()
         alphas = [share * p_spread / norm_spread for share in AUTO_SHARES]
         return max(alphas, key=lambda alpha: auroc(p_id + alpha * norm_id, p_ood + alpha * norm_ood))
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from nci_plugin.benchmarks.benchmark import VALIDATION
 from nci_plugin.benchmarks.image_list import OOD_LABEL
 from nci_plugin.collapse.geometry import centre_distances, present_classes
-from nci_plugin.evaluation.contestant import Contestant
+from nci_plugin.detectors.base import FLOAT32_STEP
+from nci_plugin.evaluation.contestant import ROUNDING_STEPS, Contestant
 from nci_plugin.evaluation.search import fit_and_search, score_split
 from nci_plugin.features.bank import FeatureBank
 
@@ -78,5 +79,6 @@ def _score(setup: Contestant, bank: FeatureBank, features: Tensor, logits: Tenso
     validation = np.sort(score_split(detector, bank.splits[VALIDATION]).astype(np.float64))
     kept = math.ceil(round(tpr * len(validation), 9))  # 0.55 * 100 is more than 55 in floating point
     threshold = float(validation[-kept])
-    percentile = 100 * float(np.mean(validation <= value))
-    return Score(setup.name, value, percentile, threshold, value >= threshold)
+    most = value + ROUNDING_STEPS * FLOAT32_STEP * abs(value)  # a batch rounds otherwise
+    percentile = 100 * float(np.mean(validation <= most))
+    return Score(setup.name, value, percentile, threshold, most >= threshold)

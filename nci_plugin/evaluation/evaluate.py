@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from nci_plugin import __version__
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, OOD_VALIDATION, TEST, TRAIN, Benchmark
 from nci_plugin.checks import PluginError
+from nci_plugin.evaluation import shown
 from nci_plugin.evaluation.alternatives import ALTERNATIVES, VALIDATED_ON, described
 from nci_plugin.evaluation.contestant import Answers, Contestant, Scores
 from nci_plugin.evaluation.precision import AMP_SHIFT
@@ -22,6 +23,10 @@ from nci_plugin.evaluation.thin import STATISTICS, sentence, thin_statistics
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.metrics import OODMetrics, accuracy, ood_metrics
 from nci_plugin.networks.calling import without_autocast
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 
 @dataclass
@@ -35,6 +40,27 @@ class Evaluation:
     scores: dict[str, Scores] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     thin: str = ""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a result, for pandas: its metrics in percent and what they are of."""
+        return shown.frame(self.results)
+
+    def table(self, metric: str = "auroc", setting: str = "ood", format: str = "markdown") -> str:
+        """Detectors, best first, by data sets, in percent, as ``markdown`` or ``latex``."""
+        return shown.table(self.results, metric, setting, format)
+
+    def plot(self, metric: str = "auroc", setting: str = "ood") -> Figure:
+        """The same as a figure of matplotlib."""
+        return shown.figure(self.results, metric, setting)
+
+    def __repr__(self) -> str:
+        failed = f", {len(self.failures)} failed ({', '.join(self.failures)})" if self.failures else ""
+        sets = dict.fromkeys(result.dataset for result in self.results if result.dataset not in GROUP_ROWS.values())
+        return f"Evaluation({len(self.scores)} detectors{failed}, OOD sets: {', '.join(sets) or 'none'})"
+
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows."""
+        return self.table() if self.results else repr(self)
 
 
 def training_needed(setups: Sequence[Contestant]) -> frozenset[FitsOn]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,12 +43,12 @@ Ranks = Mapping[str, Mapping[str, Mapping[str, str]]]
 
 def templates() -> Environment:
     """Those of the page: every text in them is escaped, and what of it cannot be printed is shown as escapes."""
-    return Environment(
-        loader=PackageLoader("nci_plugin.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
-    )
+
+    def escaped(value: Any) -> Markup:
+        return value if isinstance(value, Markup) else Markup(html.escape(printable(str(value))))
+
+    loader = PackageLoader("nci_plugin.report")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=escaped)
 
 
 def page(

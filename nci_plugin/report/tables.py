@@ -71,14 +71,14 @@ def setting_frame(results: Sequence[Result], setting: str) -> pd.DataFrame:
     return pd.DataFrame(cells, index=names, columns=labels)
 
 
-def setting_title(results: Sequence[Result], setting: str) -> str:
-    """Benchmark, setting, ID accuracy and what the numbers are means of."""
+def setting_title(results: Sequence[Result], setting: str, cells: str = "mean ± std") -> str:
+    """Benchmark, setting, ID accuracy and what the numbers, ``cells``, are means of."""
     over_seeds = is_over_seeds(results)
     first = next(result for result in results if result.setting == setting)
     seeds = list(dict.fromkeys(result.seed for result in results))
     best = detectors_by_near_auroc(results, setting)[0]
     accuracy = formatted(table(results, best, setting).iloc[0][METRICS["acc"]], over_seeds)
-    networks = f"mean ± std over {', '.join(seeds)}" if over_seeds else "one network"
+    networks = f"{cells} over {', '.join(seeds)}" if over_seeds else "one network"
     return f"{first.benchmark}, {TITLES[setting]}: ACC {accuracy} on {first.n_id} ID samples; in percent, {networks}"
 
 

@@ -2,9 +2,8 @@
 
     python scripts/study/families.py docs/nci_without_ood.md
 
-Networks of one family share training and test images, so they do not count as independent: the standard error of a
-family's mean is the standard deviation of its networks' differences, not divided by the root of how many there are, and
-only families are averaged as independent of one another. Both intervals are Student's, at 95 %.
+Networks of one family share training and test images, so they do not count as independent: their differences are taken
+as correlated by 0.5, and only families as independent of one another. Both intervals are Student's, at 95 %.
 """
 
 from __future__ import annotations
@@ -20,6 +19,9 @@ from scipy.stats import t
 
 TITLE = "### AUROC near / far, less that of nci with OpenOOD's alpha"
 GROUPS = ("near", "far")
+
+CORRELATION = 0.5
+"""Of the differences of two networks of one family; it cannot be estimated from one family."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,20 @@ class Mean:
 
 
 def of_family(differences: Sequence[float]) -> Mean:
-    """Of networks of one family, together one observation; at least two."""
-    return _mean(differences, independent=1)
+    """Of networks of one family; at least two."""
+    return _mean(differences, CORRELATION)
 
 
 def over_families(means: Sequence[float]) -> Mean:
     """Of family means, each an observation; at least two."""
-    return _mean(means, independent=len(means))
+    return _mean(means, 0.0)
 
 
-def _mean(values: Sequence[float], independent: int) -> Mean:
-    points, error = float(np.mean(values)), float(np.std(values, ddof=1)) / np.sqrt(independent)
-    half = float(t.ppf(0.975, len(values) - 1)) * error
+def _mean(values: Sequence[float], correlation: float) -> Mean:
+    """n values of variance v: their mean has variance v (r + (1 - r) / n), their sample variance s^2 is v (1 - r)."""
+    points, variance = float(np.mean(values)), float(np.var(values, ddof=1))
+    error = np.sqrt(variance * (correlation / (1 - correlation) + 1 / len(values)))
+    half = float(t.ppf(0.975, len(values) - 1) * error)
     return Mean(points, points - half, points + half, min(values), max(values), len(values))
 
 
