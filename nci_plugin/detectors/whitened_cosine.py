@@ -155,11 +155,7 @@ class WhitenedCosine(Detector):
 
 @register_detector
 class WhitenedCosinePlusPlus(WhitenedCosine):
-    """Score = cos_A(f - mu_G, d_c), f = h / ||h||_2, as `WhitenedCosine` with the statistics of f (nci_plugin 2026).
-
-    A covariate shift changes the length of a feature more than its direction, so this is the one for the full
-    spectrum.
-    """
+    """Score = cos_A(f - mu_G, d_c), f = h / ||h||_2, as `WhitenedCosine` with the statistics of f (nci_plugin 2026)."""
 
     name = "whitened_cosine_pp"
     fits_on = FitsOn.UNIT_STATISTICS

@@ -23,6 +23,7 @@ COUNTERPARTS = {
     "ebo": "ebo",
     "nci": "nci",
     "knn": "knn",
+    **{name: name for name in ("gen", "fdbd", "react", "scale", "dice", "klm", "nnguide", "vim")},
     "pytorch_ood:nci": "nci",
     "pytorch_ood:knn": "knn",
     "pytorch_ood:dice": "dice",
