@@ -17,11 +17,12 @@ import importlib
 import pkgutil
 
 # The order of these is that of every table; a file that is added is found without being named, and comes last.
-from nci_plugin.collapse import variability, means, duality, held_out, norms, imbalance  # isort: skip  # noqa: F401
+from nci_plugin.collapse import variability, means, duality, held_out, progressive, norms, imbalance  # isort: skip  # noqa: F401
 
 from nci_plugin.collapse.geometry import Undefined
 from nci_plugin.collapse.held_out import NearestCentre, held_out_cdnv, nearest_centre, ortho_dev
 from nci_plugin.collapse.measure import CollapseMetrics, measure
+from nci_plugin.collapse.progressive import Progress, progress, within_cosine
 from nci_plugin.collapse.registry import METRICS, Metric, metric
 
 __all__ = [
@@ -29,12 +30,15 @@ __all__ = [
     "CollapseMetrics",
     "Metric",
     "NearestCentre",
+    "Progress",
     "Undefined",
     "held_out_cdnv",
     "measure",
     "metric",
     "nearest_centre",
     "ortho_dev",
+    "progress",
+    "within_cosine",
 ]
 
 for _module in pkgutil.iter_modules(__path__):

@@ -16,7 +16,8 @@ from torch import Tensor
 from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST, Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse import measure
-from nci_plugin.collapse.geometry import centred_means, global_mean, present_classes
+from nci_plugin.collapse.geometry import Undefined, centred_means, global_mean, present_classes
+from nci_plugin.collapse.progressive import Directions
 from nci_plugin.collapse.registry import of_training
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import Detector
@@ -46,7 +47,7 @@ def nearest_centre_head(statistics: ClassStatistics) -> LinearHead:
 
 
 def measure_layers(bank: FeatureBank, benchmark: Benchmark) -> list[StageRecord]:
-    """NC1, NC2, feature norm, nearest-class-centre accuracy (ID test) and AUROC of nc1 to nc5 after every stage.
+    """NC1, NC2, norm, accuracy of class centres and `within_cosine` (ID test), AUROC of nc1 to nc5 after every stage.
 
     Each stage has the metrics that no head has a part in. Raises PluginError where the bank has no stages: it was
     extracted without, or the benchmark holds features.
@@ -67,12 +68,14 @@ def _measured(
     head = nearest_centre_head(statistics)
     detectors, notes = _fitted(statistics, head)
     scores: dict[str, dict[str, list[Tensor]]] = {name: {split: [] for split in tested} for name in detectors}
-    right = 0
+    right, directions = 0, Directions(statistics.num_classes, statistics.num_features)
     for split in tested:
         for rows, labels in _batches(bank, split, stage):
             features = rows.double()
             logits = head.logits(features)
-            right += int((logits.argmax(dim=1) == labels).sum()) if split == TEST else 0
+            if split == TEST:
+                right += int((logits.argmax(dim=1) == labels).sum())
+                directions.update(features, labels)
             for name, detector in detectors.items():
                 scores[name][split].append(detector.score(features, logits))
     whole = {name: {split: torch.cat(parts).numpy() for split, parts in each.items()} for name, each in scores.items()}
@@ -86,10 +89,14 @@ def _measured(
         for group, splits in sets.items()
         if splits
     }
-    accuracy = right / len(bank.splits[TEST])
+    accuracy, cosine = right / len(bank.splits[TEST]), None
+    try:
+        cosine = directions.mean_cosine()
+    except Undefined as reason:
+        notes["within_cosine"] = str(reason)
     return StageRecord(
         stage,
-        {"num_features": metrics.num_features, **values, "nearest_centre_accuracy": accuracy},
+        {"num_features": metrics.num_features, **values, "nearest_centre_accuracy": accuracy, "within_cosine": cosine},
         aurocs,
         {**{name: reason for name, reason in metrics.notes.items() if name in values}, **notes},
     )

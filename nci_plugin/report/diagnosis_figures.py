@@ -96,6 +96,7 @@ def layer_figure(stored: Stored) -> Figure | None:
     for name, metric in columns(STAGES).items():
         panels.setdefault(f"{metric.aspect} on train", {})[name] = metric.symbol
     panels["nearest-class-centre accuracy, ID test"] = {"nearest_centre_accuracy": "accuracy (share)"}
+    panels["directional collapse, ID test"] = {"within_cosine": "mean cosine within classes"}
     groups, places = list(stages[0].auroc), np.arange(len(stages))
     width = 3
     rows = -(-(len(panels) + len(groups)) // width)
@@ -106,7 +107,7 @@ def layer_figure(stored: Stored) -> Figure | None:
             values = [np.nan if (value := stage.values.get(field)) is None else value for stage in stages]
             axis.plot(places, values, marker=marker, markersize=4, color=colour, label=label)
         axis.set_title(title, fontsize=9)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
     for axis, group in zip(axes[len(panels) :], groups):
         for score in dict.fromkeys(name for stage in stages for name in stage.auroc[group]):
             values = [stage.auroc[group].get(score, np.nan) for stage in stages]

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from nci_plugin.collapse import Undefined, progress
 from nci_plugin.collapse.registry import METRICS, STAGES, Metric, columns, of_training
 from nci_plugin.diagnosis.explanation import Explanation
 from nci_plugin.diagnosis.layers import mean_over_networks
-from nci_plugin.diagnosis.record import SPREADS, DiagnosisRecord
+from nci_plugin.diagnosis.record import SPREADS, DiagnosisRecord, StageRecord
 from nci_plugin.networks.stages import POOLING
 from nci_plugin.report.cells import UNKNOWN, number, percent
 from nci_plugin.report.tables import Table
@@ -19,6 +20,12 @@ Records = Sequence[DiagnosisRecord]
 
 FRAME = {"span_share": "share in span", "vertex_angle": "angle", "etf_angle": "to ETF", "vertex_distance": "distance"}
 """What `distance_from_frame` gives -> its column."""
+
+STAGE_COLUMNS = {"nearest_centre_accuracy": "NCC acc.", "within_cosine": "cosine"}
+"""What a stage has on ID test beside metrics of the training set -> its column."""
+
+PROGRESS = ("nc1_quotient", "nc1_pinv")
+"""The metrics whose way through the stages is put into numbers."""
 
 
 def all_tables(names: Sequence[str], records: Records) -> list[Table]:
@@ -116,7 +123,7 @@ def layers_table(records: Records) -> Table | None:
     groups = list(stages[0].auroc)
     scores = list(dict.fromkeys(score for stage in stages for group in groups for score in stage.auroc[group]))
     metrics = columns(STAGES)
-    shown = {**{name: metric.symbol for name, metric in metrics.items()}, "nearest_centre_accuracy": "NCC acc."}
+    shown = {**{name: metric.symbol for name, metric in metrics.items()}, **STAGE_COLUMNS}
     rows = [["stage", "P", *shown.values(), *scores]]
     for stage in stages:
         aurocs = [" / ".join(percent(stage.auroc[group].get(score)) for group in groups) for score in scores]
@@ -131,10 +138,22 @@ def layers_table(records: Records) -> Table | None:
     )
     return Table(
         "Stage by stage with a nearest-class-centre head: NC1 = Tr(Sigma_W) / Tr(Sigma_B) on train,"
-        f" NCC accuracy on id/test{_over(records)}",
+        f" NCC accuracy and mean cosine within classes on id/test{_over(records)}",
         rows,
-        [(f"last columns: AUROC in percent, {' / '.join(groups)}-OOD; " if groups else "") + POOLING, *notes],
+        [
+            (f"last columns: AUROC in percent, {' / '.join(groups)}-OOD; " if groups else "") + POOLING,
+            *(f"{METRICS[name].label} {_progress(stages, name)}" for name in PROGRESS),
+            *notes,
+        ],
     )
+
+
+def _progress(stages: Sequence[StageRecord], name: str) -> str:
+    """How a metric goes through the stages, or why that is not defined."""
+    try:
+        return str(progress([stage.values.get(name) for stage in stages]))
+    except Undefined as reason:
+        return f"over stages: {str(reason).partition(': ')[2]}"
 
 
 def explanation_text(explanation: Explanation) -> str:
