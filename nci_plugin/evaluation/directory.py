@@ -151,7 +151,8 @@ class ResultsDirectory:
                 if value != before:
                     raise PluginError(
                         f"results '{self.path}': '{result.detector}' was evaluated with"
-                        f" {OTHER.get(name, PARAMETERS)} for {seed} than for {result.seed}: its last run did not end for all seeds; evaluate it again"
+                        f" {OTHER.get(name, PARAMETERS)} for {seed} than for {result.seed}: its last run"
+                        " did not end for all seeds; evaluate it again"
                     )
 
     def scores(self, detector: str, seed: str) -> dict[str, np.ndarray] | None:
