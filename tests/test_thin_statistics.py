@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from command import command
@@ -10,6 +12,7 @@ from tiny import Tiny
 from nci_plugin import Benchmark, Features, api, evaluate
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.checks import PluginError
+from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.thin import STATISTICS, counted, sentence
 from nci_plugin.networks.head import LinearHead
 
@@ -93,3 +96,16 @@ def test_the_command_says_it(tmp_path):
     assert "training statistics: " in out
     assert "pscore" in out
     assert "msp" not in out
+
+
+def test_seeds_of_two_versions_of_a_formula_are_refused(tmp_path):
+    """Seeds whose rows were written before and after a detector's formula changed are not put into one mean."""
+    head, benchmark = thin_benchmark(12, 5)
+    result = evaluate(head, benchmark, ["nci_auto"], progress=False).results[0]
+    assert result.provenance["formula"] == 2
+    rows = [
+        dataclasses.replace(result, seed=seed, provenance={**result.provenance, "formula": formula})
+        for seed, formula in (("s0", 2), ("s1", 1))
+    ]
+    with pytest.raises(PluginError, match="another version of its formula for s0 than for s1"):
+        ResultsDirectory(tmp_path)._check_settings(rows)

@@ -42,6 +42,11 @@ TABLE_BYTES = 2**24
 """The largest CSV of one detector."""
 
 
+PARAMETERS = "other hyper-parameters"
+OTHER = {"formula": "another version of its formula"}
+"""What differs between two seeds, by its key in the provenance; else hyper-parameters do."""
+
+
 class ResultsDirectory:
     """The files of one run.
 
@@ -145,8 +150,9 @@ class ResultsDirectory:
                 seed, before = first.setdefault((result.detector, name), (result.seed, value))
                 if value != before:
                     raise PluginError(
-                        f"results '{self.path}': '{result.detector}' was evaluated with other hyper-parameters for"
-                        f" {seed} than for {result.seed}: its last run did not end for all seeds; evaluate it again"
+                        f"results '{self.path}': '{result.detector}' was evaluated with"
+                        f" {OTHER.get(name, PARAMETERS)} for {seed} than for {result.seed}: its last run"
+                        " did not end for all seeds; evaluate it again"
                     )
 
     def scores(self, detector: str, seed: str) -> dict[str, np.ndarray] | None:
