@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -23,6 +24,15 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, Debian's package 'chromium'"),
 ]
+
+AXE = next(
+    (
+        path
+        for folder in (os.environ.get("AXE_CORE"), Path(__file__).parents[1] / "node_modules" / "axe-core")
+        if folder and (path := Path(folder) / "axe.min.js").is_file()
+    ),
+    None,
+)
 
 ROWS = [
     ["detector", "AUROC", "text", "mixed"],
@@ -102,6 +112,50 @@ def test_columns_sort_at_a_click(tmp_path, column, clicks, order, direction):
     by_name = {row[0]: row for row in ROWS[1:]}
     assert found["rows"] == [by_name[name] for name in order.split()]  # whole rows move
     assert found["sorts"] == [direction if place == column else None for place in range(4)]
+
+
+def test_a_word_filters_detectors_in_tables_and_folded_parts(tmp_path):
+    others = ["split", *ROWS[0][1:]], *ROWS[1:]
+    folded = [ELEMENTS.folded(name, filtered=name, caller=lambda: "text") for name in ("one", "four")]
+    tables = [ELEMENTS.table("caption", rows, sortable=True) for rows in (ROWS, others)]
+    found = answer(
+        tmp_path,
+        document("".join([ELEMENTS.filter("label"), *tables, *folded])),
+        """(() => {
+          const input = document.querySelector("input"), states = [];
+          for (const word of ["O", " four ", ""]) {
+            input.value = word;
+            input.dispatchEvent(new Event("input"));
+            states.push([...document.querySelectorAll("tbody tr, details")].map(each => each.offsetHeight > 0));
+          }
+          return states;
+        })()""",
+    )
+    tables_of = {"O": [1, 1, 0, 1], "four": [0, 0, 0, 1], "": [1, 1, 1, 1]}
+    parts = {"O": [1, 1], "four": [0, 1], "": [1, 1]}
+    assert found == [list(map(bool, [*tables_of[word], 1, 1, 1, 1, *parts[word]])) for word in tables_of]
+
+
+@pytest.mark.skipif(AXE is None, reason="needs axe-core: npm install axe-core here, or its folder in AXE_CORE")
+def test_axe_finds_no_serious_violation(tmp_path, report):
+    assert AXE is not None
+    page = tmp_path / "page.html"
+    asking = """
+      for (const part of document.querySelectorAll("details")) part.open = true;
+      axe.run(document).then(found => document.body.append("answer:" + JSON.stringify({
+        passes: found.passes.length,
+        serious: found.violations.filter(each => ["serious", "critical"].includes(each.impact)).map(
+          each => [each.id, each.nodes.slice(0, 3).map(node => node.html)]),
+      }) + ":end"));"""
+    scripts = f"<script>{AXE.read_text(encoding='utf-8')}</script><script>{asking}</script>"
+    page.write_text(report.replace("</body>", f"{scripts}</body>"), encoding="utf-8")
+    dom, console = chromium(page, "--dump-dom", "--virtual-time-budget=60000")
+    found = re.search("answer:(.*?):end", dom.rpartition("</script>")[2], re.DOTALL)
+    assert found is not None
+    assert console == []
+    answered = json.loads(html.unescape(found[1]))
+    assert answered["passes"] > 10
+    assert answered["serious"] == []
 
 
 def test_every_sortable_table_of_a_report_sorts(tmp_path, report):

@@ -23,7 +23,7 @@ def run(options: Report) -> int:
     whole = complete(results)
     detectors = list(dict.fromkeys(result.detector for result in whole))
     known = standings(options.results, detectors, list(dict.fromkeys(result.setting for result in whole)))
-    text = page(options.results, results, figures, known.ranks, known.note)
+    text = page(options.results, results, figures, known.ranks, known.note, known.intervals)
     write_atomically(output, text)
     print(f"written to {output}: {len(text.encode()) / 2**20:.1f} MiB")
     if options.figures:

@@ -100,12 +100,12 @@ def save(figure: Figure, path: Path) -> None:
     write_atomically(path, rendered(figure, path.suffix[1:]), durable=False)  # drawn again by the same command
 
 
-def rendered(figure: Figure, kind: str) -> bytes:
+def rendered(figure: Figure, kind: str, dpi: int = 150) -> bytes:
     """The file of a figure, ``kind`` png or svg; the same figure gives the same bytes."""
     for text in figure.findobj(Text):
         if "$" in text.get_text():  # of a name: no text of this package is a formula
             text.set_parse_math(False)
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "nci_plugin"}):
-        figure.savefig(buffer, dpi=150, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        figure.savefig(buffer, dpi=dpi, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()

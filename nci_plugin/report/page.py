@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,18 +13,30 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from PIL import Image
 
-from nci_plugin.benchmarks.benchmark import TEST
+from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST
 from nci_plugin.checks import PluginError, printable
+from nci_plugin.diagnosis.explanation import Explanation
 from nci_plugin.evaluation.alternatives import ALTERNATIVES
 from nci_plugin.evaluation.directory import ResultsDirectory
-from nci_plugin.evaluation.identity import unrecorded
 from nci_plugin.evaluation.results import METRICS, OTHER_METRICS, SETTINGS, Result, complete
 from nci_plugin.report.diagnosis_figures import figures
 from nci_plugin.report.diagnosis_files import drawn_from, has_diagnosis, read_diagnoses, read_explanation
 from nci_plugin.report.diagnosis_tables import all_tables, class_table
 from nci_plugin.report.figures import draw_aurocs, rendered
+from nci_plugin.report.names import display_name
 from nci_plugin.report.score_figures import detector_figure
+from nci_plugin.report.standing_figure import Bounds, standing_figure
+from nci_plugin.report.summary import (
+    GLOSSARY,
+    leaders,
+    mean_aurocs,
+    not_comparable,
+    what_collapse_says,
+    what_was_tested,
+    who_leads,
+)
 from nci_plugin.report.tables import (
     alternatives_table,
     choices_rows,
@@ -37,8 +50,14 @@ FIRST_METRICS = ("AUROC", "FPR@95")
 
 TIES = "rank 2-4: no rank from 2 to 4 can be excluded by the scores at hand (DeLong and Holm, 5 %)"
 
+DPI, SHADES = 90, 20
+"""Of the images of the page, which are flat: a palette keeps them small."""
+
 Ranks = Mapping[str, Mapping[str, Mapping[str, str]]]
 """By setting, group and detector."""
+
+Intervals = Mapping[tuple[str, str, str], Bounds]
+"""95 % intervals of AUROCs in percent, by setting, group and detector."""
 
 
 def templates() -> Environment:
@@ -52,17 +71,23 @@ def templates() -> Environment:
 
 
 def page(
-    path: Path, results: Sequence[Result], scores: Mapping[str, Figure], ranks: Ranks | None = None, note: str = ""
+    path: Path,
+    results: Sequence[Result],
+    scores: Mapping[str, Figure],
+    ranks: Ranks | None = None,
+    note: str = "",
+    intervals: Intervals | None = None,
 ) -> str:
     """The HTML of ``results/<name>``, its rows and the figure of each detector; raises PluginError on damaged files.
 
-    ``ranks`` by setting, group and detector show ties as ties, and ``note`` says why there are none. Figures are drawn
-    from the stored files, and nothing is computed but their bins and curves.
+    ``ranks`` show ties as ties, ``intervals`` are drawn in the chart, and ``note`` says why there are none. Figures are
+    drawn from the stored files, and nothing is computed but their bins and curves.
     """
-    diagnosis = None
+    explanation, diagnosis = None, None
     if has_diagnosis(path):
         with drawn_from(path):
-            diagnosis = _diagnosis(path)
+            explanation = read_explanation(path)
+            diagnosis = _diagnosis(path, explanation)
     collapse = [] if diagnosis is None else ["Neural collapse"]
     whole = complete(results)
     return (
@@ -70,8 +95,10 @@ def page(
         .get_template("page.html")
         .render(
             title=f"{results[0].benchmark}: {path.resolve().name}",
-            sections=["Benchmark", *collapse, "Scores", "Hyper-parameters", "Provenance", "All rows"],
-            notes=_notes(results, whole),
+            sections=["Summary", "Benchmark", *collapse, "Scores", "Hyper-parameters", "Provenance", "All rows"],
+            summary=_summary(results, whole, explanation, ranks or {}, intervals or {}),
+            glossary=GLOSSARY,
+            left_out=sorted({each.detector for each in results} - {each.detector for each in whole}),
             settings=[
                 _setting(whole, name, (ranks or {}).get(name, {}))
                 for name in SETTINGS
@@ -80,7 +107,7 @@ def page(
             standings_note=note,
             aurocs=_image(draw_aurocs(whole)) if whole else None,
             diagnosis=diagnosis,
-            scores={detector: _image(figure) for detector, figure in scores.items()},
+            scores={_named(detector): _image(figure) for detector, figure in scores.items()},
             choices=choices_rows(results),
             alternatives=alternatives_table(results),
             provenance=_provenance(results),
@@ -89,13 +116,37 @@ def page(
     )
 
 
-def _notes(results: Sequence[Result], whole: Sequence[Result]) -> list[str]:
-    left_out = sorted({result.detector for result in results} - {result.detector for result in whole})
-    missing = unrecorded([result.provenance for result in results])
-    return [
-        *([f"Not scored for every seed, so in no mean: {', '.join(left_out)}."] if left_out else []),
-        *([missing] if missing else []),
-    ]
+def _summary(
+    results: Sequence[Result],
+    whole: Sequence[Result],
+    explanation: Explanation | None,
+    ranks: Ranks,
+    intervals: Intervals,
+) -> dict[str, Any]:
+    """What was tested, the three sentences and the chart, all of the first setting."""
+    setting = results[0].setting
+    of_setting = ranks.get(setting, {})
+    bounds = {key[1:]: value for key, value in intervals.items() if key[0] == setting}
+    near, far = (mean_aurocs(whole, group, setting) for group in (NEAR, FAR))
+    first = {group: leaders(by_detector) for group, by_detector in of_setting.items()}
+    leading = {name for group, names in first.items() if len(names) < len(of_setting[group]) for name in names}
+    chart = standing_figure(near, far, bounds, leading)
+    shown = [f"{display_name(name)} near {near[name]:.1f} far {far[name]:.1f}" for name in near if name in far]
+    return {
+        "tested": what_was_tested(results),
+        "sentences": {
+            "Which detectors lead": who_leads([each for each in whole if each.setting == setting], of_setting),
+            "Neural collapse": what_collapse_says(explanation),
+            "Not comparable": not_comparable(results, whole),
+        },
+        "chart": None if chart is None else {**_image(chart), "title": f"near and far AUROC (%): {'; '.join(shown)}"},
+    }
+
+
+def _named(detector: str) -> str:
+    """What a reader calls it, and the identifier where that is another."""
+    name = display_name(detector)
+    return name if name == detector else f"{name} ({detector})"
 
 
 def _setting(results: Sequence[Result], setting: str, ranks: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
@@ -105,23 +156,23 @@ def _setting(results: Sequence[Result], setting: str, ranks: Mapping[str, Mappin
     for metric in frame.columns.unique(level=1):
         cells = frame.xs(metric, axis=1, level=1)
         drawn[metric] = [["detector", *cells.columns]]
-        drawn[metric] += [[name, *row] for name, row in zip(cells.index, cells.to_numpy())]
+        drawn[metric] += [[_named(name), *row] for name, row in zip(cells.index, cells.to_numpy())]
     for group, by_detector in ranks.items():
         header, *rows = drawn[METRICS["auroc"]]
-        rows = [[*row, by_detector.get(row[0], "-")] for row in rows]
+        rows = [[*row, by_detector.get(name, "-")] for row, name in zip(rows, frame.index)]
         drawn[METRICS["auroc"]] = [[*header, f"rank {group}"], *rows]
     first = {metric: drawn.pop(metric) for metric in FIRST_METRICS}
     notes = {METRICS["auroc"]: [TIES]} if ranks else {}
     return {"title": setting_title(results, setting), "first": first, "folded": drawn, "notes": notes}
 
 
-def _diagnosis(path: Path) -> dict[str, Any]:
+def _diagnosis(path: Path, explanation: Explanation) -> dict[str, Any]:
     stored = read_diagnoses(path)
     by_network: dict[str, list[dict[str, str]]] = {}
     for name, figure in figures(path):
         by_network.setdefault(name.rpartition("/")[0], []).append(_image(figure))
     return {
-        "sentences": read_explanation(path).sentences,
+        "sentences": explanation.sentences,
         "tables": all_tables([each.name for each in stored], [each.record for each in stored]),
         "classes": {each.name: class_table(each.name, each.record) for each in stored},
         "over_networks": by_network.pop("", []),
@@ -154,10 +205,21 @@ def _check_counts(path: Path, row: Result, scores: Mapping[str, Any]) -> None:
             )
 
 
-def _image(figure: Figure) -> dict[str, str]:
-    """A PNG inside the page, and its title."""
-    data = base64.b64encode(rendered(figure, "png")).decode()
-    return {"source": f"data:image/png;base64,{data}", "title": figure.texts[0].get_text().replace("\n", ", ")}
+def _image(figure: Figure) -> dict[str, Any]:
+    """A PNG with a palette inside the page, its size in kB, and its title."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(rendered(figure, "png", DPI))) as drawn:
+        flat = drawn.convert("RGB").quantize(SHADES, dither=Image.Dither.NONE)
+        flat.save(buffer, "png", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    title = figure.texts[0].get_text().replace("\n", ", ") if figure.texts else ""
+    return {
+        "source": f"data:image/png;base64,{data}",
+        "title": title,
+        "kilobytes": -(-len(data) // 1000),
+        "width": flat.width,
+        "height": flat.height,
+    }
 
 
 def _provenance(results: Sequence[Result]) -> list[list[str]]:

@@ -16,7 +16,7 @@ from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
 from nci_plugin.diagnosis.network import DETECTORS
 from nci_plugin.evaluation.results import Result
 from nci_plugin.report.diagnosis_files import Stored
-from nci_plugin.report.figures import COLOURS, new_figure
+from nci_plugin.report.figures import COLOURS, legend_below, new_figure
 
 ID_COLOUR, CSID_COLOUR = "0.45", "#009E73"
 GROUP_COLOURS = {**COLOURS, CSID: CSID_COLOUR}
@@ -104,15 +104,15 @@ def detector_figure(
     seeds = [seed for seed in dict.fromkeys(result.seed for result in results) if seed in scores]
     if not seeds:
         return None
-    figure = new_figure(8.6, 2.3 * len(seeds) + 0.9)
+    figure = new_figure(7.2, 1.55 * len(seeds) + 1.0)
     for seed, (left, right) in zip(seeds, figure.subplots(len(seeds), 2, squeeze=False)):
         by_split = scores[seed]
         groups = {group: members(by_split, group) for group in (CSID, NEAR, FAR)}
         pooled = {group: np.concatenate([by_split[s] for s in splits]) for group, splits in groups.items() if splits}
         _histogram(left, by_split[TEST], pooled)
         left.set_ylabel(f"{seed}, density" if seed else "density", fontsize=8)
-        handles, sizes = left.get_legend_handles_labels()
-        left.legend(handles, sizes, fontsize=6.5)
+        if seed == seeds[0]:  # the same in every row
+            legend_below(figure, left, 4, fontsize=6.5)
         aurocs = {f"{r.group}/{r.dataset}": r.auroc for r in results if r.seed == seed}
         for group in (NEAR, FAR):
             for split, dashes in zip(groups[group], itertools.cycle(SET_DASHES)):

@@ -1,0 +1,87 @@
+"""Near against far AUROC, a labelled point a detector: the one chart of the page's summary."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from itertools import product
+from math import cos, pi, sin
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from nci_plugin.benchmarks.benchmark import FAR, NEAR
+from nci_plugin.report.figures import COLOURS, new_figure
+from nci_plugin.report.names import display_name
+
+Bounds = tuple[float, float]
+RADII = (9, 16, 26, 38, 52, 68, 86, 106)
+"""Points between a detector and its label, the nearest that is free."""
+
+LINE = {"arrowstyle": "-", "linewidth": 0.6, "color": "0.35"}
+ANGLES = [pi * each / 8 for each in range(16)]
+
+
+def standing_figure(
+    near: Mapping[str, float],
+    far: Mapping[str, float],
+    intervals: Mapping[tuple[str, str], Bounds],
+    leading: Collection[str],
+) -> Figure | None:
+    """Near against far AUROC (percent) of the detectors that have both, ``intervals`` (group, detector) as crosses.
+
+    ``leading`` ones are coloured. None where no detector has both.
+    """
+    names = [name for name in near if name in far]
+    if not names:
+        return None
+    figure = new_figure(10.0, 6.2)
+    axis = figure.subplots()
+    for name in names:
+        colour = COLOURS[NEAR] if name in leading else "0.45"
+        x, y = near[name], far[name]
+        for group, point, draw in ((NEAR, y, axis.hlines), (FAR, x, axis.vlines)):
+            if (group, name) in intervals:
+                draw(point, *intervals[group, name], color=colour, linewidth=0.7, alpha=0.45)
+        axis.plot(x, y, "o", color=colour, markersize=5)
+    axis.set_xlabel("near-OOD AUROC (%)")
+    axis.set_ylabel("far-OOD AUROC (%)")
+    axis.grid(color="0.93")
+    axis.set_axisbelow(True)
+    for bounds, limit in ((axis.get_xlim(), axis.set_xlim), (axis.get_ylim(), axis.set_ylim)):
+        limit(max(bounds[0], 0), min(bounds[1], 101))
+    what = ", bars: 95 % intervals" if intervals else ""
+    if leading:
+        what += ", blue: none is shown to be better, near or far"
+    figure.suptitle(f"Up and to the right is better{what}", fontsize=9)
+    _label(figure, axis, {name: (near[name], far[name]) for name in sorted(names, key=lambda n: -near[n] - far[n])})
+    return figure
+
+
+def _label(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """The name of every point where it covers neither a point nor a name, as near as that is."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # what is placed stays where it is
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)  # as new_figure makes them
+    renderer = canvas.get_renderer()
+    inside, scale = axis.get_window_extent(), figure.dpi / 72
+    places = {name: axis.transData.transform(point) for name, point in points.items()}
+    taken = [Bbox.from_bounds(x - 4 * scale, y - 4 * scale, 8 * scale, 8 * scale) for x, y in places.values()]
+    for name, (x, y) in places.items():
+        text = axis.annotate(
+            display_name(name), points[name], (0, 0), textcoords="offset points", fontsize=7, parse_math=False,
+            ha="center", va="center", arrowprops={**LINE, "shrinkA": 0, "shrinkB": 2},
+        )  # fmt: skip
+        size = Text.get_window_extent(text, renderer)  # without the line to the point
+        width, height = size.width, size.height
+        for radius, angle in product(RADII, ANGLES):
+            dx, dy = (radius * scale + width / 2) * cos(angle), (radius * scale + height / 4) * sin(angle)
+            free = Bbox.from_bounds(x + dx - width / 2, y + dy - height / 2, width, height)
+            within = inside.x0 <= free.x0 and free.x1 <= inside.x1 and inside.y0 <= free.y0 and free.y1 <= inside.y1
+            if within and not free.count_overlaps(taken):
+                break
+        text.set_position((dx / scale, dy / scale))
+        taken.append(free)
