@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from command import command
 from matplotlib.text import Text
+from result_rows import SEEDS, rows_of
 
 from nci_plugin.detectors.registry import detector_class, names
 from nci_plugin.diagnosis.explanation import Explanation, PropertyRow
@@ -17,7 +18,6 @@ from nci_plugin.evaluation.results import complete, file_name
 from nci_plugin.report.names import _NAMES, display_name
 from nci_plugin.report.standing_figure import standing_figure
 from nci_plugin.report.summary import not_comparable, what_collapse_says, what_was_tested, who_leads
-from results import SEEDS, rows_of
 
 FIXED = {"chosen_by": "fixed", "provenance": dict.fromkeys(FIELDS, "0")}
 
