@@ -131,6 +131,7 @@ class WhitenedCosine(Detector):
     """
 
     name = "whitened_cosine"
+    display = "Whitened cosine"
     paper = Paper(
         "The cosine of pScore in the metric within classes",
         "nci_plugin, after Liu & Qin",
@@ -162,6 +163,7 @@ class WhitenedCosinePlusPlus(WhitenedCosine):
     """
 
     name = "whitened_cosine_pp"
+    display = "Whitened cosine++"
     fits_on = FitsOn.UNIT_STATISTICS
 
     def _rows(self, features: Tensor) -> Tensor:
