@@ -127,6 +127,11 @@ def names() -> list[str]:
     return list(_CLASSES)
 
 
+def display(name: str) -> str:
+    """A detector's name as pytorch-ood writes it."""
+    return f"{_CLASSES[name]} (pytorch-ood)"
+
+
 def too_large(num_classes: int, memory: int) -> dict[str, str]:
     """Detectors that ``all`` leaves out, with the reason: the classes are too many, or more than half of the memory."""
     found = {}
@@ -158,6 +163,7 @@ class PytorchOODDetector(Detector):
         self.class_name, self.entry = class_name, ENTRIES[class_name]
         self.hyperparameters = {**self.entry.defaults, **hyperparameters}
         self.name = f"{PREFIX}{class_name.lower()}"
+        self.display = display(self.name)
         self.fits_on = FitsOn.BANK if self.entry.needs_fit else FitsOn.NOTHING
         self.fit_reads = tuple(self.hyperparameters)
         self.magnitude = self.entry.magnitude

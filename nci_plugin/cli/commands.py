@@ -94,8 +94,10 @@ class Eval:
     data: Data = group(Data)
     passing: Pass = group(Pass)
     metrics: tuple[str, ...] = option(
-        (), "columns of the printed tables, of the metrics of 'nci-ood compare' (fpr95 auroc aupr_in aupr_out)", "NAME"
+        (), "columns of the printed tables, of the metrics of 'nci-ood compare' (auroc fpr95)", "NAME"
     )
+    wide: bool = option(False, "columns of auroc, fpr95, aupr_in and aupr_out")
+    data_sets: bool = option(False, "columns of every OOD data set beside the means of near and far")
     intervals: bool = option(False, "print every mean with its 95 %% interval (none)")
     ood_share: float = option(0.5, "share of OOD inputs for aurc and augrc (0.5)", "X")
     save_csv: bool = option(False, "CSV files, which are always written")

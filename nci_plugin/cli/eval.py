@@ -26,7 +26,9 @@ from nci_plugin.inputs import Inputs
 from nci_plugin.metrics import METRIC_COLUMNS
 from nci_plugin.metrics.columns import OOD
 from nci_plugin.report.figures import draw_run
+from nci_plugin.report.names import display_names
 from nci_plugin.report.tables import (
+    MAIN_METRICS,
     alternatives_table,
     amp_table,
     choices_table,
@@ -34,6 +36,9 @@ from nci_plugin.report.tables import (
     setting_table,
     setting_title,
 )
+from nci_plugin.report.terminal import folded, say
+
+TABLE_METRICS = (*MAIN_METRICS, *(name for name in METRICS if name not in (*MAIN_METRICS, "acc")))
 
 
 def run(options: Eval) -> int:
@@ -68,7 +73,7 @@ def _evaluate(inputs: Inputs, job: Job, setups: Sequence[Contestant], options: E
     networks = job.load(inputs)
     setups, left_out = api.affordable(setups, options.detectors, inputs.benchmark.num_classes)
     for name, reason in left_out.items():
-        print(f"left out of 'all': {name}: {reason}; name it to have it")
+        say(f"left out of 'all': {name}: {reason}; name it to have it")
     with job.processes.locked(networks.output):
         return _score(networks, setups, options)
 
@@ -77,9 +82,10 @@ def _score(networks: Networks, setups: Sequence[Contestant], options: Eval) -> i
     job, inputs, directory = networks.job, networks.inputs, ResultsDirectory(networks.output)
     networks.print_inputs()
     if not inputs.benchmark.data_sets(CSID):
-        print(f"full-spectrum OOD: no table, {inputs.no_full_spectrum}")
+        say(f"full-spectrum OOD: no table, {inputs.no_full_spectrum}")
     results: list[Result] = []
     failures: dict[str, str] = {}
+    thin: dict[str, list[str]] = {}
     for seed, network in networks.by_seed.items():
         passing = networks.extraction_options(seed, directory)
         provenance = partial(networks.provenance, seed)
@@ -89,12 +95,14 @@ def _score(networks: Networks, setups: Sequence[Contestant], options: Eval) -> i
         if options.save_score and job.processes.is_first:
             write_scores(directory, seed, evaluation.scores)
         if evaluation.thin:
-            print(f"training statistics{f' of {seed}' if seed else ''}: {evaluation.thin}")
+            thin.setdefault(evaluation.thin, []).append(seed)
         results += evaluation.results
         for detector, reason in evaluation.failures.items():
             failures.setdefault(detector, f"{seed}: {reason}" if seed else reason)
     if not job.processes.is_first:
         return 0
+    for text, seeds in thin.items():
+        say(f"training statistics{f' of {named}' if (named := ', '.join(filter(None, seeds))) else ''}: {text}")
     results = [result for result in complete(results) if result.detector not in failures]
     shown = [result for result in results if result.setting == "fsood" or not job.data.fsood]
     directory.write_tables(shown)
@@ -120,16 +128,17 @@ def _check_shifted(names: Sequence[str], benchmark: Benchmark) -> None:
 
 
 def _setting_text(results: Sequence[Result], setting: str, output: Path, options: Eval) -> str:
-    """The table of one setting: OpenOOD's columns, or those and the intervals that were asked for."""
+    """The table of one setting, with the metrics, data sets and intervals that were asked for."""
     detectors = detectors_by_near_auroc(results, setting)
+    display = display_names(detectors)
+    names = list(dict.fromkeys(options.metrics or (TABLE_METRICS if options.wide else MAIN_METRICS)))
     if not detectors or not (options.metrics or options.intervals):
-        return setting_table(results, setting)
-    names = list(dict.fromkeys(options.metrics or (name for name in METRICS if name != "acc")))
+        return setting_table(results, setting, names, options.data_sets, display)
     (samples,) = read_samples([output], detectors)
     choice = Choice(setting=setting, ood_share=options.ood_share)
-    columns = metrics_text(samples, names, choice, options.intervals)
+    columns = metrics_text(samples, names, choice, options.intervals, options.data_sets, display)
     cells = "mean [95 % interval]" if options.intervals else "mean ± std"
-    return f"{setting_title(results, setting, cells)}\n{columns}" if columns else ""
+    return f"{folded(setting_title(results, setting, cells))}\n{columns}" if columns else ""
 
 
 def _print_report(
@@ -145,5 +154,5 @@ def _print_report(
     if table := amp_table(results):
         print(f"\n{table.text()}")
     for detector, reason in failures.items():
-        print(f"\nnot scored: {detector}: {reason}")
-    print(f"\nwritten to {directory.path}: {', '.join(directory.written()) or 'nothing'}")
+        say(f"\nnot scored: {detector}: {reason}")
+    say(f"\nwritten to {directory.path}: {', '.join(directory.written()) or 'nothing'}")

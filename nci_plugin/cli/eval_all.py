@@ -8,6 +8,7 @@ from collections.abc import Callable
 from nci_plugin.checks import PluginError
 from nci_plugin.cli.network import ALL, Job
 from nci_plugin.inputs import NO_CSID, Inputs, MissingInputs, find_roots, official_benchmarks
+from nci_plugin.report.terminal import say
 
 OTHERWISE = "digits"
 """What is evaluated without a BENCHMARK where none of OpenOOD's is there."""
@@ -45,7 +46,7 @@ def evaluate_all(job: Job, named: bool, evaluate: Callable[[Inputs], int]) -> in
                 f"no benchmark of OpenOOD's can be evaluated ({reasons}); evaluate one by its name to see what is"
                 " missing and how to download it"
             )
-        print(f"benchmark: {OTHERWISE}, since none of OpenOOD's can be evaluated ({reasons})")
+        say(f"benchmark: {OTHERWISE}, since none of OpenOOD's can be evaluated ({reasons})")
         return evaluate(job.find(OTHERWISE, find_roots(OTHERWISE, data.data_root)))
     if flags:
         raise PluginError(f"{refusal} (found: {', '.join(found)})")
@@ -53,8 +54,8 @@ def evaluate_all(job: Job, named: bool, evaluate: Callable[[Inputs], int]) -> in
     if openood:
         print(f"OpenOOD: {openood}")
     for name, reason in left_out.items():
-        print(f"left out: {name}: {reason}")
-    print(f"benchmarks: {', '.join(found)}")
+        say(f"left out: {name}: {reason}")
+    say(f"benchmarks: {', '.join(found)}")
     codes = []
     for name, inputs in found.items():
         print(f"\n== {name}")

@@ -19,7 +19,7 @@ from nci_plugin.evaluation.search import detector_of
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.extract import extract
 from nci_plugin.files import locked
-from nci_plugin.report.tables import aligned
+from nci_plugin.report.terminal import aligned
 
 
 def run(options: Explain) -> int:

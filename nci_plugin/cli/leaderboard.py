@@ -19,7 +19,7 @@ from nci_plugin.leaderboard.rows import Entry, entries, explain, new_links
 from nci_plugin.leaderboard.run import Run, name_network
 from nci_plugin.leaderboard.submission import diff, plan, write, write_issue
 from nci_plugin.leaderboard.tables import own_ranks, standing_text
-from nci_plugin.report.tables import aligned
+from nci_plugin.report.terminal import aligned
 
 
 @dataclass(frozen=True)

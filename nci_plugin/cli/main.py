@@ -132,9 +132,14 @@ def _print_messages() -> None:
     """Print what the package's modules log: warnings on standard error, the rest on standard output."""
     import logging
 
+    from nci_plugin.report.terminal import folded
+
     class Printing(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            print(record.getMessage(), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout)
+            if record.levelno >= logging.WARNING:
+                print(record.getMessage(), file=sys.stderr)
+            else:
+                print(folded(record.getMessage()))
 
     logger = logging.getLogger("nci_plugin")
     logger.handlers = [Printing()]

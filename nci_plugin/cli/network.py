@@ -27,6 +27,7 @@ from nci_plugin.networks.checkpoints import load_checkpoint, unchecked
 from nci_plugin.networks.factory import build_network, factory_source
 from nci_plugin.networks.named import build_named
 from nci_plugin.networks.pretrained import DEFAULT_ARCH, TorchvisionWeights, torchvision_name
+from nci_plugin.report.terminal import say
 
 ALL = "all"
 """The BENCHMARK that is every one of OpenOOD's."""
@@ -124,7 +125,7 @@ class Job:
             where = f"benchmark '{benchmark.name}': network"
             network = build_named(where, factory, benchmark.num_classes, arguments)
         if taken := load_checkpoint(network, checkpoint):
-            print(f"{checkpoint}: {taken}")
+            say(f"{checkpoint}: {taken}")
         return network
 
     def load(self, inputs: Inputs) -> Networks:
@@ -202,11 +203,11 @@ class Networks:
         checkpoints = self.inputs.checkpoints
         first = next(iter(checkpoints.values()))
         seeds = ", ".join(filter(None, checkpoints))
-        print(f"checkpoints: {first.parents[1] / 's*' / first.name} ({seeds})" if seeds else f"checkpoint: {first}")
+        say(f"checkpoints: {first.parents[1] / 's*' / first.name} ({seeds})" if seeds else f"checkpoint: {first}")
         for path in checkpoints.values():
             if reason := unchecked(path):
-                print(f"{path}: damage within it cannot be noticed ({reason})")
-        print("images: " + ", ".join(f"{name} {len(split)}" for name, split in self.inputs.splits.items()))
+                say(f"{path}: damage within it cannot be noticed ({reason})")
+        say("images: " + ", ".join(f"{name} {len(split)}" for name, split in self.inputs.splits.items()))
 
 
 def stated(steps: Steps, weights: TorchvisionWeights | None) -> Preprocessing | None:
@@ -246,10 +247,8 @@ def _resolve_architecture(network: Network, benchmark: str | None) -> tuple[Netw
 def _make_built_in(benchmark: Benchmark, roots: Roots, device: torch.device, with_checkpoints: bool) -> None:
     """Make the built-in benchmark's images and checkpoints where they are missing."""
     if built_in.write_data(roots.data):
-        print(f"data: wrote the images and lists of '{benchmark.name}' under {roots.data}")
+        say(f"data: wrote the images and lists of '{benchmark.name}' under {roots.data}")
     directory = roots.results / str(benchmark.checkpoints)
     for seed in built_in.missing_checkpoints(directory) if with_checkpoints else []:
         last = built_in.train_checkpoint(benchmark, directory, seed, device)
-        print(
-            f"trained {seed}: training accuracy {last['accuracy']:.1f} %, written to {directory / seed / 'best.ckpt'}"
-        )
+        say(f"trained {seed}: training accuracy {last['accuracy']:.1f} %, written to {directory / seed / 'best.ckpt'}")

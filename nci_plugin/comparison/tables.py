@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from string import ascii_lowercase
 from textwrap import fill
@@ -18,7 +18,8 @@ from nci_plugin.comparison.samples import Samples
 from nci_plugin.comparison.worst import LEAST, GroupScore
 from nci_plugin.evaluation.results import formatted
 from nci_plugin.metrics.columns import METRIC_COLUMNS, OOD
-from nci_plugin.report.tables import aligned, column_headers, framed
+from nci_plugin.report.tables import column_headers, of_groups
+from nci_plugin.report.terminal import aligned, folded
 
 WIDTH = 80
 MOST_PAIRS = 45
@@ -31,8 +32,15 @@ MOST_TIES = 12
 """More groups of ties than this cannot be read as letters or as bars; the JSON file has them."""
 
 
-def metrics_text(samples: Samples, names: Sequence[str], choice: Choice, intervals: bool) -> str:
-    """A table of chosen metrics: a row a detector, columns as in OpenOOD's tables, and how intervals were made.
+def metrics_text(
+    samples: Samples,
+    names: Sequence[str],
+    choice: Choice,
+    intervals: bool,
+    by_data_set: bool = False,
+    display: Mapping[str, str] | None = None,
+) -> str:
+    """A table of chosen metrics: a row a detector, columns as of `setting_table`, and how intervals were made.
 
     Metrics of covariate-shifted samples stand in the table of the full spectrum alone; without a column it is empty.
     Cells are ``mean±std`` over networks, or with ``intervals`` ``mean [low, high]`` at 95 %. Detectors keep the order
@@ -42,6 +50,7 @@ def metrics_text(samples: Samples, names: Sequence[str], choice: Choice, interva
         name: METRIC_COLUMNS[name] for name in names if METRIC_COLUMNS[name].samples == OOD or choice.setting == "fsood"
     }
     cells: dict[tuple[str, str], dict[str, str]] = {}
+    all_sets: dict[str, list[str]] = {}
     over_seeds, methods = samples.networks != ("",), []
     for name, metric in asked.items():
         own = replace(choice, metric=name)
@@ -50,6 +59,7 @@ def metrics_text(samples: Samples, names: Sequence[str], choice: Choice, interva
         for group, pairings in samples.groups(metric, choice.setting).items():
             sets[GROUP_ROWS.get(group, group)] = [each.ood_split.split("/", 1)[1] for each in pairings]
         headers = column_headers(sets)
+        all_sets.update(sets)
         for value in made:
             row = GROUP_ROWS.get(value.group, value.group.split("/", 1)[-1])
             if row in headers:
@@ -64,7 +74,7 @@ def metrics_text(samples: Samples, names: Sequence[str], choice: Choice, interva
     order = dict.fromkeys(row for row, _ in cells)
     columns = [column for row in order for column in cells if column[0] == row]
     frame = pd.DataFrame({column: cells[column] for column in columns}, index=samples.detectors)
-    return "\n".join([framed(frame), *(fill(line, WIDTH * 2, subsequent_indent="  ") for line in methods)])
+    return "\n".join([of_groups(frame, all_sets, by_data_set, display), *map(folded, methods)])
 
 
 def comparison_text(comparison: Comparison) -> str:

@@ -49,10 +49,12 @@ class Detector(ABC):
     score is the difference of, where that may be far above its own: scores that differ by rounding of it are refused.
     With ``block_bytes`` ``_score`` sees so many rows at a time that a copy of them in float64 has up to that size: one
     that makes several copies stays in a processor's cache.
+    ``display`` is how papers write the ``name``, which it is where a class does not say it.
     ``formula`` counts the versions of the equation under one name: scores of two versions are not to be compared.
     """
 
     name: str
+    display: str
     paper: Paper
     fits_on: FitsOn = FitsOn.NOTHING
     fit_reads: tuple[str, ...] = ()
@@ -61,6 +63,11 @@ class Detector(ABC):
     formula: int = 1
 
     num_features_: int
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "display" not in vars(cls):  # that of a parent is another detector's
+            cls.display = getattr(cls, "name", "")
 
     @without_autocast()
     def fit(self, training: Training, head: LinearHead, validation: FeatureSplit | None = None) -> Detector:

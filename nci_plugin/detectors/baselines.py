@@ -15,6 +15,7 @@ class MSP(Detector):
     """Maximum softmax probability: score = max_k softmax(z)_k, in (0, 1] (Hendrycks & Gimpel 2017)."""
 
     name = "msp"
+    display = "MSP"
     paper = Paper(
         "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks",
         "Hendrycks & Gimpel",
@@ -32,6 +33,7 @@ class MLS(Detector):
     """Maximum logit score: score = max_k z_k (Hendrycks et al. 2022)."""
 
     name = "mls"
+    display = "MLS"
     paper = Paper(
         "Scaling Out-of-Distribution Detection for Real-World Settings",
         "Hendrycks et al.",
@@ -49,6 +51,7 @@ class EBO(Detector):
     """Energy: score = T log sum_k exp(z_k / T), T > 0 (Liu et al. 2020, with the sign turned)."""
 
     name = "ebo"
+    display = "Energy"
     paper = Paper(
         "Energy-based Out-of-distribution Detection",
         "Liu et al.",

@@ -30,6 +30,7 @@ class CARef(Detector):
     """
 
     name = "caref"
+    display = "CARef"
     paper = CADREF_PAPER
     fits_on = FitsOn.BANK
 
@@ -72,6 +73,7 @@ class CADRef(CARef):
     """
 
     name = "cadref"
+    display = "CADRef"
 
     def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
         super()._fit(training, head, validation)

@@ -24,6 +24,7 @@ class DICE(Detector):
     """
 
     name = "dice"
+    display = "DICE"
     paper = Paper(
         "DICE: Leveraging Sparsification for Out-of-Distribution Detection",
         "Sun & Li",

@@ -28,6 +28,7 @@ class FDBD(Detector):
     """
 
     name = "fdbd"
+    display = "fDBD"
     paper = Paper(
         "Fast Decision Boundary based Out-of-Distribution Detector",
         "Liu & Qin",

@@ -19,6 +19,7 @@ class GEN(Detector):
     """
 
     name = "gen"
+    display = "GEN"
     paper = Paper(
         "GEN: Pushing the Limits of Softmax-Based Out-of-Distribution Detection",
         "Liu et al.",

@@ -22,6 +22,7 @@ class KLM(Detector):
     """
 
     name = "klm"
+    display = "KLM"
     paper = Paper(
         "Scaling Out-of-Distribution Detection for Real-World Settings",
         "Hendrycks et al.",

@@ -33,6 +33,7 @@ class KNN(Detector):
     """
 
     name = "knn"
+    display = "KNN"
     paper = Paper(
         "Out-of-Distribution Detection with Deep Nearest Neighbors",
         "Sun et al.",
@@ -124,6 +125,7 @@ class KNNL1(KNN):
     """
 
     name = "knn_l1"
+    display = "KNN, L1 norm"
     paper = NCI_PAPER
     caches = ("_kept",)  # of rows that it scored: no part of what it learned
 

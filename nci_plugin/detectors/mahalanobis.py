@@ -26,6 +26,7 @@ class MDSPlusPlus(Detector):
     """
 
     name = "mds_pp"
+    display = "MDS++"
     paper = Paper(
         "Mahalanobis++: Improving OOD Detection via Feature Normalization",
         "Mueller & Hein",
@@ -66,6 +67,7 @@ class RMDSPlusPlus(MDSPlusPlus):
     """
 
     name = "rmds_pp"
+    display = "RMDS++"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         super()._fit(training, head, validation)

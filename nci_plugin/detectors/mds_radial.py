@@ -26,6 +26,7 @@ class MDSRadial(Detector):
     """
 
     name = "mds_radial"
+    display = "MDS radial"
     paper = Paper(
         "A Geometry-Based View of Mahalanobis OOD Detection",
         "Janiak et al.",

@@ -77,6 +77,7 @@ class NCI(FeatureProximity):
     """
 
     name = "nci"
+    display = "NCI"
 
     def __init__(self, alpha: float | str = 1e-4) -> None:
         self.alpha = alpha
@@ -150,6 +151,7 @@ class NCIAuto(NCI):
     """
 
     name = "nci_auto"
+    display = "NCI auto"
     formula = 2
 
     def __init__(self, alpha: float | str = AUTO) -> None:
@@ -164,6 +166,7 @@ class NCIL2(NCI):
     """
 
     name = "nci_l2"
+    display = "NCI, L2 norm"
     norm = "l2"
 
 
@@ -172,6 +175,7 @@ class PScore(FeatureProximity):
     """Ablation of NCI without the filter: score = w_c . (h - mu_G) / ||h - mu_G||_2 (Liu & Qin 2025)."""
 
     name = "pscore"
+    display = "pScore"
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         return in_range_of(self._p_score(features, logits), like=logits)
@@ -182,6 +186,7 @@ class FeatureNorm(Detector):
     """Ablation of NCI with the filter alone: score = ||h||, l1 as in the paper, l2 or linf (Liu & Qin 2025)."""
 
     name = "feature_norm"
+    display = "Feature norm"
     paper = NCI_PAPER
     block_bytes = 2**20
 

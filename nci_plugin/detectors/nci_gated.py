@@ -41,6 +41,7 @@ class NCIGated(Detector):
     """
 
     name = "nci_gated"
+    display = "NCI-G"
     paper = Paper(
         "NCI-G: angles rank, and a distance acts beyond the tail of ID samples",
         "nci_plugin, after Liu & Qin",

@@ -37,6 +37,7 @@ class NCIPlus(FeatureProximity):
     """
 
     name = "nci_plus"
+    display = "NCI+"
     paper = Paper(
         "NCI+: pScore judged within the predicted class, and of the norm only a low one",
         "nci_plugin, after Liu & Qin",

@@ -42,6 +42,7 @@ class NECO(Detector):
     """
 
     name = "neco"
+    display = "NECO"
     paper = Paper(
         "NECO: NEural Collapse Based Out-of-distribution detection",
         "Ammar et al.",

@@ -47,6 +47,7 @@ class NC1(Detector):
     """
 
     name = "nc1"
+    display = "NC1 score"
     paper = NEURAL_COLLAPSE
     fits_on = FitsOn.STATISTICS
 
@@ -70,6 +71,7 @@ class NC2(Detector):
     """
 
     name = "nc2"
+    display = "NC2 score"
     paper = NEURAL_COLLAPSE
     fits_on = FitsOn.STATISTICS
 
@@ -95,6 +97,7 @@ class NC3(Detector):
     """
 
     name = "nc3"
+    display = "NC3 score"
     paper = NEURAL_COLLAPSE
     fits_on = FitsOn.STATISTICS
 
@@ -116,6 +119,7 @@ class NC4(Detector):
     """
 
     name = "nc4"
+    display = "NC4 score"
     paper = NEURAL_COLLAPSE
     fits_on = FitsOn.STATISTICS
 
@@ -144,6 +148,7 @@ class NC5(NECO):
     """Orthogonality of ID and OOD: score = ||P_d v||_2 / ||u||_2 (Ammar et al. 2024), which is NECO by another name."""
 
     name = "nc5"
+    display = "NC5 score"
 
 
 def _predicted(logits: Tensor, classes: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ class NNGuide(Detector):
     """
 
     name = "nnguide"
+    display = "NNGuide"
     paper = Paper(
         "Nearest Neighbor Guidance for Out-of-Distribution Detection",
         "Park et al.",

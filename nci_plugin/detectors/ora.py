@@ -35,6 +35,7 @@ class ORA(Detector):
     """
 
     name = "ora"
+    display = "ORA"
     paper = Paper(
         "Out-of-Distribution Detection with Relative Angles",
         "Demirel et al.",

@@ -22,6 +22,7 @@ class PScoreDataFree(Detector):
     """
 
     name = "pscore_data_free"
+    display = "pScore, data-free"
     paper = Paper(
         "From Out-of-Distribution Detection to Hallucination Detection: A Geometric View",
         "Liu et al.",

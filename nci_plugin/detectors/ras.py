@@ -25,6 +25,7 @@ class RAS(Detector):
     """
 
     name = "ras"
+    display = "RAS"
     paper = Paper(
         "Ranked Activation Shift for Post-Hoc Out-of-Distribution Detection",
         "Guglielmo & Masana",

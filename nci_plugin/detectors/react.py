@@ -21,6 +21,7 @@ class ReAct(Detector):
     """
 
     name = "react"
+    display = "ReAct"
     paper = Paper(
         "ReAct: Out-of-distribution Detection With Rectified Activations",
         "Sun et al.",

@@ -21,6 +21,7 @@ class SCALE(Detector):
     """
 
     name = "scale"
+    display = "SCALE"
     paper = Paper(
         "Scaling for Training Time and Post-hoc Out-of-distribution Detection Enhancement",
         "Xu et al.",

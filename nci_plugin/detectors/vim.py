@@ -26,6 +26,7 @@ class ViM(Detector):
     """
 
     name = "vim"
+    display = "ViM"
     paper = Paper(
         "ViM: Out-Of-Distribution with Virtual-logit Matching",
         "Wang et al.",

@@ -131,6 +131,7 @@ class WhitenedCosine(Detector):
     """
 
     name = "whitened_cosine"
+    display = "Whitened cosine"
     paper = Paper(
         "The cosine of pScore in the metric within classes",
         "nci_plugin, after Liu & Qin",
@@ -158,6 +159,7 @@ class WhitenedCosinePlusPlus(WhitenedCosine):
     """Score = cos_A(f - mu_G, d_c), f = h / ||h||_2, as `WhitenedCosine` with the statistics of f (nci_plugin 2026)."""
 
     name = "whitened_cosine_pp"
+    display = "Whitened cosine++"
     fits_on = FitsOn.UNIT_STATISTICS
 
     def _rows(self, features: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from nci_plugin.leaderboard.disputed import explained, marked
 from nci_plugin.leaderboard.rank import GROUPS, standing
 from nci_plugin.leaderboard.rows import number
 from nci_plugin.leaderboard.run import Run
-from nci_plugin.report.tables import TITLES, aligned, detectors_by_near_auroc
+from nci_plugin.report.tables import TITLES, detectors_by_near_auroc
+from nci_plugin.report.terminal import aligned
 
 HEADER = ["  rank", "near", "far", "ID accuracy", "training", "postprocessor", "arch", "description"]
 

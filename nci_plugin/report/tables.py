@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,10 +13,11 @@ from nci_plugin.checks import one_line
 from nci_plugin.evaluation.alternatives import MOST_ROWS, VALIDATED_ON, Alternative, read_alternatives
 from nci_plugin.evaluation.precision import AMP_SHIFT
 from nci_plugin.evaluation.results import METRICS, Result, formatted, is_over_seeds, table
+from nci_plugin.report.terminal import aligned, folded, grouped, with_prose
 
 TITLES = {"ood": "standard OOD", "fsood": "full-spectrum OOD (covariate-shifted samples count as ID)"}
-WIDTH_WITHOUT_TERMINAL = 160
-"""Characters that a table may take in a file or a pipe; a wider one is split, as in a narrower terminal."""
+MAIN_METRICS = ("auroc", "fpr95")
+"""What a table starts with, and has alone unless more is asked for."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Table:
 
     def text(self) -> str:
         """For a terminal: the first column to the left, the others to the right."""
-        return "\n".join([self.title, aligned(self.rows), *self.notes])
+        return "\n".join([folded(self.title), aligned(self.rows), *map(folded, self.notes)])
 
 
 def detectors_by_near_auroc(results: Sequence[Result], setting: str) -> list[str]:
@@ -44,31 +44,64 @@ def detectors_by_near_auroc(results: Sequence[Result], setting: str) -> list[str
     return sorted(ranked, key=lambda name: -float(np.mean(ranked[name])))
 
 
-def setting_table(results: Sequence[Result], setting: str) -> str:
-    """Title and `setting_frame` for a terminal; empty where the setting has no results."""
+def setting_table(
+    results: Sequence[Result],
+    setting: str,
+    metrics: Sequence[str] = MAIN_METRICS,
+    by_data_set: bool = False,
+    names: Mapping[str, str] | None = None,
+) -> str:
+    """A setting for a terminal: rows = detectors, columns = the metrics of near and of far, empty without results.
+
+    ``by_data_set`` adds columns of every data set. ``names`` are display names, which stand beside the detectors where
+    there is room.
+    """
     if not detectors_by_near_auroc(results, setting):
         return ""
-    return f"{setting_title(results, setting)}\n{framed(setting_frame(results, setting))}"
+    sets = data_sets([result for result in results if result.setting == setting])
+    frame = setting_frame(results, setting, metrics)
+    return "\n".join([folded(setting_title(results, setting)), of_groups(frame, sets, by_data_set, names)])
 
 
-def framed(frame: pd.DataFrame) -> str:
-    """A frame for a terminal, its columns in several parts where they are too wide."""
-    return frame.to_string(line_width=_width())
+def of_groups(
+    frame: pd.DataFrame,
+    sets: Mapping[str, Sequence[str]],
+    by_data_set: bool = False,
+    names: Mapping[str, str] | None = None,
+) -> str:
+    """The columns of a frame's groups (and of their data sets) for a terminal, and which ``sets`` a group is of.
+
+    The frame's columns are (`column_headers` of the sets, metric); see `grouped` for ``names``.
+    """
+    headers = column_headers(sets)
+    groups = {headers[row]: group for group, row in GROUP_ROWS.items() if row in headers}
+    columns = [column for column in frame.columns if by_data_set or column[0] not in sum(map(list, sets.values()), [])]
+    text = framed(frame[columns].rename(columns=groups, level=0), names)
+    note = "; ".join(f"{groups.get(headers[row], row)}: {', '.join(names_)}" for row, names_ in sets.items())
+    return f"{text}\n{folded(note)}"
 
 
-def setting_frame(results: Sequence[Result], setting: str) -> pd.DataFrame:
+def framed(frame: pd.DataFrame, names: Mapping[str, str] | None = None) -> str:
+    """A frame with columns of (group, metric) for a terminal, in parts where it is too wide; see `grouped`."""
+    columns = [(group, [metric, *frame[group, metric].fillna("-")]) for group, metric in frame.columns]
+    return grouped(["detector", *map(str, frame.index)], columns, names)
+
+
+def setting_frame(results: Sequence[Result], setting: str, metrics: Sequence[str] | None = None) -> pd.DataFrame:
     """Rows = detectors, columns = the metrics of each group and data set, cells = text; ID accuracy is in the title.
 
+    ``metrics`` are fields of Result, all but ACC where None are given.
     A group of one data set is that data set: the two share their columns.
     """
     names = detectors_by_near_auroc(results, setting)
     over_seeds = is_over_seeds(results)
     tables = {name: table(results, name, setting) for name in names}
     headers = column_headers(data_sets([result for result in results if result.setting == setting]))
-    columns = [(row, metric) for row in headers for metric in METRICS.values() if metric != METRICS["acc"]]
+    labels = [METRICS[name] for name in (metrics or METRICS) if name != "acc"]
+    columns = [(row, metric) for row in headers for metric in labels]
     cells = [[formatted(tables[name].loc[row, metric], over_seeds, "±") for row, metric in columns] for name in names]
-    labels = pd.MultiIndex.from_tuples([(headers[row], metric) for row, metric in columns])
-    return pd.DataFrame(cells, index=names, columns=labels)
+    header = pd.MultiIndex.from_tuples([(headers[row], metric) for row, metric in columns])
+    return pd.DataFrame(cells, index=names, columns=header)
 
 
 def setting_title(results: Sequence[Result], setting: str, cells: str = "mean ± std") -> str:
@@ -101,9 +134,7 @@ def column_headers(sets: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 def choices_table(results: Sequence[Result]) -> str:
     """`choices_rows` for a terminal."""
-    rows = choices_rows(results)
-    widths = [max(map(len, column)) for column in zip(*(row[:4] for row in rows))]
-    return "\n".join(_aligned(row, widths) for row in rows)
+    return with_prose(choices_rows(results))
 
 
 def choices_rows(results: Sequence[Result]) -> list[list[str]]:
@@ -198,21 +229,3 @@ def amp_table(results: Sequence[Result]) -> Table | None:
     count = sum(int(shift["rows"]) for shift in first.values())
     precision = next(result.provenance["amp"] for result in results if AMP_SHIFT in result.provenance)
     return Table(f"scores in {precision} against float32, on {count} rows that passed in both", rows)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of one length as text: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
-        for row in rows
-    )
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    first, *numbers, last = row
-    return "  ".join([first.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:])), last])
-
-
-def _width() -> int:
-    return shutil.get_terminal_size((WIDTH_WITHOUT_TERMINAL, 24)).columns

@@ -103,6 +103,27 @@ METHODS = {
 """Every postprocessor of OpenOOD's evaluation API, in the order in which ``openood:all`` runs them."""
 
 
+WRITTEN = {
+    "ebo": "Energy",
+    "temp_scaling": "TempScale",
+    "gradnorm": "GradNorm",
+    "react": "ReAct",
+    "residual": "Residual",
+    "dropout": "Dropout",
+    "vim": "ViM",
+    "fdbd": "fDBD",
+    "nnguide": "NNGuide",
+    "relation": "Relation",
+    "openmax": "OpenMax",
+    "rankfeat": "RankFeat",
+    "adascale_a": "AdaSCALE-A",
+    "adascale_l": "AdaSCALE-L",
+    "mds_ensemble": "MDS ensemble",
+    "gram": "Gram",
+}
+"""Methods that papers do not write in capitals alone."""
+
+
 @dataclass(frozen=True)
 class OpenOODMethod:
     """A postprocessor of OpenOOD with the YAML of its checkout, as one of the detectors that `evaluate_bank` takes."""
@@ -142,6 +163,12 @@ class OpenOODMethod:
     def answer(self, bank: FeatureBank, benchmark: Benchmark, splits: Sequence[str]) -> Answers:
         """Set up, search and score as OpenOOD's evaluator does; raises PluginError if that gives no ranking."""
         return run(self.method, self.config, self.sweep, self.needs.images, bank, benchmark, splits)
+
+
+def display(name: str) -> str:
+    """The method ``openood:NAME`` as papers write it."""
+    method = name.removeprefix(PREFIX)
+    return f"{WRITTEN.get(method, method.upper())} (OpenOOD)"
 
 
 def names(images: bool = False) -> list[str]:

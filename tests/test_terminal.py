@@ -1,0 +1,105 @@
+"""What is printed fits the terminal, and is plain ASCII where there is none."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+from helpers.results import SEEDS, rows_of
+
+from nci_plugin.report import terminal
+from nci_plugin.report.names import display_name, display_names
+from nci_plugin.report.tables import MAIN_METRICS, choices_table, setting_table
+
+AT_80 = """\
+cifar10, standard OOD: ACC 95.06 ± 0.00 on 9000 ID samples; in percent, mean ±
+  std over s0, s1, s2
+                                -------- near --------  -------- far ---------
+detector                             AUROC      FPR@95       AUROC      FPR@95
+mds_pp                          91.00±0.82  30.00±0.00  92.00±0.00  30.00±0.00
+whitened_cosine_pp              88.00±0.82  30.00±0.00  92.00±0.00  30.00±0.00
+pytorch_ood:temperaturescaling  85.00±0.82  30.00±0.00  92.00±0.00  30.00±0.00
+near: cifar100, tin; far: mnist"""
+
+AT_120 = """\
+cifar10, standard OOD: ACC 95.06 ± 0.00 on 9000 ID samples; in percent, mean ± std over s0, s1, s2
+                                                                  -------- near --------  -------- far ---------
+detector                        name                                   AUROC      FPR@95       AUROC      FPR@95
+mds_pp                          MDS++                             91.00±0.82  30.00±0.00  92.00±0.00  30.00±0.00
+whitened_cosine_pp              Whitened cosine++                 88.00±0.82  30.00±0.00  92.00±0.00  30.00±0.00
+pytorch_ood:temperaturescaling  TemperatureScaling (pytorch-ood)  85.00±0.82  30.00±0.00  92.00±0.00  30.00±0.00
+near: cifar100, tin; far: mnist"""
+
+
+class Terminal(io.StringIO):
+    """A terminal of some encoding."""
+
+    def __init__(self, encoding):
+        super().__init__()
+        self._encoding = encoding
+
+    @property
+    def encoding(self):
+        return self._encoding
+
+    def isatty(self):
+        return True
+
+
+def results():
+    names = {"mds_pp": 90.0, "whitened_cosine_pp": 87.0, "pytorch_ood:temperaturescaling": 84.0}
+    return [
+        row
+        for i, seed in enumerate(SEEDS)
+        for name, near in names.items()
+        for row in rows_of(name, near + i, seed=seed)
+    ]
+
+
+def printed(metrics=MAIN_METRICS, by_data_set=False):
+    names = display_names({result.detector for result in results()})
+    return setting_table(results(), "ood", metrics, by_data_set, names)
+
+
+@pytest.mark.parametrize(("columns", "text"), [("80", AT_80), ("120", AT_120)])
+def test_the_table_in_a_terminal(monkeypatch, columns, text):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys, "stdout", Terminal("utf-8"))
+    assert printed() == text
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 120, 200])
+@pytest.mark.parametrize("by_data_set", [True, False])
+def test_every_width_holds_the_table(monkeypatch, columns, by_data_set):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = printed(("auroc", "fpr95", "aupr_in", "aupr_out"), by_data_set)
+    assert max(map(len, text.splitlines())) <= max(columns, 30 + 2 + 11)
+    assert text.count("91.00+-0.82") == 1 + by_data_set
+
+
+def test_where_there_is_no_terminal_lines_are_plain_and_of_the_stated_width(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(sys, "__stdout__", None)
+    text = printed(("auroc", "fpr95", "aupr_in", "aupr_out"), True) + "\n" + choices_table(results())
+    assert text.isascii()
+    assert 80 < max(map(len, text.splitlines())) <= terminal.WIDTH == 100
+
+
+def test_a_terminal_that_lacks_plus_minus_gets_ascii(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stdout", Terminal("ascii"))
+    assert printed().isascii()
+
+
+def test_prose_keeps_whole_words_and_lines(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    path = "/a/path/that/is/longer/than/a/line.ckpt"
+    assert terminal.folded(f"written to {path} now\n\nand") == f"written to\n  {path}\n  now\n\nand"
+
+
+def test_display_names():
+    assert display_name("ebo") == "Energy"
+    assert display_name("pytorch_ood:vim") == "ViM (pytorch-ood)"
+    assert display_name("openood:knn") == "KNN (OpenOOD)"
+    assert display_name("of_a_file") == "of_a_file"
