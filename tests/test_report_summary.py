@@ -15,7 +15,7 @@ from nci_plugin.detectors.registry import detector_class, names
 from nci_plugin.diagnosis.explanation import Explanation, PropertyRow
 from nci_plugin.evaluation.identity import FIELDS
 from nci_plugin.evaluation.results import complete, file_name
-from nci_plugin.report.names import _NAMES, display_name
+from nci_plugin.report.names import display_name
 from nci_plugin.report.standing_figure import standing_figure
 from nci_plugin.report.summary import not_comparable, what_collapse_says, what_was_tested, who_leads
 
@@ -90,8 +90,8 @@ def test_what_is_not_comparable_is_named() -> None:
 
 
 def test_every_detector_of_the_package_has_a_name_for_readers() -> None:
-    ours = {name for name in names() if detector_class(name).__module__.startswith("nci_plugin.detectors")}
-    assert set(_NAMES) == ours
+    ours = [name for name in names() if detector_class(name).__module__.startswith("nci_plugin.detectors")]
+    assert all(display_name(name) != name for name in ours)
     assert len(set(map(display_name, names()))) == len(names())
     assert display_name("my_own") == "my_own"
 
