@@ -6,7 +6,7 @@ import io
 import sys
 
 import pytest
-from helpers.results import SEEDS, rows_of
+from result_rows import SEEDS, rows_of
 
 from nci_plugin.report import terminal
 from nci_plugin.report.names import display_name, display_names
