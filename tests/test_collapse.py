@@ -22,8 +22,10 @@ from nci_plugin.collapse.variability import nc1_cdnv, nc1_pinv, nc1_quotient
 from nci_plugin.features.split import Chunk, FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.head import LinearHead
+from nci_plugin.report import diagnosis_tables
 
 NEEDS_ETF = [metric.name for metric in METRICS.values() if metric.simplex]
+ZERO_AT_ETF = [name for name in NEEDS_ETF if METRICS[name].ideal == 0 and name != "gnc2_log_variance"]
 GOLDEN = Path(__file__).parent / "golden"
 EXACT = {"rel": 1e-10, "abs": 1e-12}
 UNCENTRED = {
@@ -31,7 +33,14 @@ UNCENTRED = {
     *("class_mean_norms", "gof_mean_abs_cosine_uncentred", "gof_slope_means"),
 }
 """What moves with the origin of the features."""
-LENGTHS = {"nc2_centred_norms": 1, "class_variances": 2, "mean_norm_l2": 1, "class_norms_l2": 1, "class_mean_norms": 1}
+LENGTHS = {
+    "mean_class_distance": 1,
+    "nc2_centred_norms": 1,
+    "class_variances": 2,
+    "mean_norm_l2": 1,
+    "class_norms_l2": 1,
+    "class_mean_norms": 1,
+}
 """What is not free of the features' scale, with the power that it follows."""
 
 
@@ -121,7 +130,7 @@ def test_exact_collapse(num_classes, width):
     features, head = 3 * vertices[labels] + offset, LinearHead(2 * vertices, -2 * vertices @ offset)
     statistics = statistics_of(features, labels, num_classes)
     metrics = measure(statistics, head)
-    zero = ["nc1_pinv", "nc1_quotient", "nc1_cdnv", "nc2_equinorm_means", "nc2_equinorm_weights", *NEEDS_ETF]
+    zero = ["nc1_pinv", "nc1_quotient", "nc1_cdnv", "nc2_equinorm_means", "nc2_equinorm_weights", *ZERO_AT_ETF]
     for name in [*zero, "nc3_self_duality", "nc3_cosine_std"]:
         assert getattr(metrics, name) == pytest.approx(0, abs=1e-12), name
     assert metrics.nc3_cosines == pytest.approx([1] * num_classes, abs=1e-12)
@@ -130,6 +139,8 @@ def test_exact_collapse(num_classes, width):
         assert metrics.gnc2_log_variance == pytest.approx(0, abs=1e-12)
     assert metrics.smallest_angle_means == pytest.approx(math.degrees(math.acos(-1 / (num_classes - 1))), abs=1e-5)
     assert metrics.effective_rank_means == pytest.approx(num_classes - 1)
+    assert metrics.nc2_mean_cosine == pytest.approx(-1 / (num_classes - 1), **EXACT)
+    assert metrics.mean_class_distance == pytest.approx(3 * math.sqrt(2 * num_classes / (num_classes - 1)))
     assert metrics.between_rank == num_classes - 1
     assert metrics.etf_exists
     assert not metrics.notes.keys() & {*zero, "gnc2_log_mean"}
@@ -148,6 +159,20 @@ def test_more_classes_than_a_simplex_has_room_for_say_so():
     assert metrics.gnc2_log_mean == pytest.approx(-np.log(distances).mean())
     assert metrics.gnc2_log_variance == pytest.approx(np.log(distances).var(ddof=1))
     assert metrics.nc1_pinv == 0
+    assert metrics.nc2_mean_cosine == pytest.approx(-1 / 3)  # the signed mean hides what equiangular shows
+    assert metrics.mean_class_distance == pytest.approx(distances.mean())
+
+
+def test_a_value_at_collapse_is_given_only_where_it_can_be_reached():
+    """K - 1 features hold a simplex ETF of K classes, K features an orthogonal frame; fewer hold neither."""
+    for name in NEEDS_ETF:
+        assert METRICS[name].at_collapse(100, 99) == METRICS[name].at_collapse(100) is not None
+        assert METRICS[name].at_collapse(100, 98) is None
+    orthogonal = METRICS["gof_mean_abs_cosine_uncentred"]
+    assert (orthogonal.at_collapse(100, 100), orthogonal.at_collapse(100, 99)) == (0, None)
+    assert METRICS["nc1_quotient"].at_collapse(100, 1) == 0
+    shown = [diagnosis_tables.at_collapse(METRICS[name], 100, 64) for name in ("effective_rank_means", "nc1_pinv")]
+    assert shown == ["-", "0"]
 
 
 def test_the_simplex_minimises_the_log_mean_and_has_no_variance():

@@ -15,9 +15,11 @@ from command import command, diagnose
 from PIL import Image
 from tiny import COUNTS, Tiny, draw_nothing, tree
 
+from nci_plugin.checks import PluginError
 from nci_plugin.cli.main import main
 from nci_plugin.collapse import CollapseMetrics, NearestCentre
 from nci_plugin.collapse.geometry import centre_distances
+from nci_plugin.detectors.neural_collapse import NC2
 from nci_plugin.diagnosis.explanation import MIN_CHECKPOINTS, PROPERTIES, correlation, explain
 from nci_plugin.diagnosis.geometry import Plane, distance_from_frame
 from nci_plugin.diagnosis.layers import mean_over_networks, nearest_centre_head
@@ -427,6 +429,22 @@ def test_explain_an_image(tiny):
     for detector in ("nc1", "nc4", "pscore", "feature_norm"):
         assert f"\n{detector} " in out
     assert f"keeps 95 % of {COUNTS['val']} ID validation samples" in out
+
+
+def test_explain_leaves_out_what_cannot_be_computed(tiny, monkeypatch):
+    """As eval does; where nothing is left, the first reason is the error."""
+    monkeypatch.setattr(NC2, "fit", refuse)
+    code, out, err = command(explain_arguments(tiny, tiny.image("train", 1)))
+    assert (code, err) == (0, "")
+    assert "\nnc2: left out: no room for a frame\n" in out
+    assert f" of {len(DETECTORS) - 1} scores call it ID" in out
+    code, out, err = command(explain_arguments(tiny, tiny.image("train", 1), "--detectors", "nc2"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no room for a frame" in err
+
+
+def refuse(self, *arguments):
+    raise PluginError("no room for a frame")
 
 
 def test_explain_values_percentiles_and_verdict(tiny):

@@ -115,19 +115,70 @@ def test_variances_of_many_classes_are_a_histogram_of_those_that_have_one(many):
 
 def test_weight_cosines_are_shown_centred_and_uncentred(few):
     collapse = few.record.collapse
-    (axis,) = duality_figure(few).axes
-    drawn = {line.get_label(): list(line.get_ydata()) for line in axis.lines}
+    figure = duality_figure(few)
+    bars, counts = figure.axes
+    drawn = {each.get_label(): [bar.get_height() for bar in each] for each in bars.containers}
     assert drawn["cos(w_k, mu_k - mu_G), centred: NC3"] == list(collapse.nc3_cosines)
     assert drawn["cos(w_k, mu_k), uncentred: not NC3"] == list(collapse.uncentred_cosines)
-    assert drawn["NC3 at collapse"] == [1, 1]
+    for axis in (bars, counts):
+        lines = [list(line.get_ydata()) for line in axis.lines]
+        assert [1, 1] in lines
+        assert any(line == pytest.approx([collapse.nc3_cosine_mean] * 2) for line in lines)
+    assert f"mean cosine {collapse.nc3_cosine_mean:.4g}" in figure.get_suptitle()
+    steps = [set(np.round(patch.get_xy()[:, 1], 9)) for patch in counts.patches]
+    assert steps[0] == steps[1]  # one grid of bins
+
+
+def test_mean_variance_is_a_line_and_nc1_in_the_title(few):
+    collapse, figure = few.record.collapse, variance_figure(few)
+    for axis in figure.axes:
+        assert list(axis.lines[0].get_ydata()) == pytest.approx([np.mean(collapse.class_variances)] * 2)
+    assert f"NC1 = {collapse.nc1_quotient:.4g}" in figure.get_suptitle()
+
+
+def test_without_room_for_a_simplex_none_is_drawn():
+    stored = diagnosed(*imbalanced((16, 8, 7, 6, 5), width=3))
+    measured, counts, _ = cosine_figure(stored).axes
+    assert measured.get_title() == "measured"
+    assert (list(counts.lines), counts.get_title()) == ([], "all pairs; no ETF: K > P + 1")
+    assert not any("ETF" in str(line.get_label()) for line in count_figure(stored).axes[2].lines)
+    assert "out of reach at collapse" in "".join(explain([stored.record]).sentences)
+
+
+def test_every_set_in_the_plane_has_its_own_colour_and_marker(few):
+    drawn = [each for each in FIGURES["plane"](few).axes[0].collections if "n = " in str(each.get_label())]
+    looks = {(tuple(each.get_facecolor()[0]), each.get_paths()[0].vertices.tobytes()) for each in drawn}
+    assert len(looks) == len(drawn) == 5
+    assert len({colour for colour, _ in looks}) == 5
+    assert len({marker for _, marker in looks}) == 5
+
+
+@pytest.mark.slow
+def test_nothing_is_cut_off_or_overlaps_at_1000_classes():
+    stored = diagnosed(*imbalanced((3,) * 1000, width=64))
+    for name in ("cosines", "distances", "duality", "variances", "plane"):
+        figure = FIGURES[name](stored)
+        rendered(figure, "png")  # lays it out
+        inside = figure.bbox
+        for axis in figure.axes:
+            box = axis.get_tightbbox()
+            assert box.x0 >= inside.x0, name
+            assert box.x1 <= inside.x1 + 1, name
+            for labels, side in ((axis.get_xticklabels(), "x"), (axis.get_yticklabels(), "y")):
+                ends = sorted(
+                    (extent.x0, extent.x1) if side == "x" else (extent.y0, extent.y1)
+                    for extent in (text.get_window_extent() for text in labels if text.get_text())
+                )
+                assert all(first[1] <= second[0] + 1 for first, second in zip(ends, ends[1:])), (name, side)
 
 
 def test_cosines_have_the_line_of_the_simplex(few):
     measured, ideal, counts, _ = cosine_figure(few).axes
     means = np.array([few.arrays["plane/means"][k] for k in range(4)])
     assert means.shape == (4, 2)
-    matrix = measured.images[0].get_array()
-    assert matrix[0, 1] == few.arrays["pair_cosines"][0] == matrix[1, 0]
+    matrix, order = measured.images[0].get_array(), list(few.arrays["class_order"])
+    first, second = order.index(0), order.index(1)
+    assert matrix[first, second] == few.arrays["pair_cosines"][0] == matrix[second, first]
     assert set(np.unique(ideal.images[0].get_array())) == {-1 / 3, 1.0}
     assert list(counts.lines[0].get_xdata()) == [-1 / 3, -1 / 3]
     assert sum(bar.get_height() for bar in counts.patches) == 6

@@ -66,6 +66,8 @@ def _print(title: str, explanation: Explanation, tpr: float, names: Sequence[str
     print(f"predicted class: {predicted} (softmax {explanation.probability:.4f}), {of_predicted}")
     print(f"nearest class mean: {nearest}, at distance {explanation.nearest_distance:.4g} (feature units)")
     print(aligned(rows))
+    for name, reason in explanation.not_scored.items():
+        print(f"{name}: left out: {reason}")
     print(
         f"{called_id} of {len(rows) - 1} scores call it ID at the threshold that keeps {tpr:g} % of"
         f" {explanation.num_validation} ID validation samples"

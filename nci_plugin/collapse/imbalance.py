@@ -25,7 +25,8 @@ def simplex_angle(num_classes: int) -> float:
     return math.degrees(math.acos(-1 / (num_classes - 1)))
 
 
-ANGLE: dict[str, Any] = {"ideal": simplex_angle, "larger": True}
+ANGLE: dict[str, Any] = {"ideal": simplex_angle, "larger": True, "simplex": True}
+RANK: dict[str, Any] = {"ideal": lambda k: k - 1, "simplex": True}
 
 
 @metric("imbalance, largest / smallest class", of="counts")
@@ -97,8 +98,8 @@ def smallest_angle(chords: Tensor, count: int) -> float:
     return float(smallest_angles(chords, count).min())
 
 
-@metric("effective rank of weights", of="weight", name="effective_rank_weights", ideal=lambda k: k - 1)
-@metric("effective rank of centred means", of="centred", name="effective_rank_means", ideal=lambda k: k - 1)
+@metric("effective rank of weights", of="weight", name="effective_rank_weights", **RANK)
+@metric("effective rank of centred means", of="centred", name="effective_rank_means", **RANK)
 def effective_rank(rows: Tensor) -> float:
     """exp(entropy of the eigenvalues of rows rows^T, divided by their sum), 1 to K (after Roy & Vetterli 2007).
 

@@ -1,7 +1,7 @@
 """NC2, how the class means or the weights stand to each other: simplex, hypersphere.
 
 Each equation takes vectors of K classes, ``rows`` (K, P): centred class means or rows of the weight; or the `chords`
-(K (K - 1) / 2,) between their directions. None changes when all rows are scaled or rotated together.
+(K (K - 1) / 2,) between their directions. Rotating all rows together changes none, scaling them only lengths.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nci_plugin.collapse.geometry import RCOND, ROUNDING, Undefined, lengths, pair_cosines
+from nci_plugin.collapse.geometry import RCOND, ROUNDING, Undefined, lengths, pair_cosines, pair_distances
 from nci_plugin.collapse.registry import EPOCHS, STAGES, metric
 
 SHOWN: dict[str, Any] = {"ideal": 0, "along": (EPOCHS, STAGES)}
+GNC2: dict[str, Any] = {"of": "centred_chords", "simplex": True}
 
 
 @metric("||mu_k||", of="raw", name="class_mean_norms", per_class=True)
@@ -44,6 +45,22 @@ def equiangular(rows: Tensor) -> float:
     Absolute values, since the signed mean of centred rows is near 0 whatever they are.
     """
     return float((pair_cosines(rows) + 1 / (len(rows) - 1)).abs().mean())
+
+
+@metric("NC2 mean cosine, centred means", of="centred", name="nc2_mean_cosine", ideal=lambda k: -1 / (k - 1))
+def mean_cosine(rows: Tensor) -> float:
+    """Mean of cos_kk' over pairs, signed, -1/(K-1) to 1 (Papyan et al. 2020).
+
+    Of rows of equal length about their own mean it is -1/(K-1) whatever their angles, so alone it says little:
+    `equiangular` does not cancel.
+    """
+    return float(pair_cosines(rows).mean())
+
+
+@metric("NC2 mean distance of class means", of="raw")
+def mean_class_distance(rows: Tensor) -> float:
+    """Mean of ||mu_k - mu_k'|| over pairs, in the unit of the features; the scale against which variances are read."""
+    return float(pair_distances(rows).mean())
 
 
 @metric("NC2 ETF error, centred means", "ETF error", of="centred", name="nc2_etf_error", simplex=True, **SHOWN)
@@ -96,13 +113,13 @@ def log_inverse_distances(chords: Tensor) -> Tensor:
     return -chords.log()
 
 
-@metric("GNC2 mean log inverse distance", of="centred_chords", name="gnc2_log_mean", ideal=simplex_log_distance)
+@metric("GNC2 mean log inverse distance", name="gnc2_log_mean", ideal=simplex_log_distance, **GNC2)
 def log_mean(chords: Tensor) -> float:
     """Mean of `log_inverse_distances`; a simplex ETF gives -0.5 log(2K / (K-1)), the least (Liu et al. 2023)."""
     return float(log_inverse_distances(chords).mean())
 
 
-@metric("GNC2 its variance", of="centred_chords", name="gnc2_log_variance", ideal=0)
+@metric("GNC2 its variance", name="gnc2_log_variance", ideal=0, **GNC2)
 def log_variance(chords: Tensor) -> float:
     """Variance of `log_inverse_distances` over pairs, by their number less one; 0 at an ETF (Liu et al. 2023)."""
     values = log_inverse_distances(chords)

@@ -189,7 +189,7 @@ def _notes(inputs: Inputs, head: LinearHead, etf_exists: bool) -> dict[str, str]
     if not etf_exists:
         text = (
             f"{inputs.count} classes in {head.num_features} features: no simplex ETF exists for K > P + 1,"
-            " so 0 cannot be reached; gnc2 holds there"
+            " so the value at collapse cannot be reached; gnc2 still compares networks"
         )
         notes.update({metric.name: text for metric in METRICS.values() if metric.simplex})
     return notes

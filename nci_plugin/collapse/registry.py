@@ -26,7 +26,7 @@ class Metric:
             ``split``, each split of a diagnosis, OOD included.
         aspect: ``NC1`` to ``NC5``, or what else it is about; metrics of one aspect share a panel of a figure.
         ideal: the value at exact collapse, or a function that gives it for K classes; None where it has none.
-        frame: the frame whose value that is, where it is not the simplex.
+        frame: the frame whose value that is, where it is not the simplex but one of K orthogonal vectors.
         larger: more collapsed is larger; elsewise it is smaller.
         simplex: the value at collapse is out of reach where there is no simplex ETF, for K > P + 1.
         per_class: a value for each class (K,) instead of one.
@@ -46,8 +46,14 @@ class Metric:
     per_class: bool = False
     along: tuple[str, ...] = ()
 
-    def at_collapse(self, num_classes: int) -> float | None:
-        """The value at exact collapse of ``num_classes`` classes, None where there is none."""
+    def at_collapse(self, num_classes: int, num_features: int | None = None) -> float | None:
+        """The value at exact collapse of ``num_classes`` classes, None where there is none.
+
+        With ``num_features`` also None where it is out of reach in that many features.
+        """
+        spanned = num_classes - 1 if self.simplex else num_classes if self.frame else 0
+        if num_features is not None and spanned > num_features:
+            return None
         if not callable(self.ideal):
             return self.ideal
         return self.ideal(num_classes) if num_classes > 1 else None

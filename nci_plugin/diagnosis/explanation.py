@@ -70,14 +70,15 @@ MIN_CHECKPOINTS = next(n for n in range(2, 20) if 2 / math.factorial(n) < LEVEL 
 class PropertyRow:
     """A property in a group of OOD sets: ``metric`` and ``auroc`` (percent) by network, and how they go together.
 
-    ``metric_name`` is the metric in words, ``at_collapse`` its value there; ``correlation`` (rho, p) can be None.
+    ``metric_name`` is the metric in words, ``at_collapse`` its value there, None where it is out of reach;
+    ``correlation`` (rho, p) can be None.
     """
 
     property: str
     group: str
     score: str
     metric_name: str
-    at_collapse: float
+    at_collapse: float | None
     metric: Sequence[float | None]
     auroc: Sequence[float | None]
     correlation: Mapping[str, float] | None
@@ -119,7 +120,8 @@ def explain(records: Sequence[DiagnosisRecord]) -> Explanation:
 def _row(each: Property, group: str, records: Sequence[DiagnosisRecord]) -> PropertyRow:
     metric = [each.read(record, group) for record in records]
     auroc = [record.auroc.get(each.score, {}).get(group) for record in records]
-    ideal = float(METRICS[each.metric].ideal)  # type: ignore[arg-type]  # a number, of all of PROPERTIES
+    collapse = records[0].collapse
+    ideal = METRICS[each.metric].at_collapse(len(collapse.classes), collapse.num_features)
     return PropertyRow(each.name, group, each.score, each.text, ideal, metric, auroc, correlation(metric, auroc))
 
 
@@ -152,7 +154,12 @@ def _about(each: Property, rows: Sequence[PropertyRow]) -> str:
     else:
         value = f"is {', '.join(f'{group} {text}' for group, text in metric.items())}"
     auroc = ", ".join(f"{row.group} {over_networks(row.auroc, '.2f')}" for row in mine)
-    return f"{each.name}: {each.text} {value} ({mine[0].at_collapse:g} at collapse); AUROC of {each.score}: {auroc}."
+    return f"{each.name}: {each.text} {value} ({ideal_text(mine[0].at_collapse)}); AUROC of {each.score}: {auroc}."
+
+
+def ideal_text(at_collapse: float | None) -> str:
+    """The value at collapse in words."""
+    return "out of reach at collapse: K > P + 1" if at_collapse is None else f"{at_collapse:g} at collapse"
 
 
 def _without_ood(records: Sequence[DiagnosisRecord]) -> list[str]:
@@ -161,7 +168,7 @@ def _without_ood(records: Sequence[DiagnosisRecord]) -> list[str]:
     return [
         *(
             f"{row.property}: {row.metric_name} on train is {over_networks(row.metric, '.4g')}"
-            f" ({row.at_collapse:g} at collapse)."
+            f" ({ideal_text(row.at_collapse)})."
             for row in rows
         ),
         "The benchmark has no OOD set: NC5, AUROC and its correlation with collapse are left out.",

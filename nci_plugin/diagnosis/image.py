@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nci_plugin.benchmarks.benchmark import VALIDATION
 from nci_plugin.benchmarks.image_list import OOD_LABEL
+from nci_plugin.checks import PluginError
 from nci_plugin.collapse.geometry import centre_distances, present_classes
 from nci_plugin.detectors.base import FLOAT32_STEP
 from nci_plugin.evaluation.contestant import ROUNDING_STEPS, Contestant
@@ -34,7 +35,8 @@ class Score:
 class Explanation:
     """One network's view of an image; distances are Euclidean, in the unit of the features.
 
-    ``predicted_distance`` is None where the predicted class had no training sample, and so has no mean.
+    ``predicted_distance`` is None where the predicted class had no training sample, and so has no mean; ``not_scored``
+    are the detectors that cannot be used on this network, with the reason.
     """
 
     predicted: int
@@ -44,13 +46,15 @@ class Explanation:
     nearest_distance: float
     scores: tuple[Score, ...]
     num_validation: int
+    not_scored: Mapping[str, str] = field(default_factory=dict)
 
 
 def explain_image(image: Tensor, bank: FeatureBank, setups: Sequence[Contestant], tpr: float) -> Explanation:
     """Score an image (1, 3, H, W) with a bank's network.
 
     The threshold of each score is the largest that keeps at least the share ``tpr``, 0..1, of the ID validation split.
-    Raises PluginError where the network gives NaN or infinity, or a detector cannot be used on it.
+    Detectors that cannot be used on it are left out, as `evaluate` does. Raises PluginError where the network gives NaN
+    or infinity, and where no detector can be used.
     """
     source, statistics, validation = bank.images, bank.statistics, bank.splits[VALIDATION]
     assert source is not None
@@ -62,14 +66,23 @@ def explain_image(image: Tensor, bank: FeatureBank, setups: Sequence[Contestant]
     distances = centre_distances(features, statistics.means[classes])[0]
     by_class = dict(zip(classes.tolist(), distances.tolist()))
     predicted = int(logits.argmax())
+    scores, not_scored = [], {}
+    for setup in setups:
+        try:
+            scores.append(_score(setup, bank, features, logits, tpr))
+        except PluginError as error:
+            not_scored[setup.name] = str(error)
+    if not scores:
+        raise PluginError(next(iter(not_scored.values())))
     return Explanation(
         predicted=predicted,
         probability=float(torch.softmax(logits.double(), dim=1).max()),
         predicted_distance=by_class.get(predicted),
         nearest=int(classes[distances.argmin()]),
         nearest_distance=float(distances.min()),
-        scores=tuple(_score(setup, bank, features, logits, tpr) for setup in setups),
+        scores=tuple(scores),
         num_validation=len(validation),
+        not_scored=not_scored,
     )
 
 

@@ -15,12 +15,18 @@ from numpy.typing import NDArray
 from nci_plugin.benchmarks.benchmark import FAR, NEAR
 from nci_plugin.collapse import METRICS, CollapseMetrics
 from nci_plugin.collapse.imbalance import IMBALANCE
+from nci_plugin.report.cells import number
 from nci_plugin.report.diagnosis_files import Stored
 from nci_plugin.report.figures import COLOURS, legend_below, new_figure
 from nci_plugin.report.score_figures import BINS, suptitle
 
 FEW_CLASSES = 30
-"""Up to here every class has a bar or a label, beyond only a share of them."""
+"""Up to here every class has a bar or a label."""
+
+SOME_LABELS = 10
+"""Of more classes, how many a side of a matrix has a label for, at most."""
+
+MEAN_LINE: dict[str, Any] = {"color": "0.2", "linewidth": 0.9, "linestyle": ":"}
 
 
 def variance_figure(stored: Stored) -> Figure | None:
@@ -36,6 +42,8 @@ def variance_figure(stored: Stored) -> Figure | None:
     counts.hist(
         values, _bins(values), color=COLOURS[NEAR], edgecolor="white", orientation="horizontal" if few else "vertical"
     )
+    for axis in axes:
+        (axis.axhline if few else axis.axvline)(float(np.mean(values)), **MEAN_LINE)
     label = "mean ||h - mu_k||² (feature units²)"
     if few:
         bars = axes[0]
@@ -47,7 +55,12 @@ def variance_figure(stored: Stored) -> Figure | None:
     else:
         counts.set_xlabel(label, fontsize=8)
         counts.set_ylabel("classes")
-    suptitle(figure, stored, f"NC1: variance within classes, n = {collapse.num_samples} training samples")
+    nc1 = number(collapse.nc1_quotient)
+    suptitle(
+        figure,
+        stored,
+        f"NC1 = {nc1}: variance within classes (line: mean), n = {collapse.num_samples} training samples",
+    )
     return figure
 
 
@@ -57,46 +70,68 @@ def duality_figure(stored: Stored) -> Figure | None:
     if collapse.nc3_cosines is None or collapse.uncentred_cosines is None:
         return None
     few = len(collapse.classes) <= FEW_CLASSES
-    figure = new_figure(6.4, 3.1)
-    axis = figure.subplots()
-    for label, cosines, marker, colour in (
-        ("cos(w_k, mu_k - mu_G), centred: NC3", collapse.nc3_cosines, "o", COLOURS[NEAR]),
-        ("cos(w_k, mu_k), uncentred: not NC3", collapse.uncentred_cosines, "D", COLOURS[FAR]),
-    ):
+    figure = new_figure(8.6 if few else 6.4, 3.3)
+    axes = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1)) if few else [figure.subplots()]
+    counts = axes[-1]
+    cosines = {
+        "cos(w_k, mu_k - mu_G), centred: NC3": (np.array(collapse.nc3_cosines), COLOURS[NEAR], "-"),
+        "cos(w_k, mu_k), uncentred: not NC3": (np.array(collapse.uncentred_cosines), COLOURS[FAR], "--"),
+    }
+    both = np.concatenate([values for values, _, _ in cosines.values()])
+    grid = np.histogram_bin_edges(both, _bins(collapse.classes)).tolist()  # one for both, so that their bars compare
+    places, width = np.arange(len(collapse.classes)), 0.4
+    for side, (label, (values, colour, line)) in zip((-1, 1), cosines.items()):
+        counts.hist(
+            values, grid, color=colour, histtype="step", linewidth=1.4, linestyle=line, label=label,
+            orientation="horizontal" if few else "vertical",
+        )  # fmt: skip
         if few:
-            axis.plot(range(len(cosines)), cosines, marker, color=colour, markersize=5, label=label)
-        else:
-            axis.hist(cosines, _bins(cosines), color=colour, histtype="step", linewidth=1.4, label=label)
-    (axis.axhline if few else axis.axvline)(1, color="0.3", linewidth=0.8, linestyle="--", label="NC3 at collapse")
+            axes[0].bar(places + side * width / 2, values, width, color=colour, label=label)
+        for axis in axes:
+            (axis.axhline if few else axis.axvline)(float(values.mean()), **{**MEAN_LINE, "color": colour})
+    for axis in axes:
+        (axis.axhline if few else axis.axvline)(1, color="0.3", linewidth=0.8, linestyle="--", label="NC3 at collapse")
     if few:
-        axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
-        _class_axis(axis, collapse.classes, "cosine")
+        axes[0].axhline(0, color="0.3", linewidth=0.8)
+        _class_axis(axes[0], collapse.classes, "cosine")
+        counts.set_xlabel("classes")
+        counts.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
-        axis.set_xlabel("cosine")
-        axis.set_ylabel("classes")
-    legend_below(figure, axis)
-    suptitle(figure, stored, f"NC3: weights along class means, n = {collapse.num_samples} training samples")
+        counts.set_xlabel("cosine")
+        counts.set_ylabel("classes")
+    legend_below(figure, axes[0])
+    mean = f"mean cosine {number(collapse.nc3_cosine_mean)}"
+    suptitle(figure, stored, f"NC3, {mean} (dotted: means), n = {collapse.num_samples} training samples")
     return figure
 
 
 def cosine_figure(stored: Stored) -> Figure | None:
-    """Cosines of all pairs of centred class means: K x K beside the simplex ETF's, and their histogram."""
+    """Cosines of all pairs of centred class means: K x K, classes ordered as distances are, and their histogram.
+
+    The simplex ETF stands beside it where there is one, for K <= P + 1.
+    """
     if "pair_cosines" not in stored.arrays:
         return None
     classes, cosines = stored.arrays["classes"], stored.arrays["pair_cosines"]
-    target = -1 / (len(classes) - 1)
-    figure = new_figure(9.6, 3.2)
-    measured, ideal, counts = figure.subplots(1, 3)
-    for axis, values, name in ((measured, cosines, "measured"), (ideal, np.full_like(cosines, target), "simplex ETF")):
-        drawn = _matrix(axis, _square(values, len(classes), 1.0), classes, vmin=-1, vmax=1, cmap="PuOr_r")
+    order = stored.arrays.get("class_order", np.arange(len(classes)))
+    target, reachable = -1 / (len(classes) - 1), stored.record.collapse.etf_exists
+    shown = {"measured": cosines, **({"simplex ETF": np.full_like(cosines, target)} if reachable else {})}
+    figure = new_figure(3.4 * len(shown) + 3.8, 3.6)
+    *matrices, counts = figure.subplots(1, len(shown) + 1)
+    for axis, (name, values) in zip(matrices, shown.items()):
+        matrix = _square(values, len(classes), 1.0)[np.ix_(order, order)]
+        drawn = _matrix(axis, matrix, classes[order], vmin=-1, vmax=1, cmap="PuOr_r")
         axis.set_title(name, fontsize=9)
-    figure.colorbar(drawn, ax=[measured, ideal], label="cosine", shrink=0.8)
+    figure.colorbar(drawn, ax=matrices, label="cosine", shrink=0.8)
     counts.hist(cosines, _bins(cosines), color=COLOURS[NEAR], edgecolor="white")
-    counts.axvline(target, color=COLOURS[FAR], linestyle="--")
-    counts.set_title(f"all pairs; dashed: ETF, -1/(K-1) = {target:.3g}", fontsize=9)
-    counts.set_xlabel("cosine of a pair of centred means")
-    counts.set_ylabel("pairs")
-    suptitle(figure, stored, f"NC2: angles between centred class means, n = {len(cosines)} pairs")
+    counts.set_title("all pairs; no ETF: K > P + 1", fontsize=9)
+    if reachable:
+        counts.axvline(target, color=COLOURS[FAR], linestyle="--")
+        counts.set_title(f"all pairs; dashed: ETF, {target:.3g}", fontsize=9)
+    counts.set_xlabel("cosine of a pair of centred means", fontsize=8)
+    counts.set_ylabel("pairs", fontsize=8)
+    counts.tick_params(labelsize=8)
+    suptitle(figure, stored, f"NC2: angles between centred class means, clustered, n = {len(cosines)} pairs")
     return figure
 
 
@@ -131,7 +166,7 @@ def count_figure(stored: Stored) -> Figure | None:
     ):
         if collapse.values[field] is not None:
             angles.semilogx(sizes, collapse.values[field], marker, markersize=4, color=colour, label=label)
-    etf = METRICS["smallest_angle_means"].at_collapse(len(sizes))
+    etf = METRICS["smallest_angle_means"].at_collapse(len(sizes), collapse.num_features)
     if etf is not None:
         angles.axhline(etf, color="0.3", linewidth=0.8, linestyle="--", label=f"ETF, {etf:.1f}°")
     angles.set_ylim(bottom=0)
@@ -182,9 +217,10 @@ def _square(pairs: NDArray[Any], count: int, diagonal: float) -> NDArray[Any]:
 
 def _matrix(axis: Axes, values: NDArray[Any], classes: NDArray[Any], **style: Any) -> Any:
     """A K x K matrix with the classes' names along both sides, of many only every n-th; returns its image."""
-    places = np.arange(0, len(classes), -(-len(classes) // FEW_CLASSES))
+    few = len(classes) <= FEW_CLASSES
+    places = np.arange(0, len(classes), 1 if few else -(-len(classes) // SOME_LABELS))
     names = [str(k) for k in classes[places].tolist()]
-    axis.set_xticks(places, names, fontsize=7, rotation=90 if len(classes) > FEW_CLASSES else 0)
+    axis.set_xticks(places, names, fontsize=7, rotation=0 if len(classes) <= SOME_LABELS else 90)
     axis.set_yticks(places, names, fontsize=7)
     axis.set_xlabel("class", fontsize=8)
     axis.set_ylabel("class", fontsize=8)

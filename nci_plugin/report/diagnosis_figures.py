@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR
 from nci_plugin.collapse.registry import STAGES, columns
-from nci_plugin.diagnosis.explanation import Explanation
+from nci_plugin.diagnosis.explanation import Explanation, ideal_text
 from nci_plugin.report import class_figures
 from nci_plugin.report.class_figures import FEW_CLASSES
 from nci_plugin.report.diagnosis_files import FOLDER, Stored, read_diagnoses, read_explanation
@@ -28,8 +29,11 @@ from nci_plugin.report.score_figures import (
     suptitle,
 )
 
-PLANE_MARKERS = {CSID: "x", FAR: "s", NEAR: "^", "id": "o"}
-"""Group of splits -> its marker in the plane, in the order of drawing."""
+PLANE_MARKERS = {CSID: "x+1", FAR: "sDP*", NEAR: "^v<>", "id": "o"}
+"""Group of splits -> the markers of its sets in the plane, in turn, in the order of drawing."""
+
+SHADES = (1.0, 0.6, 0.8, 0.4)
+"""How much of its group's colour a set has, in turn; the rest is black."""
 
 STAGE_STYLES = [(list(SCORE_COLOURS.values())[place], marker) for place, marker in ((5, "o"), (3, "D"), (2, "^"))]
 
@@ -65,12 +69,16 @@ def plane_figure(stored: Stored) -> Figure | None:
     points = {name.split("/", 2)[2]: array for name, array in stored.arrays.items() if name.startswith("plane/points/")}
     figure = new_figure(6.4, 4.6)
     axis = figure.subplots()
+    drawn_sets: dict[str, int] = {}  # of each group so far
     for split in sorted(points, key=lambda split: list(PLANE_MARKERS).index(split.split("/")[0])):
         group, drawn, n = split.split("/")[0], len(points[split]), stored.record.splits[split].n
+        turn = drawn_sets[group] = drawn_sets.get(group, -1) + 1
+        markers, shade = PLANE_MARKERS[group], SHADES[turn % len(SHADES)]
+        colour = shade * np.array(to_rgb(GROUP_COLOURS.get(group, ID_COLOUR)))
         size = f"{drawn} of {n}" if drawn < n else f"n = {n}"
         axis.scatter(
-            points[split][:, 0], points[split][:, 1], s=9, marker=PLANE_MARKERS[group], linewidths=0.6, alpha=0.55,
-            color=GROUP_COLOURS.get(group, ID_COLOUR), label=f"{split}, {size}",
+            points[split][:, 0], points[split][:, 1], s=12, marker=markers[turn % len(markers)], linewidths=0.6,
+            alpha=0.6, color=[colour], label=f"{split}, {size}",
         )  # fmt: skip
     if len(means) <= FEW_CLASSES:
         circle = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": "black", "linewidth": 0.8}
@@ -139,7 +147,7 @@ def explanation_figure(explanation: Explanation, benchmark: str) -> Figure | Non
             style = {"color": COLOURS[row.group], "label": f"{row.group}-OOD"}
             axis.plot(row.metric, row.auroc, MARKERS[row.group], markersize=5, **style)
         axis.set_title(f"{name}: {mine[0].score}", fontsize=9)
-        axis.set_xlabel(f"{mine[0].metric_name}\n({mine[0].at_collapse:g} at collapse)", fontsize=7)
+        axis.set_xlabel(f"{mine[0].metric_name}\n({ideal_text(mine[0].at_collapse)})", fontsize=7)
         axis.tick_params(labelsize=7)
         axis.margins(0.2)
         axis.xaxis.set_major_locator(MaxNLocator(3))

@@ -42,7 +42,7 @@ def collapse_table(names: Sequence[str], records: Records) -> Table:
     rows = [["metric", "at collapse", *names]]
     for metric in _on_statistics():
         values = (record.collapse.values[metric.name] for record in records)
-        rows.append([metric.label, at_collapse(metric, len(first.classes)), *map(number, values)])
+        rows.append([metric.label, at_collapse(metric, len(first.classes), first.num_features), *map(number, values)])
     for split in records[0].nc4:
         name = "id/train" if split == "train" else split
         nc4 = [record.nc4[split] for record in records]
@@ -52,7 +52,7 @@ def collapse_table(names: Sequence[str], records: Records) -> Table:
         rows.append([f"    nearest-class-centre accuracy, {name}", UNKNOWN, *accuracies])
     for field, by_split in records[0].held_out.items():
         metric = METRICS[field]
-        ideal = at_collapse(metric, len(first.classes))
+        ideal = at_collapse(metric, len(first.classes), first.num_features)
         for split in by_split:
             values = (record.held_out[field][split] for record in records)
             rows.append([f"{metric.label}, {split}", ideal, *map(number, values)])
@@ -65,9 +65,10 @@ def collapse_table(names: Sequence[str], records: Records) -> Table:
     return Table(title, rows, [f"NC4 on id/train: {'; '.join(sources)}", *_notes(records)])
 
 
-def at_collapse(metric: Metric, num_classes: int) -> str:
-    """A metric's value at exact collapse, as text."""
-    return number(metric.at_collapse(num_classes)) + (f" ({metric.frame})" if metric.frame else "")
+def at_collapse(metric: Metric, num_classes: int, num_features: int | None = None) -> str:
+    """A metric's value at exact collapse, as text; that there is none where it is out of reach."""
+    value = number(metric.at_collapse(num_classes, num_features))
+    return value + (f" ({metric.frame})" if metric.frame and value != UNKNOWN else "")
 
 
 def sample_mean_table(names: Sequence[str], records: Records) -> Table | None:
