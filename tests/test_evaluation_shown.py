@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.patches import Polygon
+from sklearn.metrics import auc
 
 from nci_plugin import Benchmark, Features, PluginError, evaluate
+from nci_plugin.evaluation.evaluate import Evaluation
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +61,48 @@ def test_a_figure_and_what_is_printed(evaluation) -> None:
     assert {text.get_text() for text in axes.get_yticklabels()} == {"msp", "nci", "mds_pp"}
     assert repr(evaluation) == "Evaluation(3 detectors, OOD sets: a_b, c, d|e)"
     assert evaluation._repr_markdown_() == evaluation.table()
+
+
+def test_a_summary_has_near_and_far_best_first(evaluation) -> None:
+    summary = evaluation.summary()
+    assert list(summary.columns) == ["near AUROC", "near FPR@95", "far AUROC", "far FPR@95"]
+    assert list(summary["near AUROC"]) == sorted(summary["near AUROC"], reverse=True)
+    values = {(each.detector, each.dataset): each for each in evaluation.results}
+    assert summary.loc["nci", "near AUROC"] == values["nci", "nearood"].auroc
+    assert summary.loc["msp", "far FPR@95"] == values["msp", "farood"].fpr95
+    with pytest.raises(PluginError, match="none in the setting 'fsood'"):
+        evaluation.summary("fsood")
+
+
+def test_a_notebook_shows_the_summary_and_failures_escaped(evaluation) -> None:
+    shown = Evaluation(evaluation.results, evaluation.scores, {"mine": "<b> is no number"})._repr_html_()
+    assert f"{evaluation.summary().loc['nci', 'near AUROC']:.2f}" in shown
+    assert "mine: &lt;b&gt; is no number" in shown
+    assert "<table" not in Evaluation()._repr_html_()
+
+
+def test_roc_curves_have_the_area_of_the_rows(evaluation) -> None:
+    figure = evaluation.plot_roc(["nci", "msp"])
+    panels = {axes.get_title().rsplit(", n", 1)[0]: axes for axes in figure.axes}
+    assert list(panels) == ["near/a_b", "near/c", "far/d|e"]
+    for each in evaluation.results:
+        if each.detector != "mds_pp" and each.dataset not in ("nearood", "farood"):
+            (line,) = (one for one in panels[f"{each.group}/{each.dataset}"].lines if one.get_label() == each.detector)
+            assert auc(line.get_xdata(), line.get_ydata()) / 100 == pytest.approx(each.auroc)
+
+
+def test_histograms_of_a_detector_share_their_bins(evaluation) -> None:
+    figure = evaluation.plot_scores(["nci", "msp"])
+    assert [axes.get_title() for axes in figure.axes] == ["nci", "msp"]
+    assert [text.get_text() for text in figure.legends[0].texts] == [
+        "ID test, n = 60", "near/a_b, n = 40", "near/c, n = 40", "far/d|e, n = 40"
+    ]  # fmt: skip
+    for axes in figure.axes:
+        steps = [patch.get_xy()[:, 0] for patch in axes.patches if isinstance(patch, Polygon)]
+        assert len(steps) == 3
+        assert all(np.array_equal(each, steps[0]) for each in steps)
+    for draw in (evaluation.plot_roc, evaluation.plot_scores):
+        with pytest.raises(PluginError, match="did you mean 'nci'"):
+            draw(["nco"])
+    with pytest.raises(PluginError, match="at least one detector"):
+        Evaluation().plot_scores()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -53,13 +54,31 @@ class Evaluation:
         """The same as a figure of matplotlib."""
         return shown.figure(self.results, metric, setting)
 
+    def summary(self, setting: str = "ood") -> pd.DataFrame:
+        """A row a detector, best first: AUROC and FPR@95 of near and of far sets, in percent."""
+        return shown.summary(self.results, setting)
+
+    def plot_roc(self, detectors: Sequence[str] | None = None) -> Figure:
+        """ROC curves of the detectors (all) on every near and far set; raises PluginError on an unknown name."""
+        return shown.roc_figure(self.scores, detectors)
+
+    def plot_scores(self, detectors: Sequence[str] | None = None) -> Figure:
+        """Histograms of the detectors' scores (all), ID beside every other set; PluginError on an unknown name."""
+        return shown.scores_figure(self.scores, detectors)
+
     def __repr__(self) -> str:
         failed = f", {len(self.failures)} failed ({', '.join(self.failures)})" if self.failures else ""
         sets = dict.fromkeys(result.dataset for result in self.results if result.dataset not in GROUP_ROWS.values())
         return f"Evaluation({len(self.scores)} detectors{failed}, OOD sets: {', '.join(sets) or 'none'})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: `summary`, and who failed and why."""
+        failed = "".join(f"<li>{html.escape(f'{name}: {why}')}</li>" for name, why in self.failures.items())
+        shown_rows = self.summary().to_html(float_format="{:.2f}".format, na_rep="-") if self.results else ""
+        return f"<p>{html.escape(repr(self))}, in percent</p>{shown_rows}{f'<ul>{failed}</ul>' if failed else ''}"
+
     def _repr_markdown_(self) -> str:
-        """What a notebook shows."""
+        """The same where there is no HTML."""
         return self.table() if self.results else repr(self)
 
 

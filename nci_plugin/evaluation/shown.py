@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from sklearn.metrics import roc_curve
 
-from nci_plugin.benchmarks.benchmark import GROUP_ROWS
+from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST
 from nci_plugin.checks import PluginError, check_choice, check_known
 from nci_plugin.evaluation.results import METRICS, OTHER_METRICS, SETTINGS, Result
 
@@ -41,6 +44,22 @@ def pivot(results: Sequence[Result], metric: str = "auroc", setting: str = "ood"
     return table.loc[order.index]
 
 
+def summary(results: Sequence[Result], setting: str = "ood") -> pd.DataFrame:
+    """Rows = detectors, best first; columns = AUROC and FPR@95, near and far, in percent, means over seeds."""
+    columns = {}
+    for group, name in GROUP_ROWS.items():
+        for metric in ("auroc", "fpr95"):
+            rows = [each for each in results if each.setting == setting and each.dataset == name]
+            if rows:
+                values = pd.DataFrame([(each.detector, getattr(each, metric)) for each in rows])
+                columns[f"{group} {NAMES[metric]}"] = values.groupby(0, sort=False)[1].mean()
+    if not columns:
+        check_choice("setting", setting, SETTINGS)
+        raise PluginError(f"results: there are none in the setting '{setting}'")
+    made = pd.DataFrame(columns).rename_axis("detector")
+    return made.sort_values(next(iter(columns)), ascending=False, kind="stable")
+
+
 def table(results: Sequence[Result], metric: str = "auroc", setting: str = "ood", format: str = "markdown") -> str:
     """`pivot` as Markdown or LaTeX (with booktabs), to two decimals; ``format`` is ``markdown`` or ``latex``."""
     check_choice("format", format, ("markdown", "latex"))
@@ -71,3 +90,61 @@ def figure(results: Sequence[Result], metric: str = "auroc", setting: str = "ood
     axes.grid(axis="x", alpha=0.4)
     axes.legend(fontsize="small")
     return drawn
+
+
+def roc_figure(scores: Mapping[str, Mapping[str, NDArray[Any]]], detectors: Sequence[str] | None = None) -> Figure:
+    """ROC curves, OOD positive, in percent: a panel for each OOD set and a curve for each detector."""
+    from matplotlib.figure import Figure
+
+    names = _chosen(scores, detectors)
+    sets = [split for split in scores[names[0]] if split.split("/")[0] in (NEAR, FAR)]
+    if not sets:
+        raise PluginError("ROC curves: the benchmark must have near or far sets, it has none; add some")
+    drawn = Figure(figsize=(3.6 * len(sets) + 1.6, 3.6), layout="constrained")
+    panels = drawn.subplots(1, len(sets), sharey=True, squeeze=False)[0]
+    for axes, split in zip(panels, sets):
+        for place, name in enumerate(names):
+            id_scores, ood = scores[name][TEST], scores[name][split]
+            is_ood = np.arange(len(id_scores) + len(ood)) >= len(id_scores)
+            fpr, tpr, _ = roc_curve(is_ood, -np.concatenate([id_scores, ood]))
+            axes.plot(100 * fpr, 100 * tpr, ("-", "--", "-.", ":")[place // 10 % 4], label=name, linewidth=1.3)
+        axes.plot([0, 100], [0, 100], color="0.8", linewidth=0.8)
+        axes.set_title(f"{split}, n = {len(ood)}", fontsize="medium")
+        axes.set_xlabel(f"ID samples called OOD (%), n = {len(id_scores)}")
+    panels[0].set_ylabel("OOD samples found (%)")
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
+    return drawn
+
+
+def scores_figure(scores: Mapping[str, Mapping[str, NDArray[Any]]], detectors: Sequence[str] | None = None) -> Figure:
+    """Densities of the scores on ID test images and on every other set, in bins that they share: a panel a detector."""
+    from matplotlib.figure import Figure
+
+    names = _chosen(scores, detectors)
+    width = min(3, len(names))
+    height = -(-len(names) // width)
+    drawn = Figure(figsize=(3.4 * width + 1.6, 2.4 * height), layout="constrained")
+    panels = drawn.subplots(height, width, squeeze=False).ravel()
+    for axes, name in zip(panels, names):
+        own = {split: values for split, values in scores[name].items() if split.split("/")[0] in (CSID, NEAR, FAR)}
+        low, high = np.quantile(np.concatenate([scores[name][TEST], *own.values()]), [0.002, 0.998])
+        bins = np.linspace(low, high if high > low else low + 1, 41).tolist()
+        axes.hist(scores[name][TEST], bins, density=True, color="0.7", label=f"ID test, n = {len(scores[name][TEST])}")
+        for split, values in own.items():
+            axes.hist(values, bins, density=True, histtype="step", linewidth=1.3, label=f"{split}, n = {len(values)}")
+        axes.set_title(name, fontsize="medium")
+        axes.set_xlabel("score, larger = more ID")
+        axes.set_yticks([])
+    for axes in panels[len(names) :]:
+        axes.axis("off")
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
+    return drawn
+
+
+def _chosen(scores: Mapping[str, Any], detectors: Sequence[str] | None) -> list[str]:
+    names = list(scores if detectors is None else detectors)
+    for name in names:
+        check_known("detector", name, list(scores))
+    if not names:
+        raise PluginError("figure: at least one detector must have scores, got none; evaluate one")
+    return names
