@@ -6,11 +6,11 @@ import io
 import sys
 
 import pytest
-from helpers.results import SEEDS, rows_of
 
 from nci_plugin.report import terminal
 from nci_plugin.report.names import display_name, display_names
 from nci_plugin.report.tables import MAIN_METRICS, choices_table, setting_table
+from results import SEEDS, rows_of
 
 AT_80 = """\
 cifar10, standard OOD: ACC 95.06 ± 0.00 on 9000 ID samples; in percent, mean ±
