@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +23,8 @@ from torch.utils.data import Dataset
 
 from nci_plugin import Benchmark, Features, Preprocessing, evaluate
 from nci_plugin.adapters import pytorch_ood
+from nci_plugin.adapters.openood import methods
+from nci_plugin.checks import PluginError
 from nci_plugin.cli.main import main
 from nci_plugin.config import benchmark_names, config_directory, detector_names, load_detector
 from nci_plugin.evaluation.evaluate import Evaluation
@@ -408,8 +412,47 @@ def test_workers_give_the_same_files(tiny: Tiny) -> None:
 def test_list() -> None:
     code, out, err = command(["list"])
     assert (code, err) == (0, "")
-    words = {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
-    assert words == {*benchmark_names(), *detector_names(), *pytorch_ood.EXCLUDED}
+    lines = [line for line in out.splitlines() if re.match(r"  \S", line)]
+    assert {line.split()[0] for line in lines} == {*benchmark_names(), *detector_names(), *pytorch_ood.EXCLUDED}
+    assert max(map(len, out.splitlines())) <= 100
+    assert "  ebo                 Energy             no fit      Liu et al. 2020" in lines
+
+
+def test_list_as_json() -> None:
+    groups = json.loads(command(["list", "--json"])[1])
+    assert [entry["name"] for entry in groups["benchmarks"]] == benchmark_names()
+    assert {entry["name"] for name in ("detectors", "pytorch_ood") for entry in groups[name]} == set(detector_names())
+    (nci,) = (entry for entry in groups["detectors"] if entry["name"] == "nci")
+    assert (nci["display"], nci["needs"], nci["year"]) == ("NCI", "statistics", 2025)
+    openood = json.loads(command(["list", "--openood", "--json"])[1])["openood"]
+    assert {entry["name"] for entry in openood} == set(methods.describe())
+
+
+def test_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENOOD_ROOT", raising=False)
+    monkeypatch.setattr("nci_plugin.cli.doctor.find_checkout", lambda: None)
+    code, out, err = command(["doctor"])
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) <= 24
+    assert max(map(len, out.splitlines())) <= 100
+    said = {line.split(None, 1)[0]: line.split(None, 1)[1] for line in out.splitlines() if re.match(r"\S", line)}
+    assert said["OpenOOD"].startswith("not found")
+    assert said["digits"].startswith("not ready")
+    assert f"torch {torch.__version__.split('+')[0]}" in said["libraries"]
+
+
+def test_doctor_says_what_does_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> Path:
+        raise PluginError("OpenOOD in 'there': cannot be imported (ModuleNotFoundError: No module named 'foolbox')")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nci_plugin.cli.doctor.find_checkout", lambda: tmp_path)
+    monkeypatch.setattr("nci_plugin.cli.doctor.import_openood", fails)
+    code, out, _ = command(["doctor"])
+    assert code == 1
+    assert "No module named 'foolbox'" in " ".join(out.split())
+    assert out.splitlines()[-1] == "does not work: OpenOOD"
 
 
 def test_list_into_a_closed_pipe() -> None:

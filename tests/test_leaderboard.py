@@ -476,8 +476,8 @@ def test_digits_and_other_benchmarks_are_refused_and_rank_among_themselves(check
     code, out, _ = run("rank", digits)
     assert code == 0
     assert [line.split() for line in out.splitlines() if re.match(r"\d", line)] == [
-        ["1", "85.00", "±", "0.00", "60.00", "±", "0.00", "msp"],
-        ["2", "80.50", "±", "0.50", "90.50", "±", "0.50", "nci"],
+        ["1", "85.00", "+-", "0.00", "60.00", "+-", "0.00", "msp"],
+        ["2", "80.50", "+-", "0.50", "90.50", "+-", "0.50", "nci"],
     ]
     assert "board of" not in out
 

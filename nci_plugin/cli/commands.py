@@ -293,6 +293,22 @@ class Report:
     figures: bool = option(False, "also write each detector's figure to RESULTS/detectors, as PNG and SVG")
 
 
+@command("table", "write the tables of results as text, markdown or LaTeX")
+@dataclass(frozen=True)
+class Table:
+    """Print the tables of stored results, near and far AUROC and FPR@95 of every detector. Bold (in text: a star) is an
+    AUROC than which none is better by more than chance, and not the largest digit."""
+
+    results: Path = argument("RESULTS", RESULTS)
+    format: str = option(
+        "text", "text (default), markdown, or latex with booktabs", choices=("text", "markdown", "latex")
+    )
+    detectors: tuple[str, ...] | None = option(None, "detectors to be rows, and compared (all)", "NAME")
+    setting: str | None = option(None, "standard or full spectrum (both)", choices=("ood", "fsood"))
+    wide: bool = option(False, "columns of auroc, fpr95, aupr_in and aupr_out")
+    data_sets: bool = option(False, "columns of every OOD data set beside the means of near and far")
+
+
 @command("train", "train the checkpoints of the built-in benchmark")
 @dataclass(frozen=True)
 class Train:
@@ -343,6 +359,14 @@ class List:
     """List benchmarks and detectors, with their papers."""
 
     openood: bool = option(False, "list OpenOOD's own methods, and how each is used")
+    json: bool = option(False, "print JSON: a list of entries for every group")
+
+
+@command("doctor", "say what is installed and found, and what of it does not work")
+@dataclass(frozen=True)
+class Doctor:
+    """Print versions, device, free memory and disk, whether OpenOOD is found and can be imported, and which benchmarks
+    have their data and checkpoints. Exit code 1 if something that is there does not work."""
 
 
 @command("validate", "check benchmark and detector configs")

@@ -20,7 +20,7 @@ from nci_plugin.comparison.samples import read_samples
 from nci_plugin.comparison.tables import metrics_text
 from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.directory import ResultsDirectory
-from nci_plugin.evaluation.results import METRICS, SETTINGS, Result, complete
+from nci_plugin.evaluation.results import SETTINGS, Result, complete
 from nci_plugin.features.processes import Processes, joined
 from nci_plugin.inputs import Inputs
 from nci_plugin.metrics import METRIC_COLUMNS
@@ -29,6 +29,7 @@ from nci_plugin.report.figures import draw_run
 from nci_plugin.report.names import display_names
 from nci_plugin.report.tables import (
     MAIN_METRICS,
+    TABLE_METRICS,
     alternatives_table,
     amp_table,
     choices_table,
@@ -37,8 +38,6 @@ from nci_plugin.report.tables import (
     setting_title,
 )
 from nci_plugin.report.terminal import folded, say
-
-TABLE_METRICS = (*MAIN_METRICS, *(name for name in METRICS if name not in (*MAIN_METRICS, "acc")))
 
 
 def run(options: Eval) -> int:

@@ -16,8 +16,12 @@ from nci_plugin.evaluation.results import METRICS, Result, formatted, is_over_se
 from nci_plugin.report.terminal import aligned, folded, grouped, with_prose
 
 TITLES = {"ood": "standard OOD", "fsood": "full-spectrum OOD (covariate-shifted samples count as ID)"}
+GROUPS_BY_ROW = {row: group for group, row in GROUP_ROWS.items()}
 MAIN_METRICS = ("auroc", "fpr95")
 """What a table starts with, and has alone unless more is asked for."""
+
+TABLE_METRICS = (*MAIN_METRICS, *(name for name in METRICS if name not in (*MAIN_METRICS, "acc")))
+"""Every metric of OpenOOD's tables but ACC, the main ones first."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +73,25 @@ def of_groups(
     by_data_set: bool = False,
     names: Mapping[str, str] | None = None,
 ) -> str:
-    """The columns of a frame's groups (and of their data sets) for a terminal, and which ``sets`` a group is of.
+    """`group_frame` for a terminal, and `sets_note` below it; see `grouped` for ``names``."""
+    return f"{framed(group_frame(frame, sets, by_data_set), names)}\n{folded(sets_note(sets))}"
 
-    The frame's columns are (`column_headers` of the sets, metric); see `grouped` for ``names``.
+
+def group_frame(frame: pd.DataFrame, sets: Mapping[str, Sequence[str]], by_data_set: bool = False) -> pd.DataFrame:
+    """The columns of a frame's groups (and of their data sets), of ``near`` and ``far`` and not of OpenOOD's rows.
+
+    The frame's columns are (`column_headers` of the sets, metric).
     """
     headers = column_headers(sets)
-    groups = {headers[row]: group for group, row in GROUP_ROWS.items() if row in headers}
-    columns = [column for column in frame.columns if by_data_set or column[0] not in sum(map(list, sets.values()), [])]
-    text = framed(frame[columns].rename(columns=groups, level=0), names)
-    note = "; ".join(f"{groups.get(headers[row], row)}: {', '.join(names_)}" for row, names_ in sets.items())
-    return f"{text}\n{folded(note)}"
+    groups = {headers[row]: GROUPS_BY_ROW.get(row, row) for row in sets}
+    return frame[[column for column in frame.columns if by_data_set or column[0] in groups]].rename(
+        columns=groups, level=0
+    )
+
+
+def sets_note(sets: Mapping[str, Sequence[str]]) -> str:
+    """``near: cifar100, tin; far: mnist``: what the mean of a group is of."""
+    return "; ".join(f"{GROUPS_BY_ROW.get(row, row)}: {', '.join(names)}" for row, names in sets.items())
 
 
 def framed(frame: pd.DataFrame, names: Mapping[str, str] | None = None) -> str:

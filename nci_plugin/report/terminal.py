@@ -69,10 +69,10 @@ def grouped(first: Sequence[str], columns: Sequence[Column], names: Mapping[str,
     return "\n\n".join(_lines(lead, part) for part in _parts(lead, cells))
 
 
-def with_prose(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of one length, header first, whose last column is prose that is folded beside the others."""
+def with_prose(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Rows of one length, whose last column is prose that is folded beside the others; ``left`` of these are words."""
     *columns, prose = zip(*rows)
-    table = _lines([columns[0]], [("", column) for column in columns[1:]], strip=False).split("\n")
+    table = _lines(columns[:left], [("", column) for column in columns[left:]], strip=False).split("\n")
     room = max(width() - len(table[0]) - len(GAP), LEAST_PROSE)
     lines = []
     for line, text in zip(table, prose):
@@ -126,7 +126,7 @@ def _size_of(group: Sequence[Column]) -> int:
 
 def _lines(lead: Sequence[Sequence[str]], columns: Sequence[Column], strip: bool = True) -> str:
     blocks = [
-        _block([("", column) for column in lead], str.ljust),
+        *(_block([("", column)], str.ljust) for column in lead),
         *(_block(each, str.rjust) for each in _groups(columns)),
     ]
     lines = [GAP.join(line) for line in zip(*blocks)]

@@ -120,8 +120,18 @@ WRITTEN = {
     "adascale_l": "AdaSCALE-L",
     "mds_ensemble": "MDS ensemble",
     "gram": "Gram",
+    "reweightood": "ReweightOOD",
+    "conf_branch": "ConfBranch",
+    "godin": "G-ODIN",
+    "rotpred": "RotPred",
+    "t2fnorm": "T2FNorm",
+    "ensemble": "Ensemble",
+    "opengan": "OpenGAN",
+    "cutpaste": "CutPaste",
+    "dsvdd": "Deep SVDD",
+    "patchcore": "PatchCore",
 }
-"""Methods that papers do not write in capitals alone."""
+"""Methods that are not written as their name in capitals."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,33 @@
+"""``nci-ood table``: the tables of a results directory, for a terminal, a README or a paper."""
+
+from __future__ import annotations
+
+import sys
+
+from nci_plugin.checks import PluginError
+from nci_plugin.cli.commands import Table
+from nci_plugin.comparison.compare import standings
+from nci_plugin.evaluation.directory import ResultsDirectory
+from nci_plugin.evaluation.results import SETTINGS, complete
+from nci_plugin.report.paper_tables import paper_table
+from nci_plugin.report.selection import selected
+from nci_plugin.report.tables import MAIN_METRICS, TABLE_METRICS
+
+
+def run(options: Table) -> int:
+    whole = complete(ResultsDirectory(options.results).read_one_benchmark())
+    results = selected(whole, options.detectors)
+    there = [setting for setting in SETTINGS if any(result.setting == setting for result in results)]
+    settings = [options.setting] if options.setting else there
+    if not set(settings) <= set(there):
+        raise PluginError(f"--setting {options.setting}: '{options.results}' has {', '.join(there)}")
+    known = standings(options.results, list(dict.fromkeys(result.detector for result in results)), settings)
+    metrics = TABLE_METRICS if options.wide else MAIN_METRICS
+    tables = [
+        paper_table(results, setting, known.ranks.get(setting, {}), options.format, metrics, options.data_sets)
+        for setting in settings
+    ]
+    print("\n\n".join(tables))
+    if known.note:
+        print(known.note, file=sys.stderr)
+    return 0

@@ -1,0 +1,128 @@
+r"""Tables for a paper: text, markdown, and LaTeX with booktabs, drawn from Results and ranks alone.
+
+A value is marked where the ranks say that its detector may be the best: no other is better by more than chance. One
+digit is not enough for that, so what has no rank (a metric that nobody compared, a benchmark without scores) is not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import pandas as pd
+
+from nci_plugin.evaluation.results import METRICS, Result
+from nci_plugin.report.names import display_name
+from nci_plugin.report.tables import (
+    MAIN_METRICS,
+    data_sets,
+    framed,
+    group_frame,
+    sets_note,
+    setting_frame,
+    setting_title,
+)
+from nci_plugin.report.terminal import folded
+
+Ranks = Mapping[str, Mapping[str, str]]
+"""Group, detector -> its rank by AUROC, ``3`` or ``2-4``."""
+
+COMPARED = METRICS["auroc"]
+BEST = "no detector has a better AUROC in this column by more than chance (DeLong and Holm, 5 %)"
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+}
+
+
+def paper_table(
+    results: Sequence[Result],
+    setting: str,
+    ranks: Ranks,
+    form: str,
+    metrics: Sequence[str] = MAIN_METRICS,
+    by_data_set: bool = False,
+) -> str:
+    """One setting's table as ``text``, ``markdown`` or ``latex``: rows = detectors, columns = metrics of near and far.
+
+    ``metrics`` and ``by_data_set`` are those of `setting_table`.
+    """
+    sets = data_sets([result for result in results if result.setting == setting])
+    frame = group_frame(setting_frame(results, setting, metrics), sets, by_data_set)
+    made = FORMS[form]
+    for group, metric in frame.columns:
+        known = ranks.get(group, {}) if metric == COMPARED else {}
+        best = {name for name, rank in known.items() if rank.split("-")[0] == "1"}
+        marks = {name: made.best if name in best else made.other for name in frame.index} if best else {}
+        column = frame[group, metric]
+        frame[group, metric] = [marks.get(name, "{}").format(made.cell(cell)) for name, cell in column.items()]
+    return made.write(frame, [setting_title(results, setting), sets_note(sets)], any(ranks.values()))
+
+
+def _text(frame: pd.DataFrame, notes: Sequence[str], ranked: bool) -> str:
+    title, sets = notes
+    names = {name: display_name(name) for name in frame.index}
+    return "\n".join([folded(title), framed(frame, names), folded(sets), *([folded(f"*: {BEST}")] * ranked)])
+
+
+def _markdown(frame: pd.DataFrame, notes: Sequence[str], ranked: bool) -> str:
+    header = ["detector", *(f"{group} {metric}" for group, metric in frame.columns)]
+    rows = [[display_name(name), *frame.loc[name]] for name in frame.index]
+    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in [header, *rows]]
+    lines.insert(1, f"|---|{'---:|' * len(frame.columns)}")
+    return "\n".join([*lines, "", "; ".join([*notes, *([f"bold: {BEST}"] * ranked)])])
+
+
+def _latex(frame: pd.DataFrame, notes: Sequence[str], ranked: bool) -> str:
+    groups = [(group, len(list(columns))) for group, columns in groupby(group for group, _ in frame.columns)]
+    above, rules, first = [""], [], 2
+    for group, count in groups:
+        above.append(rf"\multicolumn{{{count}}}{{c}}{{{_escaped(group)}}}")
+        rules.append(rf"\cmidrule(lr){{{first}-{first + count - 1}}}")
+        first += count
+    rows = [[_escaped(display_name(name)), *frame.loc[name]] for name in frame.index]
+    header = ["detector", *(_escaped(metric) for _, metric in frame.columns)]
+    caption = _escaped("; ".join([*notes, *([f"bold: {BEST}"] * ranked)]))
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{caption}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(frame.columns)}}}",
+        r"\toprule",
+        " & ".join(above) + r" \\",
+        "".join(rules),
+        " & ".join(header) + r" \\",
+        r"\midrule",
+        *(" & ".join(row) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(["% \\usepackage{booktabs}", *lines])
+
+
+def _escaped(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return re.sub(r"[\\&%$#_{}~^±]", lambda found: LATEX[found.group()], text)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a table is written, and its cells: those of the best, and of the others in their column."""
+
+    write: Callable[[pd.DataFrame, Sequence[str], bool], str]
+    cell: Callable[[str], str]
+    best: str
+    other: str = "{}"
+
+
+FORMS = {
+    "text": _Form(_text, lambda cell: cell, "{}*", "{} "),
+    "markdown": _Form(_markdown, lambda cell: cell.replace("±", " ± "), "**{}**"),
+    "latex": _Form(_latex, _escaped, r"\textbf{{{}}}"),
+}
