@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+from result_rows import SEEDS, rows_of
 
 from nci_plugin.checks import PluginError
 from nci_plugin.report.paper_tables import FORMS, paper_table
 from nci_plugin.report.selection import selected
-from results import SEEDS, rows_of
 
 RANKS = {
     "near": {"nci": "1-2", "feature_norm": "1-2", "msp": "3"},

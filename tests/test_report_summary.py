@@ -66,8 +66,8 @@ def test_the_collapse_is_its_means_beside_their_values_at_collapse() -> None:
         PropertyRow("NC5", "near", "nc5", "OrthoDev", 0.0, [0.5, 0.7], [None, 99.0], None),
     ]
     assert what_collapse_says(Explanation(2, rows, [])) == (
-        "Mean over 2 networks: NC1 0.2 (at collapse 0); of the collapse scores the highest mean AUROC has NC1 score near"
-        " (85.0 %)."
+        "Mean over 2 networks: NC1 0.2 (at collapse 0); of the collapse scores the highest mean AUROC has NC1 score"
+        " near (85.0 %)."
     )
     assert what_collapse_says(Explanation(1, [], ["NC1: it is 3."])) == "NC1: it is 3."
     assert "not measured" in what_collapse_says(None)
