@@ -24,6 +24,7 @@ What else there is:
 * `ClassStatistics`, `LinearHead`: what a detector is fitted on.
 * `OODDetector`: a fitted detector beside one classifier, with thresholds that hold, as a file and for a service.
 * `recommend`: which detector for a network, without OOD images.
+* `diagnose`: neural collapse of a network and of OOD images against it, in numbers, sentences and figures.
 * `CollapseMonitor`, and `nci_plugin.collapse.measure`: neural collapse in numbers, during training or afterwards.
 * `register_with_openood`: the detectors as postprocessors of OpenOOD v1.5.
 * `PluginError`: raised on input that cannot be used, with one line that says what to do.
@@ -45,6 +46,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the names of _PUBLIC, which 
     from nci_plugin.checks import PluginError as PluginError
     from nci_plugin.deploy.choice import recommend as recommend
     from nci_plugin.deploy.detector import OODDetector as OODDetector
+    from nci_plugin.deploy.inspection import diagnose as diagnose
     from nci_plugin.detectors.base import Detector as Detector
     from nci_plugin.detectors.base import Paper as Paper
     from nci_plugin.detectors.registry import register_detector as register_detector
@@ -73,6 +75,7 @@ _PUBLIC = {
     "Detector": "nci_plugin.detectors.base",
     "OODDetector": "nci_plugin.deploy.detector",
     "recommend": "nci_plugin.deploy.choice",
+    "diagnose": "nci_plugin.deploy.inspection",
     "Paper": "nci_plugin.detectors.base",
     "FitsOn": "nci_plugin.features.bank",
     "DetectorSetup": "nci_plugin.evaluation.search",

@@ -12,6 +12,7 @@ import torch
 from served import CLASSES, STEPS, folders, rows
 from torch.utils.data import DataLoader
 
+import nci_plugin
 from nci_plugin import Benchmark, OODDetector, PluginError, evaluate, recommend
 from nci_plugin.cli.main import main
 from nci_plugin.deploy.choice import (
@@ -53,17 +54,37 @@ def test_one_image_is_explained_from_loaders_as_from_folders(tmp_path: Path) -> 
 
 def test_a_network_is_diagnosed_from_data_sets(tmp_path: Path) -> None:
     model = served.network()
-    found = diagnose(model, TRAIN, TEST, validation=VAL, near={"ood": OOD}, like=quiet()).record.to_dict()
-    assert found["collapse"]["nc1_quotient"] > 0
-    assert found["nc4"]["id/test"]["accuracy"] > 0.3
+    found = diagnose(model, TRAIN, TEST, validation=VAL, near={"ood": OOD}, like=quiet()).record
+    assert found.collapse.values["nc1_quotient"] > 0
+    assert found.nc4["id/test"].accuracy > 0.3
     benchmark = Benchmark.from_splits("b", CLASSES, train=TRAIN, test=TEST, near={"ood": OOD})
     expected = evaluate(model, benchmark, ["pscore"], progress=False).results[0].auroc
-    assert found["auroc"]["pscore"]["near"] == pytest.approx(expected, abs=1e-9)
-    alone = diagnose(model, TRAIN, TEST, like=quiet()).record.to_dict()
-    assert alone["auroc"] == {}
-    assert alone["collapse"] == found["collapse"]
+    assert found.auroc["pscore"]["near"] == pytest.approx(expected, abs=1e-9)
+    alone = diagnose(model, TRAIN, TEST, like=quiet()).record
+    assert alone.auroc == {}
+    assert alone.collapse == found.collapse
     with pytest.raises(PluginError, match="images of near/x: 'no/such' is not there"):
         diagnose(model, TRAIN, TEST, near={"x": "no/such"}, like=quiet())
+
+
+def test_a_diagnosis_has_metrics_sentences_and_figures() -> None:
+    found = nci_plugin.diagnose(served.network(), TRAIN, TEST, near={"ood": OOD}, like=quiet())
+    collapse = found.record.collapse.values
+    assert found.metrics["nc1_quotient"] == collapse["nc1_quotient"]
+    assert found.sentences[0].startswith(f"NC1: Tr(Sigma_W) / Tr(Sigma_B) on train is {collapse['nc1_quotient']:.4g}")
+    assert repr(found).startswith(f"Inspection(nc1_quotient={collapse['nc1_quotient']:.4g}, ")
+    assert len(repr(found)) < 200
+    shown = found._repr_html_()
+    assert shown.count("<li>") == len(found.sentences)
+    assert f"<td>{collapse['nc1_quotient']:.4g}</td>" in shown
+    figures = found.figures()
+    assert {"variances", "duality", "cosines", "roc", "plane", "scores_near"} <= set(figures)
+    assert not {"layers", "scores_far", "scores_csid"} & set(figures)
+    titles = [axes.get_title() for axes in figures["scores_near"].axes]
+    assert f"pscore, AUROC {found.record.auroc['pscore']['near']:.1f} %" in titles
+    alone = nci_plugin.diagnose(served.network(), TRAIN, TEST, like=quiet())
+    assert alone.sentences
+    assert "roc" not in alone.figures()
 
 
 # -------------------------------------------------------------------- recommend

@@ -164,6 +164,29 @@ def test_settled(network: nn.Module, data: Noisy) -> None:
         monitor.settled("nc1_quotien")
 
 
+def test_what_was_measured_is_a_frame_a_figure_and_a_table(network: nn.Module, data: Noisy) -> None:
+    monitor = CollapseMonitor(network, [(data.images, data.labels)])
+    assert repr(monitor) == "CollapseMonitor(Net, every=1, nothing measured yet)"
+    assert "<table" not in monitor._repr_html_()
+    with pytest.raises(PluginError, match=r"call step\(\) first"):
+        monitor.plot()
+    records = [monitor.step(epoch) for epoch in (0, 1, 2)]
+    frame = monitor.to_frame()
+    assert list(frame.index) == [0, 1, 2]
+    assert frame.index.name == "epoch"
+    assert [*frame["nc1_quotient"]] == [record.collapse["nc1_quotient"] for record in records if record]
+    assert [*frame["train_loss"]] == [record.train_loss for record in records if record]
+    assert frame["test_accuracy"].isna().all()
+    panels = {axes.get_title(): axes for axes in monitor.plot().axes if axes.get_title()}
+    assert [*panels["NC1 (nc1_quotient)"].lines[0].get_ydata()] == [*frame["nc1_quotient"]]
+    assert [*panels["NC4 (nc4_train)"].lines[1].get_ydata()] == [1, 1]  # at exact collapse
+    assert [axes.get_title() for axes in monitor.plot(["train_loss"]).axes] == ["train_loss"]
+    with pytest.raises(PluginError, match="did you mean 'train_loss'"):
+        monitor.plot(["train_los"])
+    assert repr(monitor) == "CollapseMonitor(Net, every=1, 3 epochs measured, 0 to 2)"
+    assert f"{frame['nc1_quotient'][2]:.4g}" in monitor._repr_html_()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

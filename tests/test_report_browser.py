@@ -71,6 +71,15 @@ def answer(folder: Path, text: str, script: str, *flags: str) -> Any:
     return json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
 
 
+def answer_in_time(page: Path) -> Any:
+    """What a page that asks by itself answers once its events are over; nothing may be on its console."""
+    dom, console = chromium(page, "--dump-dom", "--virtual-time-budget=60000")
+    assert console == []
+    found = re.search("answer:(.*?):end", dom.rpartition("</script>")[2], re.DOTALL)
+    assert found is not None
+    return json.loads(html.unescape(found[1]))
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page of a diagnosed run."""
@@ -150,11 +159,7 @@ def test_axe_finds_no_serious_violation(tmp_path, report):
       }) + ":end"));"""
     scripts = f"<script>{AXE.read_text(encoding='utf-8')}</script><script>{asking}</script>"
     page.write_text(report.replace("</body>", f"{scripts}</body>"), encoding="utf-8")
-    dom, console = chromium(page, "--dump-dom", "--virtual-time-budget=60000")
-    found = re.search("answer:(.*?):end", dom.rpartition("</script>")[2], re.DOTALL)
-    assert found is not None
-    assert console == []
-    answered = json.loads(html.unescape(found[1]))
+    answered = answer_in_time(page)
     assert answered["passes"] > 10
     assert answered["serious"] == []
 
@@ -189,6 +194,25 @@ def test_report_fits_a_phone_and_shows_every_image(tmp_path, report):
     assert found["width"][0] <= found["width"][1]
     assert found["images"]
     assert all(found["images"])
+
+
+def test_numbers_of_the_first_two_columns_are_whole_at_390_pixels(tmp_path, report):
+    page = tmp_path / "page.html"
+    asking = """
+      const frame = document.querySelector("iframe");
+      frame.addEventListener("load", () => document.body.append("answer:" + JSON.stringify({
+        width: frame.contentWindow.innerWidth,
+        page: frame.contentDocument.documentElement.scrollWidth,
+        ends: [...frame.contentDocument.querySelectorAll("#benchmark table")].slice(0, 2).map(
+          table => Math.max(...[...table.rows].map(row => row.cells[2].getBoundingClientRect().right))),
+      }) + ":end"));"""
+    frame = f'<iframe style="width:390px;height:900px;border:0" srcdoc="{html.escape(report)}"></iframe>'
+    page.write_text(f"<!DOCTYPE html><body>{frame}<script>{asking}</script></body>", encoding="utf-8")
+    answered = answer_in_time(page)
+    assert answered["width"] == 390
+    assert answered["page"] <= 390
+    assert len(answered["ends"]) == 2
+    assert max(answered["ends"]) <= 390
 
 
 def test_a_print_holds_what_is_folded_on_the_screen(tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +20,10 @@ from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
 from nci_plugin.deploy.detector import OODDetector
 from nci_plugin.deploy.network import device_of
+from nci_plugin.diagnosis import explanation
 from nci_plugin.diagnosis.image import Explanation, explain_image
 from nci_plugin.diagnosis.network import DETECTORS, Diagnosis, diagnose_network
+from nci_plugin.evaluation.contestant import Scores
 from nci_plugin.evaluation.evaluate import evaluate_bank, training_needed
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.features.extract import extract
@@ -27,6 +31,58 @@ from nci_plugin.features.forward import prepared
 from nci_plugin.features.options import ExtractionOptions
 from nci_plugin.networks.cut import PROBE_ROWS, Cut
 from nci_plugin.networks.linear import check_weights
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, repr=False)
+class Inspection(Diagnosis):
+    """What `diagnose` found: ``record`` holds all numbers, as ``nci-ood diagnose`` stores them.
+
+    ``scores`` are those of the diagnosis's detectors, by detector and split.
+    """
+
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """The collapse metrics of the training set by name, in their own units; None where one has no value."""
+        return dict(self.record.collapse.values)
+
+    @property
+    def sentences(self) -> list[str]:
+        """What the numbers say, in sentences made by rule."""
+        return list(explanation.explain([self.record]).sentences)
+
+    def figures(self) -> dict[str, Figure]:
+        """The figures of ``nci-ood diagnose`` by name, those that this network and its data have."""
+        from nci_plugin.report.diagnosis_figures import FIGURES
+        from nci_plugin.report.diagnosis_files import SINGLE, Stored
+
+        stored = Stored(SINGLE, self.record, self.arrays, self.scores)
+        drawn = {name: draw(stored) for name, draw in FIGURES.items()}
+        return {name: figure for name, figure in drawn.items() if figure is not None}
+
+    def __repr__(self) -> str:
+        known = {name: value for name, value in self.metrics.items() if value is not None}
+        first = ", ".join(f"{name}={known[name]:.4g}" for name in SHOWN if name in known)
+        return f"Inspection({first}; see .metrics, .sentences, .figures())"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: sentences, and the metrics beside their values at collapse."""
+        from nci_plugin.report.diagnosis_files import SINGLE
+        from nci_plugin.report.diagnosis_tables import collapse_table
+
+        said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences)
+        header, *rows = collapse_table([SINGLE], [self.record]).rows
+        cells = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        names = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+        return f"<ul>{said}</ul><table><thead><tr>{names}</tr></thead><tbody>{cells}</tbody></table>"
+
+
+SHOWN = ("nc1_quotient", "nc2_etf_error", "nc3_self_duality")
+"""Metrics in the line that an Inspection prints as."""
 
 
 def explain(
@@ -68,7 +124,7 @@ def diagnose(
     near: Mapping[str, Any] | None = None,
     far: Mapping[str, Any] | None = None,
     like: OODDetector | None = None,
-) -> Diagnosis:
+) -> Inspection:
     """Measure neural collapse (NC1 to NC5) in a network, and OOD images against it where there are any.
 
     Args:
@@ -77,7 +133,9 @@ def diagnose(
         like: an OODDetector with the settings (preprocessing, head, batch size) that count here.
 
     Returns:
-        A Diagnosis: ``record`` holds the numbers, as ``nci-ood diagnose`` stores them.
+        An Inspection: its ``metrics``, ``sentences`` and ``figures()``, and ``record``, which holds all numbers.
+
+    Raises PluginError on images that cannot be read or labelled, as `OODDetector.fit`.
     """
     like = like or OODDetector()
     given = {TRAIN: train, VALIDATION: validation, TEST: test}
@@ -88,7 +146,8 @@ def diagnose(
     setups = [load_detector(name) for name in DETECTORS]
     bank, benchmark = _passed(model, labelled, others, {FitsOn.STATISTICS}, like, steps)
     evaluation = evaluate_bank(bank, benchmark, setups)
-    return diagnose_network(bank, benchmark, evaluation, seed="", second_pass=True)
+    found = diagnose_network(bank, benchmark, evaluation, seed="", second_pass=True)
+    return Inspection(found.record, found.arrays, evaluation.scores)
 
 
 def _passed(

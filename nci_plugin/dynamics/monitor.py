@@ -10,11 +10,12 @@
 
 from __future__ import annotations
 
+import html
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from nci_plugin.benchmarks.samples import images_and_labels
 from nci_plugin.checks import PluginError, check_known, check_number
+from nci_plugin.collapse.registry import EPOCHS, columns
 from nci_plugin.dynamics.measure import collapse_numbers, network_numbers, training_numbers
 from nci_plugin.dynamics.trajectory import Condition, EpochRecord, Trajectory, TrajectoryFile
 from nci_plugin.features.bank import FitsOn
@@ -31,6 +33,10 @@ from nci_plugin.features.forward import Forward, prepared
 from nci_plugin.networks.calling import without_replicas
 from nci_plugin.rows import whole_labels
 from nci_plugin.training.losses import LOSSES
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 FEATURE_BYTES = 2**30
 """NC4 needs the features again once their means are known: up to so many bytes of them are held, beyond it is None."""
@@ -114,6 +120,49 @@ class CollapseMonitor:
         if len(last) <= patience or not np.isfinite(last).all():
             return False
         return bool(np.abs(last - last.mean()).max() <= tolerance * abs(last.mean()))
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row an epoch that was measured, as `Trajectory.to_frame`."""
+        return self.trajectory.to_frame()
+
+    def plot(self, names: Sequence[str] | None = None) -> Figure:
+        """A panel a number along the epochs, of matplotlib; dashed is its value at exact collapse.
+
+        ``names`` are as in `Trajectory.series`; without them the collapse metrics that have values. Raises PluginError
+        on a name that is not logged, and while nothing is.
+        """
+        from matplotlib.figure import Figure
+
+        trajectory, metrics = self.trajectory, columns(EPOCHS)
+        wanted = [name for name in metrics if trajectory.logs(name)] if names is None else list(names)
+        if not wanted:
+            raise PluginError("monitor: plot needs a number that has values, there is none; call step() first")
+        series = {name: trajectory.series(name) for name in wanted}
+        width = min(3, len(wanted))
+        height = -(-len(wanted) // width)
+        drawn = Figure(figsize=(3.2 * width, 2.3 * height), layout="constrained")
+        panels = drawn.subplots(height, width, sharex=True, squeeze=False).ravel()
+        for axes, (name, values) in zip(panels, series.items()):
+            axes.plot(trajectory.epochs, values, marker="o", markersize=3)
+            ideal = metrics[name].ideal if name in metrics else None
+            if isinstance(ideal, (int, float)):  # of every number of classes
+                axes.axhline(ideal, color="0.4", linewidth=0.8, linestyle="--")
+            axes.set_title(f"{metrics[name].symbol} ({name})" if name in metrics else name, fontsize="medium")
+        for axes in panels[-width:]:
+            axes.set_xlabel("epoch")
+        for axes in panels[len(wanted) :]:
+            axes.axis("off")
+        return drawn
+
+    def __repr__(self) -> str:
+        epochs = sorted(self._records)
+        measured = f"{len(epochs)} epochs measured, {epochs[0]} to {epochs[-1]}" if epochs else "nothing measured yet"
+        return f"CollapseMonitor({type(self.network).__name__}, every={self.every}, {measured})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        table = self.to_frame().to_html(float_format="{:.4g}".format, na_rep="-") if self._records else ""
+        return f"<p>{html.escape(repr(self))}</p>{table}"
 
     def _measure(self, epoch: int, device: torch.device) -> EpochRecord:
         what = f"monitor: epoch {epoch}: the loader"

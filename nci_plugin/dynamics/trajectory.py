@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from nci_plugin.checks import PluginError, check_keys, check_number, check_row_name, did_you_mean, shown
@@ -112,6 +113,12 @@ class Trajectory:
         """Whether `series` of the name has a number at some epoch."""
         known = {"train_error", *_NUMBERS}.union(*(record.collapse for record in self.records))
         return name in known and bool(np.isfinite(self.series(name)).any())
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row an epoch, for pandas: losses and accuracies, then every collapse metric; NaN where there is none."""
+        logged = dict.fromkeys(key for record in self.records for key in record.collapse)
+        numbers = {name: self.series(name) for name in (*_NUMBERS, *logged)}
+        return pd.DataFrame(numbers, index=pd.Index(self.epochs, name="epoch"))
 
     def auroc(self, detector: str, group: str) -> NDArray[np.float64]:
         """AUROC of a detector on a group in percent, (epochs,), NaN where it was not measured."""

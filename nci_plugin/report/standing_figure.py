@@ -9,6 +9,7 @@ from math import cos, pi, sin
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
@@ -74,6 +75,7 @@ def _label(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, float]]
         text = axis.annotate(
             display_name(name), points[name], (0, 0), textcoords="offset points", fontsize=7, parse_math=False,
             ha="center", va="center", arrowprops={**LINE, "shrinkA": 0, "shrinkB": 2},
+            path_effects=[withStroke(linewidth=1.5, foreground="white")],
         )  # fmt: skip
         size = Text.get_window_extent(text, renderer)  # without the line to the point
         width, height = size.width, size.height
