@@ -65,7 +65,7 @@ def test_the_fixed_head_is_a_simplex_etf(features: int, classes: int) -> None:
 def test_the_fixed_head_needs_room() -> None:
     with pytest.raises(PluginError, match="at least K - 1 features, got 6 classes and 4 features"):
         make_head(4, 6, "fixed_etf")
-    with pytest.raises(PluginError, match="head: must be one of learned, fixed_etf, got 'etf'"):
+    with pytest.raises(PluginError, match="head: must be one of learned, fixed_etf, bias_free, got 'etf'"):
         make_head(4, 6, "etf")
 
 
@@ -255,3 +255,11 @@ def test_defaults_train_the_network_of_before() -> None:
     assert (same.network, dict(same.network_arguments)) == (benchmark.network, dict(benchmark.network_arguments))
     assert isinstance(same.splits["id/train"], ImageList)
     assert Recipe() == Recipe(12, 32, 0.03, 0.9, 5e-4, True, "sgd", "one_cycle", "ce")
+
+
+def test_a_head_without_bias_is_learned(data: tuple[Tensor, Tensor]) -> None:
+    network, _ = train(lambda: MLP(3, 16, head="bias_free"), *data, replace(QUICK, epochs=2), seed=3)
+    torch.manual_seed(3)
+    assert network.fc.bias is None
+    assert not torch.equal(network.fc.weight, MLP(3, 16, head="bias_free").fc.weight)
+    assert LinearHead.from_linear(network.fc).bias.eq(0).all()

@@ -325,7 +325,7 @@ class Train:
         None, "ce, mse, ce_then_mse (40 %% and 60 %% of the epochs), label_smoothing or focal (ce)", "NAME"
     )
     network: str = option("resnet", "resnet, or mlp on 8x8 pixels (resnet)", "NAME")
-    head: str | None = option(None, "learned, or fixed_etf: frozen simplex ETF, no bias (learned)", "KIND")
+    head: str | None = option(None, "learned, bias_free, or fixed_etf: frozen simplex ETF, no bias (learned)", "KIND")
     width: int | None = option(None, "channels of resnet's first stage, or units of mlp (16, 128)", "N")
     depth: int | None = option(None, "blocks of each of resnet's stages, or hidden layers (2, 3)", "N")
     activation: str | None = option(None, "of mlp: relu, gelu, silu or tanh (relu)", "NAME")

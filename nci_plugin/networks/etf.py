@@ -1,4 +1,4 @@
-"""The last layer of the small networks: learned, or fixed as a simplex equiangular tight frame."""
+"""The last layer of the small networks: learned, with or without a bias, or fixed as a simplex ETF."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from torch import nn
 
 from nci_plugin.checks import PluginError, check_choice
 
-HEADS = ("learned", "fixed_etf")
+HEADS = ("learned", "fixed_etf", "bias_free")
 
 
 def make_head(num_features: int, num_classes: int, kind: str = "learned") -> nn.Linear:
-    """A last layer from P to K: ``learned``, or ``fixed_etf`` with frozen weights and no bias.
+    """A last layer from P to K: ``learned``, ``bias_free``, learned too, or ``fixed_etf``, frozen and without a bias.
 
     The fixed weights are a simplex ETF of unit rows in a random orientation: cos(w_j, w_k) = -1 / (K - 1)
     (Zhu et al. 2021; Yang et al. 2022). Raises PluginError on another kind, or where P < K - 1 leaves no room for it.
     """
     check_choice("head", kind, HEADS)
-    if kind == "learned":
-        return nn.Linear(num_features, num_classes)
+    if kind != "fixed_etf":
+        return nn.Linear(num_features, num_classes, bias=kind == "learned")
     if not 2 <= num_classes <= num_features + 1:
         raise PluginError(
             f"head 'fixed_etf': a simplex ETF of K classes needs K >= 2 and at least K - 1 features, got {num_classes}"
