@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 from tqdm import tqdm
 
@@ -174,6 +173,8 @@ def _in_float32(plan: Plan, name: str) -> FeatureSplit:
 
 
 def _provenance(plan: Plan, features: str) -> dict[str, Any]:
+    import torchvision  # 1.5 s
+
     return {
         "network": plan.head.network,
         "fingerprint": plan.fingerprint,

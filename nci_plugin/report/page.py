@@ -19,9 +19,7 @@ from nci_plugin.evaluation.alternatives import ALTERNATIVES
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.identity import unrecorded
 from nci_plugin.evaluation.results import METRICS, OTHER_METRICS, SETTINGS, Result, complete
-from nci_plugin.report.diagnosis_figures import figures
 from nci_plugin.report.diagnosis_files import drawn_from, has_diagnosis, read_diagnoses, read_explanation
-from nci_plugin.report.diagnosis_tables import all_tables, class_table
 from nci_plugin.report.figures import draw_aurocs, rendered
 from nci_plugin.report.score_figures import detector_figure
 from nci_plugin.report.tables import (
@@ -116,6 +114,9 @@ def _setting(results: Sequence[Result], setting: str, ranks: Mapping[str, Mappin
 
 
 def _diagnosis(path: Path) -> dict[str, Any]:
+    from nci_plugin.report.diagnosis_figures import figures  # torch, as these hold the collapse metrics
+    from nci_plugin.report.diagnosis_tables import all_tables, class_table
+
     stored = read_diagnoses(path)
     by_network: dict[str, list[dict[str, str]]] = {}
     for name, figure in figures(path):
