@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
 from nci_plugin.benchmarks.opening import open_splits
@@ -24,6 +23,7 @@ from nci_plugin.features.plan import Plan, is_tested, make_plan
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.files import free_bytes
 from nci_plugin.networks.head import LinearHead
+from nci_plugin.progress import progress
 
 UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3}
 
@@ -101,9 +101,9 @@ def _run(plan: Plan) -> None:
     options = plan.options
     if options.begin is not None:
         options.begin()
-    quiet = None if options.progress and options.processes.is_first else True  # None: on a terminal only
+    shown = options.progress and options.processes.is_first
     total = sum(each.layout.rows_of(*each.numbers) for each in plan.passing.values())
-    with tqdm(total=total, unit="img", desc="extract", disable=quiet) as bar:
+    with progress("extract", "img", total, shown) as bar:
         for name, collector in plan.passing.items():
             missing = collector.missing()
             if name == plan.probed and plan.forward is not None:
@@ -111,13 +111,13 @@ def _run(plan: Plan) -> None:
             passed, to_pass = _passed(plan, name, missing, bar.update), set(missing)
             for number in collector.numbers:
                 if number not in to_pass:
-                    bar.update(collector.layout.rows_of(number))
+                    bar.total -= collector.layout.rows_of(number)  # stored already: no part of rate and time left
                 collector.add_shard(number, next(passed) if number in to_pass else None)
             collector.end()
     options.processes.wait()
 
 
-def _passed(plan: Plan, name: str, numbers: Collection[int], progress: Callable[[int], Any]) -> Iterator[Passed]:
+def _passed(plan: Plan, name: str, numbers: Collection[int], done: Callable[[int], Any]) -> Iterator[Passed]:
     """Pass the batches of some shards, and put each shard together."""
     assert plan.forward is not None  # there are images
     layout, stages = plan.passing[name].layout, plan.passing[name].passes_stages
@@ -126,7 +126,7 @@ def _passed(plan: Plan, name: str, numbers: Collection[int], progress: Callable[
     for number in numbers:
         batches = []
         for batch in islice(passed, len(layout.starts(number))):
-            progress(len(batch.chunk))
+            done(len(batch.chunk))
             batches.append(batch)
         yield Passed.joined(batches)
 
