@@ -20,7 +20,7 @@ from nci_plugin.detectors.base import Detector
 from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.evaluate import Evaluation, evaluate_bank, training_needed
-from nci_plugin.evaluation.identity import data_identity, network_identity
+from nci_plugin.evaluation.identify import data_identity, network_identity
 from nci_plugin.evaluation.results import PREDICTIONS, file_name
 from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.bank import FitsOn

@@ -13,10 +13,10 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # torch costs 1.5 s: commands that only read results do without
+    from torch import Tensor
 
 MESSAGE_CHARACTERS = 2000
 """A longer message is cut: what it quotes may be of any size."""
@@ -124,9 +124,9 @@ def check_keys(where: str, given: Mapping[str, Any], allowed: Iterable[str], req
 def check_finite(what: str, values: Tensor, first_index: int = 0) -> None:
     """Raise if a row of ``values`` (n, d) holds NaN or infinity; names the first such row."""
     # One pass without a mask of the whole matrix: a sum is finite only if every term is.
-    if torch.isfinite(values.sum()):
+    if values.sum().isfinite():
         return
-    bad = ~torch.isfinite(values).flatten(1).all(dim=1)
+    bad = ~values.isfinite().flatten(1).all(dim=1)
     if bad.any():
         row = first_index + int(bad.nonzero()[0, 0])
         raise PluginError(

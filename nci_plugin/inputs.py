@@ -7,25 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nci_plugin.adapters.openood.checkout import find_checkout, is_checkout
 from nci_plugin.adapters.openood.downloads import CHECKPOINTS, download_hint
+from nci_plugin.adapters.openood.roots import Roots
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, Benchmark
 from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.benchmarks.opening import missing_splits, survey
 from nci_plugin.checks import PluginError
-from nci_plugin.config import benchmark_names, load_benchmark
 from nci_plugin.networks.checkpoints import find_checkpoints
 
 NO_CSID = "none"
-
-
-@dataclass(frozen=True)
-class Roots:
-    """Directories of OpenOOD's layout: lists and images, and checkpoints and results; the checkout they are in."""
-
-    data: Path
-    results: Path
-    openood: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -55,22 +45,6 @@ class MissingInputs(PluginError):
 def official_benchmarks() -> list[str]:
     """OpenOOD's own benchmarks: those that its download script knows."""
     return sorted(CHECKPOINTS)
-
-
-def find_roots(name: str, data_root: Path | None = None) -> Roots:
-    """Where the data and results of a benchmark lie, by its name or YAML file.
-
-    Shipped benchmarks of OpenOOD's data are looked for in its checkout, if there is one; all others in the working
-    directory.
-    """
-    of_openood = name in benchmark_names() and load_benchmark(name).built_in is None
-    checkout = find_checkout() if of_openood else None
-    root = checkout or Path()
-    data = root / "data"
-    if checkout is None and is_checkout(Path.cwd()) and name in benchmark_names():
-        # OpenOOD would not download its lists any more if others lay in its data/benchmark_imglist.
-        data /= "nci_plugin"
-    return Roots(data_root or data, root / "results", checkout)
 
 
 def find_inputs(

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+import nci_plugin
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.files import read_text
 
@@ -118,3 +119,20 @@ def _check_keys(node: yaml.MappingNode, loader: yaml.SafeLoader) -> None:
                 None, None, f"the key {shown(key)} stands there twice", key_node.start_mark
             )
         keys.add(key)
+
+
+def load_yaml(path: Path) -> Any:
+    """Parse a YAML file; raises PluginError naming the file and the line."""
+    try:
+        return read_yaml(path, "config", "correct it")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PluginError(f"config '{path}': {error.strerror}") from None
+
+
+def config_directory() -> Path:
+    """Where the YAML files are: inside an installed package, or at the top of a checkout."""
+    package = Path(nci_plugin.__file__).parent
+    for directory in (package / "configs", package.parent / "configs"):
+        if directory.is_dir():
+            return directory
+    raise PluginError(f"configs: not found beside '{package}'; install nci_plugin again")

@@ -23,7 +23,8 @@ from nci_plugin.benchmarks import image_digests
 from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.cli.main import main
 from nci_plugin.config import load_benchmark
-from nci_plugin.evaluation.identity import FIELDS, code_digest, data_identity, disagreements, unrecorded
+from nci_plugin.evaluation.identify import code_digest, data_identity
+from nci_plugin.evaluation.identity import FIELDS, disagreements, unrecorded
 from nci_plugin.evaluation.results import Result, read_results
 from nci_plugin.files import digest
 

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from tiny import NETWORK, draw_nothing, tree
 
+from nci_plugin.adapters.openood.roots import find_roots
 from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.checks import PluginError
 from nci_plugin.cli import eval_all
@@ -27,7 +28,7 @@ from nci_plugin.cli.main import main
 from nci_plugin.cli.network import Job
 from nci_plugin.config import load_benchmark
 from nci_plugin.evaluation.results import read_results
-from nci_plugin.inputs import find_inputs, find_roots, official_benchmarks
+from nci_plugin.inputs import find_inputs, official_benchmarks
 from nci_plugin.networks.factory import build_network
 
 ROOT = Path(__file__).resolve().parent.parent

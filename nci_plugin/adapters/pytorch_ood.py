@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nci_plugin.adapters import PYTORCH_OOD
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import Detector, Paper
 from nci_plugin.detectors.mahalanobis import class_means, means_differ
@@ -22,7 +23,7 @@ from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.head import LinearHead
 
-PREFIX = "pytorch_ood:"
+PREFIX = PYTORCH_OOD
 LARGEST_GRID = 50
 """Combinations up to which the library's own ``hyperparameter_space`` is searched."""
 

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import index
 from pathlib import Path
-from typing import Any, Union
-
-from torch.utils.data import DataLoader, Dataset
+from typing import TYPE_CHECKING, Any, Union
 
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
 from nci_plugin.checks import PluginError, check_known, check_row_name, shown
+
+if TYPE_CHECKING:  # torch costs 1.5 s: commands that only read results do without
+    from torch.utils.data import DataLoader, Dataset
 
 TRAIN, VALIDATION, TEST, OOD_VALIDATION = "id/train", "id/val", "id/test", "ood/val"
 CSID, NEAR, FAR = "csid", "near", "far"
@@ -32,7 +33,7 @@ class Features:
     logits: Any = None
 
 
-Source = Union[ImageList, Features, str, Path, Dataset, DataLoader, Sequence[Any], Iterable[Any]]
+Source = Union[ImageList, Features, str, Path, "Dataset", "DataLoader", Sequence[Any], Iterable[Any]]
 """A split: OpenOOD's image list, features, a folder of images, or samples.
 
 A folder has one sub-folder for each class in ID splits (see `ImageFolder`), and any images in OOD splits. Samples are a

@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
-from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from nci_plugin.benchmarks.decoding import read_image, to_rgb
 from nci_plugin.checks import PluginError, check_choice, check_number, shown
 from nci_plugin.files import read_text
+
+if TYPE_CHECKING:  # torch and torchvision cost 3 s: what passes no image does without
+    from torch import Tensor
+    from torchvision.transforms import Compose
 
 OOD_LABEL = -1
 LIST_BYTES = 2**29
@@ -30,6 +30,9 @@ LIST_BYTES = 2**29
 
 LINE = re.compile(r"(.*\S)[ \t]+(\S+)", re.DOTALL)
 """Path and label: the path may hold spaces, and any number of them, or tabs, stand before the label."""
+
+INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
+"""Torchvision's InterpolationMode."""
 
 LABEL = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
@@ -52,7 +55,7 @@ class Preprocessing:
         for name in ("pre_size", "img_size"):
             if getattr(self, name) is not None:
                 check_number(f"{where}: {name}", getattr(self, name), above=0, whole=True)
-        check_choice(f"{where}: interpolation", self.interpolation, [mode.value for mode in InterpolationMode])
+        check_choice(f"{where}: interpolation", self.interpolation, INTERPOLATIONS)
         rows = self.normalization
         if [len(row) for row in rows] != [3, 3] or not np.isfinite(rows).all() or min(rows[1]) <= 0:
             raise PluginError(
@@ -72,6 +75,8 @@ class Preprocessing:
 
     @cached_property
     def _transform(self) -> Compose:
+        from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+
         steps: list[Any] = []
         if self.pre_size is not None:
             steps.append(Resize(self.pre_size, interpolation=InterpolationMode(self.interpolation)))
@@ -117,6 +122,8 @@ class ImageList:
 
         Raises PluginError on the first line that cannot be used, MissingFiles if the list or images are not there.
         """
+        import torch
+
         names, labels, stamps = [], [], []
         missing: list[str] = []
         directory = str(self.directory)  # Path objects for each of a million lines take seconds
@@ -196,8 +203,8 @@ class ImageSource(Protocol):
     def place(self, index: int) -> str: ...
 
 
-class ImageFiles(Dataset):
-    """The images of a list or a folder that was read: item i is (image (3, H, W), label).
+class ImageFiles:
+    """The images of a list or a folder that was read, a Dataset: item i is (image (3, H, W), label).
 
     An image that cannot be decoded comes as a PluginError instead of an item, so that the error of a worker process
     reaches the user as one line.

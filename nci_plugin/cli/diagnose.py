@@ -9,8 +9,9 @@ from nci_plugin.benchmarks.benchmark import TRAIN
 from nci_plugin.checks import PluginError
 from nci_plugin.cli.commands import Diagnose
 from nci_plugin.cli.network import Job, Networks
+from nci_plugin.diagnosis import DETECTORS
 from nci_plugin.diagnosis.explanation import explain
-from nci_plugin.diagnosis.network import DETECTORS, diagnose_network
+from nci_plugin.diagnosis.network import diagnose_network
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.evaluate import evaluate_bank
 from nci_plugin.evaluation.results import Result, complete

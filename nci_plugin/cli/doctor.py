@@ -14,11 +14,13 @@ import torch
 
 from nci_plugin import __version__, api
 from nci_plugin.adapters.openood.checkout import find_checkout, import_openood
+from nci_plugin.adapters.openood.roots import find_roots
 from nci_plugin.checks import PluginError
 from nci_plugin.cli.commands import Doctor
-from nci_plugin.config import BUILT_IN, load_benchmark
+from nci_plugin.config import load_benchmark
 from nci_plugin.detectors import registry
-from nci_plugin.inputs import MissingInputs, find_inputs, find_roots, official_benchmarks
+from nci_plugin.evaluation.benchmark_files import BUILT_IN
+from nci_plugin.inputs import MissingInputs, find_inputs, official_benchmarks
 from nci_plugin.report.terminal import with_prose
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn", "pytorch-ood", "timm")

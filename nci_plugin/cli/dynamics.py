@@ -31,7 +31,7 @@ from nci_plugin.dynamics.trajectory import (
     find_trajectories,
     read_trajectory,
 )
-from nci_plugin.evaluation import identity
+from nci_plugin.evaluation import identify
 from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.evaluate import training_needed
 from nci_plugin.features.bank import FitsOn
@@ -172,7 +172,7 @@ def _measure(
         raise PluginError(f"benchmark '{inputs.benchmark.name}': collapse is measured on '{TRAIN}', which is missing")
     if not inputs.benchmark.has_ood:
         print(f"benchmark '{inputs.benchmark.name}': no OOD set, so AUROC along training is left out")
-    images = identity.data_digest(inputs.splits, output / "images")
+    images = identify.data_digest(inputs.splits, output / "images")
     configured = _configured(options.detectors or ())
     measure: Callable[[nn.Module, int, str], EpochRecord] | None = None
     found = []
@@ -187,7 +187,7 @@ def _measure(
                 bar.set_postfix_str(f"{run.name} epoch {epoch}")
                 network = job.build(trained, path)
                 numbers = network_numbers(network)
-                code = identity.code_digest(network, factory_source(factory), arguments)
+                code = identify.code_digest(network, factory_source(factory), arguments)
                 data = digest(images, code, options.network.head or "", *configured)
                 there = file.records.get(epoch)
                 known = there is not None and (there.weights, there.data) == (numbers["weights"], data)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from nci_plugin.adapters.openood.roots import find_roots
 from nci_plugin.checks import PluginError
 from nci_plugin.cli.network import ALL, Job
-from nci_plugin.inputs import NO_CSID, Inputs, MissingInputs, find_roots, official_benchmarks
+from nci_plugin.inputs import NO_CSID, Inputs, MissingInputs, official_benchmarks
 from nci_plugin.report.terminal import say
 
 OTHERWISE = "digits"

@@ -12,8 +12,8 @@ from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.checks import PluginError, one_line
 from nci_plugin.cli.commands import Explain
 from nci_plugin.cli.network import Job
+from nci_plugin.diagnosis import DETECTORS
 from nci_plugin.diagnosis.image import Explanation, explain_image
-from nci_plugin.diagnosis.network import DETECTORS
 from nci_plugin.evaluation.evaluate import training_needed
 from nci_plugin.evaluation.search import detector_of
 from nci_plugin.features.bank import FitsOn

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nci_plugin.adapters.openood.roots import find_roots
 from nci_plugin.checks import PluginError, check_known, check_number
 from nci_plugin.cli.commands import LeaderboardApply, LeaderboardCompare, LeaderboardRank, LeaderboardRows, RowNames
 from nci_plugin.comparison.compare import standings
 from nci_plugin.evaluation.directory import ResultsDirectory
-from nci_plugin.inputs import find_roots
 from nci_plugin.leaderboard.board import BOARDS, Board, cells_of, csv_line
 from nci_plugin.leaderboard.comparability import notes
 from nci_plugin.leaderboard.comparison import differences, published_row

@@ -12,17 +12,18 @@ import torch
 from torch import nn
 
 from nci_plugin import api, built_in
+from nci_plugin.adapters.openood.roots import Roots, find_roots
 from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.checks import PluginError, check_number
 from nci_plugin.cli.commands import Data, Network, Pass, Steps
 from nci_plugin.config import load_benchmark
 from nci_plugin.deploy import preprocessing
-from nci_plugin.evaluation import identity
+from nci_plugin.evaluation import identify, identity
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.features.options import ExtractionOptions, check_amp, default_workers, resolve_device
 from nci_plugin.features.processes import ALONE, Processes
-from nci_plugin.inputs import Inputs, Roots, find_inputs, find_roots, folder_benchmark
+from nci_plugin.inputs import Inputs, find_inputs, folder_benchmark
 from nci_plugin.networks.checkpoints import load_checkpoint, unchecked
 from nci_plugin.networks.factory import build_network, factory_source
 from nci_plugin.networks.named import build_named
@@ -163,10 +164,10 @@ class Networks:
         job, benchmark = self.job, self.inputs.benchmark
         made_by = factory_source(job.factory(benchmark))
         folder = self.output / identity.FOLDER
-        data = identity.data_identity(self.inputs.splits, folder, progress=job.processes.is_first)
+        data = identify.data_identity(self.inputs.splits, folder, progress=job.processes.is_first)
         return {
             seed: {
-                **identity.network_identity(network, job.passing.amp, made_by, job.arguments(benchmark)),
+                **identify.network_identity(network, job.passing.amp, made_by, job.arguments(benchmark)),
                 **data,
             }
             for seed, network in self.by_seed.items()

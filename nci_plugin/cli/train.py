@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from nci_plugin import built_in
+from nci_plugin.adapters.openood.roots import find_roots
 from nci_plugin.checks import PluginError, check_known, check_number, check_writable
 from nci_plugin.cli.commands import Train
 from nci_plugin.config import load_benchmark
 from nci_plugin.features.options import resolve_device
-from nci_plugin.inputs import find_roots
 
 LONG_TAILED = "long_tailed"
 RECIPE = ("loss", "weight_decay", "epochs")

@@ -10,7 +10,6 @@ import math
 from typing import Any
 
 import torch
-from scipy.stats import linregress
 from torch import Tensor
 
 from nci_plugin.collapse.geometry import Undefined, lengths, pair_cosines
@@ -49,6 +48,8 @@ def log_slope(rows: Tensor, counts: Tensor) -> float:
     In a general orthogonal frame the lengths follow the class sizes. Raises Undefined below IMBALANCE.
     """
     length = lengths(rows)
+    from scipy.stats import linregress  # 0.6 s
+
     _check_imbalanced(counts)
     if not length.all():
         raise Undefined(f"collapse: {int((length == 0).sum())} of {len(rows)} vectors have length 0, so no logarithm")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from nci_plugin.metrics.counts import Floats
 
@@ -33,9 +32,18 @@ class Components:
 def components(id_scores: Floats, ood_scores: Floats) -> Components:
     """Of scores (D, n_id) and (D, n_ood), larger = ID."""
     n_id, n_ood = id_scores.shape[1], ood_scores.shape[1]
-    together = rankdata(np.concatenate([id_scores, ood_scores], axis=1), axis=1)
-    among_id, among_ood = rankdata(id_scores, axis=1), rankdata(ood_scores, axis=1)
+    together = ranks(np.concatenate([id_scores, ood_scores], axis=1))
+    among_id, among_ood = ranks(id_scores), ranks(ood_scores)
     return Components((together[:, :n_id] - among_id) / n_ood, 1 - (together[:, n_id:] - among_ood) / n_id)
+
+
+def ranks(rows: Floats) -> Matrix:
+    """Ranks from 1 within each row (D, n), equal values sharing their mean, as scipy.stats.rankdata (0.6 s)."""
+    found = np.empty(rows.shape)
+    for place, row in enumerate(rows):
+        ordered = np.sort(row)
+        found[place] = (np.searchsorted(ordered, row, "left") + np.searchsorted(ordered, row, "right") + 1) / 2
+    return found
 
 
 def mean_of(parts: Sequence[Components]) -> Components:

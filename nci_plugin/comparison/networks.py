@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.special import ndtr, ndtri, stdtrit
 
 Values = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ class Spread:
     def p_values(self, statistics: Values) -> Values:
         """Two-sided, of |t| (J,); NaN stays NaN."""
         if self.count == 1:
-            return 2 * norm.sf(statistics)
+            return 2 * ndtr(-statistics)
         low, high = np.full(len(statistics), -700.0), np.zeros(len(statistics))
         for _ in range(HALVINGS):
             middle = (low + high) / 2
@@ -49,12 +49,14 @@ class Spread:
 
     def _quantile(self, p: Values) -> Values:
         """|t| whose two-sided p (J,) is given: normal and Student's, weighted by variance (Cochran & Cox 1957)."""
-        normal = norm.isf(p / 2)
+        normal = -ndtri(p / 2)
         if self.count == 1:
             return normal
         total = self.of_images + self.of_networks
         share = np.divide(self.of_networks, total, out=np.zeros_like(total), where=total > 0)
-        student = t.isf(p / 2, self.count - 1)  # infinite for the smallest p, where a share of 0 still counts as none
+        student = -stdtrit(
+            self.count - 1, p / 2
+        )  # infinite for the smallest p, where a share of 0 still counts as none
         return (1 - share) * normal + np.multiply(share, student, out=np.zeros_like(share), where=share > 0)
 
 

@@ -34,7 +34,7 @@ TEST_PREPROCESSING = "pass the data with the test preprocessing, as a Dataset or
 class LabelledImages:
     """A split, opened: item i of ``split`` is (image, label); ``class_names`` are empty where nobody says them."""
 
-    split: Dataset
+    split: Dataset | ImageFiles
     class_names: tuple[str, ...]
 
     def __len__(self) -> int:

@@ -20,9 +20,9 @@ from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
 from nci_plugin.deploy.detector import OODDetector
 from nci_plugin.deploy.network import device_of
-from nci_plugin.diagnosis import explanation
+from nci_plugin.diagnosis import DETECTORS, explanation
 from nci_plugin.diagnosis.image import Explanation, explain_image
-from nci_plugin.diagnosis.network import DETECTORS, Diagnosis, diagnose_network
+from nci_plugin.diagnosis.network import Diagnosis, diagnose_network
 from nci_plugin.evaluation.contestant import Scores
 from nci_plugin.evaluation.evaluate import evaluate_bank, training_needed
 from nci_plugin.features.bank import FeatureBank, FitsOn

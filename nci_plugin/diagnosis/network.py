@@ -23,9 +23,6 @@ from nci_plugin.features.bank import FeatureBank
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
 
-DETECTORS = ("nc1", "nc2", "nc3", "nc4", "nc5", "pscore", "feature_norm")
-"""Scores whose AUROC and spread a diagnosis gives; all fit on statistics."""
-
 STORED = "stored features"
 SECOND_PASS = "a second pass over the training images"
 NOT_STORED = "not measured: no training features are stored; pass --second-pass"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from nci_plugin.benchmarks.benchmark import FAR, NEAR, OOD_VALIDATION, TEST, Source
 from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.checks import PluginError, shown
-from nci_plugin.features.split import Chunk, FeatureSplit
 from nci_plugin.metrics import auroc
+
+if TYPE_CHECKING:  # the report reads what was recorded, without torch
+    from nci_plugin.features.split import FeatureSplit
 
 ALTERNATIVES = "alternatives"
 """Field of a result's provenance that holds `Alternative`s by OOD set."""
@@ -105,6 +107,8 @@ def _numbers(values: Sequence[Any]) -> bool:
 
 def thinned(split: FeatureSplit) -> FeatureSplit:
     """Every so manyth row of a split, at most `MOST_ROWS`; nothing is copied."""
+    from nci_plugin.features.split import Chunk, FeatureSplit
+
     step, start, parts = -(-len(split) // MOST_ROWS), 0, []
     for shard in split.shards:
         rows = slice(-start % max(step, 1), None, max(step, 1))

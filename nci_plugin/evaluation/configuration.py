@@ -10,22 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nci_plugin
 from nci_plugin.checks import PluginError, check_keys, check_row_name, shown
 from nci_plugin.detectors import registry
 from nci_plugin.evaluation.search import DetectorSetup
-from nci_plugin.parsing import read_yaml
+from nci_plugin.parsing import config_directory, load_yaml
 
 POSTPROCESSORS = "postprocessors"
 """The directory of detectors' files, as OpenOOD calls it."""
-
-
-def load_yaml(path: Path) -> Any:
-    """Parse a YAML file; raises PluginError naming the file and the line."""
-    try:
-        return read_yaml(path, "config", "correct it")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise PluginError(f"config '{path}': {error.strerror}") from None
 
 
 def load_postprocessor(path: Path) -> Any:
@@ -64,15 +55,6 @@ def parse_detector(raw: Mapping[str, Any], where: str) -> DetectorSetup:
 
 
 # -------------------------------------------------------------------- a registered detector's own file
-
-
-def config_directory() -> Path:
-    """Where the YAML files are: inside an installed package, or at the top of a checkout."""
-    package = Path(nci_plugin.__file__).parent
-    for directory in (package / "configs", package.parent / "configs"):
-        if directory.is_dir():
-            return directory
-    raise PluginError(f"configs: not found beside '{package}'; install nci_plugin again")
 
 
 def file_of(name: str) -> Path | None:

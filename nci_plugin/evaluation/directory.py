@@ -9,17 +9,20 @@ import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
 from nci_plugin.checks import PluginError, check_row_name, check_writable, shown
 from nci_plugin.evaluation import identity
-from nci_plugin.evaluation.evaluate import Evaluation
 from nci_plugin.evaluation.identity import Identity
 from nci_plugin.evaluation.results import PREDICTIONS, SETTINGS, Result, file_name, is_over_seeds, read_results, to_csv
-from nci_plugin.features.bank import FeatureBank
 from nci_plugin.files import move_aside, read_file, write_atomically
+
+if TYPE_CHECKING:
+    from nci_plugin.evaluation.evaluate import Evaluation
+    from nci_plugin.features.bank import FeatureBank
 
 FIGURE = "auroc.png"
 logger = logging.getLogger(__name__)

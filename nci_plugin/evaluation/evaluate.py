@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from nci_plugin import __version__
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, OOD_VALIDATION, TEST, TRAIN, Benchmark
@@ -24,6 +23,7 @@ from nci_plugin.evaluation.thin import STATISTICS, sentence, thin_statistics
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.metrics import OODMetrics, accuracy, ood_metrics
 from nci_plugin.networks.calling import without_autocast
+from nci_plugin.progress import progress as shown_progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,9 +108,7 @@ def evaluate_bank(
     evaluation = Evaluation(thin=sentence(statistics))
     tested = [name for name in bank.splits if name == TEST or name.split("/")[0] in (CSID, NEAR, FAR)]
     accuracies = {setting: _accuracy(bank, splits) for setting, splits in id_splits(benchmark).items()}
-    quiet = None if progress else True  # None: quiet unless standard error is a terminal
-    for setup in (bar := tqdm(setups, desc="score", unit="detector", disable=quiet)):
-        bar.set_postfix_str(setup.name)
+    for setup in _told(setups, progress):
         try:
             if setup.fits_on is not FitsOn.NOTHING and TRAIN not in benchmark.splits:
                 raise PluginError(f"the benchmark lacks the split '{TRAIN}', on which it fits; add it")
@@ -137,6 +135,15 @@ def evaluate_bank(
         evaluation.results += results
         evaluation.scores[setup.name] = answers.scores
     return evaluation
+
+
+def _told(setups: Sequence[Contestant], shown: bool) -> Iterator[Contestant]:
+    """Each in turn, while it is told how far they are."""
+    with shown_progress("score", "detector", len(setups), shown) as bar:
+        for setup in setups:
+            bar.set_postfix_str(setup.name)
+            yield setup
+            bar.update()
 
 
 def id_splits(benchmark: Benchmark) -> dict[str, list[str]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from scipy.stats import spearmanr
 
 from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST
-from nci_plugin.evaluation.contestant import Scores
 from nci_plugin.metrics import auroc
+
+if TYPE_CHECKING:
+    from nci_plugin.evaluation.contestant import Scores
 
 AMP_SHIFT = "amp_shift"
 """Field of a result's provenance that holds the `shift` of its detector."""
@@ -20,6 +23,8 @@ def shift(coarse: Scores, exact: Scores) -> dict[str, float]:
     Spearman's over all rows (left out where all scores are equal), and ``auroc`` the largest difference of the AUROC of
     a near or far set, in percentage points.
     """
+    from scipy.stats import spearmanr  # 0.6 s
+
     coarse = {name: coarse[name][: len(scores)] for name, scores in exact.items()}
     one, other = (np.concatenate([scores[name] for name in exact]).astype(np.float64) for scores in (coarse, exact))
     difference = np.abs(one - other)

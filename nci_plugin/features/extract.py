@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
-from tqdm import tqdm
 
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
 from nci_plugin.benchmarks.opening import open_splits
@@ -23,8 +24,12 @@ from nci_plugin.features.forward import Passed, prepared
 from nci_plugin.features.options import ExtractionOptions, resolve_device
 from nci_plugin.features.plan import Plan, is_tested, make_plan
 from nci_plugin.features.split import FeatureSplit
-from nci_plugin.files import free_bytes
+from nci_plugin.files import free_bytes, read_text, write_atomically
 from nci_plugin.networks.head import LinearHead
+from nci_plugin.progress import progress
+
+SECONDS = "extraction_seconds"
+"""The directory beside that of the features: by network the seconds of all visits together, null where unknown."""
 
 UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3}
 
@@ -56,8 +61,7 @@ def extract(
     with prepared(network, resolve_device(options.device), channels_last=True):
         plan = make_plan(network, benchmark, training, options, splits, stages)
         _say_what_is_missing(plan)
-        _run(plan)
-        return _collect(plan)
+        return _collect(plan, _run(plan))
 
 
 def extract_share(
@@ -97,14 +101,26 @@ def _say_what_is_missing(plan: Plan) -> None:
 # -------------------------------------------------------------------- run
 
 
-def _run(plan: Plan) -> None:
-    """This process's share of the pass; the other processes are waited for."""
+def _run(plan: Plan) -> float | None:
+    """This process's share of the pass; the other processes are waited for.
+
+    Returns the seconds that the features took, over all visits; None where an earlier one did not say.
+    """
     options = plan.options
+    file = None if options.store is None else options.store.with_name(SECONDS) / f"{plan.fingerprint}.json"
+    before = _seconds_before(plan, file)
+    passed_any = False
+
+    def seconds() -> float | None:
+        """A visit in which nothing passes adds nothing: the features are those of the visits before."""
+        now = time.perf_counter() - plan.started if passed_any or file is None else 0.0
+        return None if before is None else round(before + now, 3)
+
     if options.begin is not None:
         options.begin()
-    quiet = None if options.progress and options.processes.is_first else True  # None: on a terminal only
+    shown = options.progress and options.processes.is_first
     total = sum(each.layout.rows_of(*each.numbers) for each in plan.passing.values())
-    with tqdm(total=total, unit="img", desc="extract", disable=quiet) as bar:
+    with progress("extract", "img", total, shown) as bar:
         for name, collector in plan.passing.items():
             missing = collector.missing()
             if name == plan.probed and plan.forward is not None:
@@ -112,13 +128,29 @@ def _run(plan: Plan) -> None:
             passed, to_pass = _passed(plan, name, missing, bar.update), set(missing)
             for number in collector.numbers:
                 if number not in to_pass:
-                    bar.update(collector.layout.rows_of(number))
+                    bar.total -= collector.layout.rows_of(number)  # stored already: no part of rate and time left
                 collector.add_shard(number, next(passed) if number in to_pass else None)
+                if file is not None and number in to_pass and options.processes.is_first:
+                    passed_any = True
+                    write_atomically(file, json.dumps(seconds()), durable=False)  # an interruption loses one shard's
             collector.end()
     options.processes.wait()
+    return seconds()
 
 
-def _passed(plan: Plan, name: str, numbers: Collection[int], progress: Callable[[int], Any]) -> Iterator[Passed]:
+def _seconds_before(plan: Plan, file: Path | None) -> float | None:
+    """What earlier visits took: 0 where nothing is stored, None where something is that says no time."""
+    if file is not None and file.is_file():
+        with suppress(ValueError, TypeError):
+            return float(json.loads(read_text(file, "seconds", 100, "remove it")))
+        return None
+    if plan.options.processes.size > 1:  # another one may have begun to store
+        return 0.0
+    stores = [each.store for each in plan.passing.values() if each.store is not None]
+    return None if any(store.directory.exists() for store in stores) else 0.0
+
+
+def _passed(plan: Plan, name: str, numbers: Collection[int], done: Callable[[int], Any]) -> Iterator[Passed]:
     """Pass the batches of some shards, and put each shard together."""
     assert plan.forward is not None  # there are images
     layout, stages = plan.passing[name].layout, plan.passing[name].passes_stages
@@ -127,7 +159,7 @@ def _passed(plan: Plan, name: str, numbers: Collection[int], progress: Callable[
     for number in numbers:
         batches = []
         for batch in islice(passed, len(layout.starts(number))):
-            progress(len(batch.chunk))
+            done(len(batch.chunk))
             batches.append(batch)
         yield Passed.joined(batches)
 
@@ -135,7 +167,7 @@ def _passed(plan: Plan, name: str, numbers: Collection[int], progress: Callable[
 # -------------------------------------------------------------------- collect
 
 
-def _collect(plan: Plan) -> FeatureBank:
+def _collect(plan: Plan, seconds: float | None) -> FeatureBank:
     """The bank, once all shards are there."""
     splits, outputs, float32 = dict(plan.given), {}, {}
     for name, collector in plan.passing.items():
@@ -162,7 +194,7 @@ def _collect(plan: Plan) -> FeatureBank:
         stages=Stages(of_stages, outputs) if of_stages or outputs else None,
         float32=float32,
     )
-    return replace(bank, provenance=_provenance(plan, features_digest(bank)))
+    return replace(bank, provenance=_provenance(plan, features_digest(bank), seconds))
 
 
 def _in_float32(plan: Plan, name: str) -> FeatureSplit:
@@ -173,7 +205,9 @@ def _in_float32(plan: Plan, name: str) -> FeatureSplit:
     return FeatureSplit.of(features.cpu(), logits.cpu(), labels.long())
 
 
-def _provenance(plan: Plan, features: str) -> dict[str, Any]:
+def _provenance(plan: Plan, features: str, seconds: float | None) -> dict[str, Any]:
+    import torchvision  # 1.5 s
+
     return {
         "network": plan.head.network,
         "fingerprint": plan.fingerprint,
@@ -183,7 +217,7 @@ def _provenance(plan: Plan, features: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "python": platform.python_version(),
-        "extraction_seconds": round(time.perf_counter() - plan.started, 3),
+        "extraction_seconds": seconds,
         "features": features,
     }
 

@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from nci_plugin.benchmarks.benchmark import TRAIN
@@ -24,6 +23,8 @@ def network_digest(network: nn.Module, device: torch.device, batch_size: int, am
 
     ``amp`` is the precision of torch.autocast, ``none`` without it.
     """
+    import torchvision  # 1.5 s
+
     arithmetic = [
         str(FORMAT_VERSION),
         str(batch_size),

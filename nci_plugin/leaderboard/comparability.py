@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from nci_plugin.adapters import pytorch_ood
+from nci_plugin.adapters import PYTORCH_OOD
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, OOD_VALIDATION, TEST
 from nci_plugin.benchmarks.image_list import ImageList
-from nci_plugin.config import load_benchmark
+from nci_plugin.evaluation.benchmark_files import load_benchmark
 from nci_plugin.evaluation.results import Result
 from nci_plugin.leaderboard.board import Row, mean
 from nci_plugin.leaderboard.rows import Entry
@@ -73,7 +73,7 @@ def objections(run: Run, entry: Entry, rows: Sequence[Row]) -> list[str]:
 def remarks(run: Run, entry: Entry) -> list[str]:
     """What is to be said of a row although it can be compared."""
     found = []
-    if entry.detector.startswith(pytorch_ood.PREFIX):
+    if entry.detector.startswith(PYTORCH_OOD):
         found.append(f"'{entry.detector}' is pytorch-ood's implementation, which need not give the scores of OpenOOD's")
     if any(OOD_VALIDATION in result.chosen_by for result in entry.near):
         found += [

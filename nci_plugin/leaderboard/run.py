@@ -9,7 +9,6 @@ from pathlib import Path
 
 from nci_plugin.benchmarks.benchmark import GROUP_ROWS
 from nci_plugin.checks import PluginError, check_known
-from nci_plugin.config import detector_names, load_detector
 from nci_plugin.evaluation import identity
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.results import Result, complete
@@ -146,6 +145,8 @@ def alias(detector: str, known: Sequence[str]) -> str:
 
 def link(detector: str) -> str:
     """The paper of a detector, empty where none is known."""
+    from nci_plugin.config import detector_names, load_detector  # torch: a detector's class names its paper
+
     if detector not in detector_names():  # OpenOOD's own, and those under a name of the user's
         return ""
     paper = load_detector(detector).detector.paper

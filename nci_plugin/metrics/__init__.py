@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import auc, roc_curve
 
 from nci_plugin.checks import PluginError
 from nci_plugin.metrics.columns import METRIC_COLUMNS, OOD_SHARE
@@ -59,6 +58,8 @@ def auroc(id_scores: Floats, ood_scores: Floats) -> float:
 
     By scikit-learn, as OpenOOD: its search takes the larger of two AUROCs even where they differ by rounding alone.
     """
+    from sklearn.metrics import auc, roc_curve  # 1 s, which a report does not need
+
     scores = np.concatenate([id_scores, ood_scores])
     is_ood = np.concatenate([np.zeros(len(id_scores), dtype=int), np.ones(len(ood_scores), dtype=int)])
     fpr, tpr, _ = roc_curve(is_ood, -scores)

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from nci_plugin.checks import PluginError, check_choice
-
-HEADS = ("learned", "fixed_etf", "bias_free")
+from nci_plugin.networks.named import HEADS
 
 
 def make_head(num_features: int, num_classes: int, kind: str = "learned") -> nn.Linear:

@@ -12,16 +12,18 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Union
-
-import torch
-import torchvision
-from torch import nn
+from typing import TYPE_CHECKING, Any, Union
 
 from nci_plugin.checks import PluginError, check_choice, check_number, did_you_mean, shown
-from nci_plugin.networks.etf import HEADS
-from nci_plugin.networks.mlp import ACTIVATIONS, MLP
-from nci_plugin.networks.resnet import ResNet18_32x32
+
+if TYPE_CHECKING:  # a benchmark's file is read without torch
+    from torch import nn
+
+HEADS = ("learned", "fixed_etf", "bias_free")
+"""The last layers of `etf.make_head`."""
+
+ACTIVATION_NAMES = ("relu", "gelu", "silu", "tanh")
+"""Those of `mlp.ACTIVATIONS`."""
 
 MOST_PARAMETERS = 2**28
 """Of this package's networks, where data names them: 1 GiB of float32."""
@@ -50,23 +52,24 @@ CLASSES = {"num_classes": Whole(10**5)}
 
 @dataclass(frozen=True)
 class Architecture:
-    """One of this package's networks, and what data may set of it."""
+    """One of this package's networks, ``module:class``, and what data may set of it."""
 
-    factory: Callable[..., nn.Module]
+    factory: str
     arguments: Mapping[str, Allowed]
 
 
 ARCHITECTURES = {
     "resnet18_32x32": Architecture(
-        ResNet18_32x32, {**CLASSES, "width": Whole(10**4), "blocks_per_stage": Whole(100), "head": HEADS}
+        "nci_plugin.networks.resnet:ResNet18_32x32",
+        {**CLASSES, "width": Whole(10**4), "blocks_per_stage": Whole(100), "head": HEADS},
     ),
     "mlp": Architecture(
-        MLP,
+        "nci_plugin.networks.mlp:MLP",
         {
             **CLASSES,
             "width": Whole(10**6),
             "depth": Whole(1000),
-            "activation": tuple(ACTIVATIONS),
+            "activation": ACTIVATION_NAMES,
             "head": HEADS,
             "image_size": Whole(4096),
         },
@@ -95,10 +98,7 @@ LIBRARY_ARGUMENTS: Mapping[str, Mapping[str, Allowed]] = {
 }
 """Nothing that names a file, an address or weights is among them."""
 
-FORMER = {
-    "nci_plugin.networks.resnet:ResNet18_32x32": "resnet18_32x32",
-    "nci_plugin.networks.mlp:MLP": "mlp",
-}
+FORMER = {each.factory: name for name, each in ARCHITECTURES.items()}
 """How this package wrote its own networks before; strings that are looked up, not paths that are followed."""
 
 LIBRARY_MODEL = re.compile(r"(torchvision|torchvision\.models|timm):([a-z0-9_]+(?:\.[a-z0-9_]+)?)", re.ASCII)
@@ -146,14 +146,16 @@ def build_named(where: str, name: str, num_classes: int, arguments: Mapping[str,
 def find_named(name: str) -> Callable[..., nn.Module]:
     """The factory of a name in the table; raises PluginError if the library has no such model."""
     if name in ARCHITECTURES:
-        return ARCHITECTURES[name].factory
+        module, _, cls = ARCHITECTURES[name].factory.partition(":")
+        factory: Callable[..., nn.Module] = getattr(importlib.import_module(module), cls)
+        return factory
     library, _, model = name.partition(":")
     return LIBRARIES[library](model)
 
 
 def label(spec: str) -> str:
     """What tables call the architecture of a network's name or of a factory."""
-    return ARCHITECTURES[spec].factory.__name__ if spec in ARCHITECTURES else spec.rpartition(":")[2]
+    return (ARCHITECTURES[spec].factory if spec in ARCHITECTURES else spec).rpartition(":")[2]
 
 
 def call_factory(
@@ -163,6 +165,8 @@ def call_factory(
 
     Raises PluginError if it fails, in whatever way, or makes no network.
     """
+    from torch import nn
+
     try:
         parameters = dict(inspect.signature(factory).parameters)
     except (TypeError, ValueError):
@@ -187,10 +191,14 @@ def call_factory(
 
 def torchvision_names() -> list[str]:
     """torchvision's image classifiers."""
+    import torchvision
+
     return torchvision.models.list_models(module=torchvision.models)
 
 
 def _from_torchvision(name: str) -> Callable[..., nn.Module]:
+    import torchvision
+
     known = torchvision_names()
     if name not in known:
         raise PluginError(f"network 'torchvision:{name}': torchvision has no such model{did_you_mean(name, known)}")
@@ -231,6 +239,8 @@ def _check_argument(what: str, value: Any, allowed: Allowed) -> None:
 
 def _check_size(where: str, factory: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> None:
     """Count the parameters before any memory is taken for them."""
+    import torch
+
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in factory(**{**arguments, "head": HEADS[0]}).parameters())
     if size > MOST_PARAMETERS:

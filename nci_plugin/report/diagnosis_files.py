@@ -12,17 +12,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nci_plugin.checks import PluginError, shown
-from nci_plugin.diagnosis.explanation import Explanation
-from nci_plugin.diagnosis.network import DETECTORS, Diagnosis
-from nci_plugin.diagnosis.record import DiagnosisRecord
+from nci_plugin.diagnosis import DETECTORS
 from nci_plugin.evaluation.directory import ResultsDirectory, read_npz, write_npz
 from nci_plugin.files import read_text, write_atomically
+
+if TYPE_CHECKING:  # torch, which a report without a diagnosis does not need
+    from nci_plugin.diagnosis.explanation import Explanation
+    from nci_plugin.diagnosis.network import Diagnosis
+    from nci_plugin.diagnosis.record import DiagnosisRecord
 
 T = TypeVar("T")
 
@@ -60,6 +63,8 @@ def has_diagnosis(results: Path) -> bool:
 
 
 def read_explanation(results: Path) -> Explanation:
+    from nci_plugin.diagnosis.explanation import Explanation
+
     return _read_json(results / FOLDER / f"{EXPLANATION}.json", Explanation.from_dict)
 
 
@@ -68,6 +73,8 @@ def read_diagnoses(results: Path) -> list[Stored]:
 
     Raises PluginError on a file that is damaged or of another version.
     """
+    from nci_plugin.diagnosis.record import DiagnosisRecord
+
     paths = [path for path in (results / FOLDER).glob("*.json") if path.stem != EXPLANATION]
     directory, found = ResultsDirectory(results), []
     for path in sorted(paths, key=lambda path: (len(path.stem), path.stem)):

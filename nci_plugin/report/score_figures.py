@@ -10,10 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.metrics import roc_curve
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
-from nci_plugin.diagnosis.network import DETECTORS
+from nci_plugin.diagnosis import DETECTORS
 from nci_plugin.evaluation.results import Result
 from nci_plugin.report.diagnosis_files import Stored
 from nci_plugin.report.figures import COLOURS, legend_below, new_figure
@@ -142,6 +141,8 @@ def _histogram(axis: Axes, id_scores: NDArray[Any], others: Mapping[str, NDArray
 
 def _roc(axis: Axes, id_scores: NDArray[Any], ood: NDArray[Any], **style: Any) -> None:
     """OOD samples are positive; a score is larger for ID."""
+    from sklearn.metrics import roc_curve  # 1 s
+
     is_ood = np.arange(len(id_scores) + len(ood)) >= len(id_scores)
     fpr, tpr, _ = roc_curve(is_ood, -np.concatenate([id_scores, ood]))
     axis.plot(100 * fpr, 100 * tpr, linewidth=1.3, **style)

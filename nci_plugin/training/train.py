@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
-from tqdm import tqdm
 
 from nci_plugin.checks import PluginError, check_choice, check_number
 from nci_plugin.files import write_atomically
+from nci_plugin.progress import progress
 from nci_plugin.rows import id_labels
 from nci_plugin.training.losses import CE_THEN_MSE, LOSSES, NAMES
 
@@ -164,7 +164,7 @@ def _fit(
     black = images.amin(dim=(0, 2, 3)).view(1, -1, 1, 1)
     batches = math.ceil(len(images) / recipe.batch_size)
     history: list[Entry] = []
-    with tqdm(total=recipe.epochs * batches, desc=progress_label, unit="batch", disable=None) as bar:
+    with progress(progress_label, "batch", recipe.epochs * batches) as bar:
         for phase, epochs in recipe.phases:
             loss_of = LOSSES[phase]
             optimizer = recipe.make_optimizer(each for each in network.parameters() if each.requires_grad)
@@ -199,7 +199,7 @@ def _fit(
                         f" lower the recipe's learning_rate ({recipe.learning_rate:g}) or check the images"
                     )
                 history.append(entry)
-                bar.set_postfix(loss=f"{entry['loss']:.3f}", accuracy=f"{entry['accuracy']:.1f} %", refresh=False)
+                bar.set_postfix_str(f"loss={entry['loss']:.3f}, accuracy={entry['accuracy']:.1f} %")
                 if on_epoch is not None:
                     on_epoch(network, entry)
                     network.eval()

@@ -1,0 +1,102 @@
+"""Make the `identity` of results: digests of a network, of its code and of the images."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sysconfig
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nci_plugin.benchmarks.benchmark import Features
+from nci_plugin.benchmarks.image_digests import content_digests
+from nci_plugin.benchmarks.image_list import ImageFiles
+from nci_plugin.evaluation.identity import UNKNOWN
+from nci_plugin.features.fingerprint import own_classes, tensor_bytes, weights_digest
+from nci_plugin.files import digest
+from nci_plugin.networks.head import LinearHead
+
+
+def network_identity(
+    network: nn.Module | LinearHead,
+    amp: str = "none",
+    factory: bytes | str = "",
+    arguments: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """The fields of one network: ``amp`` is the precision of torch.autocast (``none``: float32).
+
+    ``factory`` is what made it: the bytes of its file and its name, where they are known.
+    """
+    return {
+        "weights": weights_digest(network),
+        "code": code_digest(network, factory, arguments or {}),
+        "precision": "float32" if amp == "none" else amp,
+    }
+
+
+def data_identity(splits: Mapping[str, Any], cache: Path | None, progress: bool = False) -> dict[str, dict[str, str]]:
+    """The fields of the splits that `open_splits` gave.
+
+    Image lists are known by the bytes of their files (see `content_digests`), features by their bytes. A Dataset or a
+    list of images held in Python cannot be known again: it counts as new each time.
+    """
+    lists = {name: split for name, split in splits.items() if isinstance(split, ImageFiles)}
+    images = content_digests(lists, cache, progress)
+    for name, split in splits.items():
+        if isinstance(split, Features):
+            parts: list[bytes | str] = []
+            for tensor in (split.features, split.labels, split.logits):
+                parts += [] if tensor is None else [f"{tensor.dtype} {tuple(tensor.shape)}", tensor_bytes(tensor)]
+            images[name] = digest(*parts)
+        elif name not in images:
+            images[name] = f"{UNKNOWN}{uuid.uuid4().hex}"
+    preprocessing = {name: digest(repr(split.source.preprocessing)) for name, split in lists.items()}
+    return {"images": {name: images[name] for name in splits}, "preprocessing": preprocessing}
+
+
+def data_digest(splits: Mapping[str, Any], cache: Path | None) -> str:
+    """`data_identity` in one digest."""
+    return digest(json.dumps(data_identity(splits, cache, progress=True), sort_keys=True))
+
+
+def code_digest(network: nn.Module | LinearHead, factory: bytes | str, arguments: Mapping[str, Any]) -> str:
+    """Hash of what is known of a network's code.
+
+    That is its ``repr``, the names of its classes and their bases with the files that hold them (torch's, torchvision's
+    and Python's own left out), and what made it. What these files import is not looked at.
+    """
+    if isinstance(network, LinearHead):
+        return digest("linear head")
+    structure = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(network))  # addresses, in the texts of functions
+    names, sources = [], set()
+    for cls in own_classes(network):
+        source = _source(cls)
+        if source is not None:
+            names.append(cls.__qualname__)
+            sources.add(digest(source))
+    return digest(structure, *sorted(names), *sorted(sources), factory, json.dumps(dict(arguments), default=repr))
+
+
+def _source(cls: type) -> bytes | None:
+    """The file that holds a class, or its methods where none does, as in a notebook; None of Python's own classes."""
+    functions = [value for value in vars(cls).values() if inspect.isfunction(value)]
+    paths = [function.__code__.co_filename for function in functions]
+    with suppress(OSError, TypeError):
+        paths.insert(0, inspect.getsourcefile(cls) or "")
+    library = Path(sysconfig.get_paths()["stdlib"])
+    for path in map(Path, paths):
+        if library in path.parents and not {"site-packages", "dist-packages"} & set(path.parts):
+            return None
+        with suppress(OSError):
+            return path.read_bytes()
+    texts = []
+    for function in functions:
+        with suppress(OSError):
+            texts.append(inspect.getsource(function))
+    return "".join(texts).encode()

@@ -1,0 +1,54 @@
+"""A command that only reads results imports no torch, which costs more than all that it does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from result_rows import rows_of
+from scipy.stats import rankdata
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms import InterpolationMode
+
+from nci_plugin.benchmarks import folder, image_list
+from nci_plugin.comparison.delong import ranks
+from nci_plugin.networks import etf, mlp, named
+
+SCRIPT = """
+import sys
+from nci_plugin.cli.main import main
+code = main(sys.argv[1:])
+print("loaded:", [name for name in ("torch", "torchvision", "scipy.stats") if name in sys.modules], file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def stored(path: Path) -> Path:
+    path.mkdir()
+    rows = [row for detector in ("nci", "msp") for row in rows_of(detector, seed="s0")]
+    (path / "results.jsonl").write_text("".join(f"{row.to_json()}\n" for row in rows))
+    return path
+
+
+def test_no_torch_to_rank_results(tmp_path: Path) -> None:
+    path = stored(tmp_path / "cifar10_resnet18_32x32_base_e100_lr0.1_default")
+    names = ["--arch-name", "ResNet18", "--training", "CrossEntropy", "--description", "100 epochs"]
+    arguments = ["leaderboard", "rank", str(path), *names]
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "loaded: []" in done.stderr
+
+
+def test_what_stands_here_in_the_place_of_an_import_is_the_same() -> None:
+    assert folder.IMG_EXTENSIONS == IMG_EXTENSIONS
+    assert set(image_list.INTERPOLATIONS) == {mode.value for mode in InterpolationMode}
+    assert tuple(mlp.ACTIVATIONS) == named.ACTIVATION_NAMES
+    for kind in named.HEADS:
+        assert etf.make_head(8, 4, kind).weight.shape == (4, 8)
+
+
+def test_ranks_are_those_of_scipy() -> None:
+    rows = np.random.default_rng(0).integers(0, 20, (3, 50)) / 4
+    np.testing.assert_array_equal(ranks(rows), rankdata(rows, axis=1))
