@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,7 +25,7 @@ from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.extract import extract, extract_share
 from nci_plugin.features.options import ExtractionOptions, check_amp, resolve_device
-from nci_plugin.files import locked
+from nci_plugin.files import free_memory, locked
 from nci_plugin.networks.factory import import_named
 from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.linear import check_weights
@@ -186,15 +185,6 @@ def affordable(
     large = pytorch_ood.too_large(num_classes, free_memory())
     left_out = {setup.name: large[setup.name] for setup in setups if setup.name in large and setup.name not in names}
     return [setup for setup in setups if setup.name not in left_out], left_out
-
-
-def free_memory() -> int:
-    """Bytes of memory that can be used now; without bound where the system does not say."""
-    try:
-        meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
-        return next(1024 * int(line.split()[1]) for line in meminfo.splitlines() if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        return sys.maxsize
 
 
 def _contestants(detector: DetectorLike) -> Sequence[Contestant]:

@@ -697,7 +697,7 @@ def test_sizes_are_of_the_splits_that_are_evaluated(benchmark):
 
 def test_compare_with_the_published_row(tmp_path, run, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nci_plugin.inputs.find_checkout", lambda: None)
+    monkeypatch.setattr("nci_plugin.adapters.openood.roots.find_checkout", lambda: None)
     numbers = {"s0": (88.864, 91.272, 95.222), "s1": (88.1, 90.0, 95.0), "s2": (89.7, 91.27, 95.2)}
     written(tmp_path / "results" / CIFAR_RUN, results_of("cifar10", ["nci", "msp"], numbers))
     code, out, _ = run("compare", "cifar10", "nci")
@@ -721,7 +721,7 @@ def test_compare_with_the_published_row(tmp_path, run, monkeypatch):
 
 def test_compare_says_what_is_missing(tmp_path, cifar, refused, run, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nci_plugin.inputs.find_checkout", lambda: None)
+    monkeypatch.setattr("nci_plugin.adapters.openood.roots.find_checkout", lambda: None)
     assert "holds none of 'msp' on 'cifar10'; run nci-ood eval cifar10" in refused("compare", "cifar10", "msp")
     code, _, err = run("compare", "cifar10", "neco")
     assert code == 2

@@ -21,6 +21,7 @@ from nci_plugin.detectors.mahalanobis import class_means, means_differ
 from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
+from nci_plugin.files import free_memory
 from nci_plugin.networks.head import LinearHead
 
 PREFIX = PYTORCH_OOD
@@ -144,6 +145,12 @@ def too_large(num_classes: int, memory: int) -> dict[str, str]:
     return found
 
 
+def fit_bytes(class_name: str, rows: int, num_features: int, num_classes: int) -> int:
+    """Bytes that fitting takes at least: its copy of N rows, and fDBD's differences w_j - w_k (K, K, P), in float32."""
+    width = num_classes if ENTRIES[class_name].reads_logits else num_features
+    return 4 * (rows * width + (num_classes**2 * num_features if class_name == "fDBD" else 0))
+
+
 def load(name: str) -> DetectorSetup:
     """A detector with the grid that is searched: the library's ``hyperparameter_space``, or the smaller one stated."""
     detector = PytorchOODDetector(_CLASSES[name])
@@ -201,6 +208,8 @@ class PytorchOODDetector(Detector):
             self.is_zero_ = not means_differ(class_means(training, head.num_classes))
         if self.is_zero_:
             return
+        if training is not None:
+            self._check_memory(len(training), head)
         if training is not None and self.class_name in NEED_EVERY_CLASS:
             self._check_every_class(training, head.num_classes)
         with _Reported(self.name, self.hyperparameters):
@@ -209,6 +218,16 @@ class PytorchOODDetector(Detector):
                 self.detector_.fit_logits(_copy(training, "logits"), training.labels)
             elif training is not None:
                 self.detector_.fit_features(_copy(training, "features"), training.labels)
+
+    def _check_memory(self, rows: int, head: LinearHead) -> None:
+        """Raise PluginError where fitting needs more memory than is free: the system would end the whole command."""
+        takes, free = fit_bytes(self.class_name, rows, head.num_features, head.num_classes), free_memory()
+        if takes > free:
+            raise PluginError(
+                f"detector '{self.name}': takes at least {takes / 1e9:.1f} GB to fit on {rows} rows of"
+                f" {head.num_features} features and {head.num_classes} classes, {free / 1e9:.1f} GB are free; leave it"
+                " out, or free memory"
+            )
 
     def _check_every_class(self, training: FeatureSplit, num_classes: int) -> None:
         """Raise PluginError if a class has no training sample, on which the library fails without a word."""

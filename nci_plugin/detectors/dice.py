@@ -33,6 +33,7 @@ class DICE(Detector):
         "https://arxiv.org/abs/2111.09805",
     )
     fits_on = FitsOn.STATISTICS
+    block_bytes = 2**26
     fit_reads = ("p",)
 
     def __init__(self, p: float = 90) -> None:

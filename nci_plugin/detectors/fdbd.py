@@ -37,6 +37,7 @@ class FDBD(Detector):
         "https://arxiv.org/abs/2312.11536",
     )
     fits_on = FitsOn.STATISTICS
+    block_bytes = 2**26
 
     def __init__(self, distance_as_normalizer: bool = True) -> None:
         self.distance_as_normalizer = distance_as_normalizer

@@ -31,6 +31,7 @@ class KLM(Detector):
         "https://proceedings.mlr.press/v162/hendrycks22a.html",
     )
     magnitude = 1.0
+    block_bytes = 2**26
 
     @property
     def needs_validation(self) -> bool:

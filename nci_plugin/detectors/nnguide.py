@@ -15,8 +15,8 @@ from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import unit_rows
 from nci_plugin.networks.head import LinearHead
 
-QUERY_ROWS = 1024
-"""Rows that are compared with the bank at once."""
+QUERY_ROWS, PRODUCT_BYTES = 1024, 2**27
+"""Rows that are compared with the bank at once, and the most that their products in float64 take."""
 
 
 @register_detector
@@ -71,4 +71,5 @@ class NNGuide(Detector):
         return in_range_of(energy * torch.cat(nearest), like=logits)
 
     def _queries(self, features: Tensor) -> tuple[Tensor, ...]:
-        return unit_rows(features).split(QUERY_ROWS)
+        rows = min(QUERY_ROWS, max(1, PRODUCT_BYTES // (8 * len(self.guides_))))
+        return unit_rows(features).split(rows)
