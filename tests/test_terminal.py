@@ -35,6 +35,11 @@ pytorch_ood:temperaturescaling  TemperatureScaling (pytorch-ood)  85.00±0.82  3
 near: cifar100, tin; far: mnist"""
 
 
+@pytest.fixture(autouse=True)
+def wide_lines():
+    """Lines here are as wide as a user's."""
+
+
 class Terminal(io.StringIO):
     """A terminal of some encoding."""
 
