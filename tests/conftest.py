@@ -52,3 +52,9 @@ def compiler() -> None:
         torch.compile(torch.nn.Identity(), backend="eager")(torch.ones(1))
     except RuntimeError as error:
         pytest.skip(f"torch.compile: {error}")
+
+
+@pytest.fixture(autouse=True)
+def wide_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that are not folded: a path of a temporary directory is long. The tests of lines have their own."""
+    monkeypatch.setattr("nci_plugin.report.terminal.WIDTH", 10_000)

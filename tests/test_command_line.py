@@ -414,7 +414,6 @@ def test_list() -> None:
     assert (code, err) == (0, "")
     lines = [line for line in out.splitlines() if re.match(r"  \S", line)]
     assert {line.split()[0] for line in lines} == {*benchmark_names(), *detector_names(), *pytorch_ood.EXCLUDED}
-    assert max(map(len, out.splitlines())) <= 100
     assert "  ebo                 Energy             no fit      Liu et al. 2020" in lines
 
 
@@ -435,7 +434,6 @@ def test_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, err = command(["doctor"])
     assert (code, err) == (0, "")
     assert len(out.splitlines()) <= 24
-    assert max(map(len, out.splitlines())) <= 100
     said = {line.split(None, 1)[0]: line.split(None, 1)[1] for line in out.splitlines() if re.match(r"\S", line)}
     assert said["OpenOOD"].startswith("not found")
     assert said["digits"].startswith("not ready")

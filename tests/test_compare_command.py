@@ -144,7 +144,7 @@ def test_columns_of_eval(tmp_path, capsys, monkeypatch, seeds):
     assert main(arguments) == 0
     before = {path: path.read_bytes() for path in tiny.output.rglob("*.csv")}
     default = capsys.readouterr().out
-    assert main([*arguments, "--metrics", *EVERY_METRIC, "--ood-share", "0.3"]) == 0
+    assert main([*arguments, "--metrics", *EVERY_METRIC, "--ood-share", "0.3", "--data-sets"]) == 0
     plain = capsys.readouterr().out
     assert {path: path.read_bytes() for path in tiny.output.rglob("*.csv")} == before
     assert main([*arguments, "--intervals"]) == 0
@@ -164,7 +164,7 @@ def test_columns_of_eval(tmp_path, capsys, monkeypatch, seeds):
                     wrong = answers["id/test/predictions"] != answers["id/test/labels"]
                 one, two = splits[name]
                 values.append(measure(name, scores[one], scores[two], wrong, 0.3))
-        expected = f"{np.mean(values):.2f}" + (f"±{np.std(values):.2f}" if seeds > 1 else "")
+        expected = f"{np.mean(values):.2f}" + (f"+-{np.std(values):.2f}" if seeds > 1 else "")
         assert expected in next(line for line in text.splitlines() if line.startswith("nci")).split()
 
     rows = results(tiny.output)

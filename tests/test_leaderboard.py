@@ -588,7 +588,8 @@ def test_disputed_numbers_are_marked(tmp_path, run, checkout, benchmark, run_nam
     assert code == 0
     lines = out.splitlines()
     numbers_shown = [re.sub(r"^[ >*]*\d+ +", "", line) for line in lines if re.search(r"  CombOOD  ", line)]
-    assert [line.startswith(f"{claimed} !  ") for line in numbers_shown] == [True, True]  # both tables
+    plain = claimed.replace("±", "+-")  # a table that goes to no terminal is ASCII
+    assert [line.startswith(f"{plain} !  ") for line in numbers_shown] == [True, True]  # both tables
     (reason,) = [line for line in lines if line.startswith("! disputed")]
     assert f"CombOOD {claimed}: near-OOD AUROC could not be reproduced" in reason
     assert reason.endswith("https://github.com/Jingkang50/OpenOOD/issues/307")

@@ -51,7 +51,7 @@ def test_latex_is_escaped():
     rows = [*rows_of("my_own", seed="", near_sets=("set_1", "50%"))]
     text = paper_table(rows, "ood", {}, "latex", by_data_set=True)
     assert r"my\_own & 90.00 & 30.00" in text
-    assert r"\multicolumn{2}{c}{set\_1} & \multicolumn{2}{c}{50\%}" in text
+    assert r"\multicolumn{2}{c}{near/set\_1} & \multicolumn{2}{c}{near/50\%}" in text
     assert r"\cmidrule(lr){2-3}\cmidrule(lr){4-5}\cmidrule(lr){6-7}\cmidrule(lr){8-9}" in text
     assert text.count("{") == text.count("}")
 

@@ -259,7 +259,7 @@ def test_one_network():
     results = [*rows_of("msp", near=80.0, far=85.0, seed=""), *rows_of("nci", near=90.0, far=92.0, seed="")]
     title, groups, metrics, cells = split_table(setting_table(results, "ood", ALL, by_data_set=True))
     assert title == "cifar10, standard OOD: ACC 95.06 on 9000 ID samples; in percent, one network"
-    assert groups.replace("-", "").split() == ["near", "far", "cifar100", "tin"]
+    assert groups.replace("-", "").split() == ["near", "far", "near/cifar100", "near/tin"]
     assert metrics == ["FPR@95", "AUROC", "AUPR_IN", "AUPR_OUT"] * 4
     assert list(cells) == ["nci", "msp"]
     assert cells["nci"][1::4] == ["90.00", "92.00", "90.00", "91.00"]
@@ -314,7 +314,7 @@ def test_a_group_of_one_set_shares_its_columns():
 
 def test_a_group_of_two_sets_has_columns_of_its_own_and_of_both():
     _, groups, metrics, _ = split_table(setting_table(rows_of("nci"), "ood", by_data_set=True))
-    assert groups.replace("-", "").split() == ["near", "far", "cifar100", "tin"]
+    assert groups.replace("-", "").split() == ["near", "far", "near/cifar100", "near/tin"]
     assert metrics == ["AUROC", "FPR@95"] * 4
     assert setting_table(rows_of("nci"), "ood").splitlines()[-1] == "near: cifar100, tin; far: mnist"
 

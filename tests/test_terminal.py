@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 from result_rows import SEEDS, rows_of
+from tiny import Tiny
 
+from nci_plugin.cli.main import main
 from nci_plugin.report import terminal
 from nci_plugin.report.names import display_name, display_names
 from nci_plugin.report.tables import MAIN_METRICS, choices_table, setting_table
@@ -30,6 +33,11 @@ mds_pp                          MDS++                             91.00±0.82  3
 whitened_cosine_pp              Whitened cosine++                 88.00±0.82  30.00±0.00  92.00±0.00  30.00±0.00
 pytorch_ood:temperaturescaling  TemperatureScaling (pytorch-ood)  85.00±0.82  30.00±0.00  92.00±0.00  30.00±0.00
 near: cifar100, tin; far: mnist"""
+
+
+@pytest.fixture(autouse=True)
+def wide_lines():
+    """Lines here are as wide as a user's."""
 
 
 class Terminal(io.StringIO):
@@ -74,7 +82,7 @@ def test_the_table_in_a_terminal(monkeypatch, columns, text):
 def test_every_width_holds_the_table(monkeypatch, columns, by_data_set):
     monkeypatch.setenv("COLUMNS", str(columns))
     text = printed(("auroc", "fpr95", "aupr_in", "aupr_out"), by_data_set)
-    assert max(map(len, text.splitlines())) <= max(columns, 30 + 2 + 11)
+    assert max(map(len, text.splitlines())) <= max(columns, 30 + 2 + len("near/cifar100"))
     assert text.count("91.00+-0.82") == 1 + by_data_set
 
 
@@ -103,3 +111,28 @@ def test_display_names():
     assert display_name("pytorch_ood:vim") == "ViM (pytorch-ood)"
     assert display_name("openood:knn") == "KNN (OpenOOD)"
     assert display_name("of_a_file") == "of_a_file"
+
+
+@pytest.mark.parametrize("options", [[], ["--wide", "--data-sets"], ["--intervals"]])
+def test_no_line_of_a_redirected_run_is_wider_than_100(tmp_path, monkeypatch, capsys, options):
+    """Paths are of one word each and may be longer; here they are short."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(sys, "__stdout__", None)
+    tiny = Tiny(Path("t"), seeds=2)
+    arguments = tiny.eval(
+        "msp", "nci", "mds_pp", "whitened_cosine_pp", "pytorch_ood:temperaturescaling", ckpt_path=tiny.checkpoints
+    )
+    assert main([*arguments, *options]) == 0
+    out = capsys.readouterr().out
+    assert "whitened_cosine_pp" in out
+    assert out.isascii()
+    assert [line for line in out.splitlines() if len(line) > 100] == []
+
+
+def test_a_note_of_several_networks_is_said_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny = Tiny(Path("t"), seeds=2)
+    monkeypatch.setattr("nci_plugin.evaluation.evaluate.sentence", lambda statistics: "10 of 12 values are few")
+    assert main(tiny.eval("msp", ckpt_path=tiny.checkpoints)) == 0
+    assert capsys.readouterr().out.count("training statistics of s0, s1: ") == 1

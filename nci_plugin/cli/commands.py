@@ -309,6 +309,25 @@ class Table:
     data_sets: bool = option(False, "columns of every OOD data set beside the means of near and far")
 
 
+@command("figure", "draw one figure of results for a paper or a slide")
+@dataclass(frozen=True)
+class Figure:
+    """Draw the AUROC of detectors, their ROC curves or the histograms of their scores, from stored results and scores
+    of standard OOD: 8 pt at the width of a column or a page, 14 pt on a slide; text stays text in SVG and PDF."""
+
+    kind: str = argument("FIGURE", "auroc, roc or scores", choices=("auroc", "roc", "scores"))
+    results: Path = argument("RESULTS", RESULTS)
+    detectors: tuple[str, ...] | None = option(
+        None, "detectors that are drawn (auroc: all; roc: the six of best near-OOD AUROC; scores: three)", "NAME"
+    )
+    size: str = option(
+        "column", "column: 3.3 inches (default); page: 6.9; slide: 10", choices=("column", "page", "slide")
+    )
+    format: str = option("pdf", "pdf (default), svg or png of 300 dpi", choices=("pdf", "svg", "png"))
+    title: str | None = option(None, "a title over it (none)", "TEXT")
+    output: Path | None = option(None, "the file (RESULTS/figure_FIGURE.FORMAT)", "FILE")
+
+
 @command("train", "train the checkpoints of the built-in benchmark")
 @dataclass(frozen=True)
 class Train:

@@ -182,7 +182,7 @@ class Networks:
             workers=job.workers,
             head=job.network.head,
             store=api.features_directory(self.output, seed),
-            tell=print,
+            tell=say,
             processes=job.processes,
             amp=job.passing.amp,
             begin=partial(self._open, directory) if directory and seed == next(iter(self.by_seed)) else None,

@@ -11,7 +11,7 @@ from nci_plugin.leaderboard.rank import GROUPS, standing
 from nci_plugin.leaderboard.rows import number
 from nci_plugin.leaderboard.run import Run
 from nci_plugin.report.tables import TITLES, detectors_by_near_auroc
-from nci_plugin.report.terminal import aligned
+from nci_plugin.report.terminal import aligned, with_prose
 
 HEADER = ["  rank", "near", "far", "ID accuracy", "training", "postprocessor", "arch", "description"]
 
@@ -43,7 +43,7 @@ def standing_text(row: Row, rows: Sequence[Row], around: int, intervals: Mapping
             marks = (">" if other_rank == place.rank else " ") + ("*" if other.same_network(row) else " ")
             texts = [*(marked(other, each) for each in GROUPS), other.accuracy, other.training, other.postprocessor]
             cells.append([f"{marks}{other_rank:4d}", *texts, other.arch, other.description])
-        lines.append(aligned(cells))
+        lines.append(with_prose(cells, left=1))
         last = max(place.around(around))
         lines += explained(place.rows[:last], group)
     return "\n".join(lines)

@@ -78,15 +78,17 @@ def of_groups(
 
 
 def group_frame(frame: pd.DataFrame, sets: Mapping[str, Sequence[str]], by_data_set: bool = False) -> pd.DataFrame:
-    """The columns of a frame's groups (and of their data sets), of ``near`` and ``far`` and not of OpenOOD's rows.
+    """A frame with columns (`column_headers` of the sets, metric), of which those of groups are kept.
 
-    The frame's columns are (`column_headers` of the sets, metric).
+    They are called ``near`` and ``far``, which OpenOOD's rows are not; with ``by_data_set`` there are ``near/cifar100``
+    and the like too.
     """
     headers = column_headers(sets)
-    groups = {headers[row]: GROUPS_BY_ROW.get(row, row) for row in sets}
-    return frame[[column for column in frame.columns if by_data_set or column[0] in groups]].rename(
-        columns=groups, level=0
-    )
+    called = {headers[row]: GROUPS_BY_ROW.get(row, row) for row in sets}
+    if by_data_set:
+        own = {name: f"{GROUPS_BY_ROW.get(row, row)}/{name}" for row, names in sets.items() for name in names}
+        called = {**own, **called}
+    return frame[[column for column in frame.columns if column[0] in called]].rename(columns=called, level=0)
 
 
 def sets_note(sets: Mapping[str, Sequence[str]]) -> str:

@@ -71,12 +71,12 @@ def grouped(first: Sequence[str], columns: Sequence[Column], names: Mapping[str,
 
 def with_prose(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Rows of one length, whose last column is prose that is folded beside the others; ``left`` of these are words."""
-    *columns, prose = zip(*rows)
+    *columns, prose = ([plain(cell) for cell in column] for column in zip(*rows))
     table = _lines(columns[:left], [("", column) for column in columns[left:]], strip=False).split("\n")
     room = max(width() - len(table[0]) - len(GAP), LEAST_PROSE)
     lines = []
     for line, text in zip(table, prose):
-        for place, part in enumerate(wrap(plain(text), room, break_long_words=False, break_on_hyphens=False) or [""]):
+        for place, part in enumerate(wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]):
             lines.append(f"{line if place == 0 else ' ' * len(line)}{GAP}{part}".rstrip())
     return "\n".join(lines)
 
