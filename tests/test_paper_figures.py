@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from command import command
 from matplotlib.colors import to_hex
+from result_rows import SEEDS, rows_of
 
 from nci_plugin.evaluation.results import Result
 from nci_plugin.metrics import ood_metrics
@@ -22,7 +23,6 @@ from nci_plugin.report.paper_figures import (
     style,
     written,
 )
-from results import SEEDS, rows_of
 
 SPLITS = {"id/test": (2.0, 200), "near/cifar100": (1.0, 150), "near/tin": (0.0, 90), "far/mnist": (-1.0, 120)}
 NAMES = ["nci", "msp"]
