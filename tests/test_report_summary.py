@@ -32,11 +32,22 @@ def test_what_was_tested_is_in_one_sentence() -> None:
 
 
 def test_leaders_are_those_to_whom_none_is_better() -> None:
-    rows = [*rows_of("nci", 90, 80), *rows_of("mds_pp", 92, 70), *rows_of("ebo", 60, 95)]
-    ranks = {"near": {"mds_pp": "1-2", "nci": "1-2", "ebo": "3"}, "far": {"ebo": "1", "nci": "2", "mds_pp": "3"}}
+    rows = [*rows_of("nci", 90, 80), *rows_of("mds_pp", 92, 70), *rows_of("ebo", 60, 95), *rows_of("msp", 50, 50)]
+    ranks = {
+        "near": {"mds_pp": "1-2", "nci": "1-2", "ebo": "3-4", "msp": "3-4"},
+        "far": {"ebo": "1", "nci": "2", "mds_pp": "3", "msp": "4"},
+    }
     assert who_leads(rows, ranks) == (
-        "near-OOD: 2 of 3 detectors lead, for none is shown to be better (AUROC in percent): MDS++ 92.0, NCI 90.0;"
+        "near-OOD: 2 of 4 detectors lead, for none is shown to be better (AUROC in percent): MDS++ 92.0, NCI 90.0;"
         " far-OOD: Energy leads alone (AUROC 95.0 %)."
+    )
+
+
+def test_where_most_tie_those_that_are_worse_are_named() -> None:
+    rows = [*rows_of("nci", 90), *rows_of("mds_pp", 92), *rows_of("ebo", 60)]
+    assert who_leads(rows, {"near": {"mds_pp": "1-2", "nci": "1-2", "ebo": "3"}}).startswith(
+        "near-OOD: which of 2 detectors leads is not shown; the highest mean AUROC has MDS++ (92.0 %); only Energy 60.0"
+        " of 3 are shown to be worse than another; far-OOD: NCI has the highest mean"
     )
 
 

@@ -3,8 +3,9 @@
 The rules, all of them:
 
 1. A detector leads in a group where none is shown to be better (DeLong and Holm, 5 %): its range of ranks begins at 1.
-   Those are named by their mean AUROC, best first; where that is all of them, the highest and the lowest mean are.
-   Without ranks the highest mean is named, and that nothing is known of chance.
+   Those are named by their mean AUROC, best first; where they are more than half, the highest mean and those that are
+   shown to be worse; where they are all, the highest and the lowest mean. Without ranks the highest mean is named, and
+   that nothing is known of chance.
 2. Of the collapse: the mean over networks of each property's metric beside its value at collapse, and in each group
    the property whose score has the highest mean AUROC.
 3. Not comparable: detectors whose settings were chosen on OOD images with those that saw none, detectors that lack a
@@ -93,6 +94,13 @@ def who_leads(results: Sequence[Result], ranks: Ranks) -> str:
                 f"{group}-OOD: none of the {len(best)} detectors is shown to be better than another; the highest mean"
                 f" AUROC has {display_name(best[0])} ({means[best[0]]:.1f} %), the lowest {display_name(best[-1])}"
                 f" ({means[best[-1]]:.1f} %)"
+            )
+        elif 2 * len(leading) > len(best):
+            worse = [name for name in best if name not in leading]
+            said.append(
+                f"{group}-OOD: which of {len(leading)} detectors leads is not shown; the highest mean AUROC has"
+                f" {display_name(best[0])} ({means[best[0]]:.1f} %); only {_named(worse, means)} of {len(best)} are"
+                " shown to be worse than another"
             )
         else:
             said.append(
