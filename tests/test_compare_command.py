@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from results import row
 from sklearn.metrics import roc_auc_score
 from tiny import Tiny, tree
 
 from nci_plugin.cli.main import main
 from nci_plugin.metrics import METRIC_COLUMNS, measure
+from results import row
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PNG = b"\x89PNG"

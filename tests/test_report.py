@@ -8,11 +8,11 @@ from dataclasses import asdict, fields
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from results import SEEDS, row, rows_of
 
 from nci_plugin.checks import PluginError
 from nci_plugin.evaluation.results import METRICS, Result, file_name, read_results, to_csv
 from nci_plugin.report.tables import choices_table, detectors_by_near_auroc, setting_table
+from results import SEEDS, row, rows_of
 
 # -------------------------------------------------------------------- CSV
 

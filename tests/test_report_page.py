@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from command import command, diagnose
 from PIL import Image
-from results import SEEDS, rows_of
 from tiny import Tiny, draw_nothing, tree
 
 from nci_plugin.evaluation.results import METRICS, file_name, read_results
 from nci_plugin.report.diagnosis_figures import FIGURES
 from nci_plugin.report.page import templates
+from results import SEEDS, rows_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
