@@ -71,10 +71,14 @@ def test_nrc_by_hand() -> None:
 
 def test_what_nrc_cannot_say_is_refused(values: torch.Tensor) -> None:
     weight = torch.eye(3, 6, dtype=torch.float64)
-    with pytest.raises(PluginError, match="NRC3: needs two targets .* got 1 targets and 1 rows"):
+    with pytest.raises(PluginError, match=r"NRC3: needs two targets .* got 1 targets and a weight of shape \(1, 6\)"):
         nrc3(values[:, :1], weight[:1])
-    with pytest.raises(PluginError, match="a row of the weight for each, got 3 targets and 2 rows"):
+    with pytest.raises(PluginError, match=r"got 3 targets and a weight of shape \(2, 6\)"):
         nrc3(values, weight[:2])
+    with pytest.raises(PluginError, match=r"a weight of shape \(3,\)"):
+        nrc3(values, torch.ones(3))
+    with pytest.raises(PluginError, match="needs two rows of a matrix"):
+        nrc2(torch.ones(3), weight)
     with pytest.raises(PluginError, match="needs 1 to P - 1 targets, got 3 with P = 3"):
         nrc1(values, 3)
     with pytest.raises(PluginError, match="gamma must be from 0 to below"):

@@ -37,13 +37,14 @@ def nrc2(features: Tensor, weight: Tensor) -> float:
     (1/N) sum_i ||u_i - proj(u_i | rows of W)||^2 with u as in `nrc1` (Andriopoulos et al. 2024). Raises PluginError on
     another width, Undefined where features are all equal or W is zero.
     """
+    unit = _directions(features)
     check_width("NRC2: weight", weight, features.shape[1])
     check_finite("NRC2: weight", weight)
     _, values, rows = torch.linalg.svd(as_numbers("NRC2: weight", weight).double(), full_matrices=False)
     kept = values.square() > RCOND * values[0].square()
     if not kept.any():
         raise Undefined("NRC2: the weight is zero, so its rows span nothing")
-    return _outside(_directions(features), rows[kept])
+    return _outside(unit, rows[kept])
 
 
 def nrc3(targets: Tensor, weight: Tensor, gamma: float | None = None) -> float:
@@ -59,10 +60,10 @@ def nrc3(targets: Tensor, weight: Tensor, gamma: float | None = None) -> float:
     check_finite("NRC3: weight", weight)
     weight = as_numbers("NRC3: weight", weight).double()
     centred = _centred("NRC3: targets", targets)
-    if targets.shape[1] < 2 or len(weight) != targets.shape[1]:
+    if targets.shape[1] < 2 or weight.ndim != 2 or len(weight) != targets.shape[1]:
         raise PluginError(
-            f"NRC3: needs two targets and a row of the weight for each, got {targets.shape[1]} targets and"
-            f" {len(weight)} rows; of one target the Gram matrix is a number, which normalised is always 1"
+            f"NRC3: needs two targets and a row of the weight for each, got {targets.shape[1]} targets and a weight of"
+            f" shape {tuple(weight.shape)}; of one target the Gram matrix is a number, which normalised is always 1"
         )
     variances, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
     if variances[0] <= RCOND * variances[-1]:
