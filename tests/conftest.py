@@ -54,7 +54,10 @@ def compiler() -> None:
         pytest.skip(f"torch.compile: {error}")
 
 
-@pytest.fixture(autouse=True)
-def wide_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def wide_lines() -> Iterator[None]:
     """Lines that are not folded: a path of a temporary directory is long. The tests of lines have their own."""
-    monkeypatch.setattr("nci_plugin.report.terminal.WIDTH", 10_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it
+        patch.setattr("nci_plugin.report.terminal.WIDTH", 10_000)
+        yield

@@ -20,10 +20,11 @@ from nci_plugin.cli.main import main
 from nci_plugin.collapse import CollapseMetrics, NearestCentre
 from nci_plugin.collapse.geometry import centre_distances
 from nci_plugin.detectors.neural_collapse import NC2
+from nci_plugin.diagnosis import DETECTORS
 from nci_plugin.diagnosis.explanation import MIN_CHECKPOINTS, PROPERTIES, correlation, explain
 from nci_plugin.diagnosis.geometry import Plane, distance_from_frame
 from nci_plugin.diagnosis.layers import mean_over_networks, nearest_centre_head
-from nci_plugin.diagnosis.network import DETECTORS, NOT_STORED, SECOND_PASS, STORED
+from nci_plugin.diagnosis.network import NOT_STORED, SECOND_PASS, STORED
 from nci_plugin.diagnosis.record import DiagnosisRecord, SplitRecord, StageRecord
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics

@@ -13,8 +13,9 @@ from geometry import etf, head_of, imbalanced
 from nci_plugin import Benchmark, Features
 from nci_plugin.api import resolve_detectors
 from nci_plugin.collapse.registry import of_training
+from nci_plugin.diagnosis import DETECTORS
 from nci_plugin.diagnosis.explanation import explain
-from nci_plugin.diagnosis.network import DETECTORS, diagnose_network
+from nci_plugin.diagnosis.network import diagnose_network
 from nci_plugin.evaluation.evaluate import evaluate_bank
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.extract import extract

@@ -23,13 +23,13 @@ from nci_plugin.adapters.pytorch_ood import fit_bytes
 from nci_plugin.config import load_detector
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.head import LinearHead
-n, p, k = 2000, 512, 500
+n, p, k = 2000, 512, 1000
 head = LinearHead(torch.randn(k, p), torch.zeros(k))
 features = torch.randn(n, p)
 split = FeatureSplit.of(features, head.logits(features), torch.arange(n) % k)
 peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 detector = load_detector("pytorch_ood:fdbd").detector
-before = peak()
+before = resource.getpagesize() * int(open("/proc/self/statm").read().split()[1])  # resident now, not at its peak
 detector.fit(split, head)
 print((peak() - before) / fit_bytes("fDBD", n, p, k))
 """

@@ -36,8 +36,8 @@ near: cifar100, tin; far: mnist"""
 
 
 @pytest.fixture(autouse=True)
-def wide_lines():
-    """Lines here are as wide as a user's."""
+def lines_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "WIDTH", 100)
 
 
 class Terminal(io.StringIO):

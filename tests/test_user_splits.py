@@ -548,7 +548,7 @@ def test_a_detector_class_is_its_detector(data, detectors):
 
 
 def test_a_class_that_is_no_detector_is_refused(data):
-    with pytest.raises(PluginError, match="unknown detector"):
+    with pytest.raises(PluginError, match="must be a class that inherits nci_plugin.Detector, got <class 'dict'>"):
         evaluate(data.network, data.benchmark(), [dict])
 
 
