@@ -25,6 +25,9 @@ from nci_plugin import OODDetector, PluginError
 from nci_plugin.cli.main import main
 from nci_plugin.deploy.drift import drift, read_scores
 from nci_plugin.deploy.stream import COLUMNS, ScoreLog, image_names, score_files
+from nci_plugin.report.class_figures import duality_figure
+from nci_plugin.report.diagnosis_files import read_diagnoses
+from nci_plugin.report.diagnosis_tables import class_table
 
 MIXED = 60
 
@@ -407,6 +410,10 @@ def test_explain_diagnose_and_eval_take_a_folder(
     assert re.search(f"predicted class: ({'|'.join(NAMES)}) ", text)
     assert main(["diagnose", str(tmp_path), *flags]) == 0
     assert "near" in capsys.readouterr().out
+    (stored,) = read_diagnoses(tmp_path / "out")
+    assert [row[0] for row in class_table(stored.name, stored.record).rows[1:]] == list(NAMES)
+    labels = {text.get_text() for axis in duality_figure(stored).axes for text in axis.get_xticklabels()}
+    assert labels >= set(NAMES)
     flags[-1] = str(tmp_path / "evaluated")
     assert main(["eval", str(tmp_path), "--detectors", "nci_plus", "msp", *flags]) == 0
     assert "noise" in capsys.readouterr().out

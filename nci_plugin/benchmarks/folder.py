@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nci_plugin.benchmarks.image_list import OOD_LABEL, ImageFiles, Preprocessing, file_stamp
-from nci_plugin.checks import PluginError, shown
+from nci_plugin.checks import PluginError, one_line, shown
 
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's, whose import costs 1.5 s."""
@@ -96,3 +97,9 @@ class ImageFolder:
 
 def _raise(error: OSError) -> None:
     raise error
+
+
+def class_names(split: Any) -> list[str]:
+    """The names of the sub-folders that a split is read from, or was; empty where nobody named the classes."""
+    source = getattr(split, "source", split)
+    return [one_line(name) for name in source.classes()] if isinstance(source, ImageFolder) else []

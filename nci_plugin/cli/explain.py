@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from nci_plugin import api
 from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION
 from nci_plugin.benchmarks.decoding import read_image, to_rgb
-from nci_plugin.benchmarks.folder import ImageFolder
-from nci_plugin.checks import PluginError, one_line
+from nci_plugin.benchmarks.folder import class_names
+from nci_plugin.checks import PluginError
 from nci_plugin.cli.commands import Explain
 from nci_plugin.cli.network import Job
 from nci_plugin.diagnosis import DETECTORS
@@ -45,12 +44,6 @@ def run(options: Explain) -> int:
             title = f"{options.image}, {seed or inputs.checkpoints[seed]}"
             _print(title, explanation, options.tpr, class_names(splits[TRAIN]))
     return 0
-
-
-def class_names(split: Any) -> list[str]:
-    """The names of the sub-folders that a split was read from; empty where nobody named the classes."""
-    source = getattr(split, "source", None)
-    return [one_line(name) for name in source.classes()] if isinstance(source, ImageFolder) else []
 
 
 def _print(title: str, explanation: Explanation, tpr: float, names: Sequence[str]) -> None:

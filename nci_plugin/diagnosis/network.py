@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, TRAIN, VALIDATION, Benchmark
+from nci_plugin.benchmarks.folder import class_names
 from nci_plugin.benchmarks.opening import image_batches
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse import METRICS, Metric, NearestCentre, Undefined, measure, nearest_centre
@@ -93,6 +94,7 @@ def diagnose_network(
         notes=notes,
         provenance=dict(bank.provenance),
         layers=measure_layers(bank, benchmark) if layers else None,
+        class_names=class_names(bank.images.splits.get(TRAIN)) if bank.images else (),
     )
     return Diagnosis(record, _arrays(bank, statistics, shown))
 

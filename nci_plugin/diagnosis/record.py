@@ -69,6 +69,7 @@ class DiagnosisRecord:
     ``nc4`` is by ``train`` (None where it was not measured, ``train_from`` says what it was read from) and held-out
     split; ``held_out`` by metric and split; ``auroc`` in percent by detector, and by group and data set; ``not_scored``
     and ``notes`` hold the reasons of what is missing. ``layers`` is None where stages were not measured.
+    ``class_names`` are those of all classes by label, empty where nobody named them.
     """
 
     benchmark: str
@@ -84,6 +85,11 @@ class DiagnosisRecord:
     notes: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     layers: Sequence[StageRecord] | None = None
+    class_names: Sequence[str] = ()
+
+    def name_of(self, label: int) -> str:
+        """What a class is called: its number where it has no name."""
+        return self.class_names[label] if label < len(self.class_names) else str(label)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON without NaN."""
@@ -101,6 +107,7 @@ class DiagnosisRecord:
             "not_scored": self.not_scored,
             "notes": self.notes,
             "provenance": self.provenance,
+            **({"class_names": list(self.class_names)} if self.class_names else {}),
             **({} if self.layers is None else {"layers": [stage.to_dict() for stage in self.layers]}),
         }
 
@@ -121,6 +128,7 @@ class DiagnosisRecord:
                 train_from=saved["nc4"]["train_from"],
                 held_out={m.name: saved[m.name] for m in METRICS.values() if "held_out" in m.of and m.name in saved},
                 splits={name: SplitRecord.from_dict(each) for name, each in saved["splits"].items()},
+                class_names=[str(name) for name in saved.get("class_names", ())],
                 layers=None if layers is None else [StageRecord.from_dict(each) for each in layers],
             )
         except (LookupError, TypeError, AttributeError) as error:

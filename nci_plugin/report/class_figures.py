@@ -48,7 +48,7 @@ def variance_figure(stored: Stored) -> Figure | None:
     if few:
         bars = axes[0]
         bars.bar(range(len(known)), values, color=COLOURS[NEAR])
-        _class_axis(bars, list(known), label)
+        _class_axis(bars, stored, list(known), label)
         bars.yaxis.label.set_fontsize(8)
         counts.set_xlabel("classes")
         counts.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -93,7 +93,7 @@ def duality_figure(stored: Stored) -> Figure | None:
         (axis.axhline if few else axis.axvline)(1, color="0.3", linewidth=0.8, linestyle="--", label="NC3 at collapse")
     if few:
         axes[0].axhline(0, color="0.3", linewidth=0.8)
-        _class_axis(axes[0], collapse.classes, "cosine")
+        _class_axis(axes[0], stored, collapse.classes, "cosine")
         counts.set_xlabel("classes")
         counts.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
@@ -120,7 +120,7 @@ def cosine_figure(stored: Stored) -> Figure | None:
     *matrices, counts = figure.subplots(1, len(shown) + 1)
     for axis, (name, values) in zip(matrices, shown.items()):
         matrix = _square(values, len(classes), 1.0)[np.ix_(order, order)]
-        drawn = _matrix(axis, matrix, classes[order], vmin=-1, vmax=1, cmap="PuOr_r")
+        drawn = _matrix(axis, stored, matrix, classes[order], vmin=-1, vmax=1, cmap="PuOr_r")
         axis.set_title(name, fontsize=9)
     figure.colorbar(drawn, ax=matrices, label="cosine", shrink=0.8)
     counts.hist(cosines, _bins(cosines), color=COLOURS[NEAR], edgecolor="white")
@@ -144,7 +144,7 @@ def distance_figure(stored: Stored) -> Figure | None:
     figure = new_figure(4.8, 4.2)
     axis = figure.subplots()
     matrix = _square(pairs, len(classes), 0.0)[np.ix_(order, order)]
-    drawn = _matrix(axis, matrix, classes[order], cmap="viridis", vmin=0)
+    drawn = _matrix(axis, stored, matrix, classes[order], cmap="viridis", vmin=0)
     figure.colorbar(drawn, ax=axis, label="||mu_k - mu_k'|| (feature units)")
     suptitle(figure, stored, f"Distances between class means, clustered, n = {len(pairs)} pairs")
     return figure
@@ -196,9 +196,10 @@ def _against_counts(axis: Axes, collapse: CollapseMetrics, field: str, slope_of:
         axis.set_title(f"slope {slope:.3g} in log-log", fontsize=9)
 
 
-def _class_axis(axis: Axes, classes: Sequence[int], label: str) -> None:
+def _class_axis(axis: Axes, stored: Stored, classes: Sequence[int], label: str) -> None:
     """Few classes one by one along the bottom, ``label`` at the side."""
-    axis.set_xticks(range(len(classes)), [str(k) for k in classes], fontsize=8)
+    names = [stored.record.name_of(k) for k in classes]
+    axis.set_xticks(range(len(classes)), names, fontsize=8, rotation=_turned(names))
     axis.set_xlabel("class")
     axis.set_ylabel(label)
 
@@ -215,12 +216,17 @@ def _square(pairs: NDArray[Any], count: int, diagonal: float) -> NDArray[Any]:
     return matrix
 
 
-def _matrix(axis: Axes, values: NDArray[Any], classes: NDArray[Any], **style: Any) -> Any:
+def _turned(names: Sequence[str]) -> int:
+    """Degrees by which names along the bottom are turned: words would run into each other."""
+    return 90 if any(len(name) > 3 for name in names) else 0
+
+
+def _matrix(axis: Axes, stored: Stored, values: NDArray[Any], classes: NDArray[Any], **style: Any) -> Any:
     """A K x K matrix with the classes' names along both sides, of many only every n-th; returns its image."""
     few = len(classes) <= FEW_CLASSES
     places = np.arange(0, len(classes), 1 if few else -(-len(classes) // SOME_LABELS))
-    names = [str(k) for k in classes[places].tolist()]
-    axis.set_xticks(places, names, fontsize=7, rotation=0 if len(classes) <= SOME_LABELS else 90)
+    names = [stored.record.name_of(k) for k in classes[places].tolist()]
+    axis.set_xticks(places, names, fontsize=7, rotation=_turned(names) if len(classes) <= SOME_LABELS else 90)
     axis.set_yticks(places, names, fontsize=7)
     axis.set_xlabel("class", fontsize=8)
     axis.set_ylabel("class", fontsize=8)

@@ -86,7 +86,8 @@ def class_table(name: str, record: DiagnosisRecord) -> Table:
     """What is known of each class of one network."""
     collapse, metrics = record.collapse, of_training(per_class=True)
     shown = [collapse.values[metric.name] or [None] * len(collapse.classes) for metric in metrics]
-    rows = [[str(k), *map(number, values)] for k, *values in zip(collapse.classes, collapse.class_counts, *shown)]
+    by_class = zip(collapse.classes, collapse.class_counts, *shown)
+    rows = [[record.name_of(k), *map(number, values)] for k, *values in by_class]
     note = "angle: the smallest to another class, in degrees; mu_G = mean of the class means"
     title = f"{record.benchmark}, {name}: class by class on {collapse.num_samples} training samples"
     return Table(title, [["class", "n_k", *(metric.label for metric in metrics)], *rows], [note])
