@@ -23,7 +23,10 @@ PACKAGE = Path(__file__).parent
 MANIFEST = "nci_plugin/installed.json"
 SCRIPTS = ("eval_nci.sh", "environment.sh", "missing_requirements.py", "oldest-constraints.txt")
 MODULES = (".py", ".csv", ".html")
-OPENOODS_OWN = ("ebo", "knn", "mls", "msp", "nci")
+OPENOODS_OWN = (
+    *("dice", "ebo", "fdbd", "gen", "klm", "knn", "mls"),
+    *("msp", "nci", "nnguide", "react", "scale", "vim"),
+)
 """Names of ours for which OpenOOD has a YAML file itself."""
 
 LARGEST_FILE = 2**26

@@ -12,8 +12,10 @@ from tiny import Tiny
 from nci_plugin import Benchmark, Features, api, evaluate
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.checks import PluginError
+from nci_plugin.detectors.mahalanobis import MDSPlusPlus, RMDSPlusPlus
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.thin import STATISTICS, counted, sentence
+from nci_plugin.features.statistics import ClassStatistics, unit_rows
 from nci_plugin.networks.head import LinearHead
 
 CLASSES, WIDTH = 12, 8
@@ -65,9 +67,13 @@ def test_detectors_that_cannot_stand_on_it_are_failures_with_a_reason():
 
 
 def test_a_relative_distance_of_two_spaces_is_refused():
-    failures = evaluate(*thin_benchmark(3, 2), ["rmds_pp", "mds_pp"], progress=False).failures
-    assert list(failures) == ["rmds_pp"]
-    assert "in 3 directions and over all samples in 5" in failures["rmds_pp"]
+    """A class of two samples, and four of one: they vary within classes in 1 direction, over all in 5."""
+    rows = unit_rows(torch.randn(6, WIDTH, generator=torch.Generator().manual_seed(0)))
+    head = LinearHead(torch.randn(5, WIDTH), torch.zeros(5))
+    statistics = ClassStatistics(5, WIDTH).update(rows, torch.tensor([0, 0, 1, 2, 3, 4]))
+    MDSPlusPlus().fit(statistics, head)
+    with pytest.raises(PluginError, match="in 1 directions, fewer than half of the 5 over all samples"):
+        RMDSPlusPlus().fit(statistics, head)
 
 
 def test_all_leaves_out_what_the_classes_and_the_memory_do_not_allow():

@@ -120,7 +120,7 @@ def test_the_command_line_and_openoods_script_agree(inside: Path) -> None:
     assert main(["install", "--into", str(inside)]) == 0
     process = subprocess.run(
         [*command_line(inside), BENCHMARK, "--detectors", "nci", "msp", "--device", "cpu", "--workers", "0"],
-        env={**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "VIRTUAL_ENV": sys.prefix, "OMP_NUM_THREADS": "1", "COLUMNS": "1000"},
         capture_output=True,
         text=True,
         timeout=300,
