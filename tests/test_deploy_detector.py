@@ -365,7 +365,7 @@ def test_a_file_in_a_new_process(tmp_path: Path) -> None:
         "torch.save({'scores': found.scores, 'p': found.p_values, 'ood': found.is_ood}, 'out.pt')\n"
         "print(found.classes[0])"
     )
-    here = str(Path(__file__).parent)
+    here = str(Path(served.__file__).parent)
     done = subprocess.run([sys.executable, "-c", code, here], cwd=tmp_path, capture_output=True, text=True, check=True)
     found, expected = torch.load(tmp_path / "out.pt", weights_only=True), detector.predict(TEST.tensors[0])
     assert torch.equal(found["scores"], expected.scores)
