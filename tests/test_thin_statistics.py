@@ -72,7 +72,7 @@ def test_a_relative_distance_of_two_spaces_is_refused():
     head = LinearHead(torch.randn(5, WIDTH), torch.zeros(5))
     statistics = ClassStatistics(5, WIDTH).update(rows, torch.tensor([0, 0, 1, 2, 3, 4]))
     MDSPlusPlus().fit(statistics, head)
-    with pytest.raises(PluginError, match="in 1 directions, fewer than half of the 5 over all samples"):
+    with pytest.raises(PluginError, match="in 1 directions and over all samples in 5"):
         RMDSPlusPlus().fit(statistics, head)
 
 

@@ -62,8 +62,8 @@ class RMDSPlusPlus(MDSPlusPlus):
 
     d_k(f) = (f - mu_k)^T pinv(Sigma_W) (f - mu_k) as in MDS++, and d_0(f) = (f - mu)^T pinv(Sigma) (f - mu) with the
     mean and the covariance of all training samples, whatever their class. Where all classes have one mean both are the
-    same distance and every score is 0. Raises PluginError where Sigma_W has less than half the rank of Sigma: the
-    distances are then of different spaces, and their difference ranks OOD samples first.
+    same distance and every score is 0. Raises PluginError where Sigma_W has a lower rank than Sigma: the distances are
+    then of different spaces, and their difference can rank OOD samples first.
     """
 
     name = "rmds_pp"
@@ -74,11 +74,10 @@ class RMDSPlusPlus(MDSPlusPlus):
         self.is_zero_ = not means_differ(training.means[present_classes(training)])
         self.background_ = whitening(training.covariance)
         within, over_all = self.whitening_.shape[1], self.background_.shape[1]
-        if 2 * within < over_all and not self.is_zero_:
+        if within < over_all and not self.is_zero_:
             raise PluginError(
-                f"detector '{self.name}': features vary within classes in {within} directions, fewer than half of the"
-                f" {over_all} over all samples, so its two distances cannot be compared; add training images, or leave"
-                " it out"
+                f"detector '{self.name}': features vary within classes in {within} directions and over all samples in"
+                f" {over_all}, so its two distances cannot be compared; add training images, or leave it out"
             )
         self.mean_ = training.global_mean
 
