@@ -233,7 +233,8 @@ def _accepted(counts: Counts, ood_share: float) -> tuple[Curve, Curve]:
         raise ValueError("AURC and AUGRC need to know which ID samples were predicted wrongly")
     of_id, of_ood = (1 - ood_share) / counts.n_id, ood_share / counts.n_ood
     ood = of_ood * (counts.n_ood - counts.ood_below)
-    accepted, failed = of_id * (counts.n_id - counts.id_below), of_id * (counts.wrong_below[-1] - counts.wrong_below)
+    accepted: Curve = np.multiply(of_id, counts.n_id - counts.id_below)
+    failed: Curve = np.multiply(of_id, counts.wrong_below[-1] - counts.wrong_below)
     accepted += ood
     failed += ood
     return accepted, failed
@@ -244,6 +245,6 @@ def _area(coverage: Curve, risk: Curve) -> float:
     return _sum_of_products(coverage[:-1] - coverage[1:], risk[:-1] + risk[1:]) / 2
 
 
-def _sum_of_products(weights: NDArray[Any], values: Curve) -> float:
+def _sum_of_products(weights: NDArray[Any], values: NDArray[Any]) -> float:
     """Without BLAS: its threads, under those of a bootstrap, took eight times as long, and its sums depend on them."""
     return float(np.einsum("i,i->", weights.astype(np.float64, copy=False), values))
