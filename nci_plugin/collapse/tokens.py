@@ -21,8 +21,8 @@ from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.features.tokens import Batch, hidden_states, token_head
 from nci_plugin.rows import id_labels
 
-BLOCK = 256
-"""Tokens that are compared with all others at once: 256 K numbers of 8 bytes, 100 MB for a vocabulary of 50,000."""
+BLOCK = 128
+"""Tokens that are compared with all others at once: 128 K numbers of 8 bytes, 51 MB for a vocabulary of 50,000."""
 
 SAME = 1e-14
 """Squared distance between unit vectors below which they are one: what rounding leaves of products in float64."""
@@ -157,7 +157,7 @@ def measure_tokens(
     The first pass gives the class means, the second NC4, share of places where argmax_k z_k = argmin_k ||h - mu_k||
     (Wu & Papyan 2024). ``model`` as for `hidden_states`, any causal model of transformers; ``batches`` of
     token ids are gone through twice. Memory: 8 K P bytes for the means, at most four times that while they are merged
-    and compared, and two blocks of 256 K numbers; K P is the size of the output layer.
+    and compared, and a few blocks of 128 K numbers; K P is the size of the output layer.
 
     Raises PluginError as `hidden_states` does, and on batches that can be gone through only once.
     """
