@@ -11,8 +11,8 @@ compression of the information bottleneck.
 A series settles at the first logged epoch from which on it stays within a tenth of its range of its last value: test
 accuracy, log NC1 of the training features, and log of the within-class share of variance of test features,
 Tr(Sigma_W) / (Tr(Sigma_W) + Tr(Sigma_B)), which is the compression. Lag: the epoch at which test accuracy settles less
-that at which log NC1 does, as log10 of their ratio too; and the same of the epochs from which on they are nearer to their
-last value than to their first, which a slow tail does not move.
+that at which log NC1 does, as log10 of their ratio too; and the same of the epochs from which on they are nearer to
+their last value than to their first, which a slow tail does not move.
 """
 
 from __future__ import annotations
