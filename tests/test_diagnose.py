@@ -27,7 +27,7 @@ from nci_plugin.diagnosis.explanation import MIN_CHECKPOINTS, PROPERTIES, correl
 from nci_plugin.diagnosis.geometry import Plane, distance_from_frame
 from nci_plugin.diagnosis.layers import mean_over_networks, nearest_centre_head
 from nci_plugin.diagnosis.network import NOT_STORED, SECOND_PASS, STORED
-from nci_plugin.diagnosis.record import DiagnosisRecord, SplitRecord, StageRecord
+from nci_plugin.diagnosis.record import PROGRESSIVE, DiagnosisRecord, SplitRecord, StageRecord, progressive
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.cut import PROBE_ROWS, Cut
@@ -258,6 +258,16 @@ def test_more_classes_than_features_leave_nc2_out_and_say_so(tmp_path, quick):
 
 
 # -------------------------------------------------------------------- stages
+
+
+def test_a_stage_that_is_the_penultimate_feature_is_no_step():
+    def stages(*values):
+        return [StageRecord(str(place), dict.fromkeys(PROGRESSIVE, each), {}) for place, each in enumerate(values)]
+
+    assert progressive(stages(4.0, 2.0, 1.0, 1.0 + 1e-7))["nc1_quotient"] == progress([4.0, 2.0, 1.0])
+    assert progressive(stages(4.0, 2.0, 1.0, 0.9))["nc1_quotient"] == progress([4.0, 2.0, 1.0, 0.9])
+    assert "needs three" in progressive(stages(4.0, None, 1.0))["nc1_pinv"]
+
 
 TRANSFORMER = """
 import torchvision

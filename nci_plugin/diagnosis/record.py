@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
@@ -17,6 +18,9 @@ SPREADS = ("pscore", "feature_norm")
 
 PROGRESSIVE = ("nc1_quotient", "nc1_pinv")
 """The metrics whose way through the stages is put into numbers; the second is the D of He & Su (2023) but for 1/K."""
+
+SAME_STAGE = 1e-5
+"""Relative difference up to which the last two stages are the same features in float32."""
 
 Value = Optional[float]
 
@@ -147,11 +151,18 @@ class DiagnosisRecord:
 
 
 def progressive(layers: Sequence[StageRecord]) -> dict[str, Progress | str]:
-    """`collapse.progress` of each of PROGRESSIVE over stages in their order, or the reason why it has no value."""
+    """`collapse.progress` of each of PROGRESSIVE over stages in their order, or the reason why it has no value.
+
+    A last stage whose pooled output is the penultimate feature, as in a ResNet, counts once: it is no step.
+    """
     found: dict[str, Progress | str] = {}
     for name in PROGRESSIVE:
+        values = [stage.values.get(name) for stage in layers]
+        before, last = [None, None, *values][-2:]
+        if before is not None and last is not None and math.isclose(before, last, rel_tol=SAME_STAGE):
+            values.pop()
         try:
-            found[name] = progress([stage.values.get(name) for stage in layers])
+            found[name] = progress(values)
         except Undefined as reason:
             found[name] = str(reason)
     return found

@@ -50,12 +50,12 @@ def ortho_devs(bank: FeatureBank, benchmark: Benchmark) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for group in (NEAR, FAR):
         splits = [bank.splits[f"{group}/{name}"] for name in benchmark.data_sets(group)]
+        if not splits:
+            continue
         try:
-            values = [collapse.ortho_dev(split, bank.statistics) for split in splits]
+            found[group] = sum(collapse.ortho_dev(split, bank.statistics) for split in splits) / len(splits)
         except collapse.Undefined:
-            values = [None]
-        if values:
-            found[group] = None if None in values else sum(values) / len(values)
+            found[group] = None
     return found
 
 
