@@ -34,8 +34,8 @@ from nci_plugin import ClassStatistics
 from nci_plugin.collapse.variability import nc1_quotient
 
 EACH, WIDTH, SCALE, RATE = 20, 128, 6.0, 3e-3
-DECAYS = (0.1, 0.3, 1.0, 3.0)
-EPOCHS, LOGGED = 8000, 90
+DECAYS = (0.1, 0.3, 1.0)
+EPOCHS, LOGGED = 6000, 90
 SHARE = 0.1
 """Of its range: how near to its last value a series has settled."""
 

@@ -33,7 +33,7 @@ from torch.nn import functional
 from nci_plugin.collapse.tokens import TokenCollapse, measure_tokens
 
 WINDOW, BATCH, WIDTH, LAYERS = 64, 32, 16, 2
-STEPS = (0, 30, 100, 300, 1000, 3000)
+STEPS = (0, 30, 100, 300, 1000)
 RATE, DECAY = 3e-3, 0.1
 PLACES, MIN_COUNT = 1024, 5
 """Windows that are measured, and how often a character must come in them."""

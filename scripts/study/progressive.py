@@ -4,7 +4,7 @@
 
 A ResNet-18 with an eighth of the channels and a vision transformer of six blocks of 32 numbers learn the ten digits
 (899 train, 898 test). One forward pass over the training images gives the pooled outputs of all stages beside the
-penultimate features (`nci_plugin.networks.stages.StageFeatures`, which ``nci-ood diagnose --layers`` uses). Over stages:
+penultimate features (`nci_plugin.networks.stages.StageFeatures`, as ``nci-ood diagnose --layers`` does). Over stages:
 monotonicity and factor of NC1 = Tr(Sigma_W) / Tr(Sigma_B) and of Tr(pinv(Sigma_B) Sigma_W) / K
 (`nci_plugin.collapse.progress`; He & Su 2023), and the mean cosine within classes, before and after training.
 """
@@ -31,7 +31,7 @@ from nci_plugin.networks.resnet import ResNet18_32x32
 from nci_plugin.networks.stages import PENULTIMATE, StageFeatures
 from nci_plugin.training.train import Recipe, train
 
-CLASSES, EPOCHS = 10, 30
+CLASSES, EPOCHS = 10, 15
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "ResNet-18": lambda: ResNet18_32x32(CLASSES, width=8),
     "transformer": lambda: VisionTransformer(8, 2, 6, 4, 32, 64, num_classes=CLASSES),
