@@ -10,8 +10,8 @@ trained by AdamW on windows of 64 characters of the first nine tenths. NC1, GNC2
 measured on 64,512 places of that text, of characters that come 5 times there, the loss on the last tenth. A metric is
 better after training where Student's 95 % interval of its paired difference over seeds does not hold 0.
 
-``--memory`` passes 50,257 tokens, each once or twice, through a GPT-2 of one layer of random weights with P = 768, and
-prints what the measurement adds to the memory of the process.
+``--memory`` passes 50,257 tokens, each once or twice, through a GPT-2 of one layer of random weights and prints what
+the measurement adds to the memory of the process.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="models, at least 2")
     parser.add_argument("--memory", action="store_true", help="measure the memory of a large vocabulary instead")
     parser.add_argument("--vocabulary", type=int, default=50257, help="of --memory")
-    parser.add_argument("--width", type=int, default=768, help="P of --memory")
+    parser.add_argument("--width", type=int, default=128, help="P of --memory")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.memory:
