@@ -11,8 +11,8 @@ compression of the information bottleneck.
 A series settles at the first logged epoch from which on it stays within a tenth of its range of its last value: test
 accuracy, log NC1 of the training features, and log of the within-class share of variance of test features,
 Tr(Sigma_W) / (Tr(Sigma_W) + Tr(Sigma_B)), which is the compression. Lag: the epoch at which test accuracy settles less
-that at which log NC1 does, as log10 of their ratio too; and the same of the epochs from which on they are nearer to their
-last value than to their first, which a slow tail does not move.
+that at which log NC1 does, as log10 of their ratio too; and the same of the epochs from which on they are nearer to
+their last value than to their first, which a slow tail does not move.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from torch.nn import functional
 from nci_plugin import ClassStatistics
 from nci_plugin.collapse.variability import nc1_quotient
 
-EACH, WIDTH, SCALE, RATE = 20, 128, 6.0, 1e-3
+EACH, WIDTH, SCALE, RATE = 20, 128, 6.0, 3e-3
 DECAYS = (0.1, 0.3, 1.0, 3.0)
-EPOCHS, LOGGED = 20000, 100
+EPOCHS, LOGGED = 8000, 90
 SHARE = 0.1
 """Of its range: how near to its last value a series has settled."""
 
