@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.adapters import PYTORCH_OOD
+from nci_plugin.adapters.pytorch_ood_table import classes, display, stored
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import Detector, Paper
 from nci_plugin.detectors.mahalanobis import class_means, means_differ
@@ -121,17 +122,12 @@ EXCLUDED = {
 }
 """Why a detector of pytorch-ood is not among `names`."""
 
-_CLASSES = {f"{PREFIX}{cls.lower()}": cls for cls in ENTRIES}
+_CLASSES = classes()
 
 
 def names() -> list[str]:
     """Names of the detectors that can be used: ``pytorch_ood:`` and the class in lower case."""
     return list(_CLASSES)
-
-
-def display(name: str) -> str:
-    """A detector's name as pytorch-ood writes it."""
-    return f"{_CLASSES[name]} (pytorch-ood)"
 
 
 def too_large(num_classes: int, memory: int) -> dict[str, str]:
@@ -154,8 +150,7 @@ def fit_bytes(class_name: str, rows: int, num_features: int, num_classes: int) -
 def load(name: str) -> DetectorSetup:
     """A detector with the grid that is searched: the library's ``hyperparameter_space``, or the smaller one stated."""
     detector = PytorchOODDetector(_CLASSES[name])
-    space = _library_class(detector.class_name).hyperparameter_space
-    grid = detector.entry.grid or space
+    grid = detector.entry.grid or stored()[detector.class_name]["grid"]
     assert math.prod(map(len, grid.values())) <= LARGEST_GRID
     return DetectorSetup(detector, grid)
 
@@ -175,12 +170,8 @@ class PytorchOODDetector(Detector):
         self.fits_on = FitsOn.BANK if self.entry.needs_fit else FitsOn.NOTHING
         self.fit_reads = tuple(self.hyperparameters)
         self.magnitude = self.entry.magnitude
-        published = _library_class(class_name).info.paper
-        self.paper = (
-            Paper(published.title, "", published.venue, published.year, published.url)
-            if published
-            else Paper(class_name, "", "pytorch-ood", 0, "")
-        )
+        published = {"title": class_name, "venue": "pytorch-ood", "year": 0, "url": ""}
+        self.paper = Paper(authors="", **(stored()[class_name]["paper"] or published))
 
     def hyperparameter_names(self) -> tuple[str, ...]:
         return tuple(self.hyperparameters)
