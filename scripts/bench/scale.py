@@ -41,7 +41,16 @@ SHARES = {TEST: 0.6, "near/mixed": 0.2, "far/noise": 0.2}
 VALIDATION_ROWS = {VALIDATION: 5000, OOD_VALIDATION: 1000}
 """About as many as OpenOOD's validation sets of ImageNet-1k."""
 
-SLOW = ("pytorch_ood:nnguide", "pytorch_ood:knn", "knn", "knn_l1", "pytorch_ood:mahalanobis", "pytorch_ood:rmd")
+SLOW = (
+    "pytorch_ood:vim",
+    "mds_radial",
+    "pytorch_ood:nnguide",
+    "pytorch_ood:knn",
+    "knn",
+    "knn_l1",
+    "pytorch_ood:mahalanobis",
+    "pytorch_ood:rmd",
+)
 """They go last, the slowest at the end: all training rows, or a matrix product a class, for every row."""
 
 
