@@ -35,6 +35,7 @@ def run(options: Score) -> int:
     run_of = {
         "detector": digest(options.detector.read_bytes()),
         "images": str(options.images.resolve()),
+        **({} if options.images.is_dir() else {"data_root": str(root.resolve())}),
         "tpr": tpr,
     }
     with ScoreLog(output, "jsonl" if options.jsonl else "csv", run_of) as log:

@@ -22,19 +22,20 @@ from typing import Any, BinaryIO
 import numpy as np
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from tqdm import tqdm
 
 from nci_plugin.benchmarks.decoding import read_image
 from nci_plugin.benchmarks.folder import DEEPEST
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, one_line
 from nci_plugin.deploy.detector import OODDetector
 from nci_plugin.deploy.images import needed, stacked
 from nci_plugin.files import write_atomically
 from nci_plugin.parsing import read_json
+from nci_plugin.progress import progress
 
 COLUMNS = ("file", "class", "score", "p_value", "verdict", "error")
 ID, OOD = "ID", "OOD"
 FORMATS = ("csv", "jsonl")
+BINARY = getattr(os, "O_BINARY", 0)  # of Windows
 
 
 @dataclass
@@ -65,11 +66,14 @@ def image_names(root: Path) -> Iterator[str]:
 
 def listed_names(path: Path) -> Iterator[str]:
     """The images that a text file names, one a line, alone or with a label behind, as OpenOOD's lists."""
+    seen: set[int] = set()  # an image that is named twice has one row, as after a resume
     with path.open(encoding="utf-8", newline="\n") as lines:
-        for line in lines:
+        for line in filter(str.strip, lines):
             name, _, last = line.strip().rpartition(" ")
-            if line.strip():
-                yield name.rstrip() if name and last.lstrip("+-").isdecimal() else line.strip()
+            name = name.rstrip() if name and last.lstrip("+-").isdecimal() else line.strip()
+            if (number := _hash(as_text(name))) not in seen:
+                seen.add(number)
+                yield name
 
 
 def score_files(
@@ -80,12 +84,12 @@ def score_files(
     batch_size: int = 200,
     workers: int = 1,
     tpr: float | None = None,
-    progress: bool = True,
+    shown: bool = True,
 ) -> Counts:
     """Score the images ``names``, relative to ``root``, that have no row in ``log`` yet.
 
     An image that cannot be read, or gives NaN, gets a row with the reason and no score; the others go on. ``workers``
-    threads decode the next batch while the network works on one.
+    threads decode the next batch while the network works on one. How far it is, is ``shown`` on standard error.
     """
     steps = needed(detector.fitted.preprocessing, "an image file")
     counts = Counts(before=log.rows)
@@ -97,8 +101,7 @@ def score_files(
             return error
 
     new = (name for name in names if name not in log)
-    quiet = None if progress else True  # None: on a terminal only
-    with ThreadPoolExecutor(max(1, workers)) as pool, tqdm(unit="img", desc="score", disable=quiet) as bar:
+    with ThreadPoolExecutor(max(1, workers)) as pool, progress("score", "img", None, shown) as bar:
         under_way: tuple[list[str], list[Future[Tensor | PluginError]]] | None = None
         # One more batch, which is empty, so that the last one is waited for too.
         for batch in chain(iter(lambda: list(islice(new, batch_size)), []), [[]]):
@@ -156,7 +159,8 @@ def _alone(detector: OODDetector, image: Tensor, tpr: float | None) -> dict[str,
 
 def _row(name: str, answer: Mapping[str, Any] | PluginError) -> dict[str, Any]:
     if isinstance(answer, PluginError):
-        return {**dict.fromkeys(COLUMNS, None), "file": as_text(name), "verdict": "", "error": str(answer)}
+        error = one_line(str(answer))
+        return {**dict.fromkeys(COLUMNS, None), "file": as_text(name), "verdict": "", "error": error}
     return {"file": as_text(name), **answer, "error": ""}
 
 
@@ -164,7 +168,7 @@ class ScoreLog:
     """A file of rows ``file, class, score, p_value, verdict, error``, CSV or JSON lines; None = standard output, CSV.
 
     ``run`` says what the rows come from. It stands in ``<name>.run.json`` beside the file, and a file of another run,
-    or without it, is refused. A name with characters that cannot be printed is written with escapes.
+    or without it, is refused. A name with characters that cannot be printed is written with escapes, see `as_text`.
     """
 
     def __init__(self, path: Path | None, format: str, run: Mapping[str, Any]) -> None:
@@ -188,20 +192,25 @@ class ScoreLog:
         if self.path is None:
             self._write(self._header())
             return self
-        beside = self.path.with_name(f"{self.path.name}.run.json")
-        there = self.path.exists()
-        if there and self.path.stat().st_size:
-            self._check_run(beside)
-        else:
-            write_atomically(beside, json.dumps(self.run, indent=1) + "\n")
-        try:
-            self._file = self.path.open("r+b" if there else "w+b", buffering=0)
+        if self.path.exists() and not self.path.is_file():
+            raise PluginError(f"output '{self.path}': is no file; name one, or leave it out for standard output")
+        try:  # neither cut off nor read before it is locked: another command may just have begun it
+            self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | BINARY, 0o666), "r+b", buffering=0)
         except OSError as error:
             raise PluginError(f"output '{self.path}': {error.strerror}; choose another") from None
-        self._lock()
-        self._done = np.sort(np.fromiter(map(_hash, self._whole_rows()), dtype=np.uint64))
-        if not self._file.tell():
-            self._write(self._header())
+        try:
+            self._lock()
+            beside = self.path.with_name(f"{self.path.name}.run.json")
+            if os.fstat(self._file.fileno()).st_size:
+                self._check_run(beside)
+            else:
+                write_atomically(beside, json.dumps(self.run, indent=1) + "\n")
+            self._done = np.sort(np.fromiter(map(_hash, self._whole_rows()), dtype=np.uint64))
+            if not self._file.tell():
+                self._write(self._header())
+        except BaseException:
+            self._file.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -260,12 +269,16 @@ class ScoreLog:
             if not line.endswith(b"\n"):
                 break
             end += len(line)
-            if self.format == "jsonl":
-                yield json.loads(line)["file"]
-            elif number:
-                yield next(csv.reader([line.decode()]))[0]
-            elif line != self._header():
-                raise PluginError(f"output '{self.path}': is no file of scores; choose another")
+            if self.format == "csv" and not number:
+                if line != self._header():
+                    raise PluginError(f"output '{self.path}': is no file of scores; choose another")
+                continue
+            try:
+                name = json.loads(line)["file"] if self.format == "jsonl" else next(csv.reader([line.decode()]))[0]
+                name.encode()  # is a text
+            except (ValueError, KeyError, IndexError, TypeError, AttributeError, StopIteration, csv.Error):
+                raise PluginError(f"output '{self.path}': line {number + 1} is no row; choose another") from None
+            yield name
         self._file.truncate(end)
         self._file.seek(end)
 
@@ -294,11 +307,12 @@ def _csv(rows: list[dict[str, Any]]) -> bytes:
 
 
 def as_text(name: str) -> str:
-    """A file's name with what cannot be printed as escapes: a row is one line, and two names stay two."""
-    if name.isprintable():
+    r"""A file's name, printable: what is not, and ``\``, as in a text of Python, so that two names stay two."""
+    if name.isprintable() and "\\" not in name:
         return name
     return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in name
+        letter if letter.isprintable() and letter != "\\" else letter.encode("unicode_escape").decode("ascii")
+        for letter in name
     )
 
 

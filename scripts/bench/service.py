@@ -9,7 +9,6 @@ neither changes the time. ``*_over_bare`` is the ratio, ``*_added_ms`` the diffe
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,10 +19,11 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from nci_plugin import OODDetector
+from nci_plugin.deploy.fitting import fit_together
 from nci_plugin.features.options import resolve_device
 
 CLASSES, TRAINING, CALIBRATION = 10, 100, 40
-DETECTORS = ("nci", "nci_plus", "neco", "mds_pp", "msp", "ebo")
+DETECTORS = ("nci", "nci_plus", "nci_gated", "neco", "mds_pp", "msp", "ebo")
 """On statistics or logits; what KNN adds grows with its bank."""
 
 
@@ -71,10 +71,9 @@ def measure(options: Any) -> dict[str, Any]:
     for name in options.networks:
         model = network(name, options.image_size).to(device)
         train, val = (images(count, options.image_size, generator) for count in (TRAINING, CALIBRATION))
-        modules: dict[str, nn.Module] = {}
-        for detector in options.detectors:
-            fitted = OODDetector(detector, batch_size=20, progress=False).fit(model, train, val)
-            modules[detector] = copy.copy(fitted).module()
+        fitted = [OODDetector(detector, batch_size=20, progress=False) for detector in options.detectors]
+        fit_together(fitted, model, train, val)
+        modules: dict[str, nn.Module] = {name: each.module() for name, each in zip(options.detectors, fitted)}
         for size in options.batch_sizes:
             batch = images(size, options.image_size, generator).tensors[0].to(device)
             rounds = options.rounds if size > 1 else 20 * options.rounds
