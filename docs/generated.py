@@ -16,7 +16,7 @@ from nci_plugin import config
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.cli.parser import make_parser
-from nci_plugin.collapse import METRICS, CollapseMetrics
+from nci_plugin.collapse import BEYOND, METRICS, CollapseMetrics
 from nci_plugin.detectors import registry
 from nci_plugin.metrics import METRIC_COLUMNS
 from nci_plugin.report.diagnosis_tables import at_collapse
@@ -217,10 +217,22 @@ and a note gives the reason.
         label = " ".join(metric.label.split()) + (", for each class" if metric.per_class else "")
         of = ", ".join(metric.of).replace("_", " ")
         yield row(f"`{name}`", plain(label), plain(ideal), direction, plain(of), plain(column), function)
+    yield """
+## Beyond a balanced classifier
+
+Functions of what stands in the third column, from `nci_plugin.collapse.BEYOND`: several targets (NRC), grades (ONC),
+tokens of a language model, stages of a network, attacked images, inputs. [A study](../../studies/beyond.md) tries them.
+"""
+    yield from header("metric", "what", "of", "at collapse", "more collapsed is", "computed by")
+    for name, metric in BEYOND.items():
+        direction = "" if metric.ideal is None else "larger" if metric.larger else "smaller"
+        function = f"`{metric.function.__module__.rpartition('.')[2]}.{metric.function.__qualname__}`"
+        of = plain(", ".join(metric.of).replace("_", " "))
+        yield row(f"`{name}`", plain(metric.label), of, plain(at_collapse(metric, 10)), direction, function)
     yield ""
     yield "## The equations"
     yield ""
-    yield "Each function with its formula and its paper. All of them compute in float64."
+    yield "Each function with its formula and its paper. All compute in float64, but for a network's own passes."
     yield ""
     for function in _equations():
         yield f"`{function.__module__.rpartition('.')[2]}.{function.__name__}`"
@@ -236,7 +248,7 @@ and a note gives the reason.
 def _equations() -> Iterable[Callable[..., Any]]:
     """The functions of the metrics, each after those that stand before it in its file, all public ones once."""
     found: dict[Callable[..., Any], None] = {}
-    for function in [metric.function for metric in METRICS.values()]:
+    for function in [metric.function for metric in [*METRICS.values(), *BEYOND.values()]]:
         module = inspect.getmodule(function)
         beside = vars(module).values() if module and module.__name__.startswith("nci_plugin.collapse.") else ()
         mine = [each for each in beside if inspect.isfunction(each) and inspect.getmodule(each) is module]

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from nci_plugin.collapse import Undefined, progress
+from nci_plugin.collapse import Progress
 from nci_plugin.collapse.registry import METRICS, STAGES, Metric, columns, of_training
 from nci_plugin.diagnosis.explanation import Explanation
 from nci_plugin.diagnosis.layers import mean_over_networks
-from nci_plugin.diagnosis.record import SPREADS, DiagnosisRecord, StageRecord
+from nci_plugin.diagnosis.record import SPREADS, DiagnosisRecord, progressive
 from nci_plugin.networks.stages import POOLING
 from nci_plugin.report.cells import UNKNOWN, number, percent
 from nci_plugin.report.tables import Table
@@ -23,9 +23,6 @@ FRAME = {"span_share": "share in span", "vertex_angle": "angle", "etf_angle": "t
 
 STAGE_COLUMNS = {"nearest_centre_accuracy": "NCC acc.", "within_cosine": "cosine"}
 """What a stage has on ID test beside metrics of the training set -> its column."""
-
-PROGRESS = ("nc1_quotient", "nc1_pinv")
-"""The metrics whose way through the stages is put into numbers."""
 
 
 def all_tables(names: Sequence[str], records: Records) -> list[Table]:
@@ -144,18 +141,15 @@ def layers_table(records: Records) -> Table | None:
         rows,
         [
             (f"last columns: AUROC in percent, {' / '.join(groups)}-OOD; " if groups else "") + POOLING,
-            *(f"{METRICS[name].label} {_progress(stages, name)}" for name in PROGRESS),
+            *(f"{METRICS[name].label} {_progress(each)}" for name, each in progressive(stages).items()),
             *notes,
         ],
     )
 
 
-def _progress(stages: Sequence[StageRecord], name: str) -> str:
+def _progress(found: Progress | str) -> str:
     """How a metric goes through the stages, or why that is not defined."""
-    try:
-        return str(progress([stage.values.get(name) for stage in stages]))
-    except Undefined as reason:
-        return f"over stages: {str(reason).partition(': ')[2]}"
+    return f"over stages: {found.partition(': ')[2]}" if isinstance(found, str) else str(found)
 
 
 def explanation_text(explanation: Explanation) -> str:

@@ -17,7 +17,7 @@ from nci_plugin.dynamics.detection import measured
 from nci_plugin.dynamics.onset import Onset, OnsetRule
 from nci_plugin.dynamics.predictors import IN_SAMPLE, ONE_CONDITION, ONE_RUN
 from nci_plugin.dynamics.trajectory import FN, GROUPS, Trajectory
-from nci_plugin.report.dynamics_tables import symbol
+from nci_plugin.report.dynamics_tables import ORTHO_DEV, symbol
 from nci_plugin.report.figures import legend_below, new_figure
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -32,7 +32,7 @@ LOGARITHMIC = ("NC1", "training loss")
 """Panels on a logarithmic scale."""
 
 ACCURACIES = {"train_accuracy": "train", "test_accuracy": "test"}
-BESIDES = {"training loss": {"train_loss": "loss"}, "accuracy (%)": ACCURACIES}
+BESIDES = {"NC5 OrthoDev": ORTHO_DEV, "training loss": {"train_loss": "loss"}, "accuracy (%)": ACCURACIES}
 """Panel -> its series that are no collapse metrics, and their labels."""
 
 MANY = 12
