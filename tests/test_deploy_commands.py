@@ -26,7 +26,8 @@ from tiny import Tiny
 from nci_plugin import OODDetector, PluginError
 from nci_plugin.cli.main import main
 from nci_plugin.deploy.drift import drift, read_scores
-from nci_plugin.deploy.stream import COLUMNS, ScoreLog, image_names, score_files
+from nci_plugin.deploy.score_log import COLUMNS, ScoreLog
+from nci_plugin.deploy.stream import image_names, score_files
 from nci_plugin.report.class_figures import duality_figure
 from nci_plugin.report.diagnosis_files import read_diagnoses
 from nci_plugin.report.diagnosis_tables import class_table

@@ -323,6 +323,9 @@ def test_images_that_are_not_those_of_fit_are_refused() -> None:
         detector.score(torch.zeros(2, 3, 9, 9))
     with pytest.raises(PluginError, match=r"must be \(3, 8, 8\) each"):
         detector.score(torch.zeros(3, 8, 8))
+    for endless in (Endless(), DataLoader(Endless(), 8), iter(TEST)):
+        with pytest.raises(PluginError, match="may never end"):
+            detector.score(endless)
     bad = TEST.tensors[0].clone()
     bad[5] = torch.nan
     with pytest.raises(PluginError, match="row 5 holds NaN"):

@@ -7,12 +7,11 @@ nothing would show it. So what comes is looked at before it is used, and refused
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -133,21 +132,27 @@ def needed(preprocessing: Preprocessing | None, what: str) -> Preprocessing:
 
 def _check_complete(source: Any) -> None:
     """Raise PluginError on what may not give each of its images once: streams, and loaders that leave some out."""
-    dataset = source.dataset if isinstance(source, DataLoader) else source
-    endless = isinstance(dataset, (IterableDataset, Iterator)) or not hasattr(dataset, "__getitem__")
-    if endless and not isinstance(dataset, (Tensor, np.ndarray)):
-        raise PluginError(
-            f"a {type(dataset).__name__} has no length and may never end; {TEST_PREPROCESSING}, with a length"
-        )
+    check_ends(source)
     if isinstance(source, DataLoader):
         if source.drop_last:
             raise PluginError(f"the loader has drop_last=True and leaves images out; {TEST_PREPROCESSING}")
-        seen, there = len(source.sampler), len(dataset)  # type: ignore[arg-type]  # samplers have a length
+        seen, there = len(source.sampler), len(source.dataset)  # type: ignore[arg-type]  # samplers have a length
         if seen != there:
             raise PluginError(
                 f"the loader's {type(source.sampler).__name__} gives {seen} of the {there} images of its data set;"
                 f" {TEST_PREPROCESSING}: a Subset, where only some are meant"
             )
+
+
+def check_ends(source: Any) -> None:
+    """Raise PluginError on a stream, which may never end: one that does can be a list."""
+    dataset = source.dataset if isinstance(source, DataLoader) else source
+    if isinstance(dataset, (IterableDataset, Iterator)) or (
+        isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__")
+    ):
+        raise PluginError(
+            f"a {type(dataset).__name__} is a stream and may never end; {TEST_PREPROCESSING}, with a length"
+        )
 
 
 def _check_steady(samples: Any) -> None:
@@ -211,6 +216,7 @@ def batches(source: Any, preprocessing: Preprocessing | None, batch_size: int) -
         source = [source]
     elif isinstance(source, ImageList):
         source = source.read()
+    check_ends(source)
     samples: Any = source if isinstance(source, ImageFiles) else open_samples(source, None, preprocessing)
     batch: list[Tensor] = []
     for index in range(len(samples)):

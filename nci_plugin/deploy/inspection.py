@@ -184,6 +184,7 @@ def _open_ood(name: str, source: Any, steps: Preprocessing | None) -> Any:
             return source.read()
         if isinstance(source, torch.Tensor):
             source = list(source)
+        images.check_ends(source)
         return open_samples(source, None, steps)
     except PluginError as error:
         raise PluginError(f"images of {name}: {error}") from None
