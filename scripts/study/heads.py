@@ -34,7 +34,7 @@ from nci_plugin.networks.mlp import MLP
 from nci_plugin.networks.resnet import BasicBlock, ResNet18_32x32
 from nci_plugin.training.train import Recipe, train
 
-CLASSES, WIDTH, EPOCHS, RESNET_EPOCHS = 10, 64, 200, 40
+CLASSES, WIDTH, EPOCHS, RESNET_EPOCHS = 10, 64, 200, 20
 MEASURES = ("NC2A", "NC2B", "mean cosine", "NC1", "NC3 centred", "NC3 uncentred", "test accuracy, %")
 
 
