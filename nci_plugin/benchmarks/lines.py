@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -86,6 +87,7 @@ class Lines(Sequence[str]):
 
     def _open(self) -> None:
         self._file = open_regular(self.path, self.what, self.remedy)
+        weakref.finalize(self, self._file.close)
         self._stamp = self._stamp_now()
 
     def _stamp_now(self) -> tuple[int, int]:
