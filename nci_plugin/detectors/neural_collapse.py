@@ -12,8 +12,8 @@ from torch import Tensor
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse.geometry import (
     between_directions,
-    centre_distances,
     centred_means,
+    closeness,
     global_mean,
     lengths,
     present_classes,
@@ -141,10 +141,9 @@ class NC4(Detector):
             )
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        distances = centre_distances(features, self.means_.to(features.device))
-        predicted = _predicted(logits, self.classes_)[:, None]
-        own = distances.gather(1, predicted)[:, 0]
-        return in_range_of(distances.scatter(1, predicted, torch.inf).amin(dim=1) - own, like=logits)
+        h, means, own = features.double(), self.means_.to(features.device), _predicted(logits, self.classes_)
+        other = closeness(h, means).scatter(1, own[:, None], -torch.inf).argmax(dim=1)
+        return in_range_of(lengths(h - means[other]) - lengths(h - means[own]), like=logits)
 
 
 @register_detector

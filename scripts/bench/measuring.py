@@ -51,8 +51,10 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def in_turn(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each side, measured in turn after one round that warms up.
+def in_turn(
+    sides: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Median seconds of each side by a ``clock``, measured in turn after one round that warms up.
 
     Each round begins with another side, so that none always follows the same one.
     """
@@ -60,15 +62,15 @@ def in_turn(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
     for number in range(rounds + 1):
         first = number % len(sides)
         for name in [*sides][first:] + [*sides][:first]:
-            seconds[name].append(timed(sides[name])[0])
+            seconds[name].append(timed(sides[name], clock)[0])
     return {name: statistics.median(each[1:]) for name, each in seconds.items()}
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+def timed(work: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> tuple[float, Any]:
     """Seconds that ``work`` took, and what it returned."""
-    started = time.perf_counter()
+    started = clock()
     result = work()
-    return time.perf_counter() - started, result
+    return clock() - started, result
 
 
 @contextmanager
