@@ -227,12 +227,15 @@ class PytorchOODDetector(Detector):
             "GMM": 16 * head.num_classes * head.num_features,
             "NNGuide": 12 * min(len(training), NNGUIDE_BANK) if training is not None else 0,
         }.get(self.class_name)
-        if row:
-            self.block_bytes = max(1, SCORED_BYTES // row) * 8 * (head.num_features + head.num_classes)
+        self.block_bytes_ = max(1, SCORED_BYTES // row) * 8 * (head.num_features + head.num_classes) if row else None
 
     @property
     def memory_terms(self) -> dict[str, float]:
         return fit_terms(self.class_name)
+
+    @property
+    def block_bytes(self) -> int | None:  # type: ignore[override]
+        return vars(self).get("block_bytes_")
 
     def check_memory(self, sizes: Sizes) -> None:
         takes, free = fit_bytes(self.class_name, sizes.N, sizes.P, sizes.K), free_memory()
