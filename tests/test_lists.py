@@ -26,6 +26,7 @@ PREPROCESSING = Preprocessing(2, 2, ((0.5,) * 3, (0.5,) * 3))
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "BLOCK_BYTES", 3)
     monkeypatch.setattr(lines, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(lines, "ANCHORED", 3)
 
 
 def read(folder: Path, count: int = 7, label: int = 0) -> ImageFiles:
