@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from nci_plugin.benchmarks.decoding import read_image
 from nci_plugin.benchmarks.folder import DEEPEST
