@@ -122,7 +122,7 @@ def test_the_command_refuses_what_it_cannot_draw(directory):
 
 def test_pdf_embeds_text(scores):
     with style("column"):
-        content = written(roc_figure(NAMES, scores), "pdf", "column")
+        content = written(roc_figure(NAMES, scores), "pdf")
     assert content.startswith(b"%PDF")
     assert b"CIDFontType2" in content
     assert b"CreationDate" not in content

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ from nci_plugin.report.tables import (
 
 FIRST_METRICS = ("AUROC", "FPR@95")
 """Tables that are not folded."""
+
+GROUP_COLUMN = re.compile("^(near|far)ood")
+"""A group's column, which OpenOOD calls so."""
 
 TIES = "rank 2-4: no rank from 2 to 4 can be excluded by the scores at hand (DeLong and Holm, 5 %)"
 
@@ -129,7 +133,8 @@ def _summary(
     bounds = {key[1:]: value for key, value in intervals.items() if key[0] == setting}
     near, far = (mean_aurocs(whole, group, setting) for group in (NEAR, FAR))
     first = {group: leaders(by_detector) for group, by_detector in of_setting.items()}
-    leading = {name for group, names in first.items() if len(names) < len(of_setting[group]) for name in names}
+    few = [names for group, names in first.items() if 2 * len(names) <= len(of_setting[group])]  # else all are blue
+    leading = {name for names in few for name in names}
     chart = standing_figure(near, far, bounds, leading)
     shown = [f"{display_name(name)} near {near[name]:.1f} far {far[name]:.1f}" for name in near if name in far]
     return {
@@ -145,7 +150,7 @@ def _summary(
 
 def _named(detector: str) -> str:
     """What a reader calls it, and the identifier where that is another."""
-    name = display_name(detector)
+    name = display_name(detector).removesuffix(" (pytorch-ood)")  # which the identifier says
     return name if name == detector else f"{name} ({detector})"
 
 
@@ -153,6 +158,7 @@ def _setting(results: Sequence[Result], setting: str, ranks: Mapping[str, Mappin
     """A table for each metric: those that are seen at once, and those that are folded; AUROCs beside their ranks."""
     frame = setting_frame(results, setting)
     drawn: dict[str, list[list[str]]] = {}
+    frame = frame.rename(columns=lambda header: GROUP_COLUMN.sub(r"\1", header), level=0)
     for metric in frame.columns.unique(level=1):
         cells = frame.xs(metric, axis=1, level=1)
         drawn[metric] = [["detector", *cells.columns]]
