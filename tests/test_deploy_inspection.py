@@ -113,8 +113,9 @@ def test_what_chose_does_not_calibrate() -> None:
     assert fitted.rows == {"train": 120 * (found.best == "nci"), "validation_fit": 40, "calibration": 40}
     assert fitted.settings == {"tpr": 0.9, "by_class": False, "seed": 5}
     images = VAL.tensors[0].clone()
-    again = recommend(model, TRAIN, torch.utils.data.TensorDataset(images, VAL.tensors[1]), ["msp", "nci"],
-                      like=quiet(seed=5))
+    again = recommend(
+        model, TRAIN, torch.utils.data.TensorDataset(images, VAL.tensors[1]), ["msp", "nci"], like=quiet(seed=5)
+    )
     assert [each.by_kind for each in again.ranking] == [each.by_kind for each in found.ranking]
 
 

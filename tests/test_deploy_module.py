@@ -202,7 +202,7 @@ def test_what_cannot_be_written(path: str, to: str, message: str, tmp_path: Path
 def test_a_graph_of_other_scores_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector, _ = fitted()
     module = detector.module()
-    module.equation.mean += 0.01  # type: ignore[operator]
+    module.equation.mean_ += 0.01  # type: ignore[operator]
     monkeypatch.setattr(detector, "module", lambda tpr=None: module)
     with pytest.raises(PluginError, match="the graph's scores differ"):
         export(detector, tmp_path / "m.pt2", "export", TEST)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.adapters import PYTORCH_OOD
+from nci_plugin.adapters.pytorch_ood_table import classes, display, stored
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import Detector, Paper
+from nci_plugin.detectors.base import Detector, Paper, Sizes
 from nci_plugin.detectors.mahalanobis import class_means, means_differ
 from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.bank import FitsOn
@@ -121,17 +122,12 @@ EXCLUDED = {
 }
 """Why a detector of pytorch-ood is not among `names`."""
 
-_CLASSES = {f"{PREFIX}{cls.lower()}": cls for cls in ENTRIES}
+_CLASSES = classes()
 
 
 def names() -> list[str]:
     """Names of the detectors that can be used: ``pytorch_ood:`` and the class in lower case."""
     return list(_CLASSES)
-
-
-def display(name: str) -> str:
-    """A detector's name as pytorch-ood writes it."""
-    return f"{_CLASSES[name]} (pytorch-ood)"
 
 
 def too_large(num_classes: int, memory: int) -> dict[str, str]:
@@ -145,17 +141,22 @@ def too_large(num_classes: int, memory: int) -> dict[str, str]:
     return found
 
 
-def fit_bytes(class_name: str, rows: int, num_features: int, num_classes: int) -> int:
+def fit_terms(class_name: str) -> dict[str, float]:
     """Bytes that fitting takes at least: its copy of N rows, and fDBD's differences w_j - w_k (K, K, P), in float32."""
-    width = num_classes if ENTRIES[class_name].reads_logits else num_features
-    return 4 * (rows * width + (num_classes**2 * num_features if class_name == "fDBD" else 0))
+    entry = ENTRIES[class_name]
+    terms = {"N K" if entry.reads_logits else "N P": 4.0} if entry.needs_fit else {}
+    return {**terms, **({"K K P": 4.0} if class_name == "fDBD" else {})}
+
+
+def fit_bytes(class_name: str, rows: int, num_features: int, num_classes: int) -> int:
+    """`fit_terms` in bytes."""
+    return Sizes(rows, 0, num_features, num_classes).of(fit_terms(class_name))
 
 
 def load(name: str) -> DetectorSetup:
     """A detector with the grid that is searched: the library's ``hyperparameter_space``, or the smaller one stated."""
     detector = PytorchOODDetector(_CLASSES[name])
-    space = _library_class(detector.class_name).hyperparameter_space
-    grid = detector.entry.grid or space
+    grid = detector.entry.grid or stored()[detector.class_name]["grid"]
     assert math.prod(map(len, grid.values())) <= LARGEST_GRID
     return DetectorSetup(detector, grid)
 
@@ -175,12 +176,8 @@ class PytorchOODDetector(Detector):
         self.fits_on = FitsOn.BANK if self.entry.needs_fit else FitsOn.NOTHING
         self.fit_reads = tuple(self.hyperparameters)
         self.magnitude = self.entry.magnitude
-        published = _library_class(class_name).info.paper
-        self.paper = (
-            Paper(published.title, "", published.venue, published.year, published.url)
-            if published
-            else Paper(class_name, "", "pytorch-ood", 0, "")
-        )
+        published = {"title": class_name, "venue": "pytorch-ood", "year": 0, "url": ""}
+        self.paper = Paper(authors="", **(stored()[class_name]["paper"] or published))
 
     def hyperparameter_names(self) -> tuple[str, ...]:
         return tuple(self.hyperparameters)
@@ -208,8 +205,6 @@ class PytorchOODDetector(Detector):
             self.is_zero_ = not means_differ(class_means(training, head.num_classes))
         if self.is_zero_:
             return
-        if training is not None:
-            self._check_memory(len(training), head)
         if training is not None and self.class_name in NEED_EVERY_CLASS:
             self._check_every_class(training, head.num_classes)
         with _Reported(self.name, self.hyperparameters):
@@ -219,13 +214,16 @@ class PytorchOODDetector(Detector):
             elif training is not None:
                 self.detector_.fit_features(_copy(training, "features"), training.labels)
 
-    def _check_memory(self, rows: int, head: LinearHead) -> None:
-        """Raise PluginError where fitting needs more memory than is free: the system would end the whole command."""
-        takes, free = fit_bytes(self.class_name, rows, head.num_features, head.num_classes), free_memory()
+    @property
+    def memory_terms(self) -> dict[str, float]:
+        return fit_terms(self.class_name)
+
+    def check_memory(self, sizes: Sizes) -> None:
+        takes, free = fit_bytes(self.class_name, sizes.N, sizes.P, sizes.K), free_memory()
         if takes > free:
             raise PluginError(
-                f"detector '{self.name}': takes at least {takes / 1e9:.1f} GB to fit on {rows} rows of"
-                f" {head.num_features} features and {head.num_classes} classes, {free / 1e9:.1f} GB are free; leave it"
+                f"detector '{self.name}': takes at least {takes / 1e9:.1f} GB to fit on {sizes.N} rows of"
+                f" {sizes.P} features and {sizes.K} classes, {free / 1e9:.1f} GB are free; leave it"
                 " out, or free memory"
             )
 

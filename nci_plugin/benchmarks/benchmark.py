@@ -14,6 +14,8 @@ from nci_plugin.checks import PluginError, check_known, check_row_name, shown
 if TYPE_CHECKING:  # torch costs 1.5 s: commands that only read results do without
     from torch.utils.data import DataLoader, Dataset
 
+    from nci_plugin.benchmarks.shards import ImageShards
+
 TRAIN, VALIDATION, TEST, OOD_VALIDATION = "id/train", "id/val", "id/test", "ood/val"
 CSID, NEAR, FAR = "csid", "near", "far"
 MOST_CLASSES = 10**9
@@ -37,8 +39,8 @@ class Features:
         return f"Features({' x '.join(map(str, shape))}{', labelled' if self.labels is not None else ''})"
 
 
-Source = Union[ImageList, Features, str, Path, "Dataset", "DataLoader", Sequence[Any], Iterable[Any]]
-"""A split: OpenOOD's image list, features, a folder of images, or samples.
+Source = Union[ImageList, "ImageShards", Features, str, Path, "Dataset", "DataLoader", Sequence[Any], Iterable[Any]]
+"""A split: OpenOOD's image list, WebDataset's tar files, features, a folder of images, or samples.
 
 A folder has one sub-folder for each class in ID splits (see `ImageFolder`), and any images in OOD splits. Samples are a
 Dataset, a DataLoader, a list or a stream (see `open_samples`). Each is an image, alone (OOD) or with its label, or a

@@ -31,8 +31,9 @@ from nci_plugin.checks import PluginError
 from nci_plugin.collapse import CollapseMetrics, measure
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
-from nci_plugin.deploy.detector import OODDetector, halves
-from nci_plugin.deploy.network import device_of
+from nci_plugin.deploy.detector import OODDetector
+from nci_plugin.deploy.fitting import halves
+from nci_plugin.deploy.network import check_network, device_of
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
 from nci_plugin.evaluation.search import fit
@@ -45,7 +46,6 @@ from nci_plugin.features.statistics import ClassStatistics, unit_rows
 from nci_plugin.metrics import auroc
 from nci_plugin.networks.cut import PROBE_ROWS, Cut
 from nci_plugin.networks.head import LinearHead
-from nci_plugin.networks.linear import check_weights
 
 CANDIDATES = ("msp", "mls", "ebo", "nci", "nci_plus", "pscore", "neco", "mds_pp", "rmds_pp", "knn", "nc1", "nc4", "ora")
 """Those that were measured. One that tunes itself on midpoints (nci_auto) would be judged by what it tuned on."""
@@ -171,7 +171,7 @@ def recommend(
     like = like or OODDetector()
     names = list(dict.fromkeys(detectors or CANDIDATES))
     candidates = {name: load_detector(name).detector for name in names}
-    check_weights(model)
+    check_network(model)
     device, steps = device_of(model), like.preprocessing_for(model, train, validation)
     first = images.first_images("validation images", validation, steps, PROBE_ROWS)
     with prepared(model, device):
@@ -179,6 +179,7 @@ def recommend(
     num_classes = cut.head.num_classes
     opened = images.open_labelled("validation images", validation, num_classes, steps)
     training: Any = images.open_labelled("training images", train, num_classes, steps).split
+    images.check_apart(training, opened.split)
     if len(training) > TRAINING_IMAGES:
         drawn = np.random.default_rng(like.seed).permutation(len(training))[:TRAINING_IMAGES]
         training = Subset(training, np.sort(drawn).tolist())

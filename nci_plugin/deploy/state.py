@@ -70,7 +70,7 @@ def detector_from(values: Mapping[str, Any], tensors: Mapping[str, Tensor], wher
     detector = registry.create(cls.name, **{name: _decoded(where, name, each, {}) for name, each in given.items()})
     for name, value in values["learned"].items():
         if not is_learned(name) or isinstance(getattr(cls, name, None), property):
-            raise PluginError(f"{where}: '{shown(name)}' is nothing that '{cls.name}' learns; fit it again")
+            raise PluginError(f"{where}: {shown(name)} is nothing that '{cls.name}' learns; fit it again")
         setattr(detector, name, _decoded(f"{where}: {name}", name, value, tensors))
     for name in _caches(detector):
         setattr(detector, name, {})

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,13 +18,10 @@ from PIL import Image
 
 from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST
 from nci_plugin.checks import PluginError, printable
-from nci_plugin.diagnosis.explanation import Explanation
 from nci_plugin.evaluation.alternatives import ALTERNATIVES
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.results import METRICS, OTHER_METRICS, SETTINGS, Result, complete
-from nci_plugin.report.diagnosis_figures import figures
 from nci_plugin.report.diagnosis_files import drawn_from, has_diagnosis, read_diagnoses, read_explanation
-from nci_plugin.report.diagnosis_tables import all_tables, class_table
 from nci_plugin.report.figures import draw_aurocs, rendered
 from nci_plugin.report.names import display_name
 from nci_plugin.report.score_figures import detector_figure
@@ -45,6 +42,9 @@ from nci_plugin.report.tables import (
     setting_frame,
     setting_title,
 )
+
+if TYPE_CHECKING:  # torch, which a page without a diagnosis does without
+    from nci_plugin.diagnosis.explanation import Explanation
 
 FIRST_METRICS = ("AUROC", "FPR@95")
 """Tables that are not folded."""
@@ -173,6 +173,9 @@ def _setting(results: Sequence[Result], setting: str, ranks: Mapping[str, Mappin
 
 
 def _diagnosis(path: Path, explanation: Explanation) -> dict[str, Any]:
+    from nci_plugin.report.diagnosis_figures import figures
+    from nci_plugin.report.diagnosis_tables import all_tables, class_table
+
     stored = read_diagnoses(path)
     by_network: dict[str, list[dict[str, str]]] = {}
     for name, figure in figures(path):

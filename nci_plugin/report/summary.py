@@ -15,15 +15,18 @@ The rules, all of them:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nci_plugin.benchmarks.benchmark import GROUP_ROWS, OOD_VALIDATION
-from nci_plugin.diagnosis.explanation import Explanation
 from nci_plugin.evaluation.identity import unrecorded
 from nci_plugin.evaluation.results import SETTINGS, Result
 from nci_plugin.report.names import display_name
 from nci_plugin.report.tables import data_sets
+
+if TYPE_CHECKING:  # torch, which a page without a diagnosis does without
+    from nci_plugin.diagnosis.explanation import Explanation
 
 MOST_NAMES = 6
 """Detectors that a sentence names."""
