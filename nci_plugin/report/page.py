@@ -21,6 +21,7 @@ from nci_plugin.checks import PluginError, printable
 from nci_plugin.evaluation.alternatives import ALTERNATIVES
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.results import METRICS, OTHER_METRICS, SETTINGS, Result, complete
+from nci_plugin.progress import progress
 from nci_plugin.report.diagnosis_files import drawn_from, has_diagnosis, read_diagnoses, read_explanation
 from nci_plugin.report.figures import draw_aurocs, rendered
 from nci_plugin.report.names import display_name
@@ -111,7 +112,7 @@ def page(
             standings_note=note,
             aurocs=_image(draw_aurocs(whole)) if whole else None,
             diagnosis=diagnosis,
-            scores={_named(detector): _image(figure) for detector, figure in scores.items()},
+            scores=_images(scores),
             choices=choices_rows(results),
             alternatives=alternatives_table(results),
             provenance=_provenance(results),
@@ -146,6 +147,17 @@ def _summary(
         },
         "chart": None if chart is None else {**_image(chart), "title": f"near and far AUROC (%): {'; '.join(shown)}"},
     }
+
+
+def _images(scores: Mapping[str, Figure]) -> dict[str, dict[str, Any]]:
+    """The figure of each detector, while it is told how far they are."""
+    with progress("draw", "detector", len(scores)) as bar:
+        drawn = {}
+        for detector, figure in scores.items():
+            bar.set_postfix_str(detector)
+            drawn[_named(detector)] = _image(figure)
+            bar.update()
+        return drawn
 
 
 def _named(detector: str) -> str:

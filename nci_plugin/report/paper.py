@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.text import Text
+
 from nci_plugin.benchmarks.benchmark import TEST
 from nci_plugin.checks import PluginError, check_choice
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.results import Result, complete
 from nci_plugin.report.figures import MOST
-from nci_plugin.report.paper_figures import WIDTHS, Scores, auroc_figure, roc_figure, score_figure, style
+from nci_plugin.report.paper_figures import DAGGER, WIDTHS, Scores, auroc_figure, roc_figure, score_figure, style
 from nci_plugin.report.selection import selected
 from nci_plugin.report.tables import detectors_by_near_auroc
 
@@ -85,7 +87,9 @@ def _of_results(kind: str, path: Path, detectors: Sequence[str] | None, size: st
             raise PluginError(f"detectors: {kind} can tell {MOST} apart, got {len(names)}; name fewer")
         draw = roc_figure if kind == "roc" else score_figure
         drawn = draw(names, _scores(path, results, names), size)
-    drawn.caption = f"{results[0].benchmark}, standard OOD; {_networks(kind, results)}"
+    marked = any(DAGGER in text.get_text() for text in drawn.findobj(Text))
+    of_others = f"; {DAGGER}: pytorch-ood's implementation" if marked else ""
+    drawn.caption = f"{results[0].benchmark}, standard OOD; {_networks(kind, results)}{of_others}"
     return drawn
 
 

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
@@ -32,6 +33,7 @@ WIDTHS = {"column": 3.3, "page": 6.9, "slide": 10.0}
 """Inches."""
 
 FONTS = {"column": 8, "page": 8, "slide": 14}
+DAGGER = "†"
 BINS = 40
 GRID = np.linspace(0, 1, 2001)
 
@@ -67,6 +69,11 @@ def new_figure(width: float, height: float) -> PaperFigure:
     figure = PaperFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def short_name(name: str) -> str:
+    """The display name; a dagger stands for the package of pytorch-ood's, as in `paper.figure`'s caption."""
+    return display_name(name).replace(" (pytorch-ood)", DAGGER)
 
 
 @contextmanager
@@ -114,7 +121,7 @@ def auroc_figure(results: Sequence[Result], size: str = "column") -> PaperFigure
         ends += [float(mean - std) for mean, std in zip(means, stds)]
     axis.set_xlim(max(0.0, 5 * np.floor(min(ends) / 5)), 100)
     axis.set_ylim(-0.7, len(names) - 0.3)
-    axis.set_yticks(range(len(names)), [display_name(name) for name in names], parse_math=False)
+    axis.set_yticks(range(len(names)), [short_name(name) for name in names], parse_math=False)
     axis.set_xlabel("AUROC (%)")
     axis.grid(axis="y", color="0.92", linewidth=0.6)
     axis.set_axisbelow(True)
@@ -135,13 +142,13 @@ def roc_figure(names: Sequence[str], scores: Scores, size: str = "column") -> Pa
     width = WIDTHS[size]
     columns = len(groups) // rows
     inch = FONTS[size] / 72
-    legend = 1.5 * inch * -(-len(names) // legend_columns([display_name(name) for name in names], size))
+    legend = 1.5 * inch * -(-len(names) // legend_columns([short_name(name) for name in names], size))
     figure = new_figure(width, rows * 0.85 * width / columns + legend)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, group in zip(axes, groups):
         for name, colour, dashes in zip(names, PALETTE, DASHES):
             tpr = mean_curve(scores[name], group)
-            axis.plot(100 * GRID, 100 * tpr, color=colour, linestyle=dashes, label=display_name(name), clip_on=False)
+            axis.plot(100 * GRID, 100 * tpr, color=colour, linestyle=dashes, label=short_name(name), clip_on=False)
         axis.plot([0, 100], [0, 100], color="0.8", linewidth=0.6)
         axis.set(xlim=(0, 100), ylim=(0, 100), aspect="equal", title=f"{group}-OOD")
         axis.set_ylabel("OOD samples found (%)")
@@ -188,10 +195,11 @@ def score_figure(names: Sequence[str], scores: Scores, size: str = "column") -> 
             label = split.replace("/", ": ")
             line: dict[str, Any] = {"color": look.colour, "linestyle": look.dashes, "linewidth": 1.2}
             axis.hist(by_split[split], bins, density=True, histtype="step", label=label, **line)
-        axis.set_title(display_name(name))
+        axis.set_title(short_name(name))
         axis.set_yticks([])
         axis.set_ylabel("density")
         axis.set_xlabel("score (larger = more ID)")
+        axis.xaxis.set_major_locator(MaxNLocator(4))
     legend_under(figure, axes[0], size)
     return figure
 

@@ -11,7 +11,7 @@ from textwrap import wrap
 WIDTH = 100
 """Characters of a line in a file or a pipe; a terminal has its own, and the variable COLUMNS overrules both."""
 
-ASCII = {"±": "+-", "²": "^2", "°": " degrees"}
+ASCII = {"±": "+-", "²": "^2", "°": " degrees", "†": "+"}
 
 GAP = "  "
 LEAST_PROSE = 24
