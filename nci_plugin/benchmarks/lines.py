@@ -1,6 +1,7 @@
 """Lists too long for memory: lines of a text file that stays on the disk, and rows in a temporary file.
 
-A line costs four bytes of memory, whatever it holds, and a row none that the system cannot take back.
+A line costs four bytes of memory, whatever it holds, and a row of a long list none that the
+system cannot take back.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ ANCHORED = 2**12
 
 BLOCK_ROWS = 2**12
 """Rows that are handled at once."""
+
+IN_MEMORY = 2**24
+"""Bytes of rows up to which no temporary file is worth its while."""
 
 BOM = b"\xef\xbb\xbf"
 
@@ -139,8 +143,13 @@ class Lines(Sequence[str]):
 
 
 def on_disk(rows: int, dtype: DTypeLike) -> NDArray[Any]:
-    """Zeros in a temporary file that has no name and goes with the array; raises PluginError on a full disk."""
+    """Zeros, if they are many in a temporary file without a name that goes with them.
+
+    Raises PluginError on a full disk.
+    """
     size = rows * np.dtype(dtype).itemsize
+    if size <= IN_MEMORY:
+        return np.zeros(rows, dtype)
     with tempfile.TemporaryFile() as file:
         try:
             if hasattr(os, "posix_fallocate"):  # what is not there when it is written to would end the process
