@@ -73,6 +73,27 @@ def test_networks_that_differ_stand_one_after_the_other(evaluation: Any) -> None
     assert table.rows[1] == ["nci", "alpha", "1 | 2", "85.00 to 85.00", "-"]
 
 
+def test_a_search_that_tried_no_other_set_has_its_own_choice(evaluation: Any) -> None:
+    """As a row of an earlier version: what ``ood/val`` chose is known, and nothing of the others."""
+    rows = [row for row in evaluation.results if row.detector == "nci"]
+    earlier = [
+        replace(row, provenance={name: value for name, value in row.provenance.items() if name != ALTERNATIVES})
+        for row in rows
+    ]
+    table = alternatives_table(earlier)
+    assert table is not None
+    assert table.rows[1] == ["nci", "alpha", str(rows[0].hyperparameters["alpha"]), "-", "-"]
+    assert "-: only ood/val was tried" in table.text()
+    together = alternatives_table([*rows, *(replace(row, detector="old") for row in earlier)])
+    assert together is not None
+    assert [len(row) for row in together.rows] == [7, 7, 7]
+    assert together.rows[2] == ["old", *table.rows[1][1:3], "-", "-", "-", "-"]
+    fixed = [replace(row, chosen_by="fixed") for row in earlier]
+    assert alternatives_table(fixed) is None
+    damaged = [replace(row, provenance={**row.provenance, "sweep": 3}) for row in earlier]
+    assert alternatives_table(damaged) is None
+
+
 @pytest.mark.parametrize(
     "record",
     [3, {"ood/val": 1}, {"ood/val": {}}, {"ood/val": {"values": {}, "near": "x", "far": 1.0}}, {"a": {"values": 3}}],

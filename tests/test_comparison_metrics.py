@@ -228,6 +228,7 @@ def test_worst_groups_by_brute_force():
         assert (each.n_id, each.n_ood) == (len(own_id), len(own_ood))
         assert each.auroc == pytest.approx(ood_metrics(own_id, own_ood).auroc)
         assert each.fpr == pytest.approx(100 * np.mean(own_ood >= threshold))
+    for each in worst(groups):
         assert each.low < each.auroc < each.high
     labels = np.where(ood_classes == 1, -1, ood_classes)
     assert [each.name for each in by_ood_class(id_scores, ood_scores, labels)] == ["0", "2", "3"]

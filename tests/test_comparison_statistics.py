@@ -21,6 +21,7 @@ from nci_plugin.comparison.over_benchmarks import friedman, over_benchmarks
 from nci_plugin.comparison.records import Choice
 from nci_plugin.comparison.samples import Samples
 from nci_plugin.comparison.tables import MOST_TIES, comparison_text, over_benchmarks_text, tie_letters
+from nci_plugin.comparison.worst import by_predicted_class, worst
 from nci_plugin.metrics import measure
 from nci_plugin.metrics.columns import METRIC_COLUMNS, auroc
 from nci_plugin.metrics.counts import SortedScores
@@ -195,7 +196,7 @@ def truth(metric, shift, wrong_share):
     ("metric", "size"),
     [
         *(("auroc", 400), ("aupr_in", 400), ("aupr_out", 400), ("aurc", 400), ("augrc", 400), ("autc", 400)),
-        *(("fpr95", 1500), ("fpr_at_id_tpr95", 1500), ("csid_rejection", 1500)),
+        *(("fpr95", 1500), ("fpr_at_id_tpr95", 1500), ("csid_rejection", 1500), ("csid_auroc", 400)),
     ],
 )
 def test_coverage_of_intervals(metric, size):
@@ -209,7 +210,7 @@ def test_coverage_of_intervals(metric, size):
     expected = [truth(metric, shift, 0.1) for shift in shifts]
     held = np.zeros(2)
     for study in range(studies):
-        samples = made_up(np.random.default_rng([7, study]), (size, size), shifts, csid=metric == "csid_rejection")
+        samples = made_up(np.random.default_rng([7, study]), (size, size), shifts, csid=metric.startswith("csid"))
         if metric == "autc":
             ranges = [np.ptp(np.concatenate(list(by_network[0].values()))) for by_network in samples.scores.values()]
             expected = [100 * (1 - shift / each) / 2 for shift, each in zip(shifts, ranges)]
@@ -223,16 +224,69 @@ def test_coverage_of_intervals(metric, size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("metric", "between"), [("auroc", 0.05), ("auroc", 0.3), ("augrc", 0.3)])
-def test_coverage_over_three_networks(metric, between):
+def test_coverage_of_aurocs_near_100():
+    """Those of 95 % and of 98.5 %, of 200 images a side, whose errors are skewed, and their difference."""
+    aurocs, studies, held = np.array([0.985, 0.95]), 2000, np.zeros(3)
+    for study in range(studies):
+        samples = made_up(np.random.default_rng([17, study]), (200, 200), np.sqrt(2) * norm.ppf(aurocs))
+        made = compare(samples, Choice())
+        (difference,) = made.differences
+        truths = 100 * aurocs[0], 100 * aurocs[1], 100 * (aurocs[0] - aurocs[1])
+        held += [each.low <= true <= each.high for each, true in zip([*made.values, difference], truths)]
+    assert ((held / studies >= 0.93) & (held / studies <= 0.97)).all(), held / studies
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["auroc", "fpr_at_id_tpr95", "augrc"])
+def test_coverage_over_two_sets_and_shifted_id(metric):
+    """Clean and shifted ID images against each of two OOD sets, which share them; the mean of both, one network."""
+    means, sizes = {"id/test": 1.5, "csid/one": 1.0, "near/one": 0.0, "near/two": 0.3}, [600, 400, 300, 500]
+    places = {split: (np.arange(100 * n) + 0.5) / (100 * n) for split, n in zip(means, sizes)}
+    quantiles = {split: norm.ppf(places[split]) + mean for split, mean in means.items()}
+    id_scores = np.concatenate([quantiles["id/test"], quantiles["csid/one"]])
+    wrong = np.random.default_rng(0).random(len(id_scores)) < 0.1
+    expected = np.mean([measure(metric, id_scores, quantiles[split], wrong) for split in ("near/one", "near/two")])
+    studies, held = 2000, 0
+    for study in range(studies):
+        generator = np.random.default_rng([19, study])
+        scores = {split: generator.normal(mean, 1, n) for (split, mean), n in zip(means.items(), sizes)}
+        labels = {split: np.zeros(n, dtype=int) for split, n in zip(means, sizes)}
+        predictions = {split: (generator.random(n) < 0.1).astype(int) for split, n in zip(means, sizes)}
+        samples = Samples("made up", ("",), {"d0": [scores]}, [predictions], [labels])
+        (value, *_) = values(samples, Choice(metric, "fsood", seed=study, replicates=500), intervals=True)
+        held += value.low <= expected <= value.high
+    assert 0.93 <= held / studies <= 0.97, held / studies
+
+
+@pytest.mark.slow
+def test_coverage_of_worst_groups():
+    """All of 12 groups of about 50 images a side at once, AUROC 90 %: so the one that is worst by chance, too."""
+    studies, classes, held, worst_held = 2000, 12, 0, 0
+    for study in range(studies):
+        generator = np.random.default_rng([23, study])
+        id_classes, ood_classes = np.arange(660) % classes, np.arange(600) % classes
+        id_scores = generator.normal(np.sqrt(2) * norm.ppf(0.9), 1, 660)
+        groups = by_predicted_class(id_scores, id_classes, generator.normal(0, 1, 600), ood_classes)
+        bounds = [each.low <= 90 <= each.high for each in worst(groups, classes)]
+        held, worst_held = held + all(bounds), worst_held + bounds[0]
+    assert 0.93 <= held / studies <= 0.97, held / studies
+    assert worst_held / studies >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("metric", "between", "shift"),
+    [("auroc", 0.05, 1.2), ("auroc", 0.3, 1.2), ("auroc", 1.0, 1.2), ("auroc", 0.3, 2.5), ("augrc", 0.3, 1.2)],
+)
+def test_coverage_over_three_networks(metric, between, shift):
     """As above for the mean over networks, which differ little or much; 3 networks and 200 images of a side."""
     studies, held = 2000, 0
     generator = np.random.default_rng(11)
     offsets = between * norm.ppf((np.arange(50) + 0.5) / 50)
-    expected = np.mean([truth(metric, 1.2 + offset, 0.1) for offset in offsets])
+    expected = np.mean([truth(metric, shift + offset, 0.1) for offset in offsets])
     for study in range(studies):
         shifts = generator.normal(0, between, 3)
-        samples = made_up(np.random.default_rng([13, study]), (200, 200), (1.2, 1.2), shifts)
+        samples = made_up(np.random.default_rng([13, study]), (200, 200), (shift, shift), shifts)
         value = compare(samples, Choice(metric, seed=study, replicates=400)).values[0]
         held += value.low <= expected <= value.high
     assert 0.93 <= held / studies <= 0.97, held / studies

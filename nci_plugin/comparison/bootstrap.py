@@ -56,6 +56,9 @@ def replicate(scores: SortedScores, pairing: Pairing, draws: Draws, metric: Call
 
 def in_threads(work: Sequence[Callable[[], Values]]) -> list[Values]:
     """The results of each piece of work, on as many processors as this process may use."""
+    # glibc gives memory above a threshold back at once, and every page of a replicate's next array is then asked for
+    # anew: 400 faults a replicate, which take longer than its arithmetic. Freeing a large block raises the threshold.
+    np.empty(2**24, dtype=np.uint8)
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(max_workers=available) as pool:
         return list(pool.map(lambda each: each(), work))

@@ -63,9 +63,9 @@ def _sizes(samples: Samples, groups: Groups) -> dict[str, int]:
 def compare(samples: Samples, choice: Choice) -> Comparison:
     """Compare the detectors of ``samples``, in percent.
 
-    AUROC: DeLong's covariance and Holm. Others: a stratified paired bootstrap with percentile intervals, and step-down
-    max-T over the same replicates. Over several networks both are about networks drawn anew too (`networks`). Raises
-    PluginError as `check` does.
+    AUROC: DeLong's covariance and Holm, intervals of values by logits. Others: a stratified paired bootstrap with
+    percentile intervals, and step-down max-T over the same replicates. Over several networks both are about networks
+    drawn anew too (`networks`). Raises PluginError as `check` does.
     """
     groups, sizes = check(samples, choice)
     names = samples.detectors
@@ -146,10 +146,14 @@ def _values(samples: Samples, choice: Choice, made: Mapping[str, _Group]) -> lis
     single, values = np.eye(len(samples.detectors)), []
     for group, each in made.items():
         alone = _estimate(each, single, choice)
+        bounds = alone.low, alone.high
+        if choice.uses_delong:
+            bounds = delong.interval(alone.points / 100, (alone.high - alone.points) / 100)
+            bounds = 100 * bounds[0], 100 * bounds[1]
+        low, high = np.clip(bounds, 0, 100).tolist()
         for place, name in enumerate(samples.detectors):
-            low, high = (float(np.clip(bound[place], 0, 100)) for bound in (alone.low, alone.high))
             by_network = tuple(map(float, each.by_network[:, place]))
-            values.append(Value(name, group, float(alone.points[place]), low, high, by_network))
+            values.append(Value(name, group, float(alone.points[place]), low[place], high[place], by_network))
     return values
 
 

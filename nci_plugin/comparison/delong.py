@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from nci_plugin.metrics.counts import Floats
 
@@ -65,6 +66,19 @@ def covariance(parts: Sequence[Components], strata: Sequence[int]) -> Matrix:
     for part in parts:
         result += _covariance_of_mean(part.ood) / len(parts) ** 2
     return result
+
+
+def interval(aurocs: Matrix, half_widths: Matrix) -> tuple[Matrix, Matrix]:
+    """Bounds of AUROCs, shares in 0..1, from the half widths of their intervals, by their logits (Pepe 2003).
+
+    Near 1 an AUROC's error is skewed, and symmetric intervals hold the truth too seldom. Those of 0 and 1 have no
+    width: scores that lie apart everywhere say nothing of how sure that is.
+    """
+    extreme = np.minimum(aurocs, 1 - aurocs) < 1e-12
+    inside = np.where(extreme, 0.5, aurocs)
+    centre, half = logit(inside), half_widths / (inside * (1 - inside))
+    low, high = (np.where(extreme, aurocs, expit(centre + sign * half)) for sign in (-1, 1))
+    return low, high
 
 
 def _covariance_of_mean(values: Matrix) -> Matrix:

@@ -180,4 +180,8 @@ def worst_text(benchmark: str, detector: str, groups: Sequence[GroupScore]) -> s
     for each in groups:
         numbers = [f"{each.auroc:.2f}", _interval(each.low, each.high), f"{each.fpr:.2f}"]
         rows.append([each.kind, each.name, str(each.n_id), str(each.n_ood), *numbers])
-    return "\n".join([title, aligned(rows), "FPR: share of OOD samples accepted where 95 % of all ID samples are"])
+    notes = [
+        "FPR: share of OOD samples accepted where 95 % of all ID samples are",
+        "intervals hold at once for all groups that these were picked from (Bonferroni)",
+    ]
+    return "\n".join([title, aligned(rows), *notes])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
-from nci_plugin.comparison.delong import components, covariance
+from nci_plugin.comparison.delong import components, covariance, interval
 from nci_plugin.comparison.samples import Samples
 from nci_plugin.metrics.columns import ID_ACCEPTED, METRIC_COLUMNS
 from nci_plugin.metrics.counts import Floats
@@ -23,9 +23,10 @@ COUNT = 5
 
 @dataclass(frozen=True)
 class GroupScore:
-    """AUROC with DeLong's 95 % interval, and the share of OOD samples accepted, in percent, of one group.
+    """AUROC with its standard error by DeLong, and the share of OOD samples accepted, in percent, of one group.
 
-    ``fpr`` is at the one threshold that keeps 95 % of all ID samples, not of the group's.
+    ``fpr`` is at the one threshold that keeps 95 % of all ID samples, not of the group's. ``low`` and ``high`` are NaN
+    until `worst` knows of how many groups this one is.
     """
 
     kind: str
@@ -33,9 +34,10 @@ class GroupScore:
     n_id: int
     n_ood: int
     auroc: float
-    low: float
-    high: float
+    error: float
     fpr: float
+    low: float = float("nan")
+    high: float = float("nan")
 
 
 def by_predicted_class(
@@ -69,8 +71,17 @@ def by_ood_class(
 
 
 def worst(groups: Sequence[GroupScore], count: int = COUNT) -> list[GroupScore]:
-    """The groups of lowest AUROC, the worst first."""
-    return sorted(groups, key=lambda each: each.auroc)[:count]
+    """The groups of lowest AUROC, the worst first, with intervals that hold for all ``groups`` at once at 95 %.
+
+    Who is the worst of many is partly unlucky; an interval that is right for a group picked beforehand (Bonferroni
+    makes it wider) would be too high for it.
+    """
+    lowest = sorted(groups, key=lambda each: each.auroc)[:count]
+    if not lowest:
+        return []
+    aurocs, errors = np.array([[each.auroc, each.error] for each in lowest]).T / 100
+    bounds = interval(aurocs, errors * -ndtri(0.025 / len(groups)))
+    return [replace(each, low=100 * float(low), high=100 * float(high)) for each, low, high in zip(lowest, *bounds)]
 
 
 def worst_groups(samples: Samples, setting: str) -> dict[str, list[GroupScore]]:
@@ -117,6 +128,5 @@ def _scored(kind: str, name: str, id_scores: Floats, ood_scores: Floats, thresho
         return []
     parts = components(id_scores[None], ood_scores[None])
     auroc, error = float(parts.aurocs[0]), float(np.sqrt(covariance([parts], [len(id_scores)])[0, 0]))
-    low, high = np.clip(auroc + error * norm.ppf([0.025, 0.975]), 0, 1)
-    percent = [100 * float(value) for value in (auroc, low, high, np.mean(ood_scores >= threshold))]
+    percent = [100 * float(value) for value in (auroc, error, np.mean(ood_scores >= threshold))]
     return [GroupScore(kind, name, len(id_scores), len(ood_scores), *percent)]

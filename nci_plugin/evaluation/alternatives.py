@@ -6,7 +6,7 @@ far-OOD test sets are scored too, so the same search can be read off with any of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,9 @@ ALTERNATIVES = "alternatives"
 
 VALIDATED_ON = "ood_validation"
 """Field that says which OOD set the search was made on."""
+
+SEARCHED = "search of"
+"""How the ``chosen_by`` of a row begins whose hyper-parameters were searched."""
 
 MOST_ROWS = 1000
 """Rows of a split that are scored for every value, evenly spaced: as many as OpenOOD's validation sets mostly have."""
@@ -57,9 +60,16 @@ class Alternatives:
         values: Mapping[str, Any],
         id_scores: NDArray[np.floating],
         validated: float,
-        scores: Mapping[str, NDArray[np.floating]],
+        score: Callable[[FeatureSplit], NDArray[np.floating]],
     ) -> None:
-        """A value with the scores of ``id/val``, the AUROC of the search itself, and the scores of `splits`."""
+        """A value with the scores of ``id/val``, the AUROC of the search itself, and what scores one of `splits`.
+
+        A value that fails on a test set is left out: it may still be the best of ``ood/val``, as without this.
+        """
+        try:
+            scores = {name: score(split) for name, split in self.splits.items()}
+        except Exception:
+            return
         sets = [name for name in scores if name != TEST]
         chosen = {OOD_VALIDATION: validated, **{name: auroc(id_scores, scores[name]) for name in sets}}
         of_group: dict[str, float | None] = {}

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TRAIN, VALIDATION, Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import Detector
-from nci_plugin.evaluation.alternatives import Alternatives
+from nci_plugin.evaluation.alternatives import SEARCHED, Alternatives
 from nci_plugin.evaluation.contestant import Answers, Contestant, check_ranking, check_scores
 from nci_plugin.evaluation.precision import shift
 from nci_plugin.features.bank import FeatureBank, FitsOn
@@ -136,11 +137,7 @@ def fit_and_search(setup: Contestant, bank: FeatureBank) -> Fitted:
         with timer("search"):
             id_scores = score_split(detector, id_split)
             validated = auroc(id_scores, score_split(detector, ood_split))
-        try:
-            others = {name: score_split(detector, split) for name, split in alternatives.splits.items()}
-        except Exception:  # a value that fails on a test set may still be the best of ood/val, as without this
-            return validated
-        alternatives.add(values, id_scores, validated, others)
+        alternatives.add(values, id_scores, validated, partial(score_split, detector))
         return validated
 
     best, chosen_by = choose(setup.name, setup.sweep, validate)
@@ -179,7 +176,7 @@ def choose(
     best = max(tried, key=lambda number: tried[number])  # the first of equals
     skipped = f" ({len(refused)} more cannot be used here)" if refused else ""
     return grid[best], (
-        f"search of {len(tried)} values of {', '.join(sweep)}{skipped}: best AUROC of id/val against ood/val,"
+        f"{SEARCHED} {len(tried)} values of {', '.join(sweep)}{skipped}: best AUROC of id/val against ood/val,"
         f" {100 * tried[best]:.2f}"
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +77,7 @@ def auroc(counts: Counts) -> float:
     P(s_id > s_ood) + P(s_id = s_ood) / 2: the area under the ROC curve, as `nci_plugin.metrics.auroc`.
     """
     twice_below = counts.ood_below[:-1] + counts.ood_below[1:].astype(np.float64)
-    return float(np.diff(counts.id_below) @ twice_below) / (2 * counts.n_id * counts.n_ood)
+    return _sum_of_products(np.diff(counts.id_below), twice_below) / (2 * counts.n_id * counts.n_ood)
 
 
 @metric("FPR@95", higher_is_better=False, range="0-100", source="OpenOOD v1.5, Zhang et al. 2023, arXiv 2306.09301")
@@ -128,11 +129,12 @@ def aurc(counts: Counts, ood_share: float = OOD_SHARE) -> float:
     thresholds, and the last risk down to coverage 0, as in the latter's code.
     """
     accepted, failed = _accepted(counts, ood_share)
-    last = np.count_nonzero(accepted) - 1  # nothing is accepted above the highest score that was drawn
-    risk = np.zeros_like(accepted)
-    np.divide(failed[: last + 1], accepted[: last + 1], out=risk[: last + 1])
-    risk[last + 1] = risk[last]
-    return _area(accepted, risk)
+    below = counts.id_below + counts.ood_below
+    end = int(np.searchsorted(below, below[-1]))  # the first at which nothing is accepted any more
+    risk = np.empty(end + 1)
+    np.divide(failed[:end], accepted[:end], out=risk[:end])
+    risk[end] = risk[end - 1]
+    return _area(accepted[: end + 1], risk)
 
 
 @metric("AUGRC", higher_is_better=False, range="0-50", source="Traub et al. 2024, arXiv 2407.01032", needs_wrong=True)
@@ -159,8 +161,8 @@ def autc(counts: Counts) -> float:
     if low == high:
         return 0.5
     called_ood = (high - counts.scores.astype(np.float64)) / (high - low)
-    id_mean = float(np.diff(counts.id_below) @ called_ood) / counts.n_id
-    ood_mean = float(np.diff(counts.ood_below) @ called_ood) / counts.n_ood
+    id_mean = _sum_of_products(np.diff(counts.id_below), called_ood) / counts.n_id
+    ood_mean = _sum_of_products(np.diff(counts.ood_below), called_ood) / counts.n_ood
     return (id_mean + 1 - ood_mean) / 2
 
 
@@ -222,7 +224,7 @@ def _aupr(positives: Numbers, negatives: Numbers) -> float:
     called = positives + negatives
     precision = np.ones(len(called))
     np.divide(positives, called, out=precision, where=called > 0)
-    return float(np.diff(positives) @ (precision[:-1] + precision[1:])) / (2 * float(positives[-1]))
+    return _sum_of_products(np.diff(positives), precision[:-1] + precision[1:]) / (2 * float(positives[-1]))
 
 
 def _accepted(counts: Counts, ood_share: float) -> tuple[Curve, Curve]:
@@ -231,10 +233,17 @@ def _accepted(counts: Counts, ood_share: float) -> tuple[Curve, Curve]:
         raise ValueError("AURC and AUGRC need to know which ID samples were predicted wrongly")
     of_id, of_ood = (1 - ood_share) / counts.n_id, ood_share / counts.n_ood
     ood = of_ood * (counts.n_ood - counts.ood_below)
-    accepted = of_id * (counts.n_id - counts.id_below) + ood
-    return accepted, of_id * (counts.wrong_below[-1] - counts.wrong_below) + ood
+    accepted, failed = of_id * (counts.n_id - counts.id_below), of_id * (counts.wrong_below[-1] - counts.wrong_below)
+    accepted += ood
+    failed += ood
+    return accepted, failed
 
 
 def _area(coverage: Curve, risk: Curve) -> float:
     """Trapezoids under a curve whose coverage falls to 0."""
-    return float((coverage[:-1] - coverage[1:]) @ (risk[:-1] + risk[1:])) / 2
+    return _sum_of_products(coverage[:-1] - coverage[1:], risk[:-1] + risk[1:]) / 2
+
+
+def _sum_of_products(weights: NDArray[Any], values: Curve) -> float:
+    """Without BLAS: its threads, under those of a bootstrap, took eight times as long, and its sums depend on them."""
+    return float(np.einsum("i,i->", weights.astype(np.float64, copy=False), values))

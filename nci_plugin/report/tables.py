@@ -10,7 +10,7 @@ import pandas as pd
 
 from nci_plugin.benchmarks.benchmark import GROUP_ROWS, OOD_VALIDATION
 from nci_plugin.checks import one_line
-from nci_plugin.evaluation.alternatives import MOST_ROWS, VALIDATED_ON, Alternative, read_alternatives
+from nci_plugin.evaluation.alternatives import MOST_ROWS, SEARCHED, VALIDATED_ON, Alternative, read_alternatives
 from nci_plugin.evaluation.precision import AMP_SHIFT
 from nci_plugin.evaluation.results import METRICS, Result, formatted, is_over_seeds, table
 from nci_plugin.report.terminal import aligned, folded, grouped, with_prose
@@ -190,11 +190,11 @@ def alternatives_table(results: Sequence[Result]) -> Table | None:
     """What every OOD set at hand would have chosen in place of ``ood/val``, and the AUROC over those choices.
 
     Values that differ between networks stand one after the other; the lowest and the highest AUROC of the choices are
-    means over networks. None where nothing was searched, or by an earlier version.
+    means over networks. A search that tried no other set has ``-`` for them. None where nothing was searched.
     """
     found: dict[str, dict[str, dict[str, Alternative]]] = {}
     for result in results:
-        if alternatives := read_alternatives(result.provenance):
+        if alternatives := read_alternatives(result.provenance) or _of_the_search(result):
             found.setdefault(result.detector, {})[result.seed] = alternatives
     if not found:
         return None
@@ -216,14 +216,25 @@ def alternatives_table(results: Sequence[Result]) -> Table | None:
         rows.append([detector, ", ".join(names), *(" | ".join(each) or "-" for each in chosen), *spreads])
     validated = dict.fromkeys(str(result.provenance.get(VALIDATED_ON, "")) for result in results)
     named = ", ".join(one_line(name) for name in validated if name)
+    alone = any(list(each) == [OOD_VALIDATION] for by_seed in found.values() for each in by_seed.values())
     return Table(
         "values that each OOD set would have chosen against id/val, and the AUROC over those choices",
         [[one_line(cell) for cell in row] for row in rows],
         [
             f"{OOD_VALIDATION} was used" + (f": {named}" if named else ""),
             f"AUROC in percent, lowest and highest, of id/test against a group's sets; at most {MOST_ROWS} of a set",
+            *([f"-: only {OOD_VALIDATION} was tried, as where a search passes the images again"] if alone else []),
         ],
     )
+
+
+def _of_the_search(result: Result) -> dict[str, Alternative]:
+    """What ``ood/val`` chose, of a row whose search tried no other set; empty without a search."""
+    searched = result.provenance.get("sweep")
+    if not (isinstance(searched, Mapping) and result.chosen_by.startswith(SEARCHED)):
+        return {}
+    values = {name: value for name, value in result.hyperparameters.items() if name in searched}
+    return {OOD_VALIDATION: Alternative(values, None, None)}
 
 
 def amp_table(results: Sequence[Result]) -> Table | None:

@@ -22,6 +22,7 @@ from nci_plugin.benchmarks.benchmark import FAR, NEAR, OOD_VALIDATION, TEST, TRA
 from nci_plugin.benchmarks.opening import collate
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.mahalanobis import class_means, means_differ
+from nci_plugin.evaluation.alternatives import Alternatives
 from nci_plugin.evaluation.contestant import Answers, check_ranking, check_scores
 from nci_plugin.evaluation.search import Timer, choose, not_searched
 from nci_plugin.features.bank import FeatureBank
@@ -72,16 +73,28 @@ def run(
         with timer("fit"):
             postprocessor.setup(network, *_loader_dicts(loader, available))
         hyperparameters = dict(config.get("postprocessor_args") or {})
+        # Where the images are passed again for every value, those of the test sets would be too.
+        alternatives = None if needs_images else Alternatives(bank.splits)
+
+        def inferred(batches: DataLoader) -> NDArray[np.floating]:
+            _, confidences, _ = postprocessor.inference(network, batches, progress=False)
+            return check_scores(np.reshape(confidences, -1), f"openood:{method}", hyperparameters)
 
         def scores(split: str) -> NDArray[np.floating]:
-            _, confidences, _ = postprocessor.inference(network, loader(split), progress=False)
-            return check_scores(np.reshape(confidences, -1), f"openood:{method}", hyperparameters)
+            return inferred(loader(split))
 
         def validate(values: Mapping[str, Any]) -> float:
             hyperparameters.update(values)
             with timer("search"):
                 postprocessor.set_hyperparam(list(values.values()))
-                return auroc(scores(VALIDATION), scores(OOD_VALIDATION))
+                id_scores = scores(VALIDATION)
+                validated = auroc(id_scores, scores(OOD_VALIDATION))
+            if alternatives is not None:
+                with _random_state(device):  # what OpenOOD draws next is what it would have drawn
+                    alternatives.add(
+                        values, id_scores, validated, lambda split: inferred(stored_batches(split, bank.batch_size))
+                    )
+            return validated
 
         chosen_by = not_searched(sweep, available)
         if sweep and {VALIDATION, OOD_VALIDATION} <= set(available):
@@ -94,7 +107,8 @@ def run(
         raise PluginError(f"detector 'openood:{method}': gave every sample the same score with {hyperparameters}")
     if method in MAGNITUDES:
         check_ranking(by_split, f"openood:{method}", hyperparameters, MAGNITUDES[method])
-    return Answers(by_split, hyperparameters, chosen_by, timer.seconds)
+    others = alternatives.record() if alternatives is not None else {}
+    return Answers(by_split, hyperparameters, chosen_by, timer.seconds, alternatives=others)
 
 
 @contextlib.contextmanager
@@ -135,13 +149,19 @@ def _host(benchmark: Benchmark, device: torch.device) -> Iterator[None]:
     from openood.postprocessors.info import num_classes_dict
 
     known = mock.patch.dict(num_classes_dict, {benchmark.name: benchmark.num_classes})
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 - what OpenOOD draws from
-    gpus = [device] if device.type == "cuda" else []
     quiet = io.StringIO()
-    with cuda_on(device), known, torch.random.fork_rng(gpus), torch.enable_grad():
+    silent = contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet)
+    with cuda_on(device), known, _random_state(device), torch.enable_grad(), silent[0], silent[1]:
+        yield
+
+
+@contextlib.contextmanager
+def _random_state(device: torch.device) -> Iterator[None]:
+    """Every generator that OpenOOD's methods draw from is afterwards as it was before."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
-            with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-                yield
+            yield
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
