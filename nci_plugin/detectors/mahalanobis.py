@@ -35,6 +35,7 @@ class MDSPlusPlus(Detector):
         "https://arxiv.org/abs/2505.18032",
     )
     fits_on = FitsOn.UNIT_STATISTICS
+    per_row = "P P"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.whitening_ = whitening(within_covariance(training))  # (P, rank)

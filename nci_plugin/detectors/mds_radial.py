@@ -36,6 +36,7 @@ class MDSRadial(Detector):
     )
     fits_on = FitsOn.BANK
     fit_reads = ("exponent",)
+    per_row = "P P"
 
     def __init__(self, exponent: float = 1.0) -> None:
         self.exponent = exponent

@@ -50,6 +50,7 @@ class NC1(Detector):
     display = "NC1 score"
     paper = NEURAL_COLLAPSE
     fits_on = FitsOn.STATISTICS
+    per_row = "P P"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.classes_ = present_classes(training)
@@ -74,6 +75,7 @@ class NC2(Detector):
     display = "NC2 score"
     paper = NEURAL_COLLAPSE
     fits_on = FitsOn.STATISTICS
+    per_row = "K P"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         _, vectors = between_directions(centred_means(training))
@@ -100,6 +102,7 @@ class NC3(Detector):
     display = "NC3 score"
     paper = NEURAL_COLLAPSE
     fits_on = FitsOn.STATISTICS
+    per_row = "K P"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.mean_, self.weight_ = global_mean(training), head.weight.detach().double()
@@ -122,6 +125,7 @@ class NC4(Detector):
     display = "NC4 score"
     paper = NEURAL_COLLAPSE
     fits_on = FitsOn.STATISTICS
+    per_row = "K P"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.classes_ = present_classes(training)
@@ -148,6 +152,7 @@ class NC5(NECO):
 
     name = "nc5"
     display = "NC5 score"
+    per_row = "P P"
 
 
 def _predicted(logits: Tensor, classes: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import nn
 from nci_plugin.benchmarks.benchmark import Features
 from nci_plugin.benchmarks.image_digests import content_digests
 from nci_plugin.benchmarks.image_list import ImageFiles
+from nci_plugin.benchmarks.shards import ShardedImages
 from nci_plugin.evaluation.identity import UNKNOWN
 from nci_plugin.features.fingerprint import own_classes, tensor_bytes, weights_digest
 from nci_plugin.files import digest
@@ -54,9 +55,13 @@ def data_identity(splits: Mapping[str, Any], cache: Path | None, progress: bool 
             for tensor in (split.features, split.labels, split.logits):
                 parts += [] if tensor is None else [f"{tensor.dtype} {tuple(tensor.shape)}", tensor_bytes(tensor)]
             images[name] = digest(*parts)
+        elif isinstance(split, ShardedImages):
+            images[name] = split.content()
         elif name not in images:
             images[name] = f"{UNKNOWN}{uuid.uuid4().hex}"
     preprocessing = {name: digest(repr(split.source.preprocessing)) for name, split in lists.items()}
+    shards = {name: split for name, split in splits.items() if isinstance(split, ShardedImages)}
+    preprocessing |= {name: digest(repr(split.preprocessing)) for name, split in shards.items()}
     return {"images": {name: images[name] for name in splits}, "preprocessing": preprocessing}
 
 

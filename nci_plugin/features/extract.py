@@ -109,6 +109,7 @@ def _run(plan: Plan) -> float | None:
     options = plan.options
     file = None if options.store is None else options.store.with_name(SECONDS) / f"{plan.fingerprint}.json"
     before = _seconds_before(plan, file)
+    options.processes.wait()  # what another process stores from now on is no earlier visit's
     passed_any = False
 
     def seconds() -> float | None:
@@ -134,7 +135,9 @@ def _run(plan: Plan) -> float | None:
                     passed_any = True
                     write_atomically(file, json.dumps(seconds()), durable=False)  # an interruption loses one shard's
             collector.end()
-    options.processes.wait()
+    passed_any = options.processes.any(passed_any)
+    if file is not None and passed_any and options.processes.is_first:
+        write_atomically(file, json.dumps(seconds()), durable=False)
     return seconds()
 
 
@@ -144,8 +147,6 @@ def _seconds_before(plan: Plan, file: Path | None) -> float | None:
         with suppress(ValueError, TypeError):
             return float(json.loads(read_text(file, "seconds", 100, "remove it")))
         return None
-    if plan.options.processes.size > 1:  # another one may have begun to store
-        return 0.0
     stores = [each.store for each in plan.passing.values() if each.store is not None]
     return None if any(store.directory.exists() for store in stores) else 0.0
 
