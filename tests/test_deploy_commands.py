@@ -131,6 +131,7 @@ def test_a_benchmark_fits_and_its_validation_images_calibrate(
         (["--tpr", "0.999"], "needs at least 999"),
         (["--tpr", "95"], "tpr"),
         (["--detectors", "nci_pluss"], "did you mean 'nci_plus'"),
+        (["--detectors", "nci", "pytorch_ood:entropy"], "only registered detectors can be saved"),
         (["--val", "no/such"], "--val 'no/such': is not there"),
         (["--class-names", "a", "b"], "4 different names"),
         (["--bank-rows", "0"], "bank_rows"),
@@ -157,6 +158,8 @@ def test_fit_needs_a_network_validation_images_and_a_preprocessing(
     assert "--ckpt-path: is missing" in error_of(capsys, ["fit", str(place), "--net", "torchvision:resnet18", *STEPS])
     assert "pass --mean and --std" in error_of(capsys, ["fit", str(place), *network(place)])
     assert "no benchmark has this name" in error_of(capsys, ["fit", str(tmp_path / "none"), *network(place)])
+    empty = ["fit", str(tmp_path), "--val", str(tmp_path), *network(place), *STEPS]
+    assert "has no sub-folders, which are its classes" in error_of(capsys, empty)
 
 
 # -------------------------------------------------------------------- score
@@ -318,6 +321,14 @@ def test_a_list_under_another_directory_and_a_row_that_is_none_are_refused(
         said = error_of(capsys, [*arguments, *output, "--data-root", str(place / "mixed")])
         assert "is no row" in said
     assert "is no file" in error_of(capsys, [*arguments, "--csv", str(tmp_path)])
+
+
+def test_other_validation_images_beside_a_folder_that_has_some(place: Path, tmp_path: Path) -> None:
+    folders(tmp_path, {"other": 40})
+    output = ["--val", str(tmp_path / "other"), "--output", str(tmp_path / "d.safetensors")]
+    assert main([*fit(place)[:-2], *output]) == 0
+    fitted = OODDetector.load(tmp_path / "d.safetensors", served.network()).fitted
+    assert fitted.rows == {"train": 120, "validation_fit": 0, "calibration": 40}
 
 
 def test_an_input_is_not_written_over(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

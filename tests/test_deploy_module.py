@@ -160,6 +160,8 @@ def test_a_program_of_torch_export_for_any_batch(name: str, tmp_path: Path) -> N
     done = export(detector, tmp_path / "m.pt2", "export", TEST)
     assert done.difference <= 1e-4
     assert "40 images" in str(done)
+    (tmp_path / "any").touch()
+    assert (tmp_path / "m.pt2").stat().st_mode == (tmp_path / "any").stat().st_mode  # who may read it
     program = torch.export.load(tmp_path / "m.pt2").module()
     with torch.no_grad():
         for count in (1, 3, 30):

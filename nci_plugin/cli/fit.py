@@ -9,7 +9,8 @@ from nci_plugin.cli import service
 from nci_plugin.cli.commands import Fit
 from nci_plugin.deploy.choice import recommend
 from nci_plugin.deploy.detector import OODDetector
-from nci_plugin.deploy.fitting import fit_together
+from nci_plugin.deploy.fitting import fit_together, new_detector
+from nci_plugin.deploy.state import check_storable
 
 SUFFIXES = (".safetensors",)
 RECOMMENDED = "recommended"
@@ -17,10 +18,12 @@ RECOMMENDED = "recommended"
 
 def run(options: Fit) -> int:
     outputs = _outputs(options)
-    for output in outputs.values():
+    for name, output in outputs.items():
+        if name != RECOMMENDED:
+            check_storable(new_detector(name))
         check_output_file("--output", output, SUFFIXES)
-        for given in (options.network.ckpt_path, Path(options.images), options.val):
-            if given is not None and output.exists() and given.exists() and output.samefile(given):
+        for source in (options.network.ckpt_path, Path(options.images), options.val):
+            if source is not None and output.exists() and source.exists() and output.samefile(source):
                 raise PluginError(
                     f"--output '{output}': is an input of this command, which it would replace; name another"
                 )

@@ -6,7 +6,8 @@ The rule, all of it:
 2. *Held-out classes*: the classes are cut into five parts (fewer where there are fewer); each part in turn is OOD to
    detectors that are fitted on the training features of the others, with the others' rows of the head.
 3. *Shuffled features*: each coordinate drawn from another ID validation sample, so that nothing belongs together.
-4. Of each kind the AUROC of the ID validation features against it; a detector's place is that of its mean over kinds.
+4. Of each kind the AUROC of the ID validation features against it; a detector's place is that of its mean over kinds,
+   and of those that tie to three digits of a percentage the first is that with the best mean in the record below.
 
 How often the first of this ranking was right is measured on networks whose OOD sets are known, in
 ``data/recommended.csv`` (`scripts/study/recommended.py` makes it), and said with every recommendation.
@@ -121,6 +122,11 @@ class Recommendation:
         return self.ranking[0].name
 
     @property
+    def tied(self) -> list[str]:
+        """Those whose mean is the first's to three digits: the pseudo-OOD samples do not tell them apart from it."""
+        return [each.name for each in self.ranking[1:] if round(each.mean, 3) == round(self.ranking[0].mean, 3)]
+
+    @property
     def wins(self) -> tuple[int, int]:
         """In how many of all pseudo-OOD sets the first is ahead of the second."""
         if len(self.ranking) < 2:
@@ -140,6 +146,11 @@ class Recommendation:
             f"recommended: {self.best}, from {self.rows['validation']} validation and {self.rows['train']} training"
             f" images" + (f"; ahead of {self.ranking[1].name} on {wins} of {of} pseudo-OOD sets" if of else "")
         )
+        if self.tied:
+            lines.append(
+                f"tied with it: {', '.join(self.tied)}; the pseudo-OOD samples do not tell these apart, and the first"
+                " is the one that was best, in the mean, where OOD sets are known"
+            )
         metrics = self.collapse
         lines.append(
             f"collapse: Tr(Sigma_W) / Tr(Sigma_B) {_number(metrics.nc1_quotient)}, ETF error"
@@ -222,7 +233,11 @@ def rank(
     if not ranking:
         name, reason = next(iter(left_out.items()))
         raise PluginError(f"recommend: no detector can be used on this network; first {name}: {reason}")
-    return sorted(ranking, key=lambda each: -each.mean), left_out
+    truths: dict[str, list[float]] = {}
+    for row in measured_rows():
+        truths.setdefault(row.detector, []).append(row.truth)
+    means = {name: float(np.mean(values)) for name, values in truths.items()}
+    return sorted(ranking, key=lambda each: (-round(each.mean, 3), -means.get(each.name, 0.0))), left_out
 
 
 Given = tuple[FeatureSplit, FeatureSplit, FeatureSplit, LinearHead]

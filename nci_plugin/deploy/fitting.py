@@ -50,7 +50,7 @@ def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, val
 
     Preprocessing, class names, head and batch size are those of the first. All are fitted, or none where one raises.
     """
-    detectors = [_new(each.detector) for each in asked]
+    detectors = [new_detector(each.detector) for each in asked]
     for each in asked:
         _check_settings(each)
     check_network(model)
@@ -131,7 +131,7 @@ def _fitted(settings: OODDetector, detector: Detector, tuned: bool, passed: _Pas
     )
 
 
-def _new(detector: Any) -> Detector:
+def new_detector(detector: Any) -> Detector:
     """An unfitted detector of a name, a YAML file, a class or a detector."""
     if isinstance(detector, (str, Path)):
         return load_detector(str(detector)).detector.clone()
