@@ -12,6 +12,7 @@ from torch import nn
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.adapters.openood import methods
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
+from nci_plugin.benchmarks.digits import write_digits
 from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.checks import PluginError, check_known, check_row_name, shown
 from nci_plugin.config import DEFAULT_DETECTORS, detector_names, load_benchmark, load_detector
@@ -59,7 +60,7 @@ def evaluate(
             free memory do not allow; ``openood:knn`` is OpenOOD's own, ``openood:all`` all of those), YAML files,
             `Detector` objects or classes (their hyper-parameters stay fixed), their ``FILE.py:CLASS``, or
             `DetectorSetup` objects (with a sweep, or a name of their own).
-        data_root: directory that image lists are relative to.
+        data_root: directory that image lists are relative to; ``digits`` is written there where it is not complete.
         output: directory for results, scores and stored features; None keeps everything in memory.
         device: ``auto`` (cuda, else mps, else cpu) or a torch device.
         batch_size, workers: of the image loader; the scores of an image may change with the batch size by rounding.
@@ -76,6 +77,8 @@ def evaluate(
     if not isinstance(benchmark, Benchmark):
         benchmark = load_benchmark(str(benchmark))
     benchmark = benchmark.with_data_root(Path(data_root))
+    if benchmark.built_in is not None:
+        write_digits(Path(data_root))
     setups, left_out = affordable(resolve_detectors(detectors), detectors, benchmark.num_classes)
     benchmark.check_has_ood()
     splits = open_splits(benchmark)

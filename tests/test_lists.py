@@ -16,7 +16,7 @@ from PIL import Image
 from nci_plugin import ImageList, PluginError, Preprocessing
 from nci_plugin.benchmarks import image_digests, lines
 from nci_plugin.benchmarks.image_list import ImageFiles
-from nci_plugin.benchmarks.lines import Lines, json_list, on_disk
+from nci_plugin.benchmarks.lines import IN_MEMORY, Lines, json_list, on_disk
 from nci_plugin.files import digest, digest_of
 
 PREPROCESSING = Preprocessing(2, 2, ((0.5,) * 3, (0.5,) * 3))
@@ -26,6 +26,7 @@ PREPROCESSING = Preprocessing(2, 2, ((0.5,) * 3, (0.5,) * 3))
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "BLOCK_BYTES", 3)
     monkeypatch.setattr(lines, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(lines, "ANCHORED", 3)
 
 
 def read(folder: Path, count: int = 7, label: int = 0) -> ImageFiles:
@@ -112,5 +113,7 @@ def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(PluginError, match="16 bytes for 2 images: No space left on device; free space, or set TMPDIR"):
-        on_disk(2, np.int64)
+    rows = IN_MEMORY // 8 + 1
+    with pytest.raises(PluginError, match=f"{8 * rows} bytes for {rows} images: No space left on device; free space"):
+        on_disk(rows, np.int64)
+    assert len(on_disk(rows - 1, np.int64)) == rows - 1

@@ -90,6 +90,12 @@ ENTRIES = {
     "SHE": Entry(_with_head),
 }
 
+SCORED_BYTES = 2**29
+"""What GMM's differences of rows and class means, and NNGuide's products with its bank, may take at once."""
+
+NNGUIDE_BANK = 65536
+"""Rows of its bank that NNGuide compares at once."""
+
 NEED_EVERY_CLASS = ("Mahalanobis", "RMD", "SHE")
 GMM_BYTES = 23 * 2**20
 """What GMM takes for a class, measured on 1280 features."""
@@ -142,10 +148,14 @@ def too_large(num_classes: int, memory: int) -> dict[str, str]:
 
 
 def fit_terms(class_name: str) -> dict[str, float]:
-    """Bytes that fitting takes at least: its copy of N rows, and fDBD's differences w_j - w_k (K, K, P), in float32."""
+    """Bytes that fitting takes at least.
+
+    Its copy of N rows and fDBD's differences w_j - w_k (K, K, P) are in float32; GMM's rows and covariances (K, P, P),
+    two copies of these, in float64.
+    """
     entry = ENTRIES[class_name]
     terms = {"N K" if entry.reads_logits else "N P": 4.0} if entry.needs_fit else {}
-    return {**terms, **({"K K P": 4.0} if class_name == "fDBD" else {})}
+    return {**terms, **{"fDBD": {"K K P": 4.0}, "GMM": {"N P": 12.0, "K P P": 16.0}}.get(class_name, {})}
 
 
 def fit_bytes(class_name: str, rows: int, num_features: int, num_classes: int) -> int:
@@ -213,10 +223,19 @@ class PytorchOODDetector(Detector):
                 self.detector_.fit_logits(_copy(training, "logits"), training.labels)
             elif training is not None:
                 self.detector_.fit_features(_copy(training, "features"), training.labels)
+        row = {
+            "GMM": 16 * head.num_classes * head.num_features,
+            "NNGuide": 12 * min(len(training), NNGUIDE_BANK) if training is not None else 0,
+        }.get(self.class_name)
+        self.block_bytes_ = max(1, SCORED_BYTES // row) * 8 * (head.num_features + head.num_classes) if row else None
 
     @property
     def memory_terms(self) -> dict[str, float]:
         return fit_terms(self.class_name)
+
+    @property
+    def block_bytes(self) -> int | None:  # type: ignore[override]
+        return vars(self).get("block_bytes_")
 
     def check_memory(self, sizes: Sizes) -> None:
         takes, free = fit_bytes(self.class_name, sizes.N, sizes.P, sizes.K), free_memory()

@@ -34,6 +34,10 @@ class Features:
     labels: Any = None
     logits: Any = None
 
+    def __repr__(self) -> str:
+        shape = getattr(self.features, "shape", None) or (len(self.features),)
+        return f"Features({' x '.join(map(str, shape))}{', labelled' if self.labels is not None else ''})"
+
 
 Source = Union[ImageList, "ImageShards", Features, str, Path, "Dataset", "DataLoader", Sequence[Any], Iterable[Any]]
 """A split: OpenOOD's image list, WebDataset's tar files, features, a folder of images, or samples.
@@ -61,6 +65,9 @@ class Benchmark:
     network_arguments: Mapping[str, Any] = field(default_factory=dict)
     checkpoints: str | None = None
     built_in: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Benchmark({self.name!r}, {self.num_classes} classes, splits: {', '.join(self.splits)})"
 
     @classmethod
     def from_splits(

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from nci_plugin.benchmarks.decoding import IMAGE_BYTES
 from nci_plugin.benchmarks.image_list import ImageFiles
 from nci_plugin.benchmarks.lines import blocks, json_list, on_disk
 from nci_plugin.checks import PluginError
 from nci_plugin.files import digest_of, open_regular, read_file, write_atomically
+from nci_plugin.progress import progress as shown_progress
 
 THREADS = 4
 """They read and hash side by side: both leave Python's lock."""
@@ -47,9 +47,8 @@ def content_digests(
     """
     known = {name: _known(name, files, cache) for name, files in splits.items()}
     total = sum(int((~fresh).sum()) for _, _, fresh in known.values())
-    quiet = None if progress else True  # None: quiet unless standard error is a terminal
     found = {}
-    with ThreadPoolExecutor(THREADS) as pool, tqdm(total=total, unit="img", desc="hash", disable=quiet, delay=1) as bar:
+    with ThreadPoolExecutor(THREADS) as pool, shown_progress("hash", "img", total, progress, delay=1) as bar:
         for name, files in splits.items():
             rows, before, fresh = known.pop(name)
             for block in blocks(len(files)):  # not all at once: what waits in the pool has a size too

@@ -1,6 +1,7 @@
 """Lists too long for memory: lines of a text file that stays on the disk, and rows in a temporary file.
 
-A line costs eight bytes of memory, whatever it holds, and a row none that the system cannot take back.
+A line costs four bytes of memory, whatever it holds, and a row of a long list none that the
+system cannot take back.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -27,8 +29,14 @@ BLOCK_BYTES = 2**18
 LINE_BYTES = 2**16
 """The longest line; paths end at 4096 bytes."""
 
+ANCHORED = 2**12
+"""Lines that are found from where the first of them begins: so many of LINE_BYTES are less than 2**31 bytes."""
+
 BLOCK_ROWS = 2**12
 """Rows that are handled at once."""
+
+IN_MEMORY = 2**24
+"""Bytes of rows up to which no temporary file is worth its while."""
 
 BOM = b"\xef\xbb\xbf"
 
@@ -47,13 +55,24 @@ class Lines(Sequence[str]):
         if self._stamp[0] > limit:
             raise self._refused(f"larger than {limit / 2**20:g} MiB, more than can be right")
         count = sum(len(block) for _, block in self._blocks())
-        self._starts = torch.empty(count + 1, dtype=torch.int64)
-        self._starts[count] = self._stamp[0]
-        starts, row = self._starts.numpy(), 0
+        self._anchors = torch.empty(count // ANCHORED + 1, dtype=torch.int64)
+        self._starts = torch.empty(count + 1, dtype=torch.int32)  # each from the anchor before it
+        row = 0
         for begin, block in self._blocks():
             lengths = np.fromiter(map(len, block), np.int64, len(block))
-            starts[row : row + len(block)] = begin + lengths.cumsum() - lengths
+            self._keep(row, begin + lengths.cumsum() - lengths)
             row += len(block)
+        self._keep(row, np.array([self._stamp[0]]))
+
+    def _keep(self, row: int, places: NDArray[np.int64]) -> None:
+        """Where the lines from ``row`` on begin."""
+        rows = np.arange(row, row + len(places))
+        anchored = rows % ANCHORED == 0
+        self._anchors.numpy()[rows[anchored] // ANCHORED] = places[anchored]
+        self._starts.numpy()[rows] = places - self._anchors.numpy()[rows // ANCHORED]
+
+    def _start(self, row: int) -> int:
+        return int(self._anchors[row // ANCHORED]) + int(self._starts[row])
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -61,8 +80,8 @@ class Lines(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
-        start, stop = self._starts[range(len(self))[index]], self._starts[range(len(self))[index] + 1]
-        return self._text(self._bytes(int(start), int(stop))).rstrip("\r\n")
+        row = range(len(self))[index]
+        return self._text(self._bytes(self._start(row), self._start(row + 1))).rstrip("\r\n")
 
     def __iter__(self) -> Iterator[str]:
         for _, block in self._blocks():
@@ -72,6 +91,7 @@ class Lines(Sequence[str]):
 
     def _open(self) -> None:
         self._file = open_regular(self.path, self.what, self.remedy)
+        weakref.finalize(self, self._file.close)
         self._stamp = self._stamp_now()
 
     def _stamp_now(self) -> tuple[int, int]:
@@ -79,22 +99,24 @@ class Lines(Sequence[str]):
         return status.st_size, status.st_mtime_ns
 
     def _bytes(self, start: int, stop: int) -> bytes:
-        if self._stamp_now() != self._stamp:
+        data = read_at(self._file, start, stop - start)
+        if self._stamp_now() != self._stamp or len(data) != stop - start:
             raise self._refused("it changed since it was read")
-        return read_at(self._file, start, stop - start)
+        return data
 
     def _blocks(self) -> Iterator[tuple[int, list[bytes]]]:
         """Whole lines with their ends, about BLOCK_BYTES at a time, and where the first of them begins."""
-        place = len(BOM) if self._bytes(0, len(BOM)) == BOM else 0
+        place = len(BOM) if self._bytes(0, min(len(BOM), self._stamp[0])) == BOM else 0
         size, rest, lines = self._stamp[0], b"", 0
         while place + len(rest) < size:
             begin = place + len(rest)
             data = rest + self._bytes(begin, min(begin + BLOCK_BYTES, size))
             block = data.splitlines(keepends=True)  # of bytes: at \n, \r\n and \r alone
+            if max(map(len, block)) > LINE_BYTES:
+                index = next(index for index, line in enumerate(block) if len(line) > LINE_BYTES)
+                raise self._refused(f"line {lines + index + 1} is longer than {LINE_BYTES} bytes")
             ends = place + len(data) == size
             last = b"" if ends else block.pop()  # what follows may belong to it, and be the \n of a \r
-            if len(last) > LINE_BYTES:
-                raise self._refused(f"line {lines + len(block) + 1} is longer than {LINE_BYTES} bytes")
             self._text(b"".join(block))
             if block:
                 yield place, block
@@ -121,8 +143,13 @@ class Lines(Sequence[str]):
 
 
 def on_disk(rows: int, dtype: DTypeLike) -> NDArray[Any]:
-    """Zeros in a temporary file that has no name and goes with the array; raises PluginError on a full disk."""
+    """Zeros, if they are many in a temporary file without a name that goes with them.
+
+    Raises PluginError on a full disk.
+    """
     size = rows * np.dtype(dtype).itemsize
+    if size <= IN_MEMORY:
+        return np.zeros(rows, dtype)
     with tempfile.TemporaryFile() as file:
         try:
             if hasattr(os, "posix_fallocate"):  # what is not there when it is written to would end the process

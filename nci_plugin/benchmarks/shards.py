@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 import tarfile
+import weakref
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -116,7 +117,7 @@ class ShardedImages:
         self.preprocessing, self.paths, self.ends = preprocessing, paths, ends
         self.places, self.sizes, self.labels = places, sizes, labels
         self.stamps = [_stamp(os.stat(path)) for path in paths]
-        self._open: dict[int, BinaryIO] = {}
+        self._open: tuple[int, BinaryIO, Callable[[], Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -128,7 +129,7 @@ class ShardedImages:
             return error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_open": {}}
+        return {**vars(self), "_open": None}
 
     def item(self, index: int) -> tuple[Tensor, Tensor]:
         """Image (3, H, W) and label; raises PluginError naming the shard and the sample if it cannot be decoded."""
@@ -158,11 +159,13 @@ class ShardedImages:
         return digest(*hashes)
 
     def _file(self, shard: int) -> BinaryIO:
-        if shard not in self._open:
-            for other in self._open.values():
-                other.close()
-            self._open = {shard: _opened(self.paths[shard])}
-        return self._open[shard]
+        """A shard, open: one at a time, since images come in order and there may be more than files can be open."""
+        if self._open is None or self._open[0] != shard:
+            if self._open is not None:
+                self._open[2]()
+            file = _opened(self.paths[shard])
+            self._open = shard, file, weakref.finalize(self, file.close)
+        return self._open[1]
 
 
 def _local(path: Any) -> Path:

@@ -67,9 +67,9 @@ class Drift:
 
     def plot(self) -> Figure:
         """The distribution function of the window's p-values; without drift it lies in the band about the diagonal."""
-        from matplotlib.figure import Figure
+        from nci_plugin.evaluation.drawn import DrawnFigure
 
-        figure = Figure(figsize=(4.5, 4), layout="constrained")
+        figure = DrawnFigure(figsize=(4.5, 4), layout="constrained")
         axes = figure.subplots()
         values = np.sort(self.p_values)
         # Dvoretzky-Kiefer-Wolfowitz for two samples; Massart's constant.

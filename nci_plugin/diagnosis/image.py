@@ -48,6 +48,13 @@ class Explanation:
     num_validation: int
     not_scored: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        called_id = sum(score.is_id for score in self.scores)
+        return (
+            f"Explanation(predicted {self.predicted}, nearest mean {self.nearest}, called ID by {called_id} of"
+            f" {len(self.scores)} scores; see .scores)"
+        )
+
 
 def explain_image(image: Tensor, bank: FeatureBank, setups: Sequence[Contestant], tpr: float) -> Explanation:
     """Score an image (1, 3, H, W) with a bank's network.

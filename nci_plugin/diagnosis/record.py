@@ -96,6 +96,9 @@ class DiagnosisRecord:
     layers: Sequence[StageRecord] | None = None
     class_names: Sequence[str] = ()
 
+    def __repr__(self) -> str:
+        return f"DiagnosisRecord({self.benchmark!r}, {self.seed or 'one network'}, {self.collapse!r})"
+
     def name_of(self, label: int) -> str:
         """What a class is called: its number where it has no name."""
         return self.class_names[label] if label < len(self.class_names) else str(label)

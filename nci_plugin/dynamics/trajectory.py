@@ -106,6 +106,10 @@ class Trajectory:
     conditions: Mapping[str, Condition]
     records: Sequence[EpochRecord]
 
+    def __repr__(self) -> str:
+        epochs = f", {self.records[0].epoch} to {self.records[-1].epoch}" if self.records else ""
+        return f"Trajectory({self.run!r}, {len(self.records)} records{epochs})"
+
     @property
     def epochs(self) -> NDArray[np.int64]:
         return np.array([record.epoch for record in self.records], dtype=np.int64)

@@ -59,12 +59,22 @@ class Evaluation:
         return shown.summary(self.results, setting)
 
     def plot_roc(self, detectors: Sequence[str] | None = None) -> Figure:
-        """ROC curves of the detectors (all) on every near and far set; raises PluginError on an unknown name."""
-        return shown.roc_figure(self.scores, detectors)
+        """ROC curves of the detectors on every near and far set; raises PluginError on an unknown name.
+
+        Without names they are the eight best of `summary`: more cannot be told apart.
+        """
+        return shown.roc_figure(self.scores, self._best(8) if detectors is None else detectors)
 
     def plot_scores(self, detectors: Sequence[str] | None = None) -> Figure:
-        """Histograms of the detectors' scores (all), ID beside every other set; PluginError on an unknown name."""
-        return shown.scores_figure(self.scores, detectors)
+        """Histograms of the detectors' scores, ID beside every other set; raises PluginError on an unknown name.
+
+        Without names they are the nine best of `summary`.
+        """
+        return shown.scores_figure(self.scores, self._best(9) if detectors is None else detectors)
+
+    def _best(self, most: int) -> list[str]:
+        ranked = list(self.summary().index) if self.results else []
+        return [name for name in ranked or self.scores if name in self.scores][:most]
 
     def __repr__(self) -> str:
         failed = f", {len(self.failures)} failed ({', '.join(self.failures)})" if self.failures else ""

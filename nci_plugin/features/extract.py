@@ -135,7 +135,9 @@ def _run(plan: Plan) -> float | None:
                     passed_any = True
                     write_atomically(file, json.dumps(seconds()), durable=False)  # an interruption loses one shard's
             collector.end()
-    options.processes.wait()
+    passed_any = options.processes.any(passed_any)
+    if file is not None and passed_any and options.processes.is_first:
+        write_atomically(file, json.dumps(seconds()), durable=False)
     return seconds()
 
 

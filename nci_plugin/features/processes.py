@@ -83,6 +83,15 @@ class Processes:
                     self._check_beat(rank, beats)
             time.sleep(0.02)
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any process, once every process has come here and said."""
+        if self.size == 1:
+            return flag
+        said = f"any/{self._waits}"
+        self._count(said, int(flag))
+        self.wait()
+        return self._count(said) > 0
+
     @contextmanager
     def in_turn(self) -> Iterator[None]:
         """The first process does something before the others do the same."""

@@ -15,6 +15,7 @@ from nci_plugin.diagnosis.record import SPREADS, DiagnosisRecord, progressive
 from nci_plugin.networks.stages import POOLING
 from nci_plugin.report.cells import UNKNOWN, number, percent
 from nci_plugin.report.tables import Table
+from nci_plugin.report.terminal import folded
 
 Records = Sequence[DiagnosisRecord]
 
@@ -27,10 +28,19 @@ STAGE_COLUMNS = {"nearest_centre_accuracy": "NCC acc.", "within_cosine": "cosine
 
 def all_tables(names: Sequence[str], records: Records) -> list[Table]:
     """Every table of some diagnoses over all classes, ``names`` in the columns of the first."""
-    made = (
-        collapse_table(names, records), sample_mean_table(names, records), ood_table(records), layers_table(records)
-    )  # fmt: skip
-    return [table for table in made if table is not None]
+    made = tables_by_name(names, records)
+    return [table for name, tables in made.items() if name != "classes" for table in tables]
+
+
+def tables_by_name(names: Sequence[str], records: Records) -> dict[str, list[Table]]:
+    """The tables of some diagnoses by what they are of; empty lists where there is nothing to say."""
+    made: dict[str, Sequence[Table | None]] = {
+        "collapse": [collapse_table(names, records), sample_mean_table(names, records)],
+        "ood": [ood_table(records)],
+        "layers": [layers_table(records)],
+        "classes": [class_table(name, record) for name, record in zip(names, records)],
+    }
+    return {name: [table for table in tables if table is not None] for name, tables in made.items()}
 
 
 def collapse_table(names: Sequence[str], records: Records) -> Table:
@@ -153,7 +163,8 @@ def _progress(found: Progress | str) -> str:
 
 
 def explanation_text(explanation: Explanation) -> str:
-    return "\n".join(["What the numbers say, sentence by rule", *(f"- {text}" for text in explanation.sentences)])
+    said = (folded(f"- {text}") for text in explanation.sentences)
+    return "\n".join(["What the numbers say, sentence by rule", *said])
 
 
 def _on_statistics() -> list[Metric]:

@@ -102,8 +102,8 @@ def who_leads(results: Sequence[Result], ranks: Ranks) -> str:
             worse = [name for name in best if name not in leading]
             said.append(
                 f"{group}-OOD: which of {len(leading)} detectors leads is not shown; the highest mean AUROC has"
-                f" {display_name(best[0])} ({means[best[0]]:.1f} %); only {_named(worse, means)} of {len(best)} are"
-                " shown to be worse than another"
+                f" {display_name(best[0])} ({means[best[0]]:.1f} %); of {len(best)} only {_named(worse, means)}"
+                f" {'is' if len(worse) == 1 else 'are'} shown to be worse than another"
             )
         else:
             said.append(

@@ -192,6 +192,7 @@ def report(rows: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
         "largest_peak_MB": max((row["peak_MB"] for row in scored), default=0.0),
         "largest_private_peak_MB": max((row["peak_private_MB"] for row in scored), default=0.0),
         "sizes": sizes,
+        "validation": VALIDATION_ROWS[VALIDATION],
         "threads": torch.get_num_threads(),
         "detectors": rows,
     }

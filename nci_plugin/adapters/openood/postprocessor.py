@@ -12,7 +12,7 @@ from openood.postprocessors.base_postprocessor import BasePostprocessor
 from openood.utils import comm
 from openood.utils.config import Config
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from nci_plugin.adapters.openood.training_pass import device_of, features_of, training_pass
 from nci_plugin.checks import PluginError

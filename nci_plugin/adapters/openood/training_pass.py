@@ -14,7 +14,7 @@ import torch
 from openood.datasets.imglist_dataset import ImglistDataset
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, default_collate
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from nci_plugin.detectors.base import Training
 from nci_plugin.features.bank import FitsOn
