@@ -23,7 +23,7 @@ from nci_plugin.evaluation.identify import data_identity, network_identity
 from nci_plugin.evaluation.results import PREDICTIONS, file_name
 from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.bank import FitsOn
-from nci_plugin.features.extract import extract, extract_share
+from nci_plugin.features.extract import extract
 from nci_plugin.features.options import ExtractionOptions, check_amp, resolve_device
 from nci_plugin.files import free_memory, locked
 from nci_plugin.networks.factory import import_named
@@ -115,17 +115,16 @@ def run_network(
     directory: ResultsDirectory | None,
     seed: str,
 ) -> Evaluation:
-    """Extract, evaluate and store one network's part of a run; all processes extract, the first evaluates.
+    """Extract, evaluate and store one network's part of a run; all processes take part, the first has the Evaluation.
 
     ``provenance`` is asked for after the pass.
     """
     needed = training_needed(setups)
     if TRAIN not in splits and any(setup.fits_on is FitsOn.NOTHING for setup in setups):
         needed = frozenset()  # those that fit become failures, the others are scored
-    if not options.processes.is_first:
-        extract_share(network, benchmark, needed, options, splits)
-        return Evaluation()
     bank = extract(network, benchmark, needed, options, splits)
+    if not options.processes.is_first:
+        return evaluate_bank(bank, benchmark, setups)
     if directory is None:
         return evaluate_bank(bank, benchmark, setups, seed, provenance(), progress=options.progress)
     directory.begin(bank, seed)
