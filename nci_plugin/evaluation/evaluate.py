@@ -95,15 +95,17 @@ def evaluate_bank(
     setups: Sequence[Contestant],
     seed: str = "",
     provenance: Mapping[str, Any] | None = None,
-    finished: Callable[[Evaluation], None] = lambda _: None,
+    finished: Callable[[Contestant, Evaluation], None] = lambda setup, part: None,
     progress: bool = False,
+    kept: Mapping[str, Evaluation] | None = None,
 ) -> Evaluation:
     """Fit, search and score every detector on stored features, and compute OpenOOD's metrics in both settings.
 
     The full-spectrum setting is there only if the benchmark has covariate-shifted sets. A detector that cannot be used
     on this network is named in ``failures`` with its reason; the others go on. ``finished`` is called with what each
     detector gave as soon as it is there, so that an interruption loses nothing but the detector at work. With
-    ``progress`` a bar is shown on a terminal. Every process of the bank must call this; the first has the Evaluation.
+    ``progress`` a bar is shown on a terminal. What ``kept`` has of a detector is taken as it is. Every process of the
+    bank must call this; the first has the Evaluation.
     """
     is_first = bank.processes.is_first
     statistics = thin_statistics(bank) if is_first else {}
@@ -111,6 +113,10 @@ def evaluate_bank(
     tested = [name for name in bank.splits if name == TEST or name.split("/")[0] in (CSID, NEAR, FAR)]
     accuracies = {setting: _accuracy(bank, splits) for setting, splits in id_splits(benchmark).items() if is_first}
     for setup in _told(setups, progress):
+        if kept and setup.name in kept:
+            evaluation.results += kept[setup.name].results
+            evaluation.scores |= kept[setup.name].scores
+            continue
         if not (is_first or is_shared(setup)):
             continue
         try:
@@ -137,7 +143,7 @@ def evaluate_bank(
             settings |= {ALTERNATIVES: answers.alternatives, VALIDATED_ON: described(benchmark.splits[OOD_VALIDATION])}
         told = {**(provenance or {}), **settings}
         results = list(_rows(bank, benchmark, setup.name, answers, seed, told, accuracies))
-        finished(Evaluation(results, {setup.name: answers.scores}))
+        finished(setup, Evaluation(results, {setup.name: answers.scores}))
         evaluation.results += results
         evaluation.scores[setup.name] = answers.scores
     return evaluation

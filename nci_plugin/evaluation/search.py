@@ -9,29 +9,20 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TRAIN, VALIDATION, Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import Detector
 from nci_plugin.evaluation.alternatives import Alternatives
-from nci_plugin.evaluation.contestant import Answers, Contestant, check_ranking, check_scores
+from nci_plugin.evaluation.contestant import Answers, Contestant, check_ranking
 from nci_plugin.evaluation.precision import shift
+from nci_plugin.evaluation.scoring import check_same_fit, score_splits
 from nci_plugin.features.bank import FeatureBank, FitsOn
-from nci_plugin.features.processes import ALONE, Processes
-from nci_plugin.features.split import FeatureSplit
 from nci_plugin.metrics import auroc
 
 AUTO = "auto"
 """The value of a hyper-parameter that a detector learns; what it learned is its attribute of that name and ``_``."""
-
-SCORES = "scores"
-
-PROBE_ROWS, SAME = 8, 1e-5
-"""Rows that every process scores, and how far the scores may differ, relative to the larger of 1 and the score."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +65,12 @@ class DetectorSetup:
         PluginError on scores that are no ranking (see `check_scores` and `check_ranking`).
         """
         fitted = fit_and_search(self, bank)
-        timer, processes = Timer(fitted.seconds), bank.processes
+        timer, where = Timer(fitted.seconds), (bank.processes, bank.device)
         with timer("score"):
-            check_same_fit(fitted.detector, bank.splits[splits[0]], processes)
-            scores = score_splits(fitted.detector, {name: bank.splits[name] for name in splits}, processes)
-            exact = score_splits(fitted.detector, {n: bank.float32[n] for n in splits if n in bank.float32}, processes)
+            check_same_fit(fitted.detector, bank.splits[splits[0]], *where)
+            scores = score_splits(fitted.detector, {name: bank.splits[name] for name in splits}, *where)
+            in_float32 = {name: bank.float32[name] for name in splits if name in bank.float32}
+            exact = score_splits(fitted.detector, in_float32, *where) if in_float32 else {}
         hyperparameters = chosen_hyperparameters(fitted.detector)
         check_ranking(scores, self.name, hyperparameters, fitted.detector.magnitude)
         moved = shift(scores, exact) if exact else {}
@@ -130,7 +122,7 @@ def fit_and_search(setup: Contestant, bank: FeatureBank) -> Fitted:
         if read != fitted_with:
             fitted_with = None  # a fit that fails leaves the detector half fitted
             with timer("fit"):
-                bank.processes.together(lambda: fit(detector, bank) and {})
+                fit(detector, bank)
             fitted_with = read
 
     if not setup.sweep or validation is None or ood_validation is None:
@@ -144,10 +136,10 @@ def fit_and_search(setup: Contestant, bank: FeatureBank) -> Fitted:
         fit_with(values)
         with timer("search"):
             pair = {VALIDATION: id_split, OOD_VALIDATION: ood_split}
-            id_scores, ood_scores = score_splits(detector, pair, bank.processes).values()
+            id_scores, ood_scores = score_splits(detector, pair, bank.processes, bank.device).values()
             validated = auroc(id_scores, ood_scores)
         try:
-            others = score_splits(detector, alternatives.splits, bank.processes)
+            others = score_splits(detector, alternatives.splits, bank.processes, bank.device)
         except Exception:  # a value that fails on a test set may still be the best of ood/val, as without this
             return validated
         alternatives.add(values, id_scores, validated, others)
@@ -210,56 +202,20 @@ class Timer:
 
 
 def fit(detector: Detector, bank: FeatureBank) -> Detector:
-    """Fit a detector on what it needs of the bank."""
+    """Fit a detector on what it needs of the bank, in every process: what it learns need not travel."""
     training = {
         FitsOn.NOTHING: None,
         FitsOn.STATISTICS: bank.statistics,
         FitsOn.UNIT_STATISTICS: bank.unit_statistics,
         FitsOn.BANK: bank.splits.get(TRAIN),
     }[detector.fits_on]
-    return detector.fit(training, bank.head, bank.splits.get(VALIDATION))
 
+    def learn() -> dict[str, Tensor]:
+        detector.fit(training, bank.head, bank.splits.get(VALIDATION))
+        return {}
 
-def score_split(detector: Detector, split: FeatureSplit) -> NDArray[np.floating]:
-    """Scores (n,) of a split; raises PluginError on those that no metric can rank (see `check_scores`)."""
-    return score_splits(detector, {"": split})[""]
-
-
-def score_splits(
-    detector: Detector, splits: Mapping[str, FeatureSplit], processes: Processes = ALONE
-) -> dict[str, NDArray[np.floating]]:
-    """Scores (n,) by split, in all processes; raises PluginError as `score_split`.
-
-    The blocks are the same whatever the number of processes, to which they are dealt out in turn, and so are the bits.
-    """
-    blocks = [(name, chunk) for name, split in splits.items() for chunk in split.chunks()]
-
-    def share() -> dict[str, Tensor]:
-        mine = [blocks[number][1] for number in processes.share(len(blocks))]
-        scores = [detector.score(chunk.features, chunk.logits) for chunk in mine]
-        return {SCORES: torch.cat(scores).cpu()} if scores else {}
-
-    answers = processes.together(share)
-    parts: dict[str, list[NDArray[np.floating]]] = {name: [] for name in splits}
-    at = [0] * len(answers)
-    for number, (name, chunk) in enumerate(blocks):
-        rank = number % len(answers)
-        parts[name].append(answers[rank][SCORES][at[rank] : at[rank] + len(chunk)].numpy())
-        at[rank] += len(chunk)
-    given = detector.get_hyperparameters()
-    return {name: check_scores(np.concatenate(each), detector.name, given) for name, each in parts.items()}
-
-
-def check_same_fit(detector: Detector, split: FeatureSplit, processes: Processes) -> None:
-    """Raise PluginError where processes learned what scores otherwise, as from random numbers: blocks would not match."""
-    rows = split.rows(0, PROBE_ROWS)
-    first, *others = processes.together(lambda: {SCORES: detector.score(rows.features, rows.logits)})
-    for rank, answer in enumerate(others, start=1):
-        if not torch.allclose(answer[SCORES], first[SCORES], rtol=SAME, atol=SAME, equal_nan=True):
-            raise PluginError(
-                f"detector '{detector.name}': process {rank} fitted it otherwise than process 0, as one that draws"
-                " random numbers; evaluate it by one process"
-            )
+    bank.processes.together(learn)
+    return detector
 
 
 def _grid(sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

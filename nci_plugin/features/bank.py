@@ -68,7 +68,7 @@ class FeatureBank:
     network and those images, for methods that must pass them again. ``training_store`` is where features of the
     training split are stored if they ever were. ``stages`` are there if asked for. ``float32`` holds the first rows of
     the tested splits once more, in float32, where the pass was in another precision. ``processes`` have the same bank
-    and share what is computed from it.
+    and share what is computed from it, each on its ``device``; the bank itself lies on the CPU.
     """
 
     head: LinearHead
@@ -82,3 +82,4 @@ class FeatureBank:
     stages: Stages | None = None
     float32: dict[str, FeatureSplit] = field(default_factory=dict)
     processes: Processes = ALONE
+    device: torch.device = torch.device("cpu")

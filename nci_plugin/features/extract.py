@@ -184,6 +184,7 @@ def _collect(plan: Plan, seconds: float | None) -> FeatureBank:
         stages=Stages(of_stages, outputs) if of_stages or outputs else None,
         float32=float32,
         processes=processes,
+        device=plan.device,
     )
     if not processes.is_first:
         return bank
