@@ -82,7 +82,8 @@ import threading, torch
 from pathlib import Path
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import Sizes
-from nci_plugin.evaluation.search import fit, score_split
+from nci_plugin.evaluation.scoring import score_split
+from nci_plugin.evaluation.search import fit
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics, unit_rows

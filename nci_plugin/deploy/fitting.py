@@ -21,7 +21,8 @@ from nci_plugin.deploy.network import Fingerprint, Probe, check_network, device_
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
 from nci_plugin.evaluation.contestant import check_ranking
-from nci_plugin.evaluation.search import fit, score_split
+from nci_plugin.evaluation.scoring import score_split
+from nci_plugin.evaluation.search import fit
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.features.extract import extract
 from nci_plugin.features.forward import prepared

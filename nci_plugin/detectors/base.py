@@ -74,6 +74,8 @@ class Detector(ABC):
     score is the difference of, where that may be far above its own: scores that differ by rounding of it are refused.
     With ``block_bytes`` ``_score`` sees so many rows at a time that a copy of them in float64 has up to that size: one
     that makes several copies stays in a processor's cache.
+    ``any_device`` says that ``_score`` answers on whatever device the features are, as those of this package do; others
+    get them on the CPU.
     ``display`` is how papers write the ``name``, which it is where a class does not say it.
     ``per_row`` is what the time of scoring a row grows with, a product of `Sizes`.
     ``formula`` counts the versions of the equation under one name: scores of two versions are not to be compared.
@@ -86,6 +88,7 @@ class Detector(ABC):
     fit_reads: tuple[str, ...] = ()
     magnitude: float = 0.0
     block_bytes: int | None = None
+    any_device: bool = False
     formula: int = 1
     per_row: str = "P"
 
@@ -95,6 +98,8 @@ class Detector(ABC):
         super().__init_subclass__()
         if "display" not in vars(cls):  # that of a parent is another detector's
             cls.display = getattr(cls, "name", "")
+        if "any_device" not in vars(cls):
+            cls.any_device = cls.__module__.startswith("nci_plugin.detectors.")
 
     @without_autocast()
     def fit(self, training: Training, head: LinearHead, validation: FeatureSplit | None = None) -> Detector:

@@ -16,7 +16,8 @@ from nci_plugin.checks import PluginError
 from nci_plugin.collapse.geometry import centre_distances, present_classes
 from nci_plugin.detectors.base import FLOAT32_STEP
 from nci_plugin.evaluation.contestant import ROUNDING_STEPS, Contestant
-from nci_plugin.evaluation.search import fit_and_search, score_split
+from nci_plugin.evaluation.scoring import score_split
+from nci_plugin.evaluation.search import fit_and_search
 from nci_plugin.features.bank import FeatureBank
 
 

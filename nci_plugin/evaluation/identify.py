@@ -81,14 +81,14 @@ def code_digest(network: nn.Module | LinearHead, factory: bytes | str, arguments
     structure = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(network))  # addresses, in the texts of functions
     names, sources = [], set()
     for cls in own_classes(network):
-        source = _source(cls)
+        source = source_of(cls)
         if source is not None:
             names.append(cls.__qualname__)
             sources.add(digest(source))
     return digest(structure, *sorted(names), *sorted(sources), factory, json.dumps(dict(arguments), default=repr))
 
 
-def _source(cls: type) -> bytes | None:
+def source_of(cls: type) -> bytes | None:
     """The file that holds a class, or its methods where none does, as in a notebook; None of Python's own classes."""
     functions = [value for value in vars(cls).values() if inspect.isfunction(value)]
     paths = [function.__code__.co_filename for function in functions]

@@ -53,27 +53,16 @@ def extract(
             training statistics. Where features were stored without them, the images pass again, and a line says so.
 
     Stored splits of the same content are used again after their first images were recomputed and compared. Where there
-    are more processes, this is the first of them, and the others call `extract_share`.
+    are more processes, each passes its share and all have the whole bank; its provenance is known to the first.
     Raises PluginError on bad input (see `open_splits`), on NaN or infinite features, naming split and row, and where
     the free space does not do.
     """
     options, splits = options or ExtractionOptions(), splits or open_splits(benchmark)
     with prepared(network, resolve_device(options.device), channels_last=True):
         plan = make_plan(network, benchmark, training, options, splits, stages)
-        _say_what_is_missing(plan)
+        if plan.options.processes.is_first:
+            _say_what_is_missing(plan)
         return _collect(plan, _run(plan))
-
-
-def extract_share(
-    network: nn.Module | LinearHead,
-    benchmark: Benchmark,
-    training: Collection[FitsOn],
-    options: ExtractionOptions,
-    splits: Mapping[str, Any],
-) -> None:
-    """What every process but the first does of `extract`: store its share of the shards, and wait for the others."""
-    with prepared(network, resolve_device(options.device), channels_last=True):
-        _run(make_plan(network, benchmark, training, options, splits))
 
 
 def _say_what_is_missing(plan: Plan) -> None:
@@ -171,8 +160,9 @@ def _passed(plan: Plan, name: str, numbers: Collection[int], done: Callable[[int
 def _collect(plan: Plan, seconds: float | None) -> FeatureBank:
     """The bank, once all shards are there."""
     splits, outputs, float32 = dict(plan.given), {}, {}
+    processes = plan.options.processes
     for name, collector in plan.passing.items():
-        collector.gather(name, {"benchmark": plan.benchmark.name, "network": plan.head.network})
+        collector.gather(name, {"benchmark": plan.benchmark.name, "network": plan.head.network}, processes)
         if collector.split is not None:
             splits[name] = collector.split
         if collector.stages:
@@ -194,7 +184,11 @@ def _collect(plan: Plan, seconds: float | None) -> FeatureBank:
         unit_statistics=statistics.get(FitsOn.UNIT_STATISTICS),
         stages=Stages(of_stages, outputs) if of_stages or outputs else None,
         float32=float32,
+        processes=processes,
+        device=plan.device,
     )
+    if not processes.is_first:
+        return bank
     return replace(bank, provenance=_provenance(plan, features_digest(bank), seconds))
 
 

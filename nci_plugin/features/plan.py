@@ -124,8 +124,6 @@ def _store(name: str, split: Any, options: ExtractionOptions, fingerprint: str) 
     """Where a split is stored; only splits whose images have a fingerprint are."""
     if options.store is not None and isinstance(split, (ImageFiles, ShardedImages)):
         return SplitStore(options.store / fingerprint / f"{name.replace('/', '.')}-{digest_of([split.fingerprint])}")
-    if options.processes.size > 1:
-        raise PluginError(f"split '{name}': only stored image lists can be shared by processes; use one process")
     return None
 
 

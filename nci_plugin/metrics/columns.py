@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nci_plugin.metrics.counts import Counts, Numbers
 
-Curve = NDArray[np.float64]
+Curve = NDArray[np.floating[Any]]
 
 OOD_RECALL = 0.95
 ID_ACCEPTED = 0.95
@@ -244,6 +244,6 @@ def _area(coverage: Curve, risk: Curve) -> float:
     return _sum_of_products(coverage[:-1] - coverage[1:], risk[:-1] + risk[1:]) / 2
 
 
-def _sum_of_products(weights: NDArray[Any], values: Curve) -> float:
+def _sum_of_products(weights: NDArray[Any], values: NDArray[Any]) -> float:
     """Without BLAS: its threads, under those of a bootstrap, took eight times as long, and its sums depend on them."""
     return float(np.einsum("i,i->", weights.astype(np.float64, copy=False), values))
