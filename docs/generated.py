@@ -1,12 +1,13 @@
-"""The pages of the reference that are made from the code: commands, detectors, metrics, keys of YAML files."""
+"""The pages of the reference that are made from the code: commands, detectors, memory, metrics, keys of YAML files."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import inspect
+import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from nci_plugin import config
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.cli.parser import make_parser
-from nci_plugin.collapse import METRICS, CollapseMetrics
+from nci_plugin.collapse import BEYOND, METRICS, CollapseMetrics
 from nci_plugin.detectors import registry
+from nci_plugin.detectors.base import FIT_MEMORY, SCORE_MEMORY, Detector, Sizes
+from nci_plugin.features.bank import FitsOn
+from nci_plugin.features.split import CHUNK_ROWS
 from nci_plugin.metrics import METRIC_COLUMNS
 from nci_plugin.report.diagnosis_tables import at_collapse
 
@@ -192,6 +196,65 @@ instead of the library's 150 combinations. [Most agree with OpenOOD's, some do n
         yield row(f"`{name}`", plain(reason))
 
 
+# -------------------------------------------------------------------- memory and time
+
+
+def memory_and_time() -> Iterator[str]:
+    measured = json.loads((Path(__file__).parent / "scale.json").read_text(encoding="utf-8"))
+    sizes, rows = measured["sizes"], measured["detectors"]
+    counts = {"N": sizes["train"], "V": measured["validation"], "P": sizes["features"], "K": sizes["classes"]}
+    tested = sizes["test"]
+    missing = ", ".join(f"`{name}`" for name in config.detector_names() if name not in rows)
+    bank = ", ".join(f"{name} = {count}" for name, count in counts.items())
+    yield f"""\
+# Memory and time
+
+N training rows, V rows of `id/val`, P features, K classes; R = {CHUNK_ROWS} rows are scored at a time.
+*At most* is what fit and score may take, in bytes beside the features, which are read from where they are stored, with
+F = {_formula(FIT_MEMORY)} to fit on statistics and S = {_formula(SCORE_MEMORY)} for the rows at work. Of pytorch-ood's
+detectors it is what their fit takes at least. A detector that needs more than is free is refused before it
+fits, with a line that says how much, and the others go on.
+
+Measured with `python scripts/bench/scale.py --memory {sizes["memory"]:g}` on a synthetic bank of {bank} and
+{tested} tested rows, with one thread, each detector in a process of its own, on a machine that was shared with other
+work, so that seconds are of the process's CPU; {sizes["memory"]:g} GB were said to be free. *Private* is the peak of
+private memory (RssAnon) above what the process had with the bank open. The largest resident peak, pages of the stored
+features included, was {measured["largest_peak_MB"] / 1000:.1f} GB; what is in the table took
+{measured["total_cpu_s"] / 60:.0f} minutes.
+{f"Not measured yet: {missing}." if missing else ""}
+
+The time of scoring grows with the tested rows times the product that is named, which follows from the equation; the
+constant is the CPU time of the measured run, its search left out, divided by both.
+"""
+    columns = "at most, bytes", "here, MB", "private, MB", "CPU s", "grows with", "ns a row and unit"
+    yield from header("name", *columns)
+    for name in config.detector_names():
+        yield row(f"`{name}`", *_costs(config.load_detector(name).detector, Sizes(**counts), tested, rows.get(name)))
+
+
+def _costs(detector: Detector, sizes: Sizes, tested: int, measured: Mapping[str, Any] | None) -> Iterator[str]:
+    """The cells of a detector, empty where nothing was measured."""
+    ours = not detector.name.startswith(pytorch_ood.PREFIX)
+    base = [] if not ours else ["S"] if detector.fits_on is FitsOn.NOTHING else ["F", "S"]
+    own = _formula(detector.memory if ours else detector.memory_terms)
+    yield " + ".join(filter(None, [*base, own])) or "nothing"
+    yield f"{sizes.of(detector.memory_terms) / 1e6:.0f}"
+    parts = (measured or {}).get("seconds", {})
+    if measured is None or not parts:
+        yield from (plain((measured or {}).get("failure", "")), "", detector.per_row if ours else "", "")
+        return
+    yield f"{measured['peak_private_MB'] - measured['private_before_MB']:.0f}"
+    yield f"{measured['cpu_s']:.1f}"
+    units = tested * sizes.of({detector.per_row: 1})
+    constant = 1e9 * measured["cpu_s"] * parts["score"] / sum(parts.values()) / units
+    yield from (detector.per_row, f"{constant:.2g}") if ours else ("", "")
+
+
+def _formula(terms: Mapping[str, float]) -> str:
+    """Such as 48 P P + 24 K P."""
+    return " + ".join(f"{count:.9g} {term}".strip() for term, count in terms.items())
+
+
 # -------------------------------------------------------------------- collapse metrics
 
 
@@ -217,10 +280,22 @@ and a note gives the reason.
         label = " ".join(metric.label.split()) + (", for each class" if metric.per_class else "")
         of = ", ".join(metric.of).replace("_", " ")
         yield row(f"`{name}`", plain(label), plain(ideal), direction, plain(of), plain(column), function)
+    yield """
+## Beyond a balanced classifier
+
+Functions of what stands in the third column, from `nci_plugin.collapse.BEYOND`: several targets (NRC), grades (ONC),
+tokens of a language model, stages of a network, attacked images, inputs. [A study](../../studies/beyond.md) tries them.
+"""
+    yield from header("metric", "what", "of", "at collapse", "more collapsed is", "computed by")
+    for name, metric in BEYOND.items():
+        direction = "" if metric.ideal is None else "larger" if metric.larger else "smaller"
+        function = f"`{metric.function.__module__.rpartition('.')[2]}.{metric.function.__qualname__}`"
+        of = plain(", ".join(metric.of).replace("_", " "))
+        yield row(f"`{name}`", plain(metric.label), of, plain(at_collapse(metric, 10)), direction, function)
     yield ""
     yield "## The equations"
     yield ""
-    yield "Each function with its formula and its paper. All of them compute in float64."
+    yield "Each function with its formula and its paper. All compute in float64, but for a network's own passes."
     yield ""
     for function in _equations():
         yield f"`{function.__module__.rpartition('.')[2]}.{function.__name__}`"
@@ -236,7 +311,7 @@ and a note gives the reason.
 def _equations() -> Iterable[Callable[..., Any]]:
     """The functions of the metrics, each after those that stand before it in its file, all public ones once."""
     found: dict[Callable[..., Any], None] = {}
-    for function in [metric.function for metric in METRICS.values()]:
+    for function in [metric.function for metric in [*METRICS.values(), *BEYOND.values()]]:
         module = inspect.getmodule(function)
         beside = vars(module).values() if module and module.__name__.startswith("nci_plugin.collapse.") else ()
         mine = [each for each in beside if inspect.isfunction(each) and inspect.getmodule(each) is module]
@@ -309,6 +384,7 @@ def preprocessing_keys() -> Iterator[str]:
 PAGES = {
     "command_line": command_line,
     "detectors": detectors,
+    "memory_and_time": memory_and_time,
     "collapse_metrics": collapse_metrics,
     "metrics": metrics,
     "postprocessor_files": postprocessor_files,

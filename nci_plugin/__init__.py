@@ -26,6 +26,7 @@ What else there is:
 * `recommend`: which detector for a network, without OOD images.
 * `diagnose`: neural collapse of a network and of OOD images against it, in numbers, sentences and figures.
 * `CollapseMonitor`, and `nci_plugin.collapse.measure`: neural collapse in numbers, during training or afterwards.
+* `figure`: a figure of stored results, diagnoses or trainings, for a paper or a slide.
 * `register_with_openood`: the detectors as postprocessors of OpenOOD v1.5.
 * `PluginError`: raised on input that cannot be used, with one line that says what to do.
 
@@ -58,6 +59,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the names of _PUBLIC, which 
     from nci_plugin.registration import on_device as on_device
     from nci_plugin.registration import register as register
     from nci_plugin.registration import register_with_openood as register_with_openood
+    from nci_plugin.report.paper import figure as figure
 
 __version__ = "0.2.0"
 
@@ -81,6 +83,7 @@ _PUBLIC = {
     "DetectorSetup": "nci_plugin.evaluation.search",
     "register_detector": "nci_plugin.detectors.registry",
     "CollapseMonitor": "nci_plugin.dynamics.monitor",
+    "figure": "nci_plugin.report.paper",
     "PluginError": "nci_plugin.checks",
 }
 __all__ = ["__version__", *_PUBLIC]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Union
 
+import torch
 from torch import nn
 
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.adapters.openood import methods
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
+from nci_plugin.benchmarks.digits import write_digits
 from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.checks import PluginError, check_known, check_row_name, shown
 from nci_plugin.config import DEFAULT_DETECTORS, detector_names, load_benchmark, load_detector
@@ -19,13 +21,15 @@ from nci_plugin.detectors.base import Detector
 from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.evaluate import Evaluation, evaluate_bank, training_needed
+from nci_plugin.evaluation.finished import Finished, forget
 from nci_plugin.evaluation.identify import data_identity, network_identity
 from nci_plugin.evaluation.results import PREDICTIONS, file_name
 from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.bank import FitsOn
-from nci_plugin.features.extract import extract, extract_share
+from nci_plugin.features.extract import extract
 from nci_plugin.features.options import ExtractionOptions, check_amp, resolve_device
-from nci_plugin.files import free_memory, locked
+from nci_plugin.features.processes import ALONE, Processes
+from nci_plugin.files import free_memory
 from nci_plugin.networks.factory import import_named
 from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.linear import check_weights
@@ -48,6 +52,7 @@ def evaluate(
     head: str | None = None,
     progress: bool = True,
     amp: str = "none",
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Score every detector on every split of a benchmark, from one forward pass over its images.
 
@@ -59,7 +64,7 @@ def evaluate(
             free memory do not allow; ``openood:knn`` is OpenOOD's own, ``openood:all`` all of those), YAML files,
             `Detector` objects or classes (their hyper-parameters stay fixed), their ``FILE.py:CLASS``, or
             `DetectorSetup` objects (with a sweep, or a name of their own).
-        data_root: directory that image lists are relative to.
+        data_root: directory that image lists are relative to; ``digits`` is written there where it is not complete.
         output: directory for results, scores and stored features; None keeps everything in memory.
         device: ``auto`` (cuda, else mps, else cpu) or a torch device.
         batch_size, workers: of the image loader; the scores of an image may change with the batch size by rounding.
@@ -67,6 +72,8 @@ def evaluate(
         progress: show a progress bar on a terminal.
         amp: ``bf16`` or ``fp16`` passes the images under torch.autocast (bf16 on a CPU); each result's provenance then
             says how far its detector's scores moved against float32 on the first batch of each split.
+        processes: those that torchrun started, as `nci_plugin.features.processes.joined` gives them; all must call
+            this, and the first has the Evaluation. Without an ``output`` each holds all features that are kept.
 
     Returns:
         An Evaluation: ``results`` (metrics in percent), ``scores[detector][split]`` (larger = ID) and ``failures``.
@@ -76,6 +83,8 @@ def evaluate(
     if not isinstance(benchmark, Benchmark):
         benchmark = load_benchmark(str(benchmark))
     benchmark = benchmark.with_data_root(Path(data_root))
+    if benchmark.built_in is not None:
+        write_digits(Path(data_root))
     setups, left_out = affordable(resolve_detectors(detectors), detectors, benchmark.num_classes)
     benchmark.check_has_ood()
     splits = open_splits(benchmark)
@@ -87,21 +96,27 @@ def evaluate(
 
     def begin() -> None:
         if directory is not None:
-            identity.update(data_identity(splits, directory.digests, progress))
-            directory.open({"": identity})
+            with processes.in_turn():
+                identity.update(data_identity(splits, directory.digests, progress and processes.is_first))
+                directory.open({"": identity})
 
-    options = ExtractionOptions(device, batch_size, workers, head, store, progress, amp=amp, begin=begin)
-    check_amp(amp, resolve_device(device))
-    with nullcontext() if directory is None else locked(directory.path):
+    on = resolve_device(device)
+    check_amp(amp, on)
+    device = str(processes.device(on))
+    options = ExtractionOptions(
+        device, batch_size, workers, head, store, progress, processes=processes, amp=amp, begin=begin
+    )
+    with nullcontext() if directory is None else processes.locked(directory.path):
         evaluation = run_network(network, benchmark, setups, splits, options, lambda: identity, directory, seed="")
         evaluation.failures |= {
             name: f"left out of '{DEFAULT_DETECTORS}': {reason}" for name, reason in left_out.items()
         }
-        if directory is not None:
+        if directory is not None and processes.is_first:
             from nci_plugin.report.figures import draw_run  # imports matplotlib
 
             directory.write_tables(evaluation.results)
             draw_run(directory, evaluation.results)
+            forget(directory.path, [""])
     return evaluation
 
 
@@ -115,23 +130,39 @@ def run_network(
     directory: ResultsDirectory | None,
     seed: str,
 ) -> Evaluation:
-    """Extract, evaluate and store one network's part of a run; all processes extract, the first evaluates.
+    """Extract, evaluate and store one network's part of a run; all processes take part, the first has the Evaluation.
 
     ``provenance`` is asked for after the pass.
     """
     needed = training_needed(setups)
     if TRAIN not in splits and any(setup.fits_on is FitsOn.NOTHING for setup in setups):
         needed = frozenset()  # those that fit become failures, the others are scored
-    if not options.processes.is_first:
-        extract_share(network, benchmark, needed, options, splits)
-        return Evaluation()
     bank = extract(network, benchmark, needed, options, splits)
     if directory is None:
-        return evaluate_bank(bank, benchmark, setups, seed, provenance(), progress=options.progress)
+        told = provenance() if options.processes.is_first else None
+        return evaluate_bank(bank, benchmark, setups, seed, told, progress=options.progress)
+    if not options.processes.is_first:
+        names = _told_kept(setups, {}, options.processes)
+        return evaluate_bank(bank, benchmark, [setup for setup in setups if setup.name not in names])
     directory.begin(bank, seed)
-    return evaluate_bank(
-        bank, benchmark, setups, seed, provenance(), lambda part: directory.add(part, seed), options.progress
-    )
+    finished = Finished(directory, seed, bank)
+    kept = finished.kept(setups)
+    _told_kept(setups, kept, options.processes)
+    if kept and options.tell:
+        options.tell(f"finished by the run that was interrupted: {', '.join(kept)}")
+
+    def add(setup: Contestant, part: Evaluation) -> None:
+        directory.add(part, seed)
+        finished.add(setup)
+
+    return evaluate_bank(bank, benchmark, setups, seed, provenance(), add, options.progress, kept)
+
+
+def _told_kept(setups: Sequence[Contestant], kept: Collection[str], processes: Processes) -> set[str]:
+    """What the first process has kept of earlier work, which no process does again."""
+    flags = torch.tensor([setup.name in kept for setup in setups])
+    first = processes.together(lambda: {"kept": flags} if processes.is_first else {})[0]["kept"]
+    return {setup.name for setup, flag in zip(setups, first) if flag}
 
 
 def features_directory(output: Path, seed: str) -> Path:

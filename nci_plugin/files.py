@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import logging
 import os
 import re
 import shutil
 import stat
 import sys
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, Union
 
 from filelock import FileLock, Timeout
 
 from nci_plugin.checks import PluginError, check_writable
+
+Bytes = Union[bytes, memoryview]
 
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\.tmp")
 LOCK = ".lock"
@@ -27,33 +32,57 @@ LEVELS = 6
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 """What a file system without locks answers."""
 
+_seeking = threading.Lock()
 _held: set[FileLock] = set()
 """The locks that this process holds."""
 
 logger = logging.getLogger(__name__)
 
 
-def read_file(path: Path, what: str, limit: int, remedy: str) -> bytes:
-    """The bytes of a regular file of at most ``limit`` bytes; ``what`` and ``remedy`` are parts of the error's text.
+def open_regular(path: Path, what: str, remedy: str) -> BinaryIO:
+    """Open a regular file to read its bytes, unbuffered; ``what`` and ``remedy`` are parts of the error's text.
 
-    Raises PluginError if it cannot be read, is larger, or is no regular file: a pipe or a device might never end.
+    Raises PluginError if it cannot be read or is no regular file: a pipe or a device might never end.
     FileNotFoundError and NotADirectoryError are left to the caller, as a file that is not there often is no error.
     """
     try:
         # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise PluginError(f"{what} '{path}': must be a regular file; {remedy}")
-            # As much as it says first, since a read allocates all that it asks for; it may grow, and /proc says 0.
-            data = file.read(min(status.st_size, limit) + 1)
-            if len(data) > status.st_size:
-                data += file.read(limit + 1 - len(data))
+        try:
+            file = open(descriptor, "rb", buffering=0)  # noqa: SIM115 - it is the caller's to close
+        except OSError:  # a directory
+            os.close(descriptor)
+            raise
     except (FileNotFoundError, NotADirectoryError):
         raise
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise PluginError(f"{what} '{path}': {getattr(error, 'strerror', None) or error}; {remedy}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise PluginError(f"{what} '{path}': must be a regular file; {remedy}")
+    return file
+
+
+def read_at(file: BinaryIO, start: int, size: int) -> bytes:
+    """So many bytes from a place in an open file, for any thread and for processes that share it."""
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), size, start)
+    with _seeking:  # a system without it has no processes that share a file
+        file.seek(start)
+        return file.read(size)
+
+
+def read_file(path: Path, what: str, limit: int, remedy: str) -> bytes:
+    """The bytes of a regular file of at most ``limit`` bytes; as `open_regular`, and PluginError if it is larger."""
+    with open_regular(path, what, remedy) as raw, io.BufferedReader(raw) as file:  # type: ignore[type-var]
+        try:
+            # As much as it says first, since a read allocates all that it asks for; it may grow, and /proc says 0.
+            size = os.fstat(raw.fileno()).st_size
+            data = file.read(min(size, limit) + 1)
+            if len(data) > size:
+                data += file.read(limit + 1 - len(data))
+        except OSError as error:
+            raise PluginError(f"{what} '{path}': {error.strerror or error}; {remedy}") from None
     if len(data) > limit:
         raise PluginError(f"{what} '{path}': larger than {limit / 2**20:g} MiB, more than can be right; {remedy}")
     return data
@@ -67,16 +96,18 @@ def read_text(path: Path, what: str, limit: int, remedy: str) -> str:
         raise PluginError(f"{what} '{path}': not a text file (UTF-8); {remedy}") from None
 
 
-def write_atomically(path: Path, data: bytes | str, durable: bool = True) -> None:
+def write_atomically(path: Path, data: Bytes | str | Sequence[Bytes], durable: bool = True) -> None:
     """Write a file beside its place, then rename it: a reader finds the old file or the new one, never a part.
 
+    ``data`` may be parts, which are written one after the other.
     ``durable`` also survives a power cut, at the cost of a wait for the disk. Raises PluginError if it cannot write.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            for part in data if isinstance(data, (tuple, list)) else (data,):
+                file.write(part.encode() if isinstance(part, str) else part)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
@@ -216,9 +247,22 @@ def move_aside(path: Path) -> Path:
 
 def digest(*parts: bytes | str) -> str:
     """A short content hash (32 hexadecimal digits) of byte strings and texts."""
+    return digest_of(parts)
+
+
+def digest_of(parts: Iterable[Bytes | str | Callable[[], Iterable[Bytes | str]]]) -> str:
+    """As `digest`, of as many as come; one that is too large to be held is a function that gives it piece by piece.
+
+    It is called twice, since the length of a part goes before it.
+    """
     hasher = hashlib.blake2b(digest_size=16)
     for part in parts:
-        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part  # of names that are not UTF-8
-        hasher.update(len(data).to_bytes(8, "little"))
-        hasher.update(data)
+        pieces = part if callable(part) else lambda whole=part: (whole,)  # type: ignore[misc]
+        hasher.update(sum(len(_encoded(each)) for each in pieces()).to_bytes(8, "little"))
+        for each in pieces():
+            hasher.update(_encoded(each))
     return hasher.hexdigest()
+
+
+def _encoded(text: Bytes | str) -> Bytes:
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text  # of names that are not UTF-8

@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, a line every 30 s where standard error is a file."""
+"""How far long work is: a bar on a terminal and in a notebook, a line every 30 s where standard error is a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from tqdm import tqdm
+from tqdm.asyncio import tqdm as plain_bar
+from tqdm.auto import tqdm
 
 EVERY = 30.0
 """Seconds between two lines; work that takes less prints none."""
@@ -28,7 +29,7 @@ class Progress(Protocol):
 class _Lines:
     """As tqdm, in lines: ``extract: 1200 of 50000 img, 40.0 img/s, 0:20:20 left``."""
 
-    def __init__(self, desc: str, unit: str, total: float) -> None:
+    def __init__(self, desc: str, unit: str, total: float | None) -> None:
         self.desc, self.unit, self.total = desc, unit, total
         self.done, self.now, self.started = 0.0, "", time.monotonic()
 
@@ -40,10 +41,12 @@ class _Lines:
 
     def __str__(self) -> str:
         elapsed = time.monotonic() - self.started
-        text = f"{self.desc}: {self.done:g} of {self.total:g} {self.unit}"
+        of = "" if self.total is None else f" of {self.total:g}"
+        text = f"{self.desc}: {self.done:g}{of} {self.unit}"
         if self.done:
-            left = elapsed / self.done * (self.total - self.done)
-            text += f", {self.done / elapsed:.3g} {self.unit}/s, {tqdm.format_interval(left)} left"
+            text += f", {self.done / elapsed:.3g} {self.unit}/s"
+        if self.done and self.total is not None:
+            text += f", {tqdm.format_interval(elapsed / self.done * (self.total - self.done))} left"
         return text + (f" ({self.now})" if self.now else "")
 
     def keep_telling(self, ended: threading.Event) -> None:
@@ -52,13 +55,15 @@ class _Lines:
 
 
 @contextmanager
-def progress(desc: str, unit: str, total: int, shown: bool = True) -> Iterator[Progress]:
+def progress(desc: str, unit: str, total: int | None, shown: bool = True, delay: float = 0) -> Iterator[Progress]:
     """Show how far ``total`` units of work are, on standard error; nothing where it is not to be ``shown``.
 
-    A line comes every `EVERY` seconds however long one unit takes, with the rate and the time that is left at it.
+    ``total`` is None where nobody knows how many there will be. A bar appears after ``delay`` seconds. A line comes
+    every `EVERY` seconds however long one unit takes, with the rate and the time that is left at it.
     """
-    if not shown or (sys.stderr is not None and sys.stderr.isatty()):
-        with tqdm(total=total, unit=unit, desc=desc, disable=not shown) as bar:
+    in_notebook = tqdm is not plain_bar  # a widget, where there are some
+    if not shown or in_notebook or (sys.stderr is not None and sys.stderr.isatty()):
+        with tqdm(total=total, unit=unit, desc=desc, disable=not shown, delay=delay) as bar:
             yield bar
         return
     lines, ended = _Lines(desc, unit, total), threading.Event()

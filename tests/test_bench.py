@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 pytestmark = pytest.mark.slow
 
@@ -234,3 +237,78 @@ def test_quick_run(tmp_path: Path) -> None:
     assert {each["part"] for each in report["parts"]} == set("abcdef")
     for each in report["parts"]:
         assert all(value > 0 for name, value in each.get("report", {}).items() if "_over_" in name), each
+
+
+def test_device_scoring(measure: Callable[..., dict[str, Any]]) -> None:
+    sizes = ["--samples=60", "--bank=60", "--features=8", "--classes=3", "--rounds=1"]
+    assert_positive(measure("device_scoring", "--device=cpu", *sizes), "copy_GB_per_s", "knn_images_per_second")
+
+
+def test_training_on_packs(tmp_path: Path, one_thread: None) -> None:
+    """What packing wrote, a network of one channel, and what it left: statistics in float64, features in float16."""
+    workload, packing, training = (importlib.import_module(name) for name in ("workload", "packing", "training"))
+    paths = {name: tmp_path / name for name in ("images", "packs", "out", "work.json", "packs.json", "training.json")}
+    sizes = ["--workload=small", "--train=40", "--test=60", "--width=8"]
+    workload.main([*sizes, f"--directory={paths['images']}", f"--json={paths['work.json']}"])
+    root = json.loads(paths["work.json"].read_text(encoding="utf-8"))["directory"]
+    packs = [f"--packs={paths['packs']}", f"--json={paths['packs.json']}", f"--data-root={root}", "--train=30"]
+    packing.main([f"{root}/benchmark.yml", *packs])
+    assert json.loads(paths["packs.json"].read_text(encoding="utf-8"))["images"]["id/train"] == 30
+    out = [f"--out={paths['out']}", f"--json={paths['training.json']}", "--device=cpu", "--epochs=1", "--width=1"]
+    training.main([f"--packs={paths['packs']}", *out])
+    report = json.loads(paths["training.json"].read_text(encoding="utf-8"))
+    assert report["epochs"] == 1
+    assert report["rows_kept"]["id/train"] == 30
+    with np.load(paths["out"] / "statistics.npz") as statistics:
+        assert statistics["within_scatter"].dtype == np.float64
+        assert statistics["counts"].sum() == 30
+    with np.load(paths["out"] / "id.test.npz") as test:
+        assert test["features"].dtype == np.float16
+        assert len(test["features"]) == len(test["labels"]) == report["images"]["id/test"]
+
+
+def test_files_that_travel_stay_within_their_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = importlib.import_module("training")
+    monkeypatch.setattr(training, "FILE_BYTES", 20_000)
+    monkeypatch.setattr(training, "ALL_BYTES", 60_000)
+    features = {f"far/{number}": (torch.zeros(900, 10), torch.zeros(900).long()) for number in range(9)}
+    rows = training.stored(tmp_path, features, {"counts": torch.zeros(10)})
+    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
+    assert len(sizes) == training.FILES
+    assert max(sizes) <= 20_000
+    assert sum(sizes) <= 60_000
+    assert all(0 < count < 900 for count in rows.values())
+
+
+def test_gpu(tmp_path: Path) -> None:
+    """The script for a GPU, on the CPU in small sizes, and what it says where there is none."""
+    script = str(BENCH / "gpu.sh")
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+
+    def started(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", script, f"--output={tmp_path}", *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
+        )
+
+    if not torch.cuda.is_available():
+        refused = started()
+        assert refused.returncode == 2
+        assert "there is no GPU here; nothing was measured" in refused.stderr
+    done = started("--device", "cpu", "--quick", "--workers=0")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert {each["part"] for each in report["parts"]} == set("abcde")
+    assert not [each for each in report["parts"] if "failed" in each]
+    assert "no --packs" in report["parts"][-1]["skipped"]
+    passed = {each["name"]: each["report"] for each in report["parts"] if "report" in each}
+    assert passed["tests marked device"]["tests_passed"] > 0
+    assert passed["scoring against a copy"]["nci_over_copy"] > 0
+    assert sum(name.startswith("extraction") for name in passed) == 6
+
+
+def test_shared_scoring(measure: Callable[..., dict[str, Any]]) -> None:
+    sizes = ["--bank=300", "--rows=200", "--features=110"]
+    report = measure("shared_scoring", "--processes", "1", "2", *sizes)
+    assert_positive(report, "processes_1_s", "processes_2_s")
+    assert report["scores_identical"] is True

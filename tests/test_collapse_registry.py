@@ -173,7 +173,8 @@ def test_a_diagnosis_of_before_the_registry_is_read_and_written_alike() -> None:
     """Its numbers are rounded; it holds no provenance, and no note where no class is absent."""
     saved = json.loads((ROOT / "tests" / "earlier_diagnosis.json").read_text(encoding="utf-8"))
     record = DiagnosisRecord.from_dict(saved)
-    later = dict.fromkeys(("nc2_mean_cosine", "mean_class_distance"))  # metrics that it was written without
+    # Metrics that it was written without.
+    later = dict.fromkeys(("nc2_mean_cosine", "mean_class_distance", "gof_mean_abs_cosine_weights"))
     expected = {name: {**saved[name], **later} for name in ("collapse", "collapse_sample_mean")}
     assert json.loads(json.dumps(record.to_dict())) == {**saved, **expected, "provenance": {}}
     rows = diagnosis_tables.collapse_table(["one"], [record]).rows

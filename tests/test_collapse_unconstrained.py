@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from nci_plugin.collapse import METRICS, held_out_cdnv, measure, ortho_dev
+from nci_plugin.collapse import METRICS, held_out_cdnv, measure, ortho_dev, within_cosine
 from nci_plugin.features.split import FeatureSplit
 
 FOLDER = Path(__file__).resolve().parent.parent / "scripts" / "study"
@@ -41,8 +41,11 @@ def test_with_bias_every_metric_has_its_value_at_collapse(study: Any, loss: str)
     split = split_of(minimum)
     values = dict(measure(minimum.statistics, minimum.head, training=split).values)
     values["held_out_cdnv"] = held_out_cdnv(split, CLASSES)
+    values["within_cosine"] = within_cosine(split, CLASSES)
     checked = [m for m in METRICS.values() if m.ideal is not None and not m.frame and m.name in values]
-    assert len(checked) >= 20
+    left_out = {m.name for m in METRICS.values() if m.ideal is not None} - {m.name for m in checked}
+    # Of an OOD set, and of the other frame: below.
+    assert left_out == {"ortho_dev", "gof_mean_abs_cosine_uncentred", "gof_mean_abs_cosine_weights"}
     for each in checked:
         expected = each.at_collapse(CLASSES)
         assert np.allclose(values[each.name], expected, atol=1e-4 * max(1, abs(expected or 0))), each.name
@@ -67,6 +70,7 @@ def test_mse_without_bias_is_an_orthogonal_frame(study: Any) -> None:
     minimum = study.solve([6] * CLASSES, WIDTH, "MSE", bias=False)
     values = minimum.metrics.values
     assert values["gof_mean_abs_cosine_uncentred"] == pytest.approx(0, abs=1e-6)
+    assert values["gof_mean_abs_cosine_weights"] == pytest.approx(0, abs=1e-6)
     assert values["nc2_equiangular_weights"] == pytest.approx(1 / (CLASSES - 1), abs=1e-6)
     assert values["effective_rank_weights"] == pytest.approx(CLASSES, abs=1e-6)
     assert values["nc2_etf_error"] == pytest.approx(0, abs=1e-6)

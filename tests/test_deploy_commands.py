@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import served
 import torch
 from PIL import Image
@@ -24,7 +26,8 @@ from tiny import Tiny
 from nci_plugin import OODDetector, PluginError
 from nci_plugin.cli.main import main
 from nci_plugin.deploy.drift import drift, read_scores
-from nci_plugin.deploy.stream import COLUMNS, ScoreLog, image_names, score_files
+from nci_plugin.deploy.score_log import COLUMNS, ScoreLog
+from nci_plugin.deploy.stream import image_names, score_files
 from nci_plugin.report.class_figures import duality_figure
 from nci_plugin.report.diagnosis_files import read_diagnoses
 from nci_plugin.report.diagnosis_tables import class_table
@@ -128,6 +131,7 @@ def test_a_benchmark_fits_and_its_validation_images_calibrate(
         (["--tpr", "0.999"], "needs at least 999"),
         (["--tpr", "95"], "tpr"),
         (["--detectors", "nci_pluss"], "did you mean 'nci_plus'"),
+        (["--detectors", "nci", "pytorch_ood:entropy"], "only registered detectors can be saved"),
         (["--val", "no/such"], "--val 'no/such': is not there"),
         (["--class-names", "a", "b"], "4 different names"),
         (["--bank-rows", "0"], "bank_rows"),
@@ -154,6 +158,8 @@ def test_fit_needs_a_network_validation_images_and_a_preprocessing(
     assert "--ckpt-path: is missing" in error_of(capsys, ["fit", str(place), "--net", "torchvision:resnet18", *STEPS])
     assert "pass --mean and --std" in error_of(capsys, ["fit", str(place), *network(place)])
     assert "no benchmark has this name" in error_of(capsys, ["fit", str(tmp_path / "none"), *network(place)])
+    empty = ["fit", str(tmp_path), "--val", str(tmp_path), *network(place), *STEPS]
+    assert "has no sub-folders, which are its classes" in error_of(capsys, empty)
 
 
 # -------------------------------------------------------------------- score
@@ -211,18 +217,21 @@ def test_images_that_cannot_be_scored_get_a_row_and_exit_code_1(place: Path, tmp
     for index in range(5):
         (images / f"{index}.png").write_bytes((place / "mixed" / "id_000.png").read_bytes())
     (images / "2.png").write_bytes(b"no image")
+    (images / "broken\n.png").write_bytes(b"no image")
     (images / "deep" / "er" / 'a,"b\n.png').write_bytes((place / "mixed" / "id_000.png").read_bytes())
     (images / "notes.txt").write_text("no image either")
     output = tmp_path / "s.csv"
     arguments = [*score(place)[:1], str(images), *score(place)[2:], "--csv", str(output), "--batch-size", "3"]
     assert main(arguments) == 1
     rows = {row["file"]: row for row in table(output)}
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert "cannot be decoded" in rows["2.png"]["error"]
     assert rows["2.png"]["score"] == rows["2.png"]["verdict"] == ""
     assert rows['deep/er/a,"b\\n.png']["error"] == ""  # no line of the file is broken in two
+    assert "broken .png" in rows["broken\\n.png"]["error"]
+    assert len(output.read_text().splitlines()) == 8
     assert main(arguments) == 0
-    assert len(table(output)) == 6
+    assert len(table(output)) == 7
 
 
 def test_a_killed_run_goes_on_without_loss_or_repetition(place: Path, tmp_path: Path) -> None:
@@ -252,14 +261,14 @@ def test_a_file_cut_at_every_byte_is_completed(place: Path, tmp_path: Path) -> N
     for format in ("csv", "jsonl"):
         whole = tmp_path / f"whole.{format}"
         with ScoreLog(whole, format, {"run": 1}) as log:
-            score_files(detector, place / "mixed", names, log, progress=False)
+            score_files(detector, place / "mixed", names, log, shown=False)
         data = whole.read_bytes()
         for cut in range(1, len(data), 7):
             path = tmp_path / f"{cut}.{format}"
             path.write_bytes(data[:cut])
             (tmp_path / f"{cut}.{format}.run.json").write_text('{"run": 1}')
             with ScoreLog(path, format, {"run": 1}) as log:
-                score_files(detector, place / "mixed", names, log, progress=False)
+                score_files(detector, place / "mixed", names, log, shown=False)
             rows = table(path) if format == "csv" else list(map(json.loads, path.read_text().splitlines()))
             assert [row["file"] for row in rows] == names, cut
 
@@ -277,6 +286,73 @@ def test_rows_of_another_run_are_refused_and_left_alone(
     assert not (tmp_path / "mine.csv.run.json").exists()
     assert (tmp_path / "mine.csv").read_text() == "a,b\n1,2\n"
     assert output.read_bytes() == before
+
+
+def test_names_of_files_stay_apart_and_a_list_names_an_image_once(place: Path, tmp_path: Path) -> None:
+    """A line break and the letters that stand for it are two names, in a run and in the one that goes on."""
+    data = (place / "mixed" / "id_000.png").read_bytes()
+    names = ["a\nb.png", "a\\nb.png", "ä ü.png", os.fsdecode(b"\xff.png"), "日本.png"]
+    (tmp_path / "in").mkdir()
+    for name in names:
+        (tmp_path / "in" / name).write_bytes(data)
+    arguments = [*score(place)[:1], str(tmp_path / "in"), *score(place)[2:], "--csv", str(tmp_path / "s.csv")]
+    assert main(arguments) == 0
+    written = {row["file"] for row in table(tmp_path / "s.csv")}
+    assert written == {"a\\nb.png", "a\\\\nb.png", "ä ü.png", "\\udcff.png", "日本.png"}
+    assert main(arguments) == 0
+    assert len(table(tmp_path / "s.csv")) == len(names)
+    (tmp_path / "list.txt").write_text("ä ü.png\n日本.png 1\nä ü.png 3\n", encoding="utf-8")
+    again = [*score(place)[:1], str(tmp_path / "list.txt"), *score(place)[2:], "--data-root", str(tmp_path / "in")]
+    assert main([*again, "--csv", str(tmp_path / "l.csv")]) == 0
+    assert [row["file"] for row in table(tmp_path / "l.csv")] == ["ä ü.png", "日本.png"]
+
+
+def test_a_list_under_another_directory_and_a_row_that_is_none_are_refused(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.txt").write_text("id_000.png\n")
+    arguments = [*score(place)[:1], str(tmp_path / "list.txt"), *score(place)[2:]]
+    for format in ("csv", "jsonl"):
+        output = [f"--{format}", str(tmp_path / f"s.{format}")]
+        assert main([*arguments, *output, "--data-root", str(place / "mixed")]) == 0
+        assert "another run (data_root differs)" in error_of(capsys, [*arguments, *output, "--data-root", str(place)])
+        with (tmp_path / f"s.{format}").open("a") as file:
+            file.write("\n")
+        said = error_of(capsys, [*arguments, *output, "--data-root", str(place / "mixed")])
+        assert "is no row" in said
+    assert "is no file" in error_of(capsys, [*arguments, "--csv", str(tmp_path)])
+
+
+def test_other_validation_images_beside_a_folder_that_has_some(place: Path, tmp_path: Path) -> None:
+    folders(tmp_path, {"other": 40})
+    output = ["--val", str(tmp_path / "other"), "--output", str(tmp_path / "d.safetensors")]
+    assert main([*fit(place)[:-2], *output]) == 0
+    fitted = OODDetector.load(tmp_path / "d.safetensors", served.network()).fitted
+    assert fitted.rows == {"train": 120, "validation_fit": 0, "calibration": 40}
+
+
+def test_an_input_is_not_written_over(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = tmp_path / "net.safetensors"
+    safetensors.torch.save_file(served.network().state_dict(), weights)
+    before = weights.read_bytes()
+    arguments = ["fit", str(place), "--net", f"{place / 'net.py'}:make", "--ckpt-path", str(weights), *STEPS]
+    assert "is an input of this command" in error_of(capsys, [*arguments, "--output", str(weights)])
+    assert weights.read_bytes() == before
+
+
+def test_who_comes_second_changes_nothing_of_the_first(tmp_path: Path) -> None:
+    """Neither before nor after the first has written its header."""
+    with ScoreLog(tmp_path / "s.csv", "csv", {"run": 1}):
+        before = (tmp_path / "s.csv").read_bytes(), (tmp_path / "s.csv.run.json").read_bytes()
+        with pytest.raises(PluginError, match="another command writes there"):
+            ScoreLog(tmp_path / "s.csv", "csv", {"run": 2}).__enter__()
+        assert ((tmp_path / "s.csv").read_bytes(), (tmp_path / "s.csv.run.json").read_bytes()) == before
+    empty = tmp_path / "e.csv"
+    with empty.open("w+b") as first:
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(PluginError, match="another command writes there"):
+            ScoreLog(empty, "csv", {"run": 2}).__enter__()
+    assert not (tmp_path / "e.csv.run.json").exists()
 
 
 def test_two_commands_on_one_file(place: Path, tmp_path: Path) -> None:
@@ -373,15 +449,19 @@ def test_scores_are_read_back_as_they_were(place: Path, tmp_path: Path) -> None:
     for format in ("csv", "jsonl"):
         path = tmp_path / f"s.{format}"
         with ScoreLog(path, format, {}) as log:
-            score_files(detector, place / "mixed", ["id_000.png", "id_002.png"], log, progress=False)
+            score_files(detector, place / "mixed", ["id_000.png", "id_002.png"], log, shown=False)
         read = read_scores(path).astype(np.float32)
         pair = [place / "mixed" / "id_000.png", place / "mixed" / "id_002.png"]
         assert np.array_equal(read, detector.score(pair).numpy())
         assert np.array_equal(read_scores(path, last=1).astype(np.float32), read[1:])
     with pytest.raises(PluginError, match="finite scores"):
         detector.drift([])
-    with pytest.raises(PluginError, match="finite scores"):
-        detector.drift([1.0, float("nan")])
+    for scores in ([1.0, float("nan")], [1e300]):
+        with pytest.raises(PluginError, match="finite scores"):
+            detector.drift(scores)
+    with pytest.raises(PluginError, match="needs a list of scores, got str"):
+        detector.drift("scores.csv")
+    assert detector.drift(detector.predict(pair)).n == 2
 
 
 def test_no_image_file_without_a_preprocessing(tmp_path: Path, capsys: pytest.CaptureFixture[str], place: Path) -> None:

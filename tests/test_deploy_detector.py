@@ -24,8 +24,8 @@ from torchvision.models import ResNet18_Weights
 
 from nci_plugin import Benchmark, OODDetector, PluginError, Preprocessing, evaluate
 from nci_plugin.deploy import file
-from nci_plugin.deploy.detector import drawn, halves
-from nci_plugin.deploy.preprocessing import of_timm, of_transform, stated
+from nci_plugin.deploy.fitting import drawn, fit_together, halves
+from nci_plugin.deploy.preprocessing import agreed, of_timm, of_transform, stated
 from nci_plugin.detectors import registry
 from nci_plugin.features.split import FeatureSplit
 
@@ -221,6 +221,7 @@ class Endless(IterableDataset):
         (DataLoader(Endless(), 8), "may never end"),
         ((pair for pair in TRAIN), "may never end"),
         (Subset(TRAIN, []), "empty"),
+        (TensorDataset((TRAIN.tensors[0] * 20).byte(), TRAIN.tensors[1]), "holds uint8, not floats"),
         (TensorDataset(TRAIN.tensors[0], TRAIN.tensors[1] + 1), "outside 0..3"),
         ("no/such/folder", "is not there"),
     ],
@@ -235,8 +236,46 @@ def test_validation_data_pass_the_same_gate_before_anything_is_held() -> None:
     for source, message in ((Endless(), "may never end"), (Augmented(), "fetched again")):
         with pytest.raises(PluginError, match=f"validation images: .*{message}"):
             new().fit(network(), TRAIN, source)
-    with pytest.raises(PluginError, match="same images"):
-        new().fit(network(), TRAIN, TRAIN)
+    for train, validation in (
+        (TRAIN, TRAIN),
+        (TRAIN, DataLoader(TRAIN, 16)),
+        (DataLoader(TRAIN, 7, shuffle=True), Subset(Subset(TRAIN, range(120)), range(120))),
+    ):
+        with pytest.raises(PluginError, match="120 of them are training images too"):
+            new().fit(network(), train, validation)
+    with pytest.raises(PluginError, match="50 of them are training images too"):
+        new().fit(network(), Subset(TRAIN, range(100)), Subset(TRAIN, range(50, 120)))
+    assert new().fit(network(), Subset(TRAIN, range(60)), Subset(TRAIN, range(60, 120))).fitted.rows["train"] == 60
+    with pytest.raises(PluginError, match="must be a torch.nn.Module"):
+        new().fit(lambda images: images, TRAIN, VAL)  # type: ignore[arg-type]  # the mistake
+
+
+def test_files_that_are_in_both_splits_are_refused_and_named(tmp_path: Path) -> None:
+    folders(tmp_path, {"train": 60, "val": 40})
+    (tmp_path / "link").symlink_to(tmp_path / "train")
+    for validation in (tmp_path / "train", tmp_path / "link", ImageFolder(str(tmp_path / "train"), STEPS)):
+        with pytest.raises(PluginError, match="60 of them are training images too, '.*png' for one"):
+            new(preprocessing=STEPS).fit(network(), tmp_path / "train", validation)
+
+
+def test_several_detectors_share_one_pass() -> None:
+    model, passed = network(), []
+    model.register_forward_hook(lambda _, images, __: passed.append(len(images[0])))
+    new("nci").fit(model, TRAIN, VAL)
+    alone = sum(passed)
+    passed.clear()
+    together = [new(name, tpr=tpr) for name, tpr in (("nci", 0.95), ("knn", 0.9), ("mds_pp", 0.9), ("nci_auto", 0.9))]
+    fit_together(together, model, TRAIN, VAL)
+    assert sum(passed) == alone
+    for each in together:
+        single = new(each.detector, tpr=each.tpr).fit(network(), TRAIN, VAL)
+        assert torch.equal(each.score(TEST), single.score(TEST))
+        assert each.threshold() == single.threshold()
+        assert each.fitted.rows == single.fitted.rows
+    unfitted = [new("nci"), new("nci_auto", tpr=0.99)]
+    with pytest.raises(PluginError, match="30 of them calibrate"):
+        fit_together(unfitted, model, TRAIN, VAL)
+    assert "not fitted" in repr(unfitted[0])
 
 
 def test_too_few_validation_images_are_refused_before_the_pass() -> None:
@@ -266,6 +305,11 @@ def test_folders_need_a_preprocessing_and_one_that_is_the_same(tmp_path: Path) -
     data = ImageFolder(str(tmp_path / "val"), steps)
     with pytest.raises(PluginError, match="preprocessing: .* was stated, and a data set's own"):
         new(preprocessing=STEPS).fit(network(), tmp_path / "train", data)
+    unknown = ImageFolder(str(tmp_path / "val"), lambda picture: STEPS(picture) * 0.9)
+    with pytest.raises(PluginError, match="makes other pixels of '.*png'"):
+        new(preprocessing=STEPS).fit(network(), tmp_path / "train", unknown)
+    same = ImageFolder(str(tmp_path / "val"), lambda picture: STEPS(picture))
+    assert new(preprocessing=STEPS).fit(network(), tmp_path / "train", same).fitted.preprocessing == STEPS
     other = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.4] * 3, [0.5] * 3)])
     with pytest.raises(PluginError, match="transforms differ"):
         new().fit(network(), ImageFolder(str(tmp_path / "train"), other), data)
@@ -279,6 +323,9 @@ def test_images_that_are_not_those_of_fit_are_refused() -> None:
         detector.score(torch.zeros(2, 3, 9, 9))
     with pytest.raises(PluginError, match=r"must be \(3, 8, 8\) each"):
         detector.score(torch.zeros(3, 8, 8))
+    for endless in (Endless(), DataLoader(Endless(), 8), iter(TEST)):
+        with pytest.raises(PluginError, match="may never end"):
+            detector.score(endless)
     bad = TEST.tensors[0].clone()
     bad[5] = torch.nan
     with pytest.raises(PluginError, match="row 5 holds NaN"):
@@ -346,6 +393,11 @@ def test_preprocessing_of_timm_is_read_off_its_configuration() -> None:
         "interpolation": "bicubic",
     }
     assert of_timm(model) == Preprocessing(248, 224, ((0.5,) * 3, (0.5,) * 3), "bicubic")
+    # It says how files become its input, and nothing of tensors that are ready.
+    assert agreed(None, model, "train") == of_timm(model)
+    assert agreed(None, model, [(Image.new("RGB", (9, 9)), 0)]) == of_timm(model)
+    assert agreed(None, model, TRAIN, DataLoader(VAL, 8)) is None
+    assert agreed(STEPS, model, TRAIN) == STEPS
     model.pretrained_cfg["crop_mode"] = "squash"  # type: ignore[index,operator]
     assert of_timm(model) is None
 
@@ -480,13 +532,14 @@ def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
         OODDetector.load(tmp_path / "none.safetensors", model)
 
 
-def rewritten(path: Path, **changes: Any) -> None:
-    """The file with other values, and the checksum that belongs to them: what a hostile hand can make."""
+def rewritten(path: Path, other: dict[str, Any] | None = None, **changes: Any) -> None:
+    """The file with ``other`` tensors and values, and their checksum: what a hostile hand can make."""
     with safetensors.safe_open(path, "pt") as stored:
         record = json.loads(stored.metadata()["nci_plugin"])
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  no mapping
     record.pop("checksum")
     record.update(changes)
+    tensors.update({name: change(tensors[name]).contiguous() for name, change in (other or {}).items()})
     record["checksum"] = file._checksum(record, tensors)
     path.write_bytes(safetensors.torch.save(tensors, {"nci_plugin": json.dumps(record)}))
 
@@ -506,6 +559,14 @@ def rewritten(path: Path, **changes: Any) -> None:
         {"network": {}},
         {"preprocessing": {"img_size": 8}},
         {"settings": None},
+        {"settings": {"by_class": False, "seed": 0}},
+        {"settings": {"tpr": 2, "by_class": False, "seed": 0}},
+        {"rows": {}},
+        {"rows": {"train": "x", "validation_fit": 0, "calibration": 60}},
+        {"class_names": "abcd"},
+        {"class_names": ["a"]},
+        {"class_names": [1, 2, 3, 4]},
+        {"detector": "pytorch_ood:entropy"},
     ],
 )
 def test_a_file_that_was_made_up_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
@@ -515,6 +576,53 @@ def test_a_file_that_was_made_up_is_refused(changes: dict[str, Any], tmp_path: P
     OODDetector.load(path, model)
     rewritten(path, **changes)
     with pytest.raises(PluginError):
+        OODDetector.load(path, model)
+
+
+def with_nan(values: torch.Tensor) -> torch.Tensor:
+    changed = values.clone()
+    changed.view(-1)[len(changed) // 2] = torch.nan
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("calibration.scores", with_nan),
+        ("calibration.scores", lambda scores: scores.flip(0)),
+        ("calibration.scores", lambda scores: scores[:0]),
+        ("calibration.scores", lambda scores: scores[None]),
+        ("calibration.scores", lambda scores: scores[:30]),
+        ("calibration.scores", lambda scores: scores.long()),
+        ("calibration.classes", lambda classes: classes + 99),
+        ("calibration.classes", lambda classes: classes.float()),
+        ("learned.mean_", lambda mean: mean[:3]),
+        ("learned.mean_", lambda mean: mean.long()),
+        ("learned.weight_", with_nan),
+        ("learned.weight_", lambda weight: weight[:2]),
+        ("probe.scores", lambda scores: scores[:0]),
+        ("probe.scores", with_nan),
+        ("probe.features", lambda features: features[:, :3]),
+        ("probe.logits", lambda logits: logits[:, :2]),
+    ],
+)
+def test_tensors_that_were_made_up_are_refused(name: str, change: Any, tmp_path: Path) -> None:
+    detector, model = fitted("nci")
+    path = detector.save(tmp_path / "d.safetensors")
+    rewritten(path, {name: change})
+    with pytest.raises(PluginError, match="detector file") as error:
+        OODDetector.load(path, model)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [[3, 10**5, 10**5], [3, -8, 8], "abc", [3.0, 8, 8]])
+def test_a_shape_that_no_image_has_is_refused_before_anything_is_made(shape: Any, tmp_path: Path) -> None:
+    detector, model = fitted("nci")
+    path = detector.save(tmp_path / "d.safetensors")
+    with safetensors.safe_open(path, "pt") as stored:
+        network_of = json.loads(stored.metadata()["nci_plugin"])["network"]
+    rewritten(path, network={**network_of, "image_shape": shape})
+    with pytest.raises(PluginError, match="detector file"):
         OODDetector.load(path, model)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import served
 import torch
+from PIL import Image
 from served import NAMES, STEPS, folders, rows
 
 from nci_plugin import OODDetector
@@ -76,5 +77,7 @@ def test_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert found["score"] == pytest.approx(float(expected.scores[0]), rel=1e-4, abs=1e-4)
         assert found["is_ood"] == bool(expected.is_ood[0])
         assert found["p_value"] == pytest.approx(float(expected.p_values[0]), abs=0.02)
-    assert client.post("/predict", files={"file": b"no image"}).status_code == 422
+    Image.new("F", (8, 8)).save(tmp_path / "float.tiff")  # of which nobody says what is white
+    for data in (b"no image", (tmp_path / "float.tiff").read_bytes(), path.read_bytes()[:60]):
+        assert client.post("/predict", files={"file": data}).status_code == 422
     monkeypatch.delitem(sys.modules, "net", raising=False)

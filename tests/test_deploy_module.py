@@ -160,6 +160,8 @@ def test_a_program_of_torch_export_for_any_batch(name: str, tmp_path: Path) -> N
     done = export(detector, tmp_path / "m.pt2", "export", TEST)
     assert done.difference <= 1e-4
     assert "40 images" in str(done)
+    (tmp_path / "any").touch()
+    assert (tmp_path / "m.pt2").stat().st_mode == (tmp_path / "any").stat().st_mode  # who may read it
     program = torch.export.load(tmp_path / "m.pt2").module()
     with torch.no_grad():
         for count in (1, 3, 30):
@@ -202,7 +204,7 @@ def test_what_cannot_be_written(path: str, to: str, message: str, tmp_path: Path
 def test_a_graph_of_other_scores_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector, _ = fitted()
     module = detector.module()
-    module.equation.mean += 0.01  # type: ignore[operator]
+    module.equation.mean_ += 0.01  # type: ignore[operator]
     monkeypatch.setattr(detector, "module", lambda tpr=None: module)
     with pytest.raises(PluginError, match="the graph's scores differ"):
         export(detector, tmp_path / "m.pt2", "export", TEST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -11,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from command import command, diagnose
 from PIL import Image
 from tiny import COUNTS, Tiny, draw_nothing, tree
 
 from nci_plugin.checks import PluginError
 from nci_plugin.cli.main import main
-from nci_plugin.collapse import CollapseMetrics, NearestCentre
+from nci_plugin.collapse import CollapseMetrics, NearestCentre, progress
 from nci_plugin.collapse.geometry import centre_distances
 from nci_plugin.detectors.neural_collapse import NC2
 from nci_plugin.diagnosis import DETECTORS
@@ -25,12 +27,13 @@ from nci_plugin.diagnosis.explanation import MIN_CHECKPOINTS, PROPERTIES, correl
 from nci_plugin.diagnosis.geometry import Plane, distance_from_frame
 from nci_plugin.diagnosis.layers import mean_over_networks, nearest_centre_head
 from nci_plugin.diagnosis.network import NOT_STORED, SECOND_PASS, STORED
-from nci_plugin.diagnosis.record import DiagnosisRecord, SplitRecord, StageRecord
+from nci_plugin.diagnosis.record import PROGRESSIVE, DiagnosisRecord, SplitRecord, StageRecord, progressive
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
-from nci_plugin.networks.cut import Cut
+from nci_plugin.networks.cut import PROBE_ROWS, Cut
 from nci_plugin.networks.factory import build_network
 from nci_plugin.networks.stages import PENULTIMATE, StageFeatures, find_stages, pool
+from nci_plugin.report.terminal import plain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -111,6 +114,7 @@ def test_records_hold_numbers_and_no_nan(run):
         )
         assert [stage["stage"] for stage in found["layers"]] == ["conv", PENULTIMATE]
         assert [stage["num_features"] for stage in found["layers"]] == [4, 16]
+        assert "needs three of them with a value above 0, got 2 of 2" in found["progressive"]["nc1_quotient"]["note"]
     assert record(tiny, "explanation")["checkpoints"] == 2
 
 
@@ -255,6 +259,49 @@ def test_more_classes_than_features_leave_nc2_out_and_say_so(tmp_path, quick):
 
 
 # -------------------------------------------------------------------- stages
+
+
+def test_a_stage_that_is_the_penultimate_feature_is_no_step():
+    def stages(*values):
+        return [StageRecord(str(place), dict.fromkeys(PROGRESSIVE, each), {}) for place, each in enumerate(values)]
+
+    assert progressive(stages(4.0, 2.0, 1.0, 1.0 + 1e-7))["nc1_quotient"] == progress([4.0, 2.0, 1.0])
+    assert progressive(stages(4.0, 2.0, 1.0, 0.9))["nc1_quotient"] == progress([4.0, 2.0, 1.0, 0.9])
+    assert "needs three" in progressive(stages(4.0, None, 1.0))["nc1_pinv"]
+
+
+TRANSFORMER = """
+import torchvision
+
+
+def make(num_classes=3):
+    return torchvision.models.VisionTransformer(8, 2, 4, 2, 8, 64, num_classes=num_classes)
+"""
+
+
+def test_a_transformer_is_followed_block_by_block_in_the_same_pass(tmp_path, quick):
+    """One pass over every image; progressive NC1 and directions of its blocks are in the file."""
+    tiny = Tiny(tmp_path)
+    tiny.net.write_text(TRANSFORMER, encoding="utf-8")
+    tiny.save_checkpoint(tiny.checkpoint, seed=0)
+    seen = []
+    forward = torchvision.models.VisionTransformer.forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            torchvision.models.VisionTransformer, "forward", lambda self, x: seen.append(len(x)) or forward(self, x)
+        )
+        code, out, err = command(diagnose(tiny, "--layers"))
+    assert (code, err) == (0, "")
+    found = record(tiny, "network")
+    assert [stage["stage"] for stage in found["layers"]] == [
+        *(f"encoder.layers.encoder_layer_{number}" for number in range(4)), PENULTIMATE
+    ]  # fmt: skip
+    assert all(-1 <= stage["within_cosine"] <= 1 for stage in found["layers"])
+    expected = progress([stage["nc1_quotient"] for stage in found["layers"]])
+    assert found["progressive"]["nc1_quotient"] == dataclasses.asdict(expected)
+    assert plain(str(expected)) in " ".join(out.split())  # R^2 where there is no terminal; the line may be folded
+    # Every image once, but for the few on which the head is sought.
+    assert sum(COUNTS.values()) <= sum(seen) <= sum(COUNTS.values()) + 4 * PROBE_ROWS
 
 
 @pytest.mark.parametrize(
@@ -464,7 +511,8 @@ def test_explain_values_percentiles_and_verdict(tiny):
             explain_arguments(tiny, tiny.image(split, index), "--detectors", "feature_norm", "--tpr", "80")
         )
         assert code == 0
-        row = next(line.split() for line in out.splitlines() if line.startswith("feature_norm"))
+        line = next(line for line in out.splitlines() if line.startswith("feature_norm"))
+        row = line.replace("  Feature norm", "").split()
         assert float(row[1]) == pytest.approx(value, rel=1e-3)
         assert float(row[2]) == pytest.approx(100 * np.mean([v <= value * (1 + 1e-6) for v in validation]), abs=0.1)
         assert float(row[3]) == pytest.approx(validation[1], rel=1e-3)  # keeps five of six, at least 80 %

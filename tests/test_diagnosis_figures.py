@@ -8,18 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diagnosed import diagnosed
 from geometry import etf, head_of, imbalanced
 
-from nci_plugin import Benchmark, Features
-from nci_plugin.api import resolve_detectors
 from nci_plugin.collapse.registry import of_training
-from nci_plugin.diagnosis import DETECTORS
 from nci_plugin.diagnosis.explanation import explain
-from nci_plugin.diagnosis.network import diagnose_network
-from nci_plugin.evaluation.evaluate import evaluate_bank
-from nci_plugin.features.bank import FitsOn
-from nci_plugin.features.extract import extract
-from nci_plugin.networks.head import LinearHead
 from nci_plugin.report.class_figures import (
     FEW_CLASSES,
     cosine_figure,
@@ -32,36 +25,12 @@ from nci_plugin.report.diagnosis_figures import FIGURES, figures
 from nci_plugin.report.diagnosis_files import Stored, read_diagnoses, write_diagnosis, write_explanation
 from nci_plugin.report.diagnosis_tables import class_table, ood_table, sample_mean_table
 from nci_plugin.report.figures import rendered
+from nci_plugin.report.names import display_name
 from nci_plugin.report.score_figures import members
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LONG_TAIL = tuple(int(200 * 0.9**k) + 1 for k in range(40))
-
-
-def diagnosed(features, labels, head) -> Stored:
-    """The diagnosis of these training features; the test and OOD sets are noise about them."""
-    width, head = features.shape[1], LinearHead(head.weight.float(), head.bias.float())
-
-    def noise(count: int, seed: int, scale: float = 1.0) -> torch.Tensor:
-        return scale * torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
-
-    few = slice(None, None, max(1, len(features) // 50))
-    test = Features(features[few].float() + noise(len(features[few]), 1, 0.1), labels[few])
-    benchmark = Benchmark.from_splits(
-        "made",
-        num_classes=head.num_classes,
-        train=Features(features.float(), labels),
-        test=test,
-        csid={"shifted": Features(test.features + 0.5, test.labels)},
-        near={"first": Features(noise(30, 2), None), "second": Features(noise(40, 3, 2.0), None)},
-        far={"third": Features(noise(50, 4) + 5, None)},
-    )
-    bank = extract(head, benchmark, {FitsOn.STATISTICS})
-    evaluation = evaluate_bank(bank, benchmark, resolve_detectors(DETECTORS), "", {})
-    diagnosis = diagnose_network(bank, benchmark, evaluation, "")
-    scores = {name: by_split for name, by_split in evaluation.scores.items() if name in DETECTORS}
-    return Stored("network", diagnosis.record, diagnosis.arrays, scores)
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +88,8 @@ def test_weight_cosines_are_shown_centred_and_uncentred(few):
     figure = duality_figure(few)
     bars, counts = figure.axes
     drawn = {each.get_label(): [bar.get_height() for bar in each] for each in bars.containers}
-    assert drawn["cos(w_k, mu_k - mu_G), centred: NC3"] == list(collapse.nc3_cosines)
-    assert drawn["cos(w_k, mu_k), uncentred: not NC3"] == list(collapse.uncentred_cosines)
+    assert drawn["weight and centred mean: NC3"] == list(collapse.nc3_cosines)
+    assert drawn["weight and uncentred mean: not NC3"] == list(collapse.uncentred_cosines)
     for axis in (bars, counts):
         lines = [list(line.get_ydata()) for line in axis.lines]
         assert [1, 1] in lines
@@ -214,8 +183,8 @@ def test_class_sizes_against_lengths_with_the_slope_and_against_angles(few):
         assert (y[1] - y[0]) / (x[1] - x[0]) == pytest.approx(fit[0]) == pytest.approx(collapse.values[slope])
         assert y == pytest.approx(np.polyval(fit, x))
     drawn = {line.get_label(): list(line.get_ydata()) for line in angles.lines}
-    assert drawn["w_k"] == list(collapse.smallest_angles_weights)
-    assert drawn["mu_k - mu_G"] == list(collapse.smallest_angles_means)
+    assert drawn["weights"] == list(collapse.smallest_angles_weights)
+    assert drawn["centred means"] == list(collapse.smallest_angles_means)
     assert drawn["ETF, 109.5°"][0] == pytest.approx(math.degrees(math.acos(-1 / 3)))
     assert count_figure(diagnosed(*imbalanced((9, 9, 9)))) is None
 
@@ -227,7 +196,9 @@ def test_scores_and_roc_curves_hold_every_sample_of_their_group(few):
         sizes = [len(few.scores["nc1"][split]) for split in members(few.scores["nc1"], group)]
         assert sum(sizes) == count
         assert all(f"n = {size}" in legend for size in sizes)
-        assert [axis.get_title().split(",")[0] for axis in figure.axes if axis.get_title()] == list(few.scores)
+        assert [axis.get_title().split(",")[0] for axis in figure.axes if axis.get_title()] == list(
+            map(display_name, few.scores)
+        )
         assert f"{group}-OOD, n = {count}" in [axis.get_title() for axis in FIGURES["roc"](few).axes]
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from nci_plugin import evaluate
 from nci_plugin.benchmarks import digits
 from nci_plugin.benchmarks.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from nci_plugin.checks import PluginError
@@ -267,3 +269,10 @@ def test_blur_does_not_mix_channels() -> None:
 def test_what_cannot_be_corrupted(image: np.ndarray, corruption: str, severity: int, message: str) -> None:
     with pytest.raises(PluginError, match=message):
         corrupt(image, corruption, severity)
+
+
+def test_python_builds_it_as_the_command_does(tmp_path: Path, few: None) -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 6))
+    evaluation = evaluate(network, "digits", "msp", data_root=tmp_path, progress=False)
+    assert {result.dataset for result in evaluation.results} >= {"digits_unseen", "flower"}
+    assert digits.is_complete(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,9 @@ from nci_plugin.collapse import measure
 from nci_plugin.config import load_detector
 from nci_plugin.dynamics import measure as module
 from nci_plugin.dynamics.measure import DETECTORS, Meter
+from nci_plugin.dynamics.trajectory import Trajectory
 from nci_plugin.networks.mlp import MLP
+from nci_plugin.report.dynamics_tables import epoch_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -69,6 +72,31 @@ def test_collapse_is_that_of_the_training_set(benchmark: Benchmark, network: nn.
     assert set(measure(bank.statistics, bank.head, training=bank.splits["id/train"]).to_dict()) > set(record.collapse)
 
 
+def test_ortho_dev_is_followed_by_group(benchmark: Benchmark, network: nn.Module, meter: Meter) -> None:
+    """NC5 by hand: cosines of the class means and the mean of a set, absolute, neither centred; means over sets."""
+    record = meter(network, 4)
+
+    def features_of(split: str) -> torch.Tensor:
+        with torch.no_grad():
+            return network(tensors(benchmark, split)[0], return_feature=True)[1].double()
+
+    labels = tensors(benchmark, TRAIN)[1]
+    means = torch.stack([features_of(TRAIN)[labels == k].mean(0) for k in range(CLASSES)])
+    for group in ("near", "far"):
+        values = [
+            F.cosine_similarity(means, features_of(f"{group}/{name}").mean(0)[None]).abs().mean()
+            for name in benchmark.data_sets(group)
+        ]
+        assert record.ortho_dev[group] == pytest.approx(float(sum(values) / len(values)), rel=1e-5)
+    run = Trajectory("run", {}, [record, replace(record, epoch=5, ortho_dev={})])
+    series = run.series("ortho_dev near")
+    assert series[0] == record.ortho_dev["near"]
+    assert math.isnan(series[1])
+    assert "ortho_dev far" in run.to_frame()
+    table = epoch_table(run)
+    assert {"OrthoDev near", "OrthoDev far"} < set(table.rows[0])
+
+
 def test_images_are_decoded_once_and_the_network_stays(benchmark: Benchmark, network: nn.Module, meter: Meter) -> None:
     read = sum(source.read for source in benchmark.splits.values())
     network = copy.deepcopy(network).train()
@@ -108,6 +136,7 @@ def test_a_detector_that_cannot_be_used_has_no_auroc(
     record = meter(dead, 3)
     assert record.collapse["nc1_quotient"] is None
     assert record.collapse["mean_norm_l2"] == 0
+    assert set(record.ortho_dev.values()) == {None}
     assert set(record.auroc) == set(DETECTORS)
     unusable = [name for name, by_group in record.auroc.items() if None in by_group.values()]
     assert all(f"epoch 3: no AUROC of '{name}'" in caplog.text for name in unusable[:1])

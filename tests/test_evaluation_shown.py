@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,20 @@ def test_a_figure_and_what_is_printed(evaluation) -> None:
     assert {text.get_text() for text in axes.get_yticklabels()} == {"msp", "nci", "mds_pp"}
     assert repr(evaluation) == "Evaluation(3 detectors, OOD sets: a_b, c, d|e)"
     assert evaluation._repr_markdown_() == evaluation.table()
+
+
+def test_a_notebook_shows_a_figure_though_pyplot_was_not_imported(evaluation) -> None:
+    for drawn in (evaluation.plot(), evaluation.plot_roc(["nci"]), evaluation.plot_scores(["nci"])):
+        assert drawn._repr_png_().startswith(b"\x89PNG")
+
+
+def test_without_names_the_best_are_drawn(evaluation) -> None:
+    names = [f"d{place}" for place in range(12)]
+    rows = [replace(each, detector=name, auroc=each.auroc * (1 - 0.01 * place))
+            for place, name in enumerate(names) for each in evaluation.results if each.detector == "nci"]  # fmt: skip
+    many = Evaluation(rows[::-1], {name: evaluation.scores["nci"] for name in names[::-1]})
+    assert [line.get_label() for line in many.plot_roc().axes[0].lines[:-1]] == names[:8]
+    assert [axes.get_title() for axes in many.plot_scores().axes] == names[:9]
 
 
 def test_a_summary_has_near_and_far_best_first(evaluation) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.config import load_benchmark
 from nci_plugin.features import extract as module
-from nci_plugin.features.bank import FeatureBank
+from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.features.options import ExtractionOptions
+from nci_plugin.features.processes import Processes
 from tests.helpers.tiny import Tiny
 
 BATCH = 4
@@ -56,3 +60,40 @@ def test_features_of_an_earlier_version_have_no_known_seconds(tiny: Tiny, tmp_pa
 
 def test_in_memory_it_is_this_visit(tiny: Tiny) -> None:
     assert visit(tiny).provenance["extraction_seconds"] > 0
+
+
+class Counters:
+    """Those by which processes wait for one another."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def add(self, key: str, more: int) -> int:
+        self.counts[key] += more
+        return self.counts[key]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_two_processes_know_what_earlier_visits_took(tiny: Tiny, tmp_path: Path, is_known: bool) -> None:
+    store, counters = tmp_path / "features", Counters()
+    visit(tiny, store)
+    path = seconds_file(store)
+    if is_known:
+        path.write_text("1000.0")
+    else:
+        path.unlink()
+    next(store.glob("*/id.test-*/*.safetensors")).unlink()
+    benchmark = load_benchmark(str(tiny.yaml)).with_data_root(tiny.data)
+
+    def process(rank: int) -> FeatureBank | None:
+        options = ExtractionOptions("cpu", BATCH, store=store, processes=Processes(rank, 2, counters))
+        if rank:
+            needed = {FitsOn.BANK}
+            return module.extract_share(tiny.loaded(), benchmark, needed, options, open_splits(benchmark))
+        return module.extract(tiny.loaded(), benchmark, options=options)
+
+    with ThreadPoolExecutor(2) as pool:
+        bank, _ = pool.map(process, range(2))
+    assert bank is not None
+    seconds = bank.provenance["extraction_seconds"]
+    assert 1000 < seconds < 2000 if is_known else seconds is None

@@ -10,7 +10,7 @@ import torch
 import twins
 
 from nci_plugin.detectors import knn, registry
-from nci_plugin.evaluation.search import score_split
+from nci_plugin.evaluation.scoring import score_split
 from nci_plugin.features.split import Chunk, FeatureSplit
 from nci_plugin.networks.head import LinearHead
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ import torch
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.checks import PluginError
 from nci_plugin.config import load_detector
-from nci_plugin.detectors import nnguide, registry
+from nci_plugin.detectors import base, nnguide, registry
+from nci_plugin.detectors.base import Sizes
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.head import LinearHead
@@ -58,6 +60,87 @@ def test_too_little_memory_is_said_before_the_fit(monkeypatch: pytest.MonkeyPatc
 def test_the_estimate_is_what_the_library_takes() -> None:
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     assert 0.9 < float(done.stdout) < 3
+
+
+def test_our_own_are_refused_before_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    split, head = toy()
+    detector = registry.create("knn", K=5)
+    needs = Sizes(N, N, P, K).of(detector.memory_terms)
+    for free, is_refused in ((needs - 1, True), (needs, False)):
+        monkeypatch.setattr(base, "free_memory", lambda free=free: free)
+        refused = pytest.raises(PluginError, match="takes up to 0.1 GB for 60 training and 60 validation rows")
+        with refused if is_refused else nullcontext():
+            detector.fit(split, head, split)
+
+
+def test_sizes() -> None:
+    assert Sizes(2, 3, 5, 7).of({"P P": 2, "N K": 0.5, "": 4}) == 2 * 25 + 7 + 4
+
+
+MEASURE_OURS = """
+import threading, torch
+from pathlib import Path
+from nci_plugin.detectors import registry
+from nci_plugin.detectors.base import Sizes
+from nci_plugin.evaluation.scoring import score_split
+from nci_plugin.evaluation.search import fit
+from nci_plugin.features.bank import FeatureBank
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics, unit_rows
+from nci_plugin.networks.head import LinearHead
+n, v, p, k = 20000, 6000, 320, 250
+torch.set_num_threads(1)
+head = LinearHead(torch.randn(k, p, generator=torch.Generator().manual_seed(0)), torch.zeros(k))
+def split(rows):
+    labels = torch.arange(rows) % k
+    features = (head.weight[labels] + torch.randn(rows, p)).relu_()
+    return FeatureSplit.of(features, head.logits(features), labels)
+train, validation, test = split(n), split(v), split(4096)
+statistics, unit = ClassStatistics(k, p), ClassStatistics(k, p)
+statistics.update(train.features, train.labels).flush()
+unit.update(unit_rows(train.features), train.labels).flush()
+bank = FeatureBank(head, {"id/train": train, "id/val": validation}, statistics, unit_statistics=unit)
+def private():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+for name in registry.names():
+    detector, done, before = registry.create(name), threading.Event(), private()
+    most = [before]
+    def watch():
+        while not done.wait(0.001):
+            most.append(max(most.pop(), private()))
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        score_split(fit(detector, bank), test)
+    finally:
+        done.set()
+        thread.join()
+    print(name, most[0] - before, Sizes(n, v, p, k).of(detector.memory_terms))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads RssAnon")
+def test_our_own_take_no_more_than_they_say() -> None:
+    done = subprocess.run([sys.executable, "-c", MEASURE_OURS], capture_output=True, text=True, check=True)
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows] == registry.names()
+    assert {name: (took, said) for name, took, said in rows if int(took) > int(said)} == {}
+    assert max(int(took) / int(said) for _, took, said in rows) > 0.3, "an estimate that says nothing"
+
+
+@pytest.mark.parametrize("name", ["gmm", "nnguide"])
+def test_the_library_scores_by_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    split, head = toy()
+    whole = load_detector(f"pytorch_ood:{name}").detector.fit(split, head)
+    monkeypatch.setattr(pytorch_ood, "SCORED_BYTES", 7 * (16 * K * P if name == "gmm" else 12 * N))
+    parts, seen = load_detector(f"pytorch_ood:{name}").detector.fit(split, head), []
+    score = parts.detector_.predict_features
+    monkeypatch.setattr(parts.detector_, "predict_features", lambda rows: seen.append(len(rows)) or score(rows))
+    expected = whole.score(split.features, split.logits)
+    torch.testing.assert_close(parts.score(split.features, split.logits), expected, rtol=1e-6, atol=1e-6)
+    assert seen == [7] * 8 + [4]
 
 
 @pytest.mark.parametrize("name", ["fdbd", "klm", "dice", "nnguide"])

@@ -11,6 +11,7 @@ from command import command
 from matplotlib.colors import to_hex
 from result_rows import SEEDS, rows_of
 
+from nci_plugin import figure
 from nci_plugin.evaluation.results import Result
 from nci_plugin.metrics import ood_metrics
 from nci_plugin.report.paper_figures import (
@@ -122,7 +123,17 @@ def test_the_command_refuses_what_it_cannot_draw(directory):
 
 def test_pdf_embeds_text(scores):
     with style("column"):
-        content = written(roc_figure(NAMES, scores), "pdf", "column")
+        content = written(roc_figure(NAMES, scores), "pdf")
     assert content.startswith(b"%PDF")
     assert b"CIDFontType2" in content
     assert b"CreationDate" not in content
+
+
+def test_long_names_are_short_and_the_caption_says_whose_they_are(directory):
+    rows = (directory / "results.jsonl").read_text(encoding="utf-8")
+    others = "".join(f"{row.to_json()}\n" for seed in SEEDS for row in rows_of("pytorch_ood:vim", seed=seed, n_id=200))
+    (directory / "results.jsonl").write_text(rows + others, encoding="utf-8")
+    drawn = figure("auroc", directory)
+    assert {text.get_text() for text in drawn.axes[0].get_yticklabels()} == {"NCI", "MSP", "ViM†"}
+    assert drawn.caption.endswith("; †: pytorch-ood's implementation")
+    assert figure("auroc", directory, detectors=NAMES).caption.endswith("over s0, s1, s2")

@@ -8,8 +8,9 @@ import pytest
 from result_rows import SEEDS, rows_of
 
 from nci_plugin.checks import PluginError
-from nci_plugin.report.paper_tables import FORMS, paper_table
+from nci_plugin.report.paper_tables import FORMS, paper_table, written
 from nci_plugin.report.selection import selected
+from nci_plugin.report.tables import Table, texts
 
 RANKS = {
     "near": {"nci": "1-2", "feature_norm": "1-2", "msp": "3"},
@@ -67,3 +68,17 @@ def test_a_detector_without_rows_is_refused():
     with pytest.raises(PluginError, match="unknown detector of these results 'msq'"):
         selected(results(), ["msq"])
     assert {row.detector for row in selected(results(), ["msp"])} == {"msp"}
+
+
+def test_any_other_table_is_written_in_every_format():
+    table = Table("of 5 %", [["class", "||h||²"], ["a|b", "0.5"]], ["a note"])
+    assert written(table, "markdown") == "| class | \\|\\|h\\|\\|² |\n|---|---:|\n| a\\|b | 0.5 |\n\nof 5 %; a note"
+    latex = written(table, "latex")
+    assert r"\caption{of 5 \%; a note}" in latex
+    assert r"class & \textbar{}\textbar{}h\textbar{}\textbar{}$^2$ \\" in latex
+    assert written(table, "text") == table.text()
+
+
+def test_a_note_of_several_tables_is_printed_once():
+    first, second = texts([Table("one", [["a"]], ["same", "own"]), Table("two", [["a"]], ["same"])])
+    assert (first.count("same"), first.count("own"), second.count("same")) == (1, 1, 0)

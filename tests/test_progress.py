@@ -48,3 +48,16 @@ def test_short_work_and_what_is_not_to_be_shown_print_nothing(
         time.sleep(0.05)
         bar.update(10)
     assert capsys.readouterr().err == ""
+
+
+def test_a_notebook_shows_bars_though_standard_error_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Widget(module.plain_bar):
+        """What tqdm.auto takes where there is a notebook."""
+
+    monkeypatch.setattr(module, "tqdm", Widget)
+    with progress("extract", "img", 10) as bar:
+        assert isinstance(bar, Widget)
+        bar.update(10)
+    assert "10/10" in capsys.readouterr().err

@@ -51,3 +51,28 @@ def test_what_evaluating_loads() -> None:
 def test_help_loads_no_library() -> None:
     loaded = loaded_by("from nci_plugin.cli.parser import make_parser; make_parser().format_help()")
     assert not {"torch", "numpy", "yaml", "filelock"} & loaded
+
+
+def test_what_a_notebook_prints_is_one_short_line() -> None:
+    import torch
+
+    from nci_plugin import Benchmark, Features, LinearHead
+    from nci_plugin.collapse import measure
+    from nci_plugin.dynamics.trajectory import EpochRecord, Trajectory
+    from nci_plugin.features.statistics import ClassStatistics
+
+    features, labels = torch.randn(500, 64, generator=torch.Generator().manual_seed(0)), torch.arange(500) % 10
+    rows = Features(features, labels)
+    head = LinearHead(torch.ones(10, 64), torch.zeros(10))
+    statistics = ClassStatistics(10, 64).update(features, labels)
+    benchmark = Benchmark.from_splits("b", 10, train=rows, test=rows, near={"a": Features([[1.0]])}, far={})
+    shown = [rows, head, benchmark, measure(statistics, head), Trajectory("r", {}, [EpochRecord(3)]), benchmark.splits]
+    assert [repr(each) for each in shown[:3]] == [
+        "Features(500 x 64, labelled)",
+        "LinearHead(64 features to 10 classes)",
+        "Benchmark('b', 10 classes, splits: id/train, id/test, near/a)",
+    ]
+    assert repr(shown[4]) == "Trajectory('r', 1 records, 3 to 3)"
+    for each in shown:
+        assert len(repr(each)) < 200
+        assert "\n" not in repr(each)

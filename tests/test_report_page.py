@@ -20,6 +20,7 @@ from tiny import Tiny, draw_nothing, tree
 
 from nci_plugin.evaluation.results import METRICS, file_name, read_results
 from nci_plugin.report.diagnosis_figures import FIGURES
+from nci_plugin.report.names import display_name
 from nci_plugin.report.page import templates
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -133,13 +134,13 @@ def test_page_holds_every_row_and_mean(hand_made):
         numbers = [f"{getattr(row, metric):.2f}" for metric in METRICS]
         key = (row.detector, row.setting, row.group, row.dataset, row.seed)
         assert shown[key] == [*numbers, str(row.n_id), str(row.n_ood)]
-    auroc = found.with_header("detector", "nearood")[0]
+    auroc = found.with_header("detector", "near")[0]
     assert auroc == [
-        ["detector", "nearood", "farood = mnist", "cifar100", "tin"],
+        ["detector", "near", "far = mnist", "cifar100", "tin"],
         ["NCI (nci)", "91.00±0.82", "93.00±0.82", "91.00±0.82", "92.00±0.82"],
         [BOLD, "81.00±0.82", "83.00±0.82", "81.00±0.82", "82.00±0.82"],
     ]
-    assert len(found.with_header("detector", "nearood")) == 2 * (len(METRICS) - 1)
+    assert len(found.with_header("detector", "near")) == 2 * (len(METRICS) - 1)
 
 
 def test_page_says_who_is_left_out_how_rows_were_made_and_chosen(hand_made):
@@ -176,7 +177,7 @@ def test_templates_escape_texts_and_attributes_but_no_elements():
 
 def test_scores_that_are_stored_are_drawn_and_others_not(hand_made):
     found = report(hand_made)
-    assert [name for name in found.images if "ROC curves" in name] == ["nci: scores and ROC curves, cifar10"]
+    assert [name for name in found.images if "ROC curves" in name] == ["NCI: scores and ROC curves, cifar10"]
     assert "Neural collapse" not in found.texts
 
 
@@ -234,7 +235,7 @@ def test_page_holds_the_figures_of_the_diagnosis_and_of_every_detector(diagnosed
     results, found = diagnosed
     scored = {path.stem for path in (results / "scores").glob("*.npz")} - {"predictions"}
     assert scored == {row.detector for row in read_results(results / "results.jsonl")}
-    assert {name.split(":")[0] for name in found.images if "scores and ROC" in name} == scored
+    assert {name.split(":")[0] for name in found.images if "scores and ROC" in name} == set(map(display_name, scored))
     of_network = [name for name in found.images if "tiny, one network, K = 3" in name]
     assert len(of_network) == len(FIGURES) - 1  # classes of one size have no figure of their sizes
 

@@ -46,8 +46,8 @@ def test_leaders_are_those_to_whom_none_is_better() -> None:
 def test_where_most_tie_those_that_are_worse_are_named() -> None:
     rows = [*rows_of("nci", 90), *rows_of("mds_pp", 92), *rows_of("ebo", 60)]
     assert who_leads(rows, {"near": {"mds_pp": "1-2", "nci": "1-2", "ebo": "3"}}).startswith(
-        "near-OOD: which of 2 detectors leads is not shown; the highest mean AUROC has MDS++ (92.0 %); only Energy 60.0"
-        " of 3 are shown to be worse than another; far-OOD: NCI has the highest mean"
+        "near-OOD: which of 2 detectors leads is not shown; the highest mean AUROC has MDS++ (92.0 %); of 3 only"
+        " Energy 60.0 is shown to be worse than another; far-OOD: NCI has the highest mean"
     )
 
 

@@ -44,9 +44,11 @@ def test_attacks_do_what_they_are_for(study: Any) -> None:
     for values in found.values():
         assert values["accuracy"] > 95
         assert values["PGD"] <= values["FGSM"] + 1 <= values["accuracy"] + 1
-        assert values["NC1 attacked"] > values["NC1"]
+        assert values["NC1 attacked, layer 3"] > values["NC1, layer 3"]
+        assert values["both terms high: OOD raised on both, %"] > values["both terms high: OOD, %"]
         for name in study.DETECTORS:
             assert values[f"{name}, OOD raised"] < values[f"{name}, clean"]
+            assert values[f"{name}, OOD raised"] < values[f"{name}, OOD raised on both terms"]
             assert values[f"{name}, ID lowered"] < values[f"{name}, clean"]
         for place in (1, 2, 3):
             assert values[f"leap, layer {place}"] > 0

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import diagnose
 from result_rows import SEEDS, rows_of
 from tiny import Tiny
 
@@ -136,3 +137,28 @@ def test_a_note_of_several_networks_is_said_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("nci_plugin.evaluation.evaluate.sentence", lambda statistics: "10 of 12 values are few")
     assert main(tiny.eval("msp", ckpt_path=tiny.checkpoints)) == 0
     assert capsys.readouterr().out.count("training statistics of s0, s1: ") == 1
+
+
+def test_a_redirected_diagnosis_is_narrow_and_says_its_notes_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(sys, "__stdout__", None)
+    tiny = Tiny(Path("t"), seeds=2)
+    assert main(diagnose(tiny, "--layers", ckpt_path=tiny.checkpoints)) == 0
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert [line for line in out.splitlines() if len(line) > 100] == []
+    assert out.count("class by class") == 2
+    for note in ("angle: the smallest to another", "features to store", "feature maps are averaged", "NC4 on id/train"):
+        assert out.count(note) == 1, note
+    assert "layers, scores_csid" in " ".join(out.split())  # a figure of every network is named once
+    _, benchmark, _, _, *rest = tiny.eval(ckpt_path=tiny.checkpoints)
+    assert main(["explain", str(next(tiny.data.rglob("*.png"))), benchmark, *rest]) == 0
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert [line for line in out.splitlines() if len(line) > 100] == []
+    assert "NC1 score" in out
+
+
+def test_signs_are_ascii_where_there_is_no_terminal():
+    assert terminal.plain("R² 0.9 ± 0.1, 109.5°") == "R^2 0.9 +- 0.1, 109.5 degrees"

@@ -389,14 +389,15 @@ REWRITTEN: dict[str, Callable[[str], bytes]] = {
 def test_lists_that_any_reader_would_read(tiny, form):
     """They are the same list, down to what its content is known by."""
     before = opened(tiny)
+    content = list(before.content())
     tiny.list("near").write_bytes(REWRITTEN[form](tiny.list("near").read_text()))
-    assert opened(tiny).content == before.content
+    assert list(opened(tiny).content()) == content
 
 
 def test_a_leading_dot_names_the_same_images(tiny):
-    before = opened(tiny)
+    before = opened(tiny)[3][0]
     tiny.list("near").write_text(tiny.list("near").read_text().replace("near/", "./near/"))
-    assert torch.equal(opened(tiny)[3][0], before[3][0])
+    assert torch.equal(opened(tiny)[3][0], before)
 
 
 def test_names_that_hold_spaces_and_backslashes_are_kept(tiny):

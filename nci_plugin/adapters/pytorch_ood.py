@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.adapters import PYTORCH_OOD
+from nci_plugin.adapters.pytorch_ood_table import classes, display, stored
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import Detector, Paper
+from nci_plugin.detectors.base import Detector, Paper, Sizes
 from nci_plugin.detectors.mahalanobis import class_means, means_differ
 from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.bank import FitsOn
@@ -89,6 +90,12 @@ ENTRIES = {
     "SHE": Entry(_with_head),
 }
 
+SCORED_BYTES = 2**29
+"""What GMM's differences of rows and class means, and NNGuide's products with its bank, may take at once."""
+
+NNGUIDE_BANK = 65536
+"""Rows of its bank that NNGuide compares at once."""
+
 NEED_EVERY_CLASS = ("Mahalanobis", "RMD", "SHE")
 GMM_BYTES = 23 * 2**20
 """What GMM takes for a class, measured on 1280 features."""
@@ -121,17 +128,12 @@ EXCLUDED = {
 }
 """Why a detector of pytorch-ood is not among `names`."""
 
-_CLASSES = {f"{PREFIX}{cls.lower()}": cls for cls in ENTRIES}
+_CLASSES = classes()
 
 
 def names() -> list[str]:
     """Names of the detectors that can be used: ``pytorch_ood:`` and the class in lower case."""
     return list(_CLASSES)
-
-
-def display(name: str) -> str:
-    """A detector's name as pytorch-ood writes it."""
-    return f"{_CLASSES[name]} (pytorch-ood)"
 
 
 def too_large(num_classes: int, memory: int) -> dict[str, str]:
@@ -145,17 +147,26 @@ def too_large(num_classes: int, memory: int) -> dict[str, str]:
     return found
 
 
+def fit_terms(class_name: str) -> dict[str, float]:
+    """Bytes that fitting takes at least.
+
+    Its copy of N rows and fDBD's differences w_j - w_k (K, K, P) are in float32; GMM's rows and covariances (K, P, P),
+    two copies of these, in float64.
+    """
+    entry = ENTRIES[class_name]
+    terms = {"N K" if entry.reads_logits else "N P": 4.0} if entry.needs_fit else {}
+    return {**terms, **{"fDBD": {"K K P": 4.0}, "GMM": {"N P": 12.0, "K P P": 16.0}}.get(class_name, {})}
+
+
 def fit_bytes(class_name: str, rows: int, num_features: int, num_classes: int) -> int:
-    """Bytes that fitting takes at least: its copy of N rows, and fDBD's differences w_j - w_k (K, K, P), in float32."""
-    width = num_classes if ENTRIES[class_name].reads_logits else num_features
-    return 4 * (rows * width + (num_classes**2 * num_features if class_name == "fDBD" else 0))
+    """`fit_terms` in bytes."""
+    return Sizes(rows, 0, num_features, num_classes).of(fit_terms(class_name))
 
 
 def load(name: str) -> DetectorSetup:
     """A detector with the grid that is searched: the library's ``hyperparameter_space``, or the smaller one stated."""
     detector = PytorchOODDetector(_CLASSES[name])
-    space = _library_class(detector.class_name).hyperparameter_space
-    grid = detector.entry.grid or space
+    grid = detector.entry.grid or stored()[detector.class_name]["grid"]
     assert math.prod(map(len, grid.values())) <= LARGEST_GRID
     return DetectorSetup(detector, grid)
 
@@ -175,12 +186,8 @@ class PytorchOODDetector(Detector):
         self.fits_on = FitsOn.BANK if self.entry.needs_fit else FitsOn.NOTHING
         self.fit_reads = tuple(self.hyperparameters)
         self.magnitude = self.entry.magnitude
-        published = _library_class(class_name).info.paper
-        self.paper = (
-            Paper(published.title, "", published.venue, published.year, published.url)
-            if published
-            else Paper(class_name, "", "pytorch-ood", 0, "")
-        )
+        published = {"title": class_name, "venue": "pytorch-ood", "year": 0, "url": ""}
+        self.paper = Paper(authors="", **(stored()[class_name]["paper"] or published))
 
     def hyperparameter_names(self) -> tuple[str, ...]:
         return tuple(self.hyperparameters)
@@ -208,8 +215,6 @@ class PytorchOODDetector(Detector):
             self.is_zero_ = not means_differ(class_means(training, head.num_classes))
         if self.is_zero_:
             return
-        if training is not None:
-            self._check_memory(len(training), head)
         if training is not None and self.class_name in NEED_EVERY_CLASS:
             self._check_every_class(training, head.num_classes)
         with _Reported(self.name, self.hyperparameters):
@@ -218,14 +223,26 @@ class PytorchOODDetector(Detector):
                 self.detector_.fit_logits(_copy(training, "logits"), training.labels)
             elif training is not None:
                 self.detector_.fit_features(_copy(training, "features"), training.labels)
+        row = {
+            "GMM": 16 * head.num_classes * head.num_features,
+            "NNGuide": 12 * min(len(training), NNGUIDE_BANK) if training is not None else 0,
+        }.get(self.class_name)
+        self.block_bytes_ = max(1, SCORED_BYTES // row) * 8 * (head.num_features + head.num_classes) if row else None
 
-    def _check_memory(self, rows: int, head: LinearHead) -> None:
-        """Raise PluginError where fitting needs more memory than is free: the system would end the whole command."""
-        takes, free = fit_bytes(self.class_name, rows, head.num_features, head.num_classes), free_memory()
+    @property
+    def memory_terms(self) -> dict[str, float]:
+        return fit_terms(self.class_name)
+
+    @property
+    def block_bytes(self) -> int | None:  # type: ignore[override]
+        return vars(self).get("block_bytes_")
+
+    def check_memory(self, sizes: Sizes) -> None:
+        takes, free = fit_bytes(self.class_name, sizes.N, sizes.P, sizes.K), free_memory()
         if takes > free:
             raise PluginError(
-                f"detector '{self.name}': takes at least {takes / 1e9:.1f} GB to fit on {rows} rows of"
-                f" {head.num_features} features and {head.num_classes} classes, {free / 1e9:.1f} GB are free; leave it"
+                f"detector '{self.name}': takes at least {takes / 1e9:.1f} GB to fit on {sizes.N} rows of"
+                f" {sizes.P} features and {sizes.K} classes, {free / 1e9:.1f} GB are free; leave it"
                 " out, or free memory"
             )
 

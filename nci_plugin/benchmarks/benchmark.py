@@ -14,6 +14,8 @@ from nci_plugin.checks import PluginError, check_known, check_row_name, shown
 if TYPE_CHECKING:  # torch costs 1.5 s: commands that only read results do without
     from torch.utils.data import DataLoader, Dataset
 
+    from nci_plugin.benchmarks.shards import ImageShards
+
 TRAIN, VALIDATION, TEST, OOD_VALIDATION = "id/train", "id/val", "id/test", "ood/val"
 CSID, NEAR, FAR = "csid", "near", "far"
 MOST_CLASSES = 10**9
@@ -32,9 +34,13 @@ class Features:
     labels: Any = None
     logits: Any = None
 
+    def __repr__(self) -> str:
+        shape = getattr(self.features, "shape", None) or (len(self.features),)
+        return f"Features({' x '.join(map(str, shape))}{', labelled' if self.labels is not None else ''})"
 
-Source = Union[ImageList, Features, str, Path, "Dataset", "DataLoader", Sequence[Any], Iterable[Any]]
-"""A split: OpenOOD's image list, features, a folder of images, or samples.
+
+Source = Union[ImageList, "ImageShards", Features, str, Path, "Dataset", "DataLoader", Sequence[Any], Iterable[Any]]
+"""A split: OpenOOD's image list, WebDataset's tar files, features, a folder of images, or samples.
 
 A folder has one sub-folder for each class in ID splits (see `ImageFolder`), and any images in OOD splits. Samples are a
 Dataset, a DataLoader, a list or a stream (see `open_samples`). Each is an image, alone (OOD) or with its label, or a
@@ -59,6 +65,9 @@ class Benchmark:
     network_arguments: Mapping[str, Any] = field(default_factory=dict)
     checkpoints: str | None = None
     built_in: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Benchmark({self.name!r}, {self.num_classes} classes, splits: {', '.join(self.splits)})"
 
     @classmethod
     def from_splits(

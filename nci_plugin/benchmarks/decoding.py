@@ -38,6 +38,14 @@ def read_image(path: Path, transform: Callable[[Image.Image], T], remedy: str, p
     except OSError as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise PluginError(f"image '{path}'{place}: {reason}; {remedy}") from None
+    return decoded(data, f"image '{path}'{place}", transform, remedy)
+
+
+def decoded(data: bytes, what: str, transform: Callable[[Image.Image], T], remedy: str) -> T:
+    """What ``transform`` makes of the image in the bytes of a file.
+
+    Raises PluginError, which begins with ``what`` and ends with ``remedy``, if it cannot be decoded or transformed.
+    """
     try:
         with whole_images(), Image.open(io.BytesIO(data)) as image:
             if image.format in PROGRAMS:
@@ -45,7 +53,7 @@ def read_image(path: Path, transform: Callable[[Image.Image], T], remedy: str, p
             return transform(image)
     except Exception as error:  # Pillow's decoders raise whatever their format's code runs into
         reason = str(error) or type(error).__name__
-        raise PluginError(f"image '{path}'{place}: cannot be decoded ({reason}); {remedy}") from None
+        raise PluginError(f"{what}: cannot be decoded ({reason}); {remedy}") from None
 
 
 @contextmanager

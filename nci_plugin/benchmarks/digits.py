@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
-from tqdm import tqdm
 
 from nci_plugin.benchmarks.corruptions import CORRUPTIONS, corrupt
 from nci_plugin.benchmarks.image_list import LIST_BYTES, OOD_LABEL
 from nci_plugin.files import read_text, write_atomically
+from nci_plugin.progress import progress
 
 NUM_CLASSES = 6
 NEAR_CLASSES = (6, 7, 8)
@@ -73,7 +73,7 @@ def write_digits(data_root: Path) -> None:
     root = Path(data_root)
     splits = _splits()
     # The lists come last: a build that was interrupted lacks one, and is done again.
-    with tqdm(total=sum(map(len, splits.values())), desc="write digits", unit="img", disable=None) as bar:
+    with progress("write digits", "img", sum(map(len, splits.values()))) as bar:
         for items in splits.values():
             for name, _, pixels in items:
                 write_atomically(root / IMAGE_DIR / name, _png(pixels), durable=False)

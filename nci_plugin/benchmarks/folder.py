@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from nci_plugin.benchmarks.image_list import OOD_LABEL, ImageFiles, Preprocessing, file_stamp
@@ -59,7 +60,7 @@ class ImageFolder:
             )
         paths = (os.path.join(self.directory, name) for name in names)
         stamps = [file_stamp(self, path, index) or (0, 0) for index, path in enumerate(paths)]
-        return ImageFiles(self, tuple(names), torch.tensor(labels), tuple(stamps))
+        return ImageFiles(self, tuple(names), torch.tensor(labels), np.array(stamps, np.int64))
 
     def _labelled(self, num_classes: int) -> tuple[list[str], list[int]]:
         classes = self.classes()

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from nci_plugin.benchmarks.decoding import IMAGE_BYTES
 from nci_plugin.benchmarks.image_list import ImageFiles
+from nci_plugin.benchmarks.lines import blocks, json_list, on_disk
 from nci_plugin.checks import PluginError
-from nci_plugin.files import digest, read_file, write_atomically
+from nci_plugin.files import digest_of, open_regular, read_file, write_atomically
+from nci_plugin.progress import progress as shown_progress
 
 THREADS = 4
 """They read and hash side by side: both leave Python's lock."""
 
 BATCH = 256
 """Files that a thread reads in a row."""
+
+HASH_BYTES = 32
+"""Of a file of digests, before its rows."""
 
 _ROW = np.dtype([("stamp", "<i8", 3), ("digest", "u1", 16)])
 """Size, time of modification and time of change of a file, and the hash of its bytes."""
@@ -41,24 +46,37 @@ def content_digests(
     where it takes long.
     """
     known = {name: _known(name, files, cache) for name, files in splits.items()}
-    stale = {name: np.flatnonzero(~fresh).tolist() for name, (_, _, fresh) in known.items()}
-    total = sum(map(len, stale.values()))
-    quiet = None if progress else True  # None: quiet unless standard error is a terminal
+    total = sum(int((~fresh).sum()) for _, _, fresh in known.values())
     found = {}
-    with ThreadPoolExecutor(THREADS) as pool, tqdm(total=total, unit="img", desc="hash", disable=quiet, delay=1) as bar:
+    with ThreadPoolExecutor(THREADS) as pool, shown_progress("hash", "img", total, progress, delay=1) as bar:
         for name, files in splits.items():
-            rows, before, _ = known[name]
-            parts = [stale[name][start : start + BATCH] for start in range(0, len(stale[name]), BATCH)]
-            for part, digests in zip(parts, pool.map(lambda part, files=files: _hashed(files, part), parts)):  # type: ignore[misc]
-                rows["digest"][part] = digests
-                bar.update(len(part))
+            rows, before, fresh = known.pop(name)
+            for block in blocks(len(files)):  # not all at once: what waits in the pool has a size too
+                stale = block.start + np.flatnonzero(~fresh[block])
+                parts = [stale[start : start + BATCH].tolist() for start in range(0, len(stale), BATCH)]
+                for part, digests in zip(parts, pool.map(lambda part, files=files: _hashed(files, part), parts)):  # type: ignore[misc]
+                    rows["digest"][part] = digests
+                    bar.update(len(part))
             _check_rewritten(files, rows, before)
-            if parts and cache is not None:
-                payload = rows.tobytes()
-                write_atomically(_cache_file(name, files, cache), digest(payload).encode() + payload, durable=False)
-            labels = json.dumps([files.names, files.labels.tolist()])
-            found[name] = digest(labels, rows["digest"].tobytes())
+            if cache is not None and not fresh.all():
+                payload = rows.view(np.uint8).data
+                whole = digest_of([payload]).encode(), payload
+                write_atomically(_cache_file(name, files, cache), whole, durable=False)
+            found[name] = digest_of([partial(_listed, files), partial(_bytes, rows)])
     return found
+
+
+def _listed(files: ImageFiles) -> Iterator[str]:
+    """Names and labels, as the JSON text of both."""
+    yield "["
+    yield from json_list(files.names)
+    yield ", "
+    yield from json_list(files.labels)
+    yield "]"
+
+
+def _bytes(rows: _Rows) -> Iterator[bytes]:
+    return (rows["digest"][block].tobytes() for block in blocks(len(rows)))
 
 
 def _path(files: ImageFiles, name: str) -> str:
@@ -67,36 +85,35 @@ def _path(files: ImageFiles, name: str) -> str:
 
 def _cache_file(split: str, files: ImageFiles, cache: Path) -> Path:
     place = os.path.realpath(_path(files, ""))
-    return cache / f"{digest(split, place, *files.names)}.digests"
+    return cache / f"{digest_of(chain((split, place), files.names))}.digests"
 
 
 def _known(split: str, files: ImageFiles, cache: Path | None) -> tuple[_Rows, _Rows | None, NDArray[np.bool_]]:
     """The rows of the files with their stamps, those of an earlier run, and which digests can be taken from there."""
-    rows = np.zeros(len(files.names), _ROW)
+    rows, fresh = on_disk(len(files), _ROW), np.zeros(len(files), bool)
     try:
-        rows["stamp"] = [
-            (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            for status in (os.stat(_path(files, name)) for name in files.names)
-        ]
+        for row, name in enumerate(files.names):
+            status = os.stat(_path(files, name))
+            rows["stamp"][row] = status.st_size, status.st_mtime_ns, status.st_ctime_ns
     except OSError as error:
         raise PluginError(f"image '{error.filename}': {error.strerror}; put it back") from None
     before = None if cache is None else _cached(_cache_file(split, files, cache), len(rows))
-    if before is None:
-        return rows, None, np.zeros(len(rows), bool)
-    fresh = (rows["stamp"] == before["stamp"]).all(axis=1)
-    rows["digest"][fresh] = before["digest"][fresh]
+    for block in blocks(len(rows) if before is not None else 0):
+        fresh[block] = (rows["stamp"][block] == before["stamp"][block]).all(axis=1)  # type: ignore[index]
+        rows["digest"][block][fresh[block]] = before["digest"][block][fresh[block]]  # type: ignore[index]
     return rows, before, fresh
 
 
 def _cached(path: Path, count: int) -> _Rows | None:
-    """What an earlier run kept; None where there is nothing, or something else."""
+    """What an earlier run kept, where it lies on the disk; None where there is nothing, or something else."""
     try:
-        data = read_file(path, "digests", 32 + count * _ROW.itemsize, "delete it")
-    except (FileNotFoundError, NotADirectoryError, PluginError):
+        with open_regular(path, "digests", "delete it") as file:
+            whole = os.fstat(file.fileno()).st_size == HASH_BYTES + count * _ROW.itemsize
+            expected = file.read(HASH_BYTES) if whole else b""
+            rows = np.memmap(file, _ROW, "r", HASH_BYTES, (count,)) if whole else None
+    except (OSError, PluginError):
         return None  # made again
-    payload = data[32:]
-    whole = len(payload) == count * _ROW.itemsize and data[:32] == digest(payload).encode()
-    return np.frombuffer(payload, _ROW) if whole else None
+    return rows if rows is not None and digest_of([rows.view(np.uint8).data]).encode() == expected else None
 
 
 def _hashed(files: ImageFiles, numbers: Iterable[int]) -> list[list[int]]:
@@ -113,13 +130,16 @@ def _hashed(files: ImageFiles, numbers: Iterable[int]) -> list[list[int]]:
 
 
 def _check_rewritten(files: ImageFiles, rows: _Rows, before: _Rows | None) -> None:
-    if before is None:
-        return
-    same_stamp = (rows["stamp"][:, :2] == before["stamp"][:, :2]).all(axis=1)
-    rewritten = np.flatnonzero(same_stamp & (rows["digest"] != before["digest"]).any(axis=1))
-    if len(rewritten):
+    count, first = 0, ""
+    for block in blocks(len(rows) if before is not None else 0):
+        now, then = rows[block], before[block]  # type: ignore[index]
+        same_stamp = (now["stamp"][:, :2] == then["stamp"][:, :2]).all(axis=1)
+        rewritten = np.flatnonzero(same_stamp & (now["digest"] != then["digest"]).any(axis=1))
+        if len(rewritten):
+            count, first = count + len(rewritten), first or files.names[block.start + int(rewritten[0])]
+    if count:
         raise PluginError(
-            f"image '{_path(files, files.names[rewritten[0]])}': its bytes changed, but neither its size nor its time"
-            f" of modification, by which stored features know it ({len(rewritten)} such below"
+            f"image '{_path(files, first)}': its bytes changed, but neither its size nor its time"
+            f" of modification, by which stored features know it ({count} such below"
             f" '{files.source.directory}'); touch these files"
         )

@@ -7,26 +7,31 @@ import math
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from nci_plugin.benchmarks.decoding import read_image, to_rgb
 from nci_plugin.checks import PluginError, check_choice, check_number, shown
-from nci_plugin.files import read_text
 
 if TYPE_CHECKING:  # torch and torchvision cost 3 s: what passes no image does without
     from torch import Tensor
     from torchvision.transforms import Compose
 
+    from nci_plugin.benchmarks.lines import Lines
+
 OOD_LABEL = -1
-LIST_BYTES = 2**29
-"""The largest image list that is read: ten million lines of 50 bytes."""
+LIST_BYTES = 2**35
+"""The largest image list that is read: hundreds of millions of lines of 100 bytes."""
+
+STAMP = np.dtype((np.int64, 2))
+"""Size in bytes and modification time in nanoseconds of a file."""
 
 LINE = re.compile(r"(.*\S)[ \t]+(\S+)", re.DOTALL)
 """Path and label: the path may hold spaces, and any number of them, or tabs, stand before the label."""
@@ -124,48 +129,56 @@ class ImageList:
         """
         import torch
 
-        names, labels, stamps = [], [], []
-        missing: list[str] = []
-        directory = str(self.directory)  # Path objects for each of a million lines take seconds
-        for index, line in enumerate(self._lines()):
-            name, label = self._parsed(line, index)
-            stamp = file_stamp(self, os.path.join(directory, name), index)
-            if stamp is None and "\\" in name:  # written on Windows
-                name = self._inside(name.replace("\\", "/"), index)
-                stamp = file_stamp(self, os.path.join(directory, name), index)
-            names.append(name)
-            labels.append(label)
-            missing += [name] if stamp is None else []
-            stamps.append(stamp or (0, 0))
-        if not names:
+        from nci_plugin.benchmarks.lines import on_disk
+
+        lines = self._lines()
+        if not len(lines):
             raise PluginError(f"image list '{self.path}': the split is empty; it needs at least one 'path label' line")
+        labels, stamps = torch.empty(len(lines), dtype=torch.int32), on_disk(len(lines), STAMP)
+        missing, first = 0, ""
+        for index, line in enumerate(lines):
+            name, label = self.parsed(line, index)
+            stamp = file_stamp(self, os.path.join(self._root, name), index)
+            if stamp is None:
+                missing, first = missing + 1, first or name
+            if not -(2**31) <= label < 2**31:
+                labels = labels.long()
+            labels.numpy()[index], stamps[index] = label, stamp or (0, 0)
         if missing:
             raise MissingFiles(
-                f"image list '{self.path}': {len(missing)} of {len(names)} images are missing under '{self.directory}',"
-                f" first '{missing[0]}'; put the images there or pass --data-root",
-                f"{len(missing)} of {len(names)} images, first {self.data_dir}{missing[0]}",
+                f"image list '{self.path}': {missing} of {len(lines)} images are missing under '{self.directory}',"
+                f" first '{first}'; put the images there or pass --data-root",
+                f"{missing} of {len(lines)} images, first {self.data_dir}{first}",
             )
-        return ImageFiles(self, tuple(names), torch.tensor(labels), tuple(stamps))
+        return ImageFiles(self, Names(self, lines), labels, stamps)
 
-    def _lines(self) -> list[str]:
+    def _lines(self) -> Lines:
+        from nci_plugin.benchmarks.lines import Lines
+
         remedy = "lay the benchmark's lists under the data root or pass --data-root"
         try:
-            text = read_text(self.path, "image list", LIST_BYTES, remedy)
+            return Lines(self.path, "image list", LIST_BYTES, remedy)
         except OSError as error:
             raise MissingFiles(
                 f"image list '{self.path}': {error.strerror}; {remedy}", f"the list {self.imglist_path}"
             ) from None
-        text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-        return text.removesuffix("\n").split("\n") if text else []  # splitlines would also split names at U+2028
 
-    def _parsed(self, line: str, index: int) -> tuple[str, int]:
+    def parsed(self, line: str, index: int) -> tuple[str, int]:
+        """Path and label of a line; raises PluginError on one that cannot be used."""
         parts = LINE.fullmatch(line.strip())
         if parts is None:
             raise self._refused(index, f"expected 'path label', got {shown(line)}")
         name, label = parts.groups()
         if not LABEL.fullmatch(label):
             raise self._refused(index, f"the label must be a small whole number, got {shown(label)}")
-        return self._inside(name, index), int(label)
+        name = self._inside(name, index)
+        if "\\" in name and not os.path.exists(os.path.join(self._root, name)):  # written on Windows
+            name = self._inside(name.replace("\\", "/"), index)
+        return name, int(label)
+
+    @cached_property
+    def _root(self) -> str:
+        return str(self.directory)  # Path objects for each of a million lines take seconds
 
     def _inside(self, name: str, index: int) -> str:
         if name.startswith("/") or ".." in name.split("/"):
@@ -203,16 +216,30 @@ class ImageSource(Protocol):
     def place(self, index: int) -> str: ...
 
 
+class Names(Sequence[str]):
+    """The paths in an image list, each read when it is asked for."""
+
+    def __init__(self, source: ImageList, lines: Sequence[str]) -> None:
+        self.source, self.lines = source, lines
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.source.parsed(self.lines[index], index)[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self.source.parsed(line, index)[0] for index, line in enumerate(self.lines))
+
+
 class ImageFiles:
     """The images of a list or a folder that was read, a Dataset: item i is (image (3, H, W), label).
 
-    An image that cannot be decoded comes as a PluginError instead of an item, so that the error of a worker process
-    reaches the user as one line.
+    ``stamps`` are size and modification time (n, 2). An image that cannot be decoded comes as a PluginError instead of
+    an item, so that the error of a worker process reaches the user as one line.
     """
 
-    def __init__(
-        self, source: ImageSource, names: Sequence[str], labels: Tensor, stamps: Sequence[tuple[int, int]]
-    ) -> None:
+    def __init__(self, source: ImageSource, names: Sequence[str], labels: Tensor, stamps: NDArray[np.int64]) -> None:
         self.source, self.names, self.labels, self.stamps = source, names, labels, stamps
 
     def __len__(self) -> int:
@@ -224,19 +251,32 @@ class ImageFiles:
         except PluginError as error:
             return error
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "stamps": self.stamps[:0]}  # no process that loads images asks for them
+
     def item(self, index: int) -> tuple[Tensor, Tensor]:
         """Image (3, H, W) and label; raises PluginError naming the file and its line if it cannot be decoded."""
         path = self.source.directory / self.names[index]
         image = read_image(path, self.source.preprocessing, "replace the file", self.source.place(index))
-        return image, self.labels[index]
+        return image, self.labels[index].long()
 
-    @property
-    def content(self) -> str:
-        """Preprocessing, names, labels and file sizes: the same after a copy to another place."""
-        sizes = [size for size, _ in self.stamps]
-        return json.dumps([repr(self.source.preprocessing), self.names, self.labels.tolist(), sizes])
+    def content(self) -> Iterator[str]:
+        """Preprocessing, names, labels and file sizes, in pieces: the same after a copy to another place."""
+        from nci_plugin.benchmarks.lines import json_list
 
-    @property
-    def fingerprint(self) -> str:
+        yield f"[{json.dumps(repr(self.source.preprocessing))}, "
+        for values in (self.names, self.labels):
+            yield from json_list(values)
+            yield ", "
+        yield from json_list(self.stamps[:, 0])
+        yield "]"
+
+    def fingerprint(self) -> Iterator[str]:
         """`content` and modification times. An image rewritten within its size and time is not noticed."""
-        return json.dumps([self.content, [modified for _, modified in self.stamps]])
+        from nci_plugin.benchmarks.lines import json_list
+
+        yield '["'
+        yield from (json.dumps(piece)[1:-1] for piece in self.content())
+        yield '", '
+        yield from json_list(self.stamps[:, 1])
+        yield "]"

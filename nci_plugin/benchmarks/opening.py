@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default
 from nci_plugin.benchmarks.benchmark import Benchmark, Features, Source
 from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, MissingFiles, Preprocessing
+from nci_plugin.benchmarks.lines import blocks
 from nci_plugin.benchmarks.samples import open_samples
+from nci_plugin.benchmarks.shards import ImageShards
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.rows import feature_rows, id_labels
 
@@ -61,8 +63,12 @@ def _open(name: str, source: Source, benchmark: Benchmark) -> Any:
     if isinstance(source, ImageList):
         files = source.read()
         if num_classes is not None:
-            id_labels(f"image list '{source.path}'", files.labels, len(files), num_classes, 1, "line")
+            for rows in blocks(len(files)):
+                labels = files.labels[rows]
+                id_labels(f"image list '{source.path}'", labels, len(labels), num_classes, rows.start + 1, "line")
         return files
+    if isinstance(source, ImageShards):
+        return source.read(num_classes)
     if isinstance(source, Features):
         return _features(where, source, benchmark.num_classes, num_classes is not None)
     try:

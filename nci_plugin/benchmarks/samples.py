@@ -216,7 +216,7 @@ class _Pairs:
         return self.images[index], self.labels[index]
 
 
-class _Collated:
+class Collated:
     """Samples of a loader's dataset, each as a batch of one from the loader's ``collate_fn``."""
 
     def __init__(self, source: Any, collate_fn: Callable[[list[Any]], Any]) -> None:
@@ -238,7 +238,7 @@ class _Collated:
         return images[0], None if labels is None else labels[0]
 
 
-class _Selected:
+class Selected:
     """Some samples of a dataset, by index."""
 
     def __init__(self, source: Any, indices: Sequence[int]) -> None:
@@ -261,10 +261,10 @@ def _of_loader(loader: DataLoader) -> Any:
             " leave out images; pass its dataset, or a Subset of it"
         )
     if isinstance(loader.sampler, SubsetRandomSampler):
-        source = _Selected(source, list(loader.sampler.indices))
+        source = Selected(source, list(loader.sampler.indices))
     if loader.collate_fn is default_collate:
         return source
-    return iter(_Collated(source, loader.collate_fn)) if stream else _Collated(source, loader.collate_fn)
+    return iter(Collated(source, loader.collate_fn)) if stream else Collated(source, loader.collate_fn)
 
 
 def _is_plain(loader: DataLoader) -> bool:

@@ -296,12 +296,17 @@ class Report:
 @command("table", "write the tables of results as text, markdown or LaTeX")
 @dataclass(frozen=True)
 class Table:
-    """Print the tables of stored results, near and far AUROC and FPR@95 of every detector. Bold (in text: a star) is an
-    AUROC than which none is better by more than chance, and not the largest digit."""
+    """Print the tables of stored results, near and far AUROC and FPR@95 of every detector, or those of a diagnosis.
+    Bold (in text: a star) is an AUROC than which none is better by more than chance, and not the largest digit."""
 
     results: Path = argument("RESULTS", RESULTS)
     format: str = option(
         "text", "text (default), markdown, or latex with booktabs", choices=("text", "markdown", "latex")
+    )
+    of: str = option(
+        "results",
+        "results (default), or what 'nci-ood diagnose' left there: collapse, ood, layers or classes",
+        choices=("results", "collapse", "ood", "layers", "classes"),
     )
     detectors: tuple[str, ...] | None = option(None, "detectors to be rows, and compared (all)", "NAME")
     setting: str | None = option(None, "standard or full spectrum (both)", choices=("ood", "fsood"))
@@ -313,12 +318,19 @@ class Table:
 @dataclass(frozen=True)
 class Figure:
     """Draw the AUROC of detectors, their ROC curves or the histograms of their scores, from stored results and scores
-    of standard OOD: 8 pt at the width of a column or a page, 14 pt on a slide; text stays text in SVG and PDF."""
+    of standard OOD; the collapse of networks or of their layers, from stored diagnoses; or trainings. 8 pt at the width
+    of a column or a page, 14 pt on a slide; text stays text in SVG and PDF."""
 
-    kind: str = argument("FIGURE", "auroc, roc or scores", choices=("auroc", "roc", "scores"))
-    results: Path = argument("RESULTS", RESULTS)
+    kind: str = argument(
+        "FIGURE",
+        "auroc, roc, scores, collapse, layers or dynamics",
+        choices=("auroc", "roc", "scores", "collapse", "layers", "dynamics"),
+    )
+    results: Path = argument(
+        "RESULTS", f"{RESULTS}, for collapse and layers 'nci-ood diagnose' too, for dynamics 'nci-ood dynamics'"
+    )
     detectors: tuple[str, ...] | None = option(
-        None, "detectors that are drawn (auroc: all; roc: the six of best near-OOD AUROC; scores: three)", "NAME"
+        None, "detectors that are drawn (all; roc: the six of best near-OOD AUROC; scores: three)", "NAME"
     )
     size: str = option(
         "column", "column: 3.3 inches (default); page: 6.9; slide: 10", choices=("column", "page", "slide")

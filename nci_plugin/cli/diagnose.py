@@ -23,6 +23,8 @@ from nci_plugin.report import diagnosis_files as files
 from nci_plugin.report import diagnosis_tables as tables
 from nci_plugin.report.class_figures import FEW_CLASSES
 from nci_plugin.report.figures import draw_run
+from nci_plugin.report.tables import texts
+from nci_plugin.report.terminal import say
 
 
 def run(options: Diagnose) -> int:
@@ -72,9 +74,10 @@ def _report(results: Path) -> None:
         stored = files.read_diagnoses(results)
         by_class = [tables.class_table(each.name, each.record) for each in stored]
         few = [table for table in by_class if len(table.rows) <= FEW_CLASSES]
-        for table in [*tables.all_tables([each.name for each in stored], [each.record for each in stored]), *few]:
-            print(f"\n{table.text()}")
+        shown = [*tables.all_tables([each.name for each in stored], [each.record for each in stored]), *few]
+        for text in texts(shown):
+            print(f"\n{text}")
         print(f"\n{tables.explanation_text(files.read_explanation(results))}")
         figures = diagnosis_figures.draw(results)
-        print(f"\nwritten to {results / files.FOLDER}: *.json, *.npz, and as PNG and SVG:")
-        print(", ".join(name.removeprefix(f"{files.FOLDER}/") for name in figures))
+        names = dict.fromkeys(name.rpartition("/")[2] for name in figures)
+        say(f"\nwritten to {results / files.FOLDER}: *.json, *.npz, and as PNG and SVG: {', '.join(names)}")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from tqdm import tqdm
 
 from nci_plugin import api
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
@@ -41,9 +40,12 @@ from nci_plugin.files import digest, locked
 from nci_plugin.inputs import Inputs
 from nci_plugin.networks.factory import factory_source
 from nci_plugin.networks.named import check_named, label
+from nci_plugin.progress import progress
 from nci_plugin.report import dynamics_files
 from nci_plugin.report import dynamics_tables as tables
 from nci_plugin.report.dynamics_figures import MANY
+from nci_plugin.report.tables import texts
+from nci_plugin.report.terminal import say
 from nci_plugin.training.losses import LOSSES
 
 FEATURES = ".dynamics-features"
@@ -176,7 +178,7 @@ def _measure(
     configured = _configured(options.detectors or ())
     measure: Callable[[nn.Module, int, str], EpochRecord] | None = None
     found = []
-    with tqdm(total=sum(len(run.files) for run in runs), desc="dynamics", unit="checkpoint", disable=None) as bar:
+    with progress("dynamics", "checkpoint", sum(len(run.files) for run in runs)) as bar:
         for run, training, history in zip(runs, trainings, histories):
             trained = training.benchmark(inputs.benchmark)
             factory, arguments = job.factory(trained), job.arguments(trained)
@@ -239,8 +241,8 @@ def _meter(
 def _report(analysis: Analysis, output: Path) -> None:
     shown_runs = analysis.runs if len(analysis.runs) < MANY else ()
     by_epoch = [table for run in shown_runs for table in (tables.epoch_table(run), tables.auroc_table(run))]
-    for table in [*by_epoch, *tables.analysis_tables(analysis)]:
-        if table is not None:
-            print(f"\n{table.text()}")
+    shown = [table for table in [*by_epoch, *tables.analysis_tables(analysis)] if table is not None]
+    for text in texts(shown):
+        print(f"\n{text}")
     dynamics_files.write_analysis(analysis, output)
-    print(f"\nwritten to {output}: {', '.join([*dynamics_files.draw(analysis, output), 'dynamics.json'])}")
+    say(f"\nwritten to {output}: {', '.join([*dynamics_files.draw(analysis, output), 'dynamics.json'])}")

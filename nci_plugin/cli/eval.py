@@ -20,6 +20,7 @@ from nci_plugin.comparison.samples import read_samples
 from nci_plugin.comparison.tables import metrics_text
 from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.directory import ResultsDirectory
+from nci_plugin.evaluation.finished import forget
 from nci_plugin.evaluation.results import SETTINGS, Result, complete
 from nci_plugin.features.processes import Processes, joined
 from nci_plugin.inputs import Inputs
@@ -106,6 +107,7 @@ def _score(networks: Networks, setups: Sequence[Contestant], options: Eval) -> i
     shown = [result for result in results if result.setting == "fsood" or not job.data.fsood]
     directory.write_tables(shown)
     draw_run(directory, shown, failures)
+    forget(directory.path, list(networks.by_seed))
     _print_report(shown, failures, directory, options)
     return 1 if failures else 0
 

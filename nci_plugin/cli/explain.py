@@ -18,7 +18,8 @@ from nci_plugin.evaluation.search import detector_of
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.extract import extract
 from nci_plugin.files import locked
-from nci_plugin.report.terminal import aligned
+from nci_plugin.report.names import display_names
+from nci_plugin.report.terminal import grouped, say
 
 
 def run(options: Explain) -> int:
@@ -37,12 +38,16 @@ def run(options: Explain) -> int:
     image = read_image(options.image, splits[VALIDATION].source.preprocessing, "pass an image file")[None]
     networks = job.load(inputs)
     needs = training_needed(setups) | {FitsOn.STATISTICS}
+    left_out: dict[str, None] = {}
     with locked(networks.output):
         for seed, network in networks.by_seed.items():
             bank = extract(network, inputs.benchmark, needs, networks.extraction_options(seed), splits)
             explanation = explain_image(image, bank, setups, options.tpr / 100)
             title = f"{options.image}, {seed or inputs.checkpoints[seed]}"
             _print(title, explanation, options.tpr, class_names(splits[TRAIN]))
+            left_out |= {f"{name}: left out: {reason}": None for name, reason in explanation.not_scored.items()}
+    for text in left_out:
+        say(text)
     return 0
 
 
@@ -54,14 +59,13 @@ def _print(title: str, explanation: Explanation, tpr: float, names: Sequence[str
         numbers = (f"{score.value:.4g}", f"{score.percentile:.1f}", f"{score.threshold:.4g}")
         rows.append([score.detector, *numbers, "ID" if score.is_id else "OOD"])
     called_id = sum(score.is_id for score in explanation.scores)
-    print(f"\n{title}")
+    say(f"\n{title}")
     predicted, nearest = (names[label] if names else label for label in (explanation.predicted, explanation.nearest))
-    print(f"predicted class: {predicted} (softmax {explanation.probability:.4f}), {of_predicted}")
-    print(f"nearest class mean: {nearest}, at distance {explanation.nearest_distance:.4g} (feature units)")
-    print(aligned(rows))
-    for name, reason in explanation.not_scored.items():
-        print(f"{name}: left out: {reason}")
-    print(
+    say(f"predicted class: {predicted} (softmax {explanation.probability:.4f}), {of_predicted}")
+    say(f"nearest class mean: {nearest}, at distance {explanation.nearest_distance:.4g} (feature units)")
+    first, *columns = zip(*rows)
+    print(grouped(first, [("", column) for column in columns], display_names(first[1:])))
+    say(
         f"{called_id} of {len(rows) - 1} scores call it ID at the threshold that keeps {tpr:g} % of"
         f" {explanation.num_validation} ID validation samples"
     )

@@ -9,6 +9,8 @@ from nci_plugin.cli import service
 from nci_plugin.cli.commands import Fit
 from nci_plugin.deploy.choice import recommend
 from nci_plugin.deploy.detector import OODDetector
+from nci_plugin.deploy.fitting import fit_together, new_detector
+from nci_plugin.deploy.state import check_storable
 
 SUFFIXES = (".safetensors",)
 RECOMMENDED = "recommended"
@@ -16,14 +18,22 @@ RECOMMENDED = "recommended"
 
 def run(options: Fit) -> int:
     outputs = _outputs(options)
-    for output in outputs.values():
+    for name, output in outputs.items():
+        if name != RECOMMENDED:
+            check_storable(new_detector(name))
         check_output_file("--output", output, SUFFIXES)
+        for source in (options.network.ckpt_path, Path(options.images), options.val):
+            if source is not None and output.exists() and source.exists() and output.samefile(source):
+                raise PluginError(
+                    f"--output '{output}': is an input of this command, which it would replace; name another"
+                )
     names = service.class_names(options.class_names)
     served = service.find(
         options.images, options.val, options.steps, options.network, options.passing, options.data_root
     )
+    detectors: dict[Path, OODDetector] = {}
     for name, output in outputs.items():
-        detector = OODDetector(
+        detectors[output] = OODDetector(
             name,
             preprocessing=served.steps,
             class_names=names,
@@ -36,10 +46,11 @@ def run(options: Fit) -> int:
             head=options.network.head,
         )
         if name == RECOMMENDED:
-            found = recommend(served.model, served.train, served.validation, like=detector)
+            found = recommend(served.model, served.train, served.validation, like=detectors[output])
             print(found)
-            detector = found.detector
-        detector.fit(served.model, served.train, served.validation)
+            detectors[output] = found.detector
+    fit_together(list(detectors.values()), served.model, served.train, served.validation)
+    for output, detector in detectors.items():
         detector.save(output)
         print(detector)
         for group, threshold in detector.thresholds().items() if options.by_class else [("", detector.threshold())]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,7 @@ class Networks:
     inputs: Inputs
     by_seed: Mapping[str, nn.Module]
     output: Path
+    said: set[str] = field(default_factory=set)
 
     @cached_property
     def identities(self) -> Mapping[str, identity.Identity]:
@@ -182,11 +183,17 @@ class Networks:
             workers=job.workers,
             head=job.network.head,
             store=api.features_directory(self.output, seed),
-            tell=say,
+            tell=self._say_once,
             processes=job.processes,
             amp=job.passing.amp,
             begin=partial(self._open, directory) if directory and seed == next(iter(self.by_seed)) else None,
         )
+
+    def _say_once(self, text: str) -> None:
+        """Say what holds for every seed for the first of them; what comes after a semicolon changes meanwhile."""
+        if text.partition(";")[0] not in self.said:
+            say(text)
+        self.said.add(text.partition(";")[0])
 
     def _open(self, directory: ResultsDirectory) -> None:
         with self.job.processes.in_turn():

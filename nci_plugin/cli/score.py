@@ -12,7 +12,8 @@ from nci_plugin.checks import PluginError, check_writable
 from nci_plugin.cli import service
 from nci_plugin.cli.commands import Score
 from nci_plugin.deploy.calibration import level_of
-from nci_plugin.deploy.stream import ScoreLog, image_names, listed_names, score_files
+from nci_plugin.deploy.score_log import ScoreLog
+from nci_plugin.deploy.stream import image_names, listed_names, score_files
 from nci_plugin.files import digest
 
 
@@ -35,6 +36,7 @@ def run(options: Score) -> int:
     run_of = {
         "detector": digest(options.detector.read_bytes()),
         "images": str(options.images.resolve()),
+        **({} if options.images.is_dir() else {"data_root": str(root.resolve())}),
         "tpr": tpr,
     }
     with ScoreLog(output, "jsonl" if options.jsonl else "csv", run_of) as log:

@@ -112,8 +112,8 @@ def _places(images: Path, val: Path | None) -> tuple[Path, Path]:
     """Where the training and the validation images are."""
     if not images.exists():
         raise PluginError(f"'{images}': is not there, and no benchmark has this name; pass a folder, a list or a YAML")
-    if val is None and (images / "train").is_dir() and (images / "val").is_dir():
-        return images / "train", images / "val"
+    if (images / "train").is_dir() and (images / "val").is_dir():
+        images, val = images / "train", val or images / "val"
     if val is None:
         raise PluginError(
             f"'{images}': validation images are missing, which the network was not trained on; pass --val, or a folder"
@@ -135,7 +135,10 @@ def _count(train: Path, data_root: Path | None) -> int:
     """The number of classes of the training images."""
     steps = Preprocessing(None, None, ((0.0,) * 3, (1.0,) * 3))
     if train.is_dir():
-        return max(1, len(ImageFolder(train, steps).classes()))
+        count = len(ImageFolder(train, steps).classes())
+        if not count:
+            raise PluginError(f"folder '{train}': has no sub-folders, which are its classes; pass one that has")
+        return count
     return int(_source(train, steps, data_root).read().labels.max()) + 1
 
 

@@ -9,12 +9,14 @@ from nci_plugin.cli.commands import Table
 from nci_plugin.comparison.compare import standings
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.results import SETTINGS, complete
-from nci_plugin.report.paper_tables import paper_table
+from nci_plugin.report.paper_tables import paper_table, written
 from nci_plugin.report.selection import selected
 from nci_plugin.report.tables import MAIN_METRICS, TABLE_METRICS
 
 
 def run(options: Table) -> int:
+    if options.of != "results":
+        return _of_diagnosis(options)
     whole = complete(ResultsDirectory(options.results).read_one_benchmark())
     results = selected(whole, options.detectors)
     there = [setting for setting in SETTINGS if any(result.setting == setting for result in results)]
@@ -30,4 +32,19 @@ def run(options: Table) -> int:
     print("\n\n".join(tables))
     if known.note:
         print(known.note, file=sys.stderr)
+    return 0
+
+
+def _of_diagnosis(options: Table) -> int:
+    from nci_plugin.report import diagnosis_files as files  # imports torch
+    from nci_plugin.report.diagnosis_tables import tables_by_name
+
+    if not files.has_diagnosis(options.results):
+        raise PluginError(f"results '{options.results}': have no diagnosis; run nci-ood diagnose first")
+    with files.drawn_from(options.results):
+        stored = files.read_diagnoses(options.results)
+        tables = tables_by_name([each.name for each in stored], [each.record for each in stored])[options.of]
+    if not tables:
+        raise PluginError(f"--of {options.of}: was not measured; run nci-ood diagnose with --layers")
+    print("\n\n".join(written(table, options.format) for table in tables))
     return 0

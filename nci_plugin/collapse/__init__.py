@@ -23,9 +23,10 @@ from nci_plugin.collapse.geometry import Undefined
 from nci_plugin.collapse.held_out import NearestCentre, held_out_cdnv, nearest_centre, ortho_dev
 from nci_plugin.collapse.measure import CollapseMetrics, measure
 from nci_plugin.collapse.progressive import Progress, progress, within_cosine
-from nci_plugin.collapse.registry import METRICS, Metric, metric
+from nci_plugin.collapse.registry import BEYOND, METRICS, Metric, metric
 
 __all__ = [
+    "BEYOND",
     "METRICS",
     "CollapseMetrics",
     "Metric",

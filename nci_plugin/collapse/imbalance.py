@@ -34,9 +34,13 @@ def imbalance_ratio(counts: Tensor) -> float:
     return float(counts.max() / counts.min())
 
 
+@metric("GOF mean |cos| of weights", of="weight", name="gof_mean_abs_cosine_weights", ideal=0, frame="GOF")
 @metric("GOF mean |cos| of uncentred means", of="raw", name="gof_mean_abs_cosine_uncentred", ideal=0, frame="GOF")
 def mean_abs_cosine(rows: Tensor) -> float:
-    """Mean of |cos_kk'| over pairs, 0 (orthogonal frame) to 1 (Dang et al. 2023: raw means under class imbalance)."""
+    """Mean of |cos_kk'| over pairs, 0 (orthogonal frame) to 1 (Dang et al. 2023: raw means under class imbalance).
+
+    Of weights it is NC2B, where a bias-free head with the squared error ends; NC2A is the simplex of `equiangular`.
+    """
     return float(pair_cosines(rows).abs().mean())
 
 

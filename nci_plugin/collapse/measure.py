@@ -74,6 +74,12 @@ class CollapseMetrics:
     values: Mapping[str, Any]
     notes: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        known = {name: self.values.get(name) for name in ("nc1_quotient", "nc2_etf_error", "nc3_self_duality")}
+        first = ", ".join(f"{name}={value:.4g}" for name, value in known.items() if value is not None)
+        size = f"{len(self.classes)} classes, {self.num_features} features, {self.num_samples} samples"
+        return f"CollapseMetrics({size}: {first or 'no value'}; see .values)"
+
     def __getattr__(self, name: str) -> Any:
         """A metric by its name."""
         values = self.__dict__.get("values", {})

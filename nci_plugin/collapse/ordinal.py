@@ -1,8 +1,10 @@
 """Ordinal neural collapse, ONC1 to ONC3, of a cumulative link model: functions of features, grades and head alone.
 
-The model is P(grade <= q) = g(b_q - w.h) with thresholds b_1 < ... < b_{Q-1} of Q grades 0..Q-1 (Ma et al. 2025,
-arXiv 2506.05801). They state the properties; the numbers of them here are scale-free ones of this package: the paper's
-own measures were not at hand. They stand outside the registry, since the head is one vector.
+The model is P(grade <= q) = g(b_q - w.h) with thresholds b_1 < ... < b_{Q-1} of Q grades 0..Q-1. Ma et al. (2025,
+arXiv 2506.05801) state the properties: features equal their grade's mean (ONC1), the means lie on the line of w
+(ONC2), latents z_q = w.mu_q ascend and, for a symmetric link g and decays towards 0, z_q goes to (b_q + b_{q-1}) / 2
+(ONC3). How far a network is from them is said by numbers of this package, which stay the same where features and
+weight are scaled against each other: they are not the paper's.
 """
 
 from __future__ import annotations
@@ -14,17 +16,20 @@ from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_finite, check_width
 from nci_plugin.collapse.geometry import Undefined, centred_means, present_classes
+from nci_plugin.collapse.registry import BEYOND, metric
 from nci_plugin.collapse.variability import nc1_quotient
 from nci_plugin.features.statistics import ClassStatistics
 
 
+@metric("ONC1", of="statistics", ideal=0, into=BEYOND)
 def onc1(statistics: ClassStatistics) -> float:
-    """ONC1: features of a grade collapse to their mean: Tr(Sigma_W) / Tr(Sigma_B), 0 (collapse) up, as NC1."""
+    """ONC1 (Ma et al. 2025), by this package: Tr(Sigma_W) / Tr(Sigma_B), 0 (features equal their grade's mean) up."""
     return nc1_quotient(statistics)
 
 
+@metric("ONC2", of="statistics weight", ideal=0, into=BEYOND)
 def onc2(statistics: ClassStatistics, weight: Tensor) -> float:
-    """ONC2: grade means lie on the line of w: share of sum_q ||mu_q - mu_G||^2 off it, 0 (collapse) to 1.
+    """ONC2 (Ma et al. 2025), by this package: share of sum_q ||mu_q - mu_G||^2 off the line of w, 0 (collapse) to 1.
 
     ``weight`` is w (P,). mu_G is the mean of the grade means, so that a shift, which thresholds take up, is left out.
     Raises PluginError on another width, Undefined where w is zero or the means are all equal.
@@ -53,6 +58,8 @@ class Order:
     centring: float
 
 
+@metric("ONC3 latents centred", of="statistics weight thresholds", name="onc3.centring", ideal=0, into=BEYOND)
+@metric("ONC3 in order", of="statistics weight thresholds", name="onc3.in_order", ideal=1, larger=True, into=BEYOND)
 def onc3(statistics: ClassStatistics, weight: Tensor, thresholds: Tensor) -> Order:
     """ONC3: latents follow the order of grades, and the middle of their thresholds b (Q - 1,) (Ma et al. 2025).
 

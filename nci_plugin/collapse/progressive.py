@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import linregress
 from torch import Tensor
 
 from nci_plugin.checks import check_finite, check_width
 from nci_plugin.collapse.geometry import Undefined
-from nci_plugin.collapse.registry import metric
+from nci_plugin.collapse.registry import BEYOND, metric
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import unit_rows
 from nci_plugin.rows import id_labels
@@ -85,17 +84,22 @@ class Progress:
         )
 
 
+@metric("progressive, factor a stage", of="stages", name="progress.factor", into=BEYOND)
+@metric("progressive, monotonicity", of="stages", name="progress.monotonicity", ideal=1, larger=True, into=BEYOND)
 def progress(values: Sequence[float | None]) -> Progress:
-    """Monotonicity and log-linear fit of values above 0, a stage each, from the first stage to the last.
+    """Monotonicity and log-linear fit of values D_l above 0, a stage l each, from the first stage to the last.
 
-    Raises Undefined with fewer than three stages, two of which any line fits, and where a value is missing or not
-    above 0.
+    log D_l = log D_0 + l log rho by least squares (He & Su 2023, law of data separation); monotonicity is the share of
+    steps with D_{l+1} < D_l. Raises Undefined with fewer than three stages, two of which any line fits, and where a
+    value is missing or not above 0.
     """
     known = [value for value in values if value is not None and 0 < value < float("inf")]
     if len(known) < len(values) or len(known) < 3:
         raise Undefined(
             f"collapse: a fit over stages needs three of them with a value above 0, got {len(known)} of {len(values)}"
         )
+    from scipy.stats import linregress  # 0.6 s
+
     logs = np.log(known)
     fit = linregress(np.arange(len(logs)), logs)
     constant = np.ptp(logs) == 0

@@ -71,19 +71,28 @@ class Metric:
 METRICS: dict[str, Metric] = {}
 """Every collapse metric by name, in the order of every table."""
 
+BEYOND: dict[str, Metric] = {}
+"""Metrics of what is no balanced classifier, by name: other targets, tokens, stages, attacks, inputs.
 
-def metric(label: str, symbol: str = "", *, of: str, name: str = "", **values: Any) -> Callable[[F], F]:
+They take what they say in ``of``; no table or epoch record has them. ``function.field`` is a field of what it returns.
+"""
+
+
+def metric(
+    label: str, symbol: str = "", *, of: str, name: str = "", into: dict[str, Metric] = METRICS, **values: Any
+) -> Callable[[F], F]:
     """Decorator: the function of what ``of`` names, separated by spaces, is a metric; ``values`` are as of `Metric`.
 
-    ``name`` is the function's own where none is given, the aspect the first word of the label. One function can be
-    several metrics, which are registered from the lowest decorator up.
+    ``name`` is the function's own where none is given, the aspect the first word of the label; ``into`` is METRICS or
+    BEYOND. One function can be several metrics, which are registered from the lowest decorator up.
     """
 
     def registered(function: F) -> F:
         chosen = name or function.__name__
-        if chosen in METRICS:
-            raise ValueError(f"collapse metric '{chosen}' is taken by {METRICS[chosen].function.__qualname__}")
-        METRICS[chosen] = Metric(
+        if chosen in METRICS or chosen in BEYOND:
+            taken = METRICS.get(chosen) or BEYOND[chosen]
+            raise ValueError(f"collapse metric '{chosen}' is taken by {taken.function.__qualname__}")
+        into[chosen] = Metric(
             chosen, label, symbol or chosen, function, tuple(of.split()), **{"aspect": label.split()[0], **values}
         )
         return function

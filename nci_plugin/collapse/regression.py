@@ -1,7 +1,6 @@
 """Neural regression collapse, NRC1 to NRC3, of a network with n targets: functions of features, targets and head alone.
 
-Features are (N, P), targets (N, n), the weight (n, P); n is smaller than P. All is in float64. They stand outside the
-registry, whose metrics are of classes.
+Features are (N, P), targets (N, n), the weight (n, P); n is smaller than P. All is in float64.
 """
 
 from __future__ import annotations
@@ -12,9 +11,11 @@ from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_finite, check_width
 from nci_plugin.collapse.geometry import RCOND, Undefined, lengths
+from nci_plugin.collapse.registry import BEYOND, metric
 from nci_plugin.rows import as_numbers
 
 
+@metric("NRC1", of="features num_targets", ideal=0, into=BEYOND)
 def nrc1(features: Tensor, num_targets: int) -> float:
     """NRC1: mean share of ||h - mean||^2 outside the first n principal components, 0 (collapse) to 1.
 
@@ -31,6 +32,7 @@ def nrc1(features: Tensor, num_targets: int) -> float:
     return _outside(unit, torch.linalg.svd(centred, full_matrices=False)[2][:num_targets])
 
 
+@metric("NRC2", of="features weight", ideal=0, into=BEYOND)
 def nrc2(features: Tensor, weight: Tensor) -> float:
     """NRC2: mean share of ||h - mean||^2 outside the span of the rows of W, 0 (collapse) to 1.
 
@@ -47,6 +49,7 @@ def nrc2(features: Tensor, weight: Tensor) -> float:
     return _outside(unit, rows[kept])
 
 
+@metric("NRC3", of="targets weight", ideal=0, into=BEYOND)
 def nrc3(targets: Tensor, weight: Tensor, gamma: float | None = None) -> float:
     """NRC3: ||A / ||A||_F - B / ||B||_F||_F^2 with A = W W^T, B = Sigma^(1/2) - gamma^(1/2) I; 0 (collapse) to 4.
 

@@ -57,10 +57,15 @@ class Threshold:
 
 def level_of(tpr: float) -> float:
     """The level 1 - tpr, 0..1 exclusive; raises PluginError on another ``tpr``."""
-    check_number("tpr", tpr, above=0)
-    if tpr >= 1:
-        raise PluginError(f"tpr: must be a share between 0 and 1, got {tpr:g}; 0.95 keeps 95 % of the ID samples")
+    check_share("tpr", tpr, "; 0.95 keeps 95 % of the ID samples")
     return round(1 - tpr, DIGITS)
+
+
+def check_share(what: str, value: float, remedy: str = "") -> None:
+    """Raise PluginError unless ``value`` is a number between 0 and 1, exclusive."""
+    check_number(what, value, above=0)
+    if value >= 1:
+        raise PluginError(f"{what}: must be a share between 0 and 1, got {value:g}{remedy}")
 
 
 def rank_of(n: int, tpr: float) -> int:
@@ -165,8 +170,7 @@ def threshold(calibration: Floats, tpr: float = TPR, confidence: float = CONFIDE
     Raises PluginError where there are fewer than 1 / (1 - tpr) - 1: no sample could be rejected at that level.
     """
     n, rank = len(calibration), rank_of(len(calibration), tpr)
-    if not 0 < confidence < 1:
-        raise PluginError(f"confidence: must be a share between 0 and 1, got {confidence:g}")
+    check_share("confidence", confidence)
     if rank < 1:
         raise PluginError(
             f"threshold at TPR {100 * tpr:g} %: needs at least {least_samples(tpr)} calibration samples, got {n};"

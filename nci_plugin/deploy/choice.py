@@ -6,7 +6,8 @@ The rule, all of it:
 2. *Held-out classes*: the classes are cut into five parts (fewer where there are fewer); each part in turn is OOD to
    detectors that are fitted on the training features of the others, with the others' rows of the head.
 3. *Shuffled features*: each coordinate drawn from another ID validation sample, so that nothing belongs together.
-4. Of each kind the AUROC of the ID validation features against it; a detector's place is that of its mean over kinds.
+4. Of each kind the AUROC of the ID validation features against it; a detector's place is that of its mean over kinds,
+   and of those that tie to three digits of a percentage the first is that with the best mean in the record below.
 
 How often the first of this ranking was right is measured on networks whose OOD sets are known, in
 ``data/recommended.csv`` (`scripts/study/recommended.py` makes it), and said with every recommendation.
@@ -31,8 +32,9 @@ from nci_plugin.checks import PluginError
 from nci_plugin.collapse import CollapseMetrics, measure
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
-from nci_plugin.deploy.detector import OODDetector, halves
-from nci_plugin.deploy.network import device_of
+from nci_plugin.deploy.detector import OODDetector
+from nci_plugin.deploy.fitting import halves
+from nci_plugin.deploy.network import check_network, device_of
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
 from nci_plugin.evaluation.search import fit
@@ -45,7 +47,6 @@ from nci_plugin.features.statistics import ClassStatistics, unit_rows
 from nci_plugin.metrics import auroc
 from nci_plugin.networks.cut import PROBE_ROWS, Cut
 from nci_plugin.networks.head import LinearHead
-from nci_plugin.networks.linear import check_weights
 
 CANDIDATES = ("msp", "mls", "ebo", "nci", "nci_plus", "pscore", "neco", "mds_pp", "rmds_pp", "knn", "nc1", "nc4", "ora")
 """Those that were measured. One that tunes itself on midpoints (nci_auto) would be judged by what it tuned on."""
@@ -121,6 +122,11 @@ class Recommendation:
         return self.ranking[0].name
 
     @property
+    def tied(self) -> list[str]:
+        """Those whose mean is the first's to three digits: the pseudo-OOD samples do not tell them apart from it."""
+        return [each.name for each in self.ranking[1:] if round(each.mean, 3) == round(self.ranking[0].mean, 3)]
+
+    @property
     def wins(self) -> tuple[int, int]:
         """In how many of all pseudo-OOD sets the first is ahead of the second."""
         if len(self.ranking) < 2:
@@ -140,6 +146,11 @@ class Recommendation:
             f"recommended: {self.best}, from {self.rows['validation']} validation and {self.rows['train']} training"
             f" images" + (f"; ahead of {self.ranking[1].name} on {wins} of {of} pseudo-OOD sets" if of else "")
         )
+        if self.tied:
+            lines.append(
+                f"tied with it: {', '.join(self.tied)}; the pseudo-OOD samples do not tell these apart, and the first"
+                " is the one that was best, in the mean, where OOD sets are known"
+            )
         metrics = self.collapse
         lines.append(
             f"collapse: Tr(Sigma_W) / Tr(Sigma_B) {_number(metrics.nc1_quotient)}, ETF error"
@@ -171,7 +182,7 @@ def recommend(
     like = like or OODDetector()
     names = list(dict.fromkeys(detectors or CANDIDATES))
     candidates = {name: load_detector(name).detector for name in names}
-    check_weights(model)
+    check_network(model)
     device, steps = device_of(model), like.preprocessing_for(model, train, validation)
     first = images.first_images("validation images", validation, steps, PROBE_ROWS)
     with prepared(model, device):
@@ -179,6 +190,7 @@ def recommend(
     num_classes = cut.head.num_classes
     opened = images.open_labelled("validation images", validation, num_classes, steps)
     training: Any = images.open_labelled("training images", train, num_classes, steps).split
+    images.check_apart(training, opened.split)
     if len(training) > TRAINING_IMAGES:
         drawn = np.random.default_rng(like.seed).permutation(len(training))[:TRAINING_IMAGES]
         training = Subset(training, np.sort(drawn).tolist())
@@ -221,7 +233,11 @@ def rank(
     if not ranking:
         name, reason = next(iter(left_out.items()))
         raise PluginError(f"recommend: no detector can be used on this network; first {name}: {reason}")
-    return sorted(ranking, key=lambda each: -each.mean), left_out
+    truths: dict[str, list[float]] = {}
+    for row in measured_rows():
+        truths.setdefault(row.detector, []).append(row.truth)
+    means = {name: float(np.mean(values)) for name, values in truths.items()}
+    return sorted(ranking, key=lambda each: (-round(each.mean, 3), -means.get(each.name, 0.0))), left_out
 
 
 Given = tuple[FeatureSplit, FeatureSplit, FeatureSplit, LinearHead]

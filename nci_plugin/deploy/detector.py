@@ -4,41 +4,30 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nci_plugin.benchmarks.benchmark import TEST, TRAIN, VALIDATION, Benchmark
-from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
-from nci_plugin.checks import PluginError, check_finite, check_number
-from nci_plugin.config import load_detector
+from nci_plugin.benchmarks.image_list import Preprocessing
+from nci_plugin.checks import PluginError, check_finite
 from nci_plugin.deploy import file, images, preprocessing
-from nci_plugin.deploy.calibration import CONFIDENCE, POOLED, TPR, Calibration, Threshold, least_samples, level_of
-from nci_plugin.deploy.network import Fingerprint, Probe, device_of, inner_name, layer_named
+from nci_plugin.deploy.calibration import CONFIDENCE, POOLED, TPR, Threshold
+from nci_plugin.deploy.fitting import fit_together
+from nci_plugin.deploy.network import check_network, device_of, layer_named, layer_of
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
-from nci_plugin.evaluation.contestant import check_ranking
-from nci_plugin.evaluation.search import fit, score_split
-from nci_plugin.features.bank import FeatureBank, FitsOn
-from nci_plugin.features.extract import extract
 from nci_plugin.features.forward import prepared
-from nci_plugin.features.options import ExtractionOptions
-from nci_plugin.features.split import FeatureSplit
-from nci_plugin.networks.cut import PROBE_ROWS, Cut
-from nci_plugin.networks.linear import check_weights
+from nci_plugin.networks.cut import Cut
 
 if TYPE_CHECKING:
     from nci_plugin.deploy.drift import Drift
     from nci_plugin.deploy.module import ScoringModule
 
 DEFAULT = "nci_plus"
-SAME_SCORE = 1e-3
-"""Largest relative difference of a probe's scores that another processor or version explains."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,132 +111,15 @@ class OODDetector:
 
         A detector that looks at validation images (``alpha: auto``), or a ``holdout``, is tuned on one half of each
         class of them and calibrated on the other.
-        Raises PluginError on data that augment or drop images, on too few validation images, and as `evaluate` does.
+        Raises PluginError on data that augment or drop images, on images that are in both, on too few validation
+        images, and as `evaluate` does.
         """
-        detector = self._new_detector()
-        self._check_settings()
-        check_weights(model)
-        device = device_of(model)
-        steps = self.preprocessing_for(model, train, validation)
-        if train is validation:
-            raise PluginError(
-                "fit: the same images were passed for training and for validation; a network's scores of images that it"
-                " was trained on are too high, so pass others"
-            )
-        first = images.first_images("validation images", validation, steps, PROBE_ROWS)
-        with prepared(model, device):
-            cut = Cut.of(model, first.to(device), self.head)
-        head_name, num_classes = cut.head_name, cut.head.num_classes
-        opened = images.open_labelled("validation images", validation, num_classes, steps)
-        splits: dict[str, Any] = {VALIDATION: opened.split}
-        names = opened.class_names
-        if detector.fits_on is not FitsOn.NOTHING:
-            training = images.open_labelled("training images", train, num_classes, steps)
-            names = _agreed(training.class_names, names)
-            splits[TRAIN] = training.split
-        names = images.check_class_names(self.class_names, num_classes) if self.class_names is not None else names
-        tuned = self.holdout or detector.needs_validation
-        self._check_enough(len(opened) - (len(opened) // 2 if tuned else 0))
-        options = ExtractionOptions(str(device), self.batch_size, self.workers, head_name, progress=self.progress)
-        benchmark = Benchmark("service", num_classes, {TEST: "", **splits})
-        bank = extract(model, benchmark, {detector.fits_on} - {FitsOn.NOTHING}, options, splits)
-        calibrating = bank.splits[VALIDATION]
-        fitting = None
-        if tuned:
-            fitting, calibrating = halves(bank.splits[VALIDATION], self.seed)
-        if self.bank_rows is not None and TRAIN in bank.splits:
-            bank.splits[TRAIN] = drawn(bank.splits[TRAIN], self.bank_rows, self.seed)
-        used = {TRAIN: bank.splits[TRAIN]} if TRAIN in bank.splits else {}
-        if fitting is not None and detector.needs_validation:
-            used[VALIDATION] = fitting
-        fit(detector, FeatureBank(bank.head, used, bank.statistics, unit_statistics=bank.unit_statistics))
-        self._fitted = self._calibrated(
-            detector,
-            calibrating,
-            model,
-            head_name,
-            first.shape[1:],
-            steps,
-            names,
-            {
-                "train": _training_rows(bank),
-                "validation_fit": len(bank.splits[VALIDATION]) - len(calibrating),
-                "calibration": len(calibrating),
-            },
-        )
-        self.model_ = model
+        fit_together([self], model, train, validation)
         return self
-
-    def _calibrated(
-        self,
-        detector: Detector,
-        calibrating: FeatureSplit,
-        model: nn.Module,
-        head_name: str,
-        shape: Sequence[int],
-        steps: Any,
-        names: tuple[str, ...],
-        rows: Mapping[str, int],
-    ) -> file.Fitted:
-        scores = score_split(detector, calibrating)
-        check_ranking({VALIDATION: scores}, detector.name, detector.get_hyperparameters(), detector.magnitude)
-        forget_scored(detector)
-        probe = Probe.of(model, head_name, shape)
-        probe_scores = detector.score(probe.features, probe.logits)
-        forget_scored(detector)
-        return file.Fitted(
-            detector=detector,
-            network=Fingerprint.of(model, head_name),
-            head=inner_name(model, head_name),
-            probe=probe,
-            probe_scores=probe_scores.cpu(),
-            preprocessing=steps,
-            class_names=names,
-            calibration=Calibration.of(scores, calibrating.predictions.numpy(), self.by_class),
-            rows=rows,
-            settings={"tpr": float(self.tpr), "by_class": self.by_class, "seed": self.seed},
-            chosen_by=detector.explain_choice() or "fixed",
-        )
-
-    def _new_detector(self) -> Detector:
-        detector = self.detector
-        if isinstance(detector, (str, Path)):
-            return load_detector(str(detector)).detector.clone()
-        if isinstance(detector, type) and issubclass(detector, Detector):
-            return detector()
-        if not isinstance(detector, Detector):
-            raise PluginError(f"detector: must be a name, a YAML file or a Detector, got {type(detector).__name__}")
-        return detector.clone()
-
-    def _check_settings(self) -> None:
-        level_of(self.tpr)
-        check_number("seed", self.seed, least=0, whole=True, most=2**63 - 1)
-        check_number("batch_size", self.batch_size, above=0, whole=True)
-        if self.bank_rows is not None:
-            check_number("bank_rows", self.bank_rows, above=0, whole=True)
-
-    def _check_enough(self, rows: int) -> None:
-        if rows < least_samples(self.tpr):
-            raise PluginError(
-                f"validation images: {rows} of them calibrate, and a TPR of {100 * self.tpr:g} % needs at least"
-                f" {least_samples(self.tpr)}; pass more, or a smaller tpr"
-            )
 
     def preprocessing_for(self, model: nn.Module, *sources: Any) -> Preprocessing | None:
         """How image files become the input of a network, as stated or found; raises PluginError where both differ."""
-        given, carried = preprocessing.stated(self.preprocessing), preprocessing.found_in(model, *sources)
-        transforms = [preprocessing.carried(source) for source in sources]
-        if given is not None and any(each not in (None, given) for each in transforms):
-            raise PluginError(
-                f"preprocessing: {given!r} was stated, and a data set's own transform is"
-                f" {next(each for each in transforms if each not in (None, given))!r}; pass the same"
-            )
-        stated_by_list = {source.preprocessing for source in sources if isinstance(source, ImageList)}
-        if given is None and len(stated_by_list) == 1:
-            return next(iter(stated_by_list))
-        if any(each != given for each in stated_by_list):
-            raise PluginError("preprocessing: the image lists have other ones than was stated; give all the same")
-        return given or carried
+        return preprocessing.agreed(self.preprocessing, model, *sources)
 
     def with_detector(self, name: str) -> OODDetector:
         """An unfitted one with the same settings and another detector, which validation images have chosen."""
@@ -347,16 +219,12 @@ class OODDetector:
         """
         where = f"detector file '{path}'"
         fitted = file.read(Path(path))
-        check_weights(model)
-        line = fitted.network.check(model, layer_of(model, fitted, where), where)
+        check_network(model)
+        head = layer_of(model, fitted.head, where)
+        line = fitted.network.check(model, head, where)
         if line:
             warnings.warn(line, stacklevel=2)
-        head = layer_of(model, fitted, where)
         fitted.probe.check(model, head, where, fitted.network.dtype)
-        scores, then = fitted.detector.score(fitted.probe.features, fitted.probe.logits), fitted.probe_scores
-        if not bool(((scores - then).abs() <= SAME_SCORE * then.abs().clamp(min=1)).all()):
-            raise PluginError(f"{where}: this version of '{fitted.detector.name}' scores otherwise; fit it again")
-        forget_scored(fitted.detector)
         loaded = cls(
             fitted.detector,
             preprocessing=fitted.preprocessing,
@@ -365,8 +233,12 @@ class OODDetector:
             by_class=fitted.settings["by_class"],
             seed=fitted.settings["seed"],
         )
-        loaded._fitted, loaded.model_ = fitted, model
+        loaded.keep(fitted, model)
         return loaded
+
+    def keep(self, fitted: file.Fitted, model: nn.Module) -> None:
+        """Take a fitted detector as one's own, with the network that it belongs to."""
+        self._fitted, self.model_ = fitted, model
 
     def module(self, model: nn.Module | None = None, tpr: float | None = None) -> ScoringModule:
         """One nn.Module of network and detector: images -> logits, score, is_ood; see `ScoringModule`."""
@@ -393,55 +265,6 @@ class OODDetector:
             f"OODDetector({fitted.detector.name}({values}) on {fitted.network.name}, {rows['train']} training images,"
             f" calibrated on {fitted.calibration.description}{cut}, TPR {100 * fitted.settings['tpr']:g} %)"
         )
-
-
-def layer_of(model: nn.Module, fitted: file.Fitted, where: str) -> str:
-    """The head's name in this wrapping of the network; the first linear layer's where it has none of that name."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    named = [name for name in linear if inner_name(model, name) == fitted.head]
-    if not linear:
-        raise PluginError(f"{where}: {type(model).__name__} has no linear layer; pass the network of the fit")
-    return (named or linear)[0]
-
-
-def _training_rows(bank: FeatureBank) -> int:
-    if TRAIN in bank.splits:
-        return len(bank.splits[TRAIN])
-    statistics = bank.statistics or bank.unit_statistics
-    return statistics.num_samples if statistics else 0
-
-
-def halves(split: FeatureSplit, seed: int) -> tuple[FeatureSplit, FeatureSplit]:
-    """A split cut once into two, half of each class in either, to a row; of an odd number the second has one more."""
-    order = np.random.default_rng(seed).permutation(len(split))
-    by_class = order[np.argsort(split.labels.numpy()[order], kind="stable")]
-    return _rows(split, np.sort(by_class[1::2])), _rows(split, np.sort(by_class[::2]))
-
-
-def drawn(split: FeatureSplit, rows: int, seed: int) -> FeatureSplit:
-    """``rows`` of a split, or all if it has fewer, in their order: the same share of each class, to a row."""
-    if len(split) <= rows:
-        return split
-    labels, generator = split.labels.numpy(), np.random.default_rng(seed)
-    order = generator.permutation(len(labels))
-    by_class = order[np.argsort(labels[order], kind="stable")]
-    places = (np.arange(rows) * len(labels) // rows) + generator.integers(len(labels) // rows)
-    return _rows(split, np.sort(by_class[places]))
-
-
-def _rows(split: FeatureSplit, index: np.ndarray) -> FeatureSplit:
-    rows = torch.from_numpy(index)
-    return FeatureSplit.of(split.features[rows], split.logits[rows], split.labels[rows])
-
-
-def _agreed(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
-    if one and other and one != other:
-        name = next(iter({*one} ^ {*other}), "their order")
-        raise PluginError(
-            f"class names: those of the training and the validation images differ, {name!r} is in one alone; name the"
-            " classes of both alike"
-        )
-    return one or other
 
 
 __all__ = ["OODDetector", "Predictions", "Threshold"]

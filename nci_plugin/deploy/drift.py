@@ -67,9 +67,9 @@ class Drift:
 
     def plot(self) -> Figure:
         """The distribution function of the window's p-values; without drift it lies in the band about the diagonal."""
-        from matplotlib.figure import Figure
+        from nci_plugin.evaluation.drawn import DrawnFigure
 
-        figure = Figure(figsize=(4.5, 4), layout="constrained")
+        figure = DrawnFigure(figsize=(4.5, 4), layout="constrained")
         axes = figure.subplots()
         values = np.sort(self.p_values)
         # Dvoretzky-Kiefer-Wolfowitz for two samples; Massart's constant.
@@ -85,13 +85,20 @@ class Drift:
 
 
 def drift(calibration: Calibration, scores: Any, tpr: float, confidence: float = CONFIDENCE) -> Drift:
-    """Compare a window of scores (m,) with the calibration scores; raises PluginError on none, NaN or infinity."""
-    window = np.asarray(scores, dtype=np.float64).reshape(-1)
+    """Compare a window of scores (m,), or of Predictions, with the calibration scores.
+
+    Raises PluginError on none, NaN or infinity.
+    """
+    try:
+        window = np.asarray(getattr(scores, "scores", scores), dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        raise PluginError(f"drift: needs a list of scores, got {type(scores).__name__}; pass predict's") from None
+    # In the calibration's type: a score that was read from a text is the same number then.
+    with np.errstate(over="ignore"):
+        window = window.astype(calibration.scores.dtype)
     if not len(window) or not np.isfinite(window).all():
         raise PluginError(f"drift: needs finite scores, got {len(window)} of them, or NaN; leave unreadable images out")
     bound = threshold(calibration.scores, tpr, confidence)
-    # In the calibration's type: a score that was read from a text is the same number then.
-    window = window.astype(calibration.scores.dtype)
     ks = ks_2samp(window, calibration.scores)
     n, rejected = len(window), int((window < bound.value).sum())
     low, high = clopper_pearson(rejected, n, confidence)

@@ -8,7 +8,6 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,15 +79,13 @@ def export(detector: OODDetector, path: str | Path, to: str, source: Any, tpr: f
     device = module.thresholds.device
     written: Callable[[ScoringModule, Tensor, Path], Run] = _onnx if to == "onnx" else _program
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(descriptor)
-    try:
-        run = written(module, batch.to(device), Path(name))
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as place:
+        file = Path(place, path.name)
+        run = written(module, batch.to(device), file)
         found = Exported(path, len(batch), _difference(detector, batch, run, device, tpr))
-        os.replace(name, path)
-    finally:
-        with suppress(OSError):
-            os.unlink(name)
+        if len(os.listdir(place)) > 1:
+            raise PluginError(f"export: {type(module.network).__name__} is too large for one file; use --to export")
+        os.replace(file, path)
     return found
 
 

@@ -19,10 +19,11 @@ import torchvision
 from torch import Tensor
 
 from nci_plugin.benchmarks.image_list import Preprocessing
-from nci_plugin.checks import PluginError
-from nci_plugin.deploy.calibration import Calibration
+from nci_plugin.checks import PluginError, one_line, shown
+from nci_plugin.deploy.calibration import Calibration, least_samples
+from nci_plugin.deploy.images import check_class_names
 from nci_plugin.deploy.network import Fingerprint, Probe
-from nci_plugin.deploy.state import detector_from, state_of
+from nci_plugin.deploy.state import detector_from, forget_scored, state_of
 from nci_plugin.detectors.base import Detector
 from nci_plugin.features.fingerprint import tensor_bytes
 from nci_plugin.files import digest, read_file, write_atomically
@@ -30,6 +31,13 @@ from nci_plugin.files import digest, read_file, write_atomically
 FORMAT = 1
 KEY = "nci_plugin"
 """The name of the text in the file's metadata."""
+
+ROWS, SETTINGS = {"train", "validation_fit", "calibration"}, {"tpr", "by_class", "seed"}
+LARGEST_SIDE, MOST_SIDES = 2**13, 4
+"""Pixels of a side, and numbers, in the shape of an image."""
+
+SAME_SCORE = 1e-3
+"""Largest relative difference of a probe's scores that another processor or version explains."""
 
 FILE_BYTES = 2**36
 AGAIN = "save the detector again"
@@ -100,15 +108,16 @@ def read(path: Path) -> Fitted:
         raise PluginError(f"{where}: {error.strerror}; pass a file that 'nci-ood fit' wrote") from None
     record, tensors = _parsed(data, where)
     if record.get("format") != FORMAT:
-        raise PluginError(f"{where}: is of format {record.get('format')!r}, this version reads {FORMAT}; {AGAIN}")
+        raise PluginError(f"{where}: is of format {shown(record.get('format'))}, this version reads {FORMAT}; {AGAIN}")
     if record.pop("checksum", None) != _checksum(record, tensors):
         raise PluginError(f"{where}: is damaged or was changed (its checksum differs); fetch it again, or {AGAIN}")
     try:
         return _fitted(record, tensors, where)
-    except PluginError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise PluginError(f"{where}: cannot be used ({type(error).__name__}: {error}); {AGAIN}") from None
+    except PluginError as error:
+        raise error if str(error).startswith(where) else PluginError(f"{where}: {error}; {AGAIN}") from None
+    except Exception as error:  # of code that was given tensors and values of any shape and kind
+        reason = f"{type(error).__name__}: {str(error)[:160]}"
+        raise PluginError(f"{where}: cannot be used ({one_line(reason)}); {AGAIN}") from None
 
 
 def _parsed(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -130,21 +139,58 @@ def _fitted(record: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
     network = dict(record["network"])
     head, shape = network.pop("head"), tuple(network.pop("image_shape"))
     settings = record["settings"]
-    return Fitted(
+    found = Fitted(
         detector=detector_from({name: record[name] for name in names}, learned, where),
         network=Fingerprint(**network),
         head=head,
         probe=Probe(shape, tensors["probe.features"], tensors["probe.logits"]),
         probe_scores=tensors["probe.scores"],
         preprocessing=_preprocessing(record["preprocessing"], where),
-        class_names=tuple(record["class_names"]),
+        class_names=_texts(record["class_names"]),
         calibration=Calibration(
             tensors["calibration.scores"].numpy(), tensors["calibration.classes"].numpy(), bool(settings["by_class"])
         ),
         rows=record["rows"],
         settings=settings,
-        chosen_by=record["chosen_by"],
+        chosen_by=str(record["chosen_by"]),
     )
+    _check(found)
+    return found
+
+
+def _check(found: Fitted) -> None:
+    """Raise PluginError unless what a file says holds together: its checksum only says that it is as it was written."""
+    scores, classes = found.calibration.scores, found.calibration.classes
+    if scores.ndim != 1 or scores.dtype.kind != "f" or not np.isfinite(scores).all() or (np.diff(scores) < 0).any():
+        raise PluginError("the calibration scores are not finite numbers in ascending order")
+    (_, width), (count, num_classes) = found.probe.features.shape, found.probe.logits.shape
+    if (
+        classes.shape != scores.shape
+        or classes.dtype.kind != "i"
+        or not ((classes >= 0) & (classes < num_classes)).all()
+    ):
+        raise PluginError(f"the calibration classes are not one of {num_classes} classes for each score")
+    shape = found.probe.shape
+    if not all(type(each) is int and 0 < each <= LARGEST_SIDE for each in shape) or len(shape) > MOST_SIDES:
+        raise PluginError(f"image_shape is {shown(shape)}, which no network takes")
+    if found.class_names:
+        check_class_names(found.class_names, num_classes)
+    if set(found.rows) != ROWS or not all(type(each) is int and each >= 0 for each in found.rows.values()):
+        raise PluginError(f"rows must be the numbers {', '.join(sorted(ROWS))}, got {shown(found.rows)}")
+    if set(found.settings) != SETTINGS:
+        raise PluginError(f"settings must be {', '.join(sorted(SETTINGS))}, got {shown(found.settings)}")
+    least_samples(found.settings["tpr"])
+    for name, value in vars(found.detector).items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.isnan().any():
+            raise PluginError(f"{name} holds NaN")
+    # Only the detector's own equation knows which tensors it needs, and of which shapes.
+    given = found.detector.score(found.probe.features, found.probe.logits)
+    forget_scored(found.detector)
+    then = found.probe_scores
+    if given.shape != then.shape or not bool(((given - then).abs() <= SAME_SCORE * then.abs().clamp(min=1)).all()):
+        raise PluginError(f"this version of '{found.detector.name}' scores otherwise")
+    if width != found.detector.num_features_ or count != len(found.probe.features):
+        raise PluginError("the probe's features and logits are not of one network")
 
 
 def _preprocessing(raw: Mapping[str, Any] | None, where: str) -> Preprocessing | None:
@@ -153,6 +199,12 @@ def _preprocessing(raw: Mapping[str, Any] | None, where: str) -> Preprocessing |
     made = Preprocessing(**{**raw, "normalization": tuple(tuple(row) for row in raw["normalization"])})
     made.check(where)
     return made
+
+
+def _texts(raw: Any) -> tuple[str, ...]:
+    if not isinstance(raw, list):
+        raise TypeError("class_names is no list")
+    return tuple(one_line(each) if isinstance(each, str) else each for each in raw)
 
 
 def _checksum(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -1,8 +1,8 @@
 """Scores as a graph: each detector's equation without a branch on data, for one nn.Module that can be exported.
 
-Everything is computed in float64, so that no shorter form that could cancel is needed. A detector whose own ``_score``
-has no such branch is taken as it is; the others are written down here once more, as in their papers. The tests compare
-all with the detectors themselves.
+Everything is computed in float64, so that no shorter form that could cancel is needed. A detector is taken as it is,
+but for those that go through their bank in blocks (KNN, NNGuide) or compute some rows twice (ORA), which are written
+down here once more, and for NCI-G's logarithm, which onnxruntime lacks. The tests compare all with the detectors.
 """
 
 from __future__ import annotations
@@ -12,18 +12,13 @@ import math
 from functools import singledispatch
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nci_plugin.checks import PluginError
 from nci_plugin.deploy.state import is_learned
 from nci_plugin.detectors.base import Detector
 from nci_plugin.detectors.knn import KNN, KNNL1
-from nci_plugin.detectors.mahalanobis import MDSPlusPlus, RMDSPlusPlus
-from nci_plugin.detectors.mds_radial import MDSRadial
 from nci_plugin.detectors.nci_gated import TAIL, NCIGated
-from nci_plugin.detectors.nci_plus import NCIPlus
-from nci_plugin.detectors.neural_collapse import NC4
 from nci_plugin.detectors.nnguide import NNGuide
 from nci_plugin.detectors.ora import ORA
 from nci_plugin.features.statistics import unit_rows
@@ -49,30 +44,6 @@ class Plain(nn.Module):
         for name in self._names:
             setattr(self._detector, name, getattr(self, name))
         return self._detector._score(features, logits.double())
-
-
-class Plus(nn.Module):
-    """NCI+ = u - log(1 + exp(-v - 1/2)), see `NCIPlus`; the logarithm in float32, as onnxruntime has no other."""
-
-    mean: Tensor
-    weight: Tensor
-    centres: Tensor
-
-    def __init__(self, detector: NCIPlus) -> None:
-        super().__init__()
-        self.register_buffer("mean", detector.mean_.clone())
-        self.register_buffer("weight", detector.weight_.clone())
-        self.register_buffer("centres", detector.centres_[:, 0].clone())
-        self.mean_norm = float(detector.centres_[0, 1])  # of all classes
-        self.p_deviation, self.norm_deviation = detector.deviations_.tolist()
-
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        predicted, centred = logits.argmax(dim=1), features - self.mean
-        product = (self.weight.index_select(0, predicted) * centred).sum(dim=1)
-        p_score = product / torch.linalg.vector_norm(centred, dim=1).clamp(min=TINY)
-        u = (p_score - self.centres.index_select(0, predicted)) / self.p_deviation
-        v = (features.abs().sum(dim=1) - self.mean_norm) / self.norm_deviation
-        return u - F.softplus((-v - 0.5).float())
 
 
 class Gated(Plain):
@@ -165,87 +136,13 @@ class Guided(nn.Module):
         return torch.logsumexp(logits.double(), dim=1) * nearest
 
 
-class Radial(Plain):
-    """-min_k d_k of features whose lengths are a power of what they were (Janiak et al. 2026)."""
-
-    whitening_: Tensor
-    centres_: Tensor
-
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        assert isinstance(self._detector, MDSRadial)
-        whitened = self._detector._radial(features) @ self.whitening_
-        nearest = _closeness(whitened, self.centres_).argmax(dim=1)
-        return -(whitened - self.centres_[nearest]).square().sum(dim=1)
-
-
-class Nearest(nn.Module):
-    """-min_k d_k(f), f = h / ||h||_2, or relative to d_0(f), the distance to all samples (Mueller & Hein 2025)."""
-
-    whitening: Tensor
-    centres: Tensor
-    mean: Tensor
-    background: Tensor
-
-    def __init__(self, detector: MDSPlusPlus) -> None:
-        super().__init__()
-        self.register_buffer("whitening", detector.whitening_.clone())
-        self.register_buffer("centres", detector.centres_.clone())
-        self.is_relative = isinstance(detector, RMDSPlusPlus)
-        if isinstance(detector, RMDSPlusPlus):
-            self.factor = 0.0 if detector.is_zero_ else 1.0
-            self.register_buffer("mean", detector.mean_.clone())
-            self.register_buffer("background", detector.background_.clone())
-
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        unit = unit_rows(features)
-        whitened = unit @ self.whitening
-        nearest = _closeness(whitened, self.centres).argmax(dim=1)
-        distance = (whitened - self.centres[nearest]).square().sum(dim=1)
-        if not self.is_relative:
-            return -distance
-        return self.factor * (((unit - self.mean) @ self.background).square().sum(dim=1) - distance)
-
-
-class Margin(nn.Module):
-    """min_{k != c} ||h - mu_k||_2 - ||h - mu_c||_2 (Papyan et al. 2020)."""
-
-    classes: Tensor
-    means: Tensor
-
-    def __init__(self, detector: NC4) -> None:
-        super().__init__()
-        self.register_buffer("classes", detector.classes_.clone())
-        self.register_buffer("means", detector.means_.clone())
-
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        own = logits.double()[:, self.classes].argmax(dim=1)
-        closeness = _closeness(features, self.means)
-        others = torch.arange(len(self.means), device=own.device) != own[:, None]
-        other = torch.where(others, closeness, -torch.inf).argmax(dim=1)
-        return (features - self.means[other]).norm(dim=1) - (features - self.means[own]).norm(dim=1)
-
-
-def _closeness(rows: Tensor, centres: Tensor) -> Tensor:
-    """What is largest for the nearest centre of each row, (n, K): half of ||r||^2 - ||r - c||^2, about their mean.
-
-    Only for the choice of the nearest: the distance itself, taken from squares, would cancel.
-    """
-    origin = centres.mean(dim=0)
-    centred = centres - origin
-    return (rows - origin) @ centred.T - centred.square().sum(dim=1) / 2
-
-
 @singledispatch
 def graph_of(detector: Detector) -> nn.Module:
     """The module (features (n, P) in float64, logits (n, K)) -> scores (n,) of a fitted detector."""
     return Plain(detector)
 
 
-graph_of.register(NCIPlus)(Plus)
 graph_of.register(NCIGated)(Gated)
 graph_of.register(NNGuide)(Guided)
-graph_of.register(MDSRadial)(Radial)
 graph_of.register(KNN)(Neighbour)
 graph_of.register(ORA)(Angle)
-graph_of.register(MDSPlusPlus)(Nearest)
-graph_of.register(NC4)(Margin)

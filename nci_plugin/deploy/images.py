@@ -7,12 +7,11 @@ nothing would show it. So what comes is looked at before it is used, and refused
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing
-from nci_plugin.benchmarks.samples import open_samples
+from nci_plugin.benchmarks.samples import Collated, Samples, Selected, open_samples
 from nci_plugin.checks import PluginError, one_line
 from nci_plugin.rows import id_labels
 
@@ -73,6 +72,47 @@ def first_images(what: str, source: Any, preprocessing: Preprocessing | None, co
         raise PluginError(f"{what}: {error}") from None
 
 
+def check_apart(train: Any, validation: Any) -> None:
+    """Raise PluginError where validation images are training images too: a file, or an item of one data set.
+
+    A copy of an image under another name is not seen.
+    """
+    both = set(_identities(train)) & set(_identities(validation))
+    if both:
+        example = next((each for each in sorted(map(str, both))), "")
+        where = f", '{one_line(example)}' for one" if os.sep in example else ""
+        raise PluginError(
+            f"validation images: {len(both)} of them are training images too{where}; a network's scores of images that"
+            " it was trained on are too high, so pass others"
+        )
+
+
+def _identities(source: Any) -> Iterator[Any]:
+    """What tells an image from another: its file's path, else its data set and its place there."""
+    indices: Any = None
+    while isinstance(source, (DataLoader, Subset, Samples, Collated, Selected)):
+        if isinstance(source, (Subset, Selected)):
+            own = source.indices
+            indices = own if indices is None else [own[index] for index in indices]
+        source = source.dataset if isinstance(source, (DataLoader, Subset)) else source.source
+    if isinstance(source, ImageFiles):
+        root = os.path.realpath(source.source.directory)
+        yield from (os.path.join(root, name) for name in source.names)
+        return
+    if isinstance(source, (str, Path)):
+        yield os.path.realpath(source)
+        return
+    samples = getattr(source, "samples", source)  # of torchvision's folders: pairs of a path and a class
+    is_listed = isinstance(samples, (list, tuple))
+    try:
+        for place in range(len(samples)) if indices is None else map(int, indices):
+            item = samples[place] if is_listed else None
+            path = item[0] if isinstance(item, (list, tuple)) and item else item
+            yield os.path.abspath(path) if isinstance(path, (str, os.PathLike)) else (id(source), place)
+    except Exception:  # of the user's code, or without a length: said where it is opened
+        return
+
+
 def directory(path: str | Path) -> Path:
     """A path that is a directory; raises PluginError if it is none."""
     if not Path(path).is_dir():
@@ -92,16 +132,11 @@ def needed(preprocessing: Preprocessing | None, what: str) -> Preprocessing:
 
 def _check_complete(source: Any) -> None:
     """Raise PluginError on what may not give each of its images once: streams, and loaders that leave some out."""
-    dataset = source.dataset if isinstance(source, DataLoader) else source
-    endless = isinstance(dataset, (IterableDataset, Iterator)) or not hasattr(dataset, "__getitem__")
-    if endless and not isinstance(dataset, (Tensor, np.ndarray)):
-        raise PluginError(
-            f"a {type(dataset).__name__} has no length and may never end; {TEST_PREPROCESSING}, with a length"
-        )
+    check_ends(source)
     if isinstance(source, DataLoader):
         if source.drop_last:
             raise PluginError(f"the loader has drop_last=True and leaves images out; {TEST_PREPROCESSING}")
-        seen, there = len(source.sampler), len(dataset)  # type: ignore[arg-type]  # samplers have a length
+        seen, there = len(source.sampler), len(source.dataset)  # type: ignore[arg-type]  # samplers have a length
         if seen != there:
             raise PluginError(
                 f"the loader's {type(source.sampler).__name__} gives {seen} of the {there} images of its data set;"
@@ -109,12 +144,28 @@ def _check_complete(source: Any) -> None:
             )
 
 
+def check_ends(source: Any) -> None:
+    """Raise PluginError on a stream, which may never end: one that does can be a list."""
+    dataset = source.dataset if isinstance(source, DataLoader) else source
+    if isinstance(dataset, (IterableDataset, Iterator)) or (
+        isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__")
+    ):
+        raise PluginError(
+            f"a {type(dataset).__name__} is a stream and may never end; {TEST_PREPROCESSING}, with a length"
+        )
+
+
 def _check_steady(samples: Any) -> None:
-    """Raise PluginError where one of the first samples is another one when it is fetched again."""
+    """Raise PluginError where one of the first samples is no floats, or another one when it is fetched again."""
     for index in range(min(REPEATED, len(samples))):
         before, after = samples[index], samples[index]
         if isinstance(before, PluginError):
             raise before
+        if not before[0].is_floating_point():
+            raise PluginError(
+                f"image {index} holds {str(before[0].dtype).removeprefix('torch.')}, not floats: scale and normalise it"
+                f" as in the network's test; {TEST_PREPROCESSING}"
+            )
         if isinstance(after, PluginError) or not (torch.equal(before[0], after[0]) and before[1] == after[1]):
             raise PluginError(
                 f"image {index} is another one when it is fetched again: the data are augmented, or drawn at random;"
@@ -137,7 +188,7 @@ def _class_names(source: Any, num_classes: int) -> tuple[str, ...]:
 
 def check_class_names(names: Any, num_classes: int) -> tuple[str, ...]:
     """Names of the classes, one each; raises PluginError on another number of them."""
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise PluginError(f"class_names: must be a list of {num_classes} texts, got {type(names).__name__}")
     if len(names) != num_classes or len(set(names)) != num_classes:
         raise PluginError(
@@ -165,6 +216,7 @@ def batches(source: Any, preprocessing: Preprocessing | None, batch_size: int) -
         source = [source]
     elif isinstance(source, ImageList):
         source = source.read()
+    check_ends(source)
     samples: Any = source if isinstance(source, ImageFiles) else open_samples(source, None, preprocessing)
     batch: list[Tensor] = []
     for index in range(len(samples)):

@@ -19,7 +19,7 @@ from nci_plugin.checks import PluginError
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
 from nci_plugin.deploy.detector import OODDetector
-from nci_plugin.deploy.network import device_of
+from nci_plugin.deploy.network import check_network, device_of
 from nci_plugin.diagnosis import DETECTORS, explanation
 from nci_plugin.diagnosis.image import Explanation, explain_image
 from nci_plugin.diagnosis.network import Diagnosis, diagnose_network
@@ -30,7 +30,6 @@ from nci_plugin.features.extract import extract
 from nci_plugin.features.forward import prepared
 from nci_plugin.features.options import ExtractionOptions
 from nci_plugin.networks.cut import PROBE_ROWS, Cut
-from nci_plugin.networks.linear import check_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -159,7 +158,7 @@ def _passed(
     steps: Preprocessing | None,
 ) -> tuple[FeatureBank, Benchmark]:
     """What one pass over labelled splits and OOD splits leaves, and their benchmark."""
-    check_weights(model)
+    check_network(model)
     device = device_of(model)
     first_name = next(iter(labelled))
     first = images.first_images(first_name, labelled[first_name], steps, PROBE_ROWS)
@@ -185,6 +184,7 @@ def _open_ood(name: str, source: Any, steps: Preprocessing | None) -> Any:
             return source.read()
         if isinstance(source, torch.Tensor):
             source = list(source)
+        images.check_ends(source)
         return open_samples(source, None, steps)
     except PluginError as error:
         raise PluginError(f"images of {name}: {error}") from None

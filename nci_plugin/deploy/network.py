@@ -15,6 +15,7 @@ from nci_plugin.features.forward import prepared
 from nci_plugin.files import digest
 from nci_plugin.networks.architecture import architecture_of
 from nci_plugin.networks.cut import COARSE_STEPS, SAME_FEATURES, Cut
+from nci_plugin.networks.linear import check_weights
 
 WRAPPED = ("_orig_mod", "module")
 """Parts of names that torch.compile and DataParallel put in, and AveragedModel."""
@@ -44,6 +45,11 @@ class Fingerprint:
         weights = _weights(network)
         digests = {_text(dtype): _digest(weights, dtype) for dtype in PRECISIONS}
         return cls(architecture_of(network, head)[0], _text(_coarsest(weights.values())), digests)
+
+    def __post_init__(self) -> None:
+        texts = {_text(dtype) for dtype in PRECISIONS}
+        if set(self.digests) != texts or self.dtype not in texts or not isinstance(self.name, str):
+            raise PluginError(f"network: must have a name, a dtype and digests of {', '.join(sorted(texts))}")
 
     @property
     def short(self) -> str:
@@ -100,6 +106,22 @@ def layer_named(network: nn.Module, inner: str, where: str) -> str:
         if isinstance(module, nn.Linear) and inner_name(network, name) == inner:
             return name
     raise PluginError(f"{where}: the network has no linear layer '{inner}', its head in fit; pass the same network")
+
+
+def layer_of(network: nn.Module, inner: str, where: str) -> str:
+    """The head's name in this wrapping of the network; the first linear layer's where it has none of that name."""
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    named = [name for name in linear if inner_name(network, name) == inner]
+    if not linear:
+        raise PluginError(f"{where}: {type(network).__name__} has no linear layer; pass the network of the fit")
+    return (named or linear)[0]
+
+
+def check_network(network: nn.Module) -> None:
+    """Raise PluginError on what is no network, and on weights that are no numbers."""
+    if not isinstance(network, nn.Module):
+        raise PluginError(f"model: must be a torch.nn.Module, got {type(network).__name__}; pass the classifier")
+    check_weights(network)
 
 
 def _digest(weights: Mapping[str, Tensor], dtype: torch.dtype) -> str:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.models import WeightsEnum
 from torchvision.transforms._presets import ImageClassification
 
-from nci_plugin.benchmarks.image_list import Preprocessing
+from nci_plugin.benchmarks.decoding import read_image
+from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
+from nci_plugin.benchmarks.samples import image_and_label
 from nci_plugin.checks import PluginError
 
 STATE = "pass preprocessing=Preprocessing(pre_size, img_size, normalization), the one of the network's test"
+
+SAME_PIXELS = 0.02
+"""Mean difference of normalised pixels that two libraries' resizing explains."""
 
 
 def stated(given: Any) -> Preprocessing | None:
@@ -38,18 +46,64 @@ def stated(given: Any) -> Preprocessing | None:
     return found
 
 
-def found_in(network: nn.Module, *sources: Any) -> Preprocessing | None:
-    """The preprocessing that data sets already carry in their ``transform``, else that of a network of timm's.
+def agreed(given: Any, network: nn.Module, *sources: Any) -> Preprocessing | None:
+    """The preprocessing that a user states, else that of image lists, of data sets' transforms, of timm's networks.
 
-    None where neither says it. Raises PluginError where two data sets carry different ones.
+    None where nobody says it; what timm says counts only where images come as files, since nothing says that ready
+    tensors were made so. Raises PluginError where two of them differ, and where a folder's data set gives other pixels.
     """
+    mine, by_lists = stated(given), {source.preprocessing for source in sources if isinstance(source, ImageList)}
     carried = {each for source in sources if (each := of_transform(_transform(source))) is not None}
     if len(carried) > 1:
         raise PluginError(
             f"preprocessing: the data sets' transforms differ ({', '.join(sorted(map(repr, carried)))}); give all of"
             " them the network's test preprocessing"
         )
-    return next(iter(carried), None) or of_timm(network)
+    if mine is not None and carried - {mine}:
+        raise PluginError(
+            f"preprocessing: {mine!r} was stated, and a data set's own transform is {next(iter(carried))!r}; pass the"
+            " same"
+        )
+    if mine is None and len(by_lists) == 1:
+        return next(iter(by_lists))
+    if any(each != mine for each in by_lists):
+        raise PluginError("preprocessing: the image lists have other ones than was stated; give all the same")
+    if mine is None:
+        return next(iter(carried), None) or (of_timm(network) if any(map(_as_files, sources)) else None)
+    for source in sources:
+        _check_pixels(mine, source)
+    return mine
+
+
+def _check_pixels(steps: Preprocessing, source: Any) -> None:
+    """Raise PluginError where a data set of files makes of its first one something else than ``steps`` do."""
+    path, image = _first(source, files=True)
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(image, Tensor):
+        return
+    expected = read_image(Path(path), steps, "replace the file")
+    if image.shape != expected.shape or not float((image - expected).abs().mean()) <= SAME_PIXELS:
+        raise PluginError(
+            f"preprocessing: {steps!r} was stated, and a data set's own transform makes other pixels of '{path}'; pass"
+            " the same, or the folder"
+        )
+
+
+def _as_files(source: Any) -> bool:
+    """Whether images come as files or PIL images, which the preprocessing will be applied to."""
+    return isinstance(source, (str, Path, ImageList)) or isinstance(_first(source)[1], (str, os.PathLike, Image.Image))
+
+
+def _first(source: Any, files: bool = False) -> tuple[Any, Any]:
+    """The first image of a data set, and the path of its file where the data set names ``files``; None where not."""
+    place = 0
+    while isinstance(source, (DataLoader, Subset)):
+        place = source.indices[place] if isinstance(source, Subset) and len(source.indices) else place
+        source = source.dataset
+    try:
+        path = source.samples[place][0] if files else None
+        return path, image_and_label(source[place])[0]
+    except Exception:  # of the user's code, or of what is no data set: said where it is opened
+        return None, None
 
 
 def of_transform(transform: Any) -> Preprocessing | None:
@@ -108,8 +162,3 @@ def _transform(source: Any) -> Any:
     while isinstance(source, (DataLoader, Subset)):
         source = source.dataset
     return getattr(source, "transform", None)
-
-
-def carried(source: Any) -> Preprocessing | None:
-    """The preprocessing in a data set's own transform, None where it has none of a known form."""
-    return of_transform(_transform(source))

@@ -35,11 +35,7 @@ class State:
 
 def state_of(detector: Detector) -> State:
     """The state of a fitted detector; raises PluginError on one that is not registered, or cannot be stored."""
-    if registry.names().count(detector.name) == 0 or registry.detector_class(detector.name) is not type(detector):
-        raise PluginError(
-            f"detector '{detector.name}': only registered detectors can be saved, since a file names no code;"
-            " register its class with register_detector_detector, or choose one of this package"
-        )
+    check_storable(detector)
     tensors: dict[str, Tensor] = {}
     learned = {
         name: _encoded(f"detector '{detector.name}': {name}", name, value, tensors)
@@ -57,6 +53,15 @@ def state_of(detector: Detector) -> State:
     return State(values, tensors)
 
 
+def check_storable(detector: Detector) -> None:
+    """Raise PluginError unless a file can name the detector's class: another library's it cannot."""
+    if detector.name not in registry.names() or registry.detector_class(detector.name) is not type(detector):
+        raise PluginError(
+            f"detector '{detector.name}': only registered detectors can be saved, since a file names no code;"
+            " register its class with register_detector, or choose one of this package"
+        )
+
+
 def detector_from(values: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Detector:
     """The detector of a state; raises PluginError, which begins with ``where``, on one of another formula or shape."""
     check_keys(where, values, ["detector", "formula", "hyperparameters", "learned"], ["detector", "formula", "learned"])
@@ -70,7 +75,7 @@ def detector_from(values: Mapping[str, Any], tensors: Mapping[str, Tensor], wher
     detector = registry.create(cls.name, **{name: _decoded(where, name, each, {}) for name, each in given.items()})
     for name, value in values["learned"].items():
         if not is_learned(name) or isinstance(getattr(cls, name, None), property):
-            raise PluginError(f"{where}: '{shown(name)}' is nothing that '{cls.name}' learns; fit it again")
+            raise PluginError(f"{where}: {shown(name)} is nothing that '{cls.name}' learns; fit it again")
         setattr(detector, name, _decoded(f"{where}: {name}", name, value, tensors))
     for name in _caches(detector):
         setattr(detector, name, {})

@@ -9,8 +9,11 @@ whose docstring gives the formula and the citation; the file is found by being t
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Union
 
 import torch
@@ -18,12 +21,34 @@ from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_keys, check_width
 from nci_plugin.features.bank import FitsOn
-from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.split import CHUNK_ROWS, FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.files import free_memory
 from nci_plugin.networks.calling import without_autocast
 from nci_plugin.networks.head import LinearHead
 
 Training = Union[ClassStatistics, FeatureSplit, None]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What memory is reckoned from: N training rows, V rows of id/val, P features and K classes."""
+
+    N: int
+    V: int
+    P: int
+    K: int
+
+    def of(self, terms: Mapping[str, float]) -> int:
+        """The sum of products such as ``{"P P": 48}``, of these and of R, the rows that are scored at once."""
+        values = {**vars(self), "R": CHUNK_ROWS}
+        return int(sum(count * math.prod(values[each] for each in term.split()) for term, count in terms.items()))
+
+
+FIT_MEMORY: Mapping[str, float] = {"P P": 48, "K P": 24, "K K": 24}
+SCORE_MEMORY: Mapping[str, float] = {"K P": 16, "R P": 64, "R K": 32}
+"""Bytes that any of our detectors takes at most to fit on statistics, and to fit and score by blocks of rows: so many
+copies in float64 of the covariance, class means and their distances; of weights, features and logits of a block."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +74,10 @@ class Detector(ABC):
     score is the difference of, where that may be far above its own: scores that differ by rounding of it are refused.
     With ``block_bytes`` ``_score`` sees so many rows at a time that a copy of them in float64 has up to that size: one
     that makes several copies stays in a processor's cache.
+    ``any_device`` says that ``_score`` answers on whatever device the features are, as those of this package do; others
+    get them on the CPU.
     ``display`` is how papers write the ``name``, which it is where a class does not say it.
+    ``per_row`` is what the time of scoring a row grows with, a product of `Sizes`.
     ``formula`` counts the versions of the equation under one name: scores of two versions are not to be compared.
     """
 
@@ -60,7 +88,9 @@ class Detector(ABC):
     fit_reads: tuple[str, ...] = ()
     magnitude: float = 0.0
     block_bytes: int | None = None
+    any_device: bool = False
     formula: int = 1
+    per_row: str = "P"
 
     num_features_: int
 
@@ -68,6 +98,8 @@ class Detector(ABC):
         super().__init_subclass__()
         if "display" not in vars(cls):  # that of a parent is another detector's
             cls.display = getattr(cls, "name", "")
+        if "any_device" not in vars(cls):
+            cls.any_device = cls.__module__.startswith("nci_plugin.detectors.")
 
     @without_autocast()
     def fit(self, training: Training, head: LinearHead, validation: FeatureSplit | None = None) -> Detector:
@@ -105,6 +137,8 @@ class Detector(ABC):
                 f"detector '{self.name}': calibrates on the ID validation split, which is missing; add id/val to the"
                 " benchmark, or give its hyper-parameters as numbers"
             )
+        rows = len(training) if isinstance(training, FeatureSplit) else 0
+        self.check_memory(Sizes(rows, len(validation or ()), head.num_features, head.num_classes))
         self._fit(training, head, validation)
         self.num_features_ = head.num_features
         return self
@@ -164,6 +198,28 @@ class Detector(ABC):
     def needs_validation(self) -> bool:
         """Whether `fit` must have the features of the ID validation split, with the present hyper-parameters."""
         return False
+
+    @property
+    def memory(self) -> Mapping[str, float]:
+        """Bytes that it takes beyond FIT_MEMORY and SCORE_MEMORY, as `Sizes.of` takes them; a class may set them."""
+        return {}
+
+    @property
+    def memory_terms(self) -> dict[str, float]:
+        """All bytes that fit and score take at most beside the features, as `Sizes.of` takes them."""
+        fit = {} if self.fits_on is FitsOn.NOTHING else FIT_MEMORY
+        parts = (fit, SCORE_MEMORY, self.memory)
+        return {term: sum(part.get(term, 0) for part in parts) for term in dict.fromkeys(chain(*parts))}
+
+    def check_memory(self, sizes: Sizes) -> None:
+        """Raise PluginError where more memory may be needed than is free: the system would end the whole command."""
+        takes, free = sizes.of(self.memory_terms), free_memory()
+        if takes > free:
+            raise PluginError(
+                f"detector '{self.name}': takes up to {takes / 1e9:.1f} GB for {sizes.N} training and {sizes.V}"
+                f" validation rows of {sizes.P} features and {sizes.K} classes, {free / 1e9:.1f} GB are free; leave it"
+                " out, or free memory"
+            )
 
     def explain_choice(self) -> str:
         """How a hyper-parameter that fit itself chose was chosen; empty where there is none."""

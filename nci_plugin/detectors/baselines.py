@@ -23,6 +23,7 @@ class MSP(Detector):
         2017,
         "https://openreview.net/forum?id=Hkg4TI9xl",
     )
+    per_row = "K"
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         return torch.softmax(logits, dim=1).amax(dim=1)
@@ -41,6 +42,7 @@ class MLS(Detector):
         2022,
         "https://proceedings.mlr.press/v162/hendrycks22a.html",
     )
+    per_row = "K"
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         return logits.amax(dim=1)
@@ -59,6 +61,7 @@ class EBO(Detector):
         2020,
         "https://proceedings.neurips.cc/paper/2020/hash/f5496252609c43eb8a3d147ab9b9c006-Abstract.html",
     )
+    per_row = "K"
 
     def __init__(self, temperature: float = 1.0) -> None:
         self.temperature = temperature

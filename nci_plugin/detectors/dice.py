@@ -35,6 +35,7 @@ class DICE(Detector):
     fits_on = FitsOn.STATISTICS
     block_bytes = 2**26
     fit_reads = ("p",)
+    per_row = "K P"
 
     def __init__(self, p: float = 90) -> None:
         self.p = p

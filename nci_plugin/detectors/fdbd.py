@@ -38,6 +38,7 @@ class FDBD(Detector):
     )
     fits_on = FitsOn.STATISTICS
     block_bytes = 2**26
+    per_row = "K"
 
     def __init__(self, distance_as_normalizer: bool = True) -> None:
         self.distance_as_normalizer = distance_as_normalizer

@@ -28,6 +28,7 @@ class GEN(Detector):
         "https://openaccess.thecvf.com/content/CVPR2023/html/"
         "Liu_GEN_Pushing_the_Limits_of_Softmax-Based_Out-of-Distribution_Detection_CVPR_2023_paper.html",
     )
+    per_row = "K"
 
     def __init__(self, gamma: float = 0.1, M: int = 100) -> None:
         self.gamma, self.M = gamma, M

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,8 @@ class KLM(Detector):
     )
     magnitude = 1.0
     block_bytes = 2**26
+    memory: Mapping[str, float] = {"V K": 24, "K K": 16}
+    per_row = "K K"
 
     @property
     def needs_validation(self) -> bool:

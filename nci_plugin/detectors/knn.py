@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class KNN(Detector):
     )
     fits_on = FitsOn.BANK
     magnitude = 1.0
+    memory: Mapping[str, float] = {"P": 12 * BANK_ROWS, "": 8 * QUERY_ROWS * BANK_ROWS}
+    per_row = "N P"
 
     def __init__(self, K: int = 50) -> None:
         self.K = K

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nci_plugin.checks import PluginError
-from nci_plugin.collapse.geometry import centre_distances, lengths, present_classes, whitening
+from nci_plugin.collapse.geometry import closeness, lengths, present_classes, whitening
 from nci_plugin.collapse.variability import within_covariance
 from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
 from nci_plugin.detectors.registry import register_detector
@@ -35,6 +35,7 @@ class MDSPlusPlus(Detector):
         "https://arxiv.org/abs/2505.18032",
     )
     fits_on = FitsOn.UNIT_STATISTICS
+    per_row = "P P"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.whitening_ = whitening(within_covariance(training))  # (P, rank)
@@ -51,8 +52,7 @@ class MDSPlusPlus(Detector):
         """The squared distance of each row (n, P) to the nearest class mean, (n,)."""
         centres = self.centres_.to(rows.device)
         whitened = rows @ self.whitening_.to(rows.device)
-        # From the difference, since the distances to all centres come from squares that cancel.
-        nearest = centre_distances(whitened, centres).argmin(dim=1)
+        nearest = closeness(whitened, centres).argmax(dim=1)
         return (whitened - centres[nearest]).square().sum(dim=1)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nci_plugin.checks import check_number
-from nci_plugin.collapse.geometry import centre_distances, lengths, present_classes, whitening
+from nci_plugin.collapse.geometry import closeness, lengths, present_classes, whitening
 from nci_plugin.collapse.variability import within_covariance
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
 from nci_plugin.detectors.registry import register_detector
@@ -36,6 +36,7 @@ class MDSRadial(Detector):
     )
     fits_on = FitsOn.BANK
     fit_reads = ("exponent",)
+    per_row = "P P"
 
     def __init__(self, exponent: float = 1.0) -> None:
         self.exponent = exponent
@@ -61,5 +62,5 @@ class MDSRadial(Detector):
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         whitened = self._radial(features) @ self.whitening_.to(features.device)
         centres = self.centres_.to(whitened)
-        nearest = centre_distances(whitened, centres).argmin(dim=1)
+        nearest = closeness(whitened, centres).argmax(dim=1)
         return in_range_of(-(whitened - centres[nearest]).square().sum(dim=1), like=logits)

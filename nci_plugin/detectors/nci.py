@@ -91,6 +91,10 @@ class NCI(FeatureProximity):
         return self.alpha == AUTO
 
     @property
+    def memory(self) -> dict[str, float]:
+        return {"V P": 40, "V K": 16} if self.needs_validation else {}
+
+    @property
     def alpha_(self) -> float:
         """The weight of the norm: ``alpha``, or what was learned; raises PluginError if nothing could be."""
         if not isinstance(self.alpha, str):

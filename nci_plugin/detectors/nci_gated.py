@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -50,6 +50,8 @@ class NCIGated(Detector):
         "https://arxiv.org/abs/2311.01479",
     )
     fits_on = FitsOn.UNIT_STATISTICS
+    memory: Mapping[str, float] = {"V P": 80}
+    per_row = "P P"
 
     @property
     def needs_validation(self) -> bool:

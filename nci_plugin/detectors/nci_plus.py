@@ -6,7 +6,6 @@ It is not the method of the NCI paper, which compares samples of all classes on 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nci_plugin.collapse.geometry import lengths
@@ -63,7 +62,8 @@ class NCIPlus(FeatureProximity):
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         offsets = self._terms(features, logits) - self.centres_.to(features.device)[logits.argmax(dim=1)]
         u, v = (offsets / self.deviations_.to(features.device)).unbind(dim=1)
-        return in_range_of(u - F.softplus(-v - 0.5), like=logits)
+        x = -v - 0.5
+        return in_range_of(u - x.clamp(min=0) - torch.log1p(torch.exp(-x.abs())), like=logits)  # exp(x) might overflow
 
 
 def shrunk_means(terms: ClassStatistics, variances: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ class NECO(Detector):
     fits_on = FitsOn.STATISTICS
     fit_reads = ("dim", "scale", "max_logit", "raw_norm")
     raw_norm: bool | str = "auto"  # of an object that was pickled before there was this option
+    per_row = "P P"
 
     def __init__(
         self,

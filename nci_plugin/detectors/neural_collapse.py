@@ -12,8 +12,8 @@ from torch import Tensor
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse.geometry import (
     between_directions,
-    centre_distances,
     centred_means,
+    closeness,
     global_mean,
     lengths,
     present_classes,
@@ -50,6 +50,7 @@ class NC1(Detector):
     display = "NC1 score"
     paper = NEURAL_COLLAPSE
     fits_on = FitsOn.STATISTICS
+    per_row = "P P"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.classes_ = present_classes(training)
@@ -74,6 +75,7 @@ class NC2(Detector):
     display = "NC2 score"
     paper = NEURAL_COLLAPSE
     fits_on = FitsOn.STATISTICS
+    per_row = "K P"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         _, vectors = between_directions(centred_means(training))
@@ -100,6 +102,7 @@ class NC3(Detector):
     display = "NC3 score"
     paper = NEURAL_COLLAPSE
     fits_on = FitsOn.STATISTICS
+    per_row = "K P"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.mean_, self.weight_ = global_mean(training), head.weight.detach().double()
@@ -122,6 +125,7 @@ class NC4(Detector):
     display = "NC4 score"
     paper = NEURAL_COLLAPSE
     fits_on = FitsOn.STATISTICS
+    per_row = "K P"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.classes_ = present_classes(training)
@@ -137,10 +141,9 @@ class NC4(Detector):
             )
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        distances = centre_distances(features, self.means_.to(features.device))
-        predicted = _predicted(logits, self.classes_)[:, None]
-        own = distances.gather(1, predicted)[:, 0]
-        return in_range_of(distances.scatter(1, predicted, torch.inf).amin(dim=1) - own, like=logits)
+        h, means, own = features.double(), self.means_.to(features.device), _predicted(logits, self.classes_)
+        other = closeness(h, means).scatter(1, own[:, None], -torch.inf).argmax(dim=1)
+        return in_range_of(lengths(h - means[other]) - lengths(h - means[own]), like=logits)
 
 
 @register_detector
@@ -149,6 +152,7 @@ class NC5(NECO):
 
     name = "nc5"
     display = "NC5 score"
+    per_row = "P P"
 
 
 def _predicted(logits: Tensor, classes: Tensor) -> Tensor:

@@ -40,9 +40,14 @@ class NNGuide(Detector):
     )
     fits_on = FitsOn.BANK
     fit_reads = ("K", "alpha")
+    per_row = "N P"
 
     def __init__(self, K: int = 100, alpha: float = 0.01) -> None:
         self.K, self.alpha = K, alpha
+
+    @property
+    def memory(self) -> dict[str, float]:
+        return {"N P": 16 * self.alpha, "P": 16 * self.K, "": 2 * PRODUCT_BYTES}
 
     def check_hyperparameters(self) -> None:
         check_number(f"detector '{self.name}': K", self.K, above=0, whole=True)

@@ -45,6 +45,7 @@ class ORA(Detector):
     )
     fits_on = FitsOn.STATISTICS
     block_bytes = 2**22
+    per_row = "K"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         if head.num_classes < 2:

@@ -34,6 +34,7 @@ class RAS(Detector):
         "https://arxiv.org/abs/2604.08572",
     )
     fits_on = FitsOn.BANK
+    per_row = "P P"
 
     def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
         sums = [chunk.features.cpu().double().sort(dim=1).values.sum(dim=0) for chunk in training.chunks()]

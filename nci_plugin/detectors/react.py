@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,6 +32,8 @@ class ReAct(Detector):
         "https://proceedings.neurips.cc/paper/2021/hash/01894d6f048493d2cacde3c579c315a3-Abstract.html",
     )
     fit_reads = ("percentile",)
+    memory: Mapping[str, float] = {"V P": 12}
+    per_row = "K P"
 
     def __init__(self, percentile: float = 90) -> None:
         self.percentile = percentile

@@ -29,6 +29,7 @@ class SCALE(Detector):
         2024,
         "https://openreview.net/forum?id=RDSTjtnqCg",
     )
+    per_row = "K P"
 
     def __init__(self, percentile: float = 85) -> None:
         self.percentile = percentile

@@ -37,6 +37,7 @@ class ViM(Detector):
     )
     fits_on = FitsOn.BANK
     fit_reads = ("dim",)
+    per_row = "P P"
 
     def __init__(self, dim: int | str = AUTO) -> None:
         self.dim = dim

@@ -140,6 +140,7 @@ class WhitenedCosine(Detector):
         "https://arxiv.org/abs/2311.01479",
     )
     fits_on = FitsOn.STATISTICS
+    per_row = "P P"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         found = class_directions(training, head)

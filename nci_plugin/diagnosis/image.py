@@ -16,7 +16,8 @@ from nci_plugin.checks import PluginError
 from nci_plugin.collapse.geometry import centre_distances, present_classes
 from nci_plugin.detectors.base import FLOAT32_STEP
 from nci_plugin.evaluation.contestant import ROUNDING_STEPS, Contestant
-from nci_plugin.evaluation.search import fit_and_search, score_split
+from nci_plugin.evaluation.scoring import score_split
+from nci_plugin.evaluation.search import fit_and_search
 from nci_plugin.features.bank import FeatureBank
 
 
@@ -47,6 +48,13 @@ class Explanation:
     scores: tuple[Score, ...]
     num_validation: int
     not_scored: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        called_id = sum(score.is_id for score in self.scores)
+        return (
+            f"Explanation(predicted {self.predicted}, nearest mean {self.nearest}, called ID by {called_id} of"
+            f" {len(self.scores)} scores; see .scores)"
+        )
 
 
 def explain_image(image: Tensor, bank: FeatureBank, setups: Sequence[Contestant], tpr: float) -> Explanation:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
 from nci_plugin.checks import PluginError, shown
-from nci_plugin.collapse import METRICS, CollapseMetrics, NearestCentre
+from nci_plugin.collapse import METRICS, CollapseMetrics, NearestCentre, Progress, Undefined, progress
 
 VERSION = 2
 """Of the record; one of another version is not read."""
 
 SPREADS = ("pscore", "feature_norm")
 """Scores whose spread on each split a diagnosis gives."""
+
+PROGRESSIVE = ("nc1_quotient", "nc1_pinv")
+"""The metrics whose way through the stages is put into numbers; the second is the D of He & Su (2023) but for 1/K."""
+
+SAME_STAGE = 1e-5
+"""Relative difference up to which the last two stages are the same features in float32."""
 
 Value = Optional[float]
 
@@ -70,6 +77,8 @@ class DiagnosisRecord:
     split; ``held_out`` by metric and split; ``auroc`` in percent by detector, and by group and data set; ``not_scored``
     and ``notes`` hold the reasons of what is missing. ``layers`` is None where stages were not measured.
     ``class_names`` are those of all classes by label, empty where nobody named them.
+
+    `progressive` says how the metrics PROGRESSIVE go from stage to stage.
     """
 
     benchmark: str
@@ -87,9 +96,17 @@ class DiagnosisRecord:
     layers: Sequence[StageRecord] | None = None
     class_names: Sequence[str] = ()
 
+    def __repr__(self) -> str:
+        return f"DiagnosisRecord({self.benchmark!r}, {self.seed or 'one network'}, {self.collapse!r})"
+
     def name_of(self, label: int) -> str:
         """What a class is called: its number where it has no name."""
         return self.class_names[label] if label < len(self.class_names) else str(label)
+
+    @property
+    def progressive(self) -> dict[str, Progress | str]:
+        """`collapse.progress` over the stages of each of PROGRESSIVE, or why it has no value; empty without stages."""
+        return {} if self.layers is None else progressive(self.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON without NaN."""
@@ -109,6 +126,7 @@ class DiagnosisRecord:
             "provenance": self.provenance,
             **({"class_names": list(self.class_names)} if self.class_names else {}),
             **({} if self.layers is None else {"layers": [stage.to_dict() for stage in self.layers]}),
+            **({} if self.layers is None else {"progressive": _as_numbers(self.progressive)}),
         }
 
     @classmethod
@@ -133,3 +151,25 @@ class DiagnosisRecord:
             )
         except (LookupError, TypeError, AttributeError) as error:
             raise PluginError(f"not as this version writes it ({type(error).__name__}: {error})") from None
+
+
+def progressive(layers: Sequence[StageRecord]) -> dict[str, Progress | str]:
+    """`collapse.progress` of each of PROGRESSIVE over stages in their order, or the reason why it has no value.
+
+    A last stage whose pooled output is the penultimate feature, as in a ResNet, counts once: it is no step.
+    """
+    found: dict[str, Progress | str] = {}
+    for name in PROGRESSIVE:
+        values = [stage.values.get(name) for stage in layers]
+        before, last = [None, None, *values][-2:]
+        if before is not None and last is not None and math.isclose(before, last, rel_tol=SAME_STAGE):
+            values.pop()
+        try:
+            found[name] = progress(values)
+        except Undefined as reason:
+            found[name] = str(reason)
+    return found
+
+
+def _as_numbers(found: Mapping[str, Progress | str]) -> dict[str, Any]:
+    return {name: {"note": each} if isinstance(each, str) else asdict(each) for name, each in found.items()}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from nci_plugin import collapse
-from nci_plugin.benchmarks.benchmark import GROUP_ROWS, TEST, TRAIN, Benchmark, Features
+from nci_plugin.benchmarks.benchmark import FAR, GROUP_ROWS, NEAR, TEST, TRAIN, Benchmark, Features
 from nci_plugin.benchmarks.opening import image_batches, open_splits
 from nci_plugin.checks import PluginError, check_known, check_number
 from nci_plugin.collapse.registry import of_training
@@ -42,6 +42,21 @@ def collapse_numbers(statistics: ClassStatistics, head: LinearHead, training: Fe
     """The metrics of one number by name, those of the ``training`` features too; None without them."""
     metrics = collapse.measure(statistics, head, training=training)
     return {metric.name: metrics.values.get(metric.name) for metric in of_training()}
+
+
+def ortho_devs(bank: FeatureBank, benchmark: Benchmark) -> dict[str, Value]:
+    """NC5 of each group of OOD sets, the mean of `collapse.ortho_dev` over its sets; None where a mean is zero."""
+    assert bank.statistics is not None
+    found: dict[str, Value] = {}
+    for group in (NEAR, FAR):
+        splits = [bank.splits[f"{group}/{name}"] for name in benchmark.data_sets(group)]
+        if not splits:
+            continue
+        try:
+            found[group] = sum(collapse.ortho_dev(split, bank.statistics) for split in splits) / len(splits)
+        except collapse.Undefined:
+            found[group] = None
+    return found
 
 
 def training_numbers(logits: Tensor, labels: Tensor, loss: str) -> dict[str, Any]:
@@ -83,6 +98,7 @@ def measure_bank(
         test_accuracy=accuracy(bank.splits[TEST].predictions.numpy(), bank.splits[TEST].labels.numpy()),
         collapse=collapse_numbers(bank.statistics, bank.head, training),
         auroc=auroc,
+        ortho_dev=ortho_devs(bank, benchmark),
         phase=loss,
         **training_numbers(training.logits, training.labels, loss),
     )

@@ -131,7 +131,7 @@ class CollapseMonitor:
         ``names`` are as in `Trajectory.series`; without them the collapse metrics that have values. Raises PluginError
         on a name that is not logged, and while nothing is.
         """
-        from matplotlib.figure import Figure
+        from nci_plugin.evaluation.drawn import DrawnFigure
 
         trajectory, metrics = self.trajectory, columns(EPOCHS)
         wanted = [name for name in metrics if trajectory.logs(name)] if names is None else list(names)
@@ -140,7 +140,7 @@ class CollapseMonitor:
         series = {name: trajectory.series(name) for name in wanted}
         width = min(3, len(wanted))
         height = -(-len(wanted) // width)
-        drawn = Figure(figsize=(3.2 * width, 2.3 * height), layout="constrained")
+        drawn = DrawnFigure(figsize=(3.2 * width, 2.3 * height), layout="constrained")
         panels = drawn.subplots(height, width, sharex=True, squeeze=False).ravel()
         for axes, (name, values) in zip(panels, series.items()):
             axes.plot(trajectory.epochs, values, marker="o", markersize=3)

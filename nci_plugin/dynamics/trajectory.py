@@ -34,6 +34,8 @@ FN = "mean_norm_l2"
 GROUPS = ("near", "far", "fsood near", "fsood far")
 """Groups of OOD sets in ``EpochRecord.auroc``; ``fsood``: covariate-shifted samples count as ID."""
 
+ORTHO_DEV = "ortho_dev"
+
 LAST_PHASE = "last"
 """Stands for the phase that a run is in at its end: the squared error's in the protocol of arXiv 2604.00230."""
 
@@ -54,6 +56,7 @@ class EpochRecord:
         probe: numbers of a robustness probe or of any other measurement.
         phase: of a training in phases, e.g. ``ce`` and then ``mse``.
         train_from: what train_loss and train_accuracy were read from.
+        ortho_dev: NC5 by group of OOD sets, ``near`` and ``far``, the unweighted mean over its sets; 0 at collapse.
         weights, data: digests of the weights that were measured, and of all else that the numbers come from: the
             benchmark's images, the network's code, and detectors that were configured by files of their own.
     """
@@ -70,14 +73,29 @@ class EpochRecord:
     train_from: str = ""
     weights: str = ""
     data: str = ""
+    ortho_dev: Mapping[str, Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_number("trajectory: epoch", self.epoch, least=0, whole=True)
         _check_numbers(f"trajectory: epoch {self.epoch}", asdict(self))
 
+    @property
+    def numbers(self) -> dict[str, Value]:
+        """Losses and accuracies, the collapse metrics, and ``ortho_dev near`` and ``ortho_dev far``, by name."""
+        ortho_dev = {f"{ORTHO_DEV} {group}": value for group, value in self.ortho_dev.items()}
+        return {**{name: getattr(self, name) for name in _NUMBERS}, **self.collapse, **ortho_dev}
+
 
 _NUMBERS = ("train_loss", "train_accuracy", "test_accuracy", "weight_norm")
-_KINDS = {"collapse": dict, "auroc": dict, "phase": str, "train_from": str, "weights": str, "data": str}
+_KINDS = {
+    "collapse": dict,
+    "auroc": dict,
+    "ortho_dev": dict,
+    "phase": str,
+    "train_from": str,
+    "weights": str,
+    "data": str,
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,10 @@ class Trajectory:
     conditions: Mapping[str, Condition]
     records: Sequence[EpochRecord]
 
+    def __repr__(self) -> str:
+        epochs = f", {self.records[0].epoch} to {self.records[-1].epoch}" if self.records else ""
+        return f"Trajectory({self.run!r}, {len(self.records)} records{epochs})"
+
     @property
     def epochs(self) -> NDArray[np.int64]:
         return np.array([record.epoch for record in self.records], dtype=np.int64)
@@ -95,29 +117,27 @@ class Trajectory:
     def series(self, name: str) -> NDArray[np.float64]:
         """A number of each record, (epochs,), NaN where it has none.
 
-        ``name`` is a field of EpochRecord, ``train_error`` (percent), or a key of its ``collapse``. Raises PluginError
-        where no record knows the name.
+        ``name`` is one of its ``numbers``, or ``train_error`` (percent). Raises PluginError where no record knows the
+        name.
         """
         if name == "train_error":
             return 100 - self.series("train_accuracy")
-        known = [*_NUMBERS, *dict.fromkeys(key for record in self.records for key in record.collapse)]
+        known = dict.fromkeys((*_NUMBERS, *(key for record in self.records for key in record.numbers)))
         if name not in known:
             raise PluginError(
                 f"run '{self.run}': logs no '{name}'{did_you_mean(name, known)}; it logs {', '.join(known)}"
             )
-        return _array(
-            getattr(record, name) if name in _NUMBERS else record.collapse.get(name) for record in self.records
-        )
+        return _array(record.numbers.get(name) for record in self.records)
 
     def logs(self, name: str) -> bool:
         """Whether `series` of the name has a number at some epoch."""
-        known = {"train_error", *_NUMBERS}.union(*(record.collapse for record in self.records))
+        known = {"train_error", *_NUMBERS}.union(*(record.numbers for record in self.records))
         return name in known and bool(np.isfinite(self.series(name)).any())
 
     def to_frame(self) -> pd.DataFrame:
-        """A row an epoch, for pandas: losses and accuracies, then every collapse metric; NaN where there is none."""
-        logged = dict.fromkeys(key for record in self.records for key in record.collapse)
-        numbers = {name: self.series(name) for name in (*_NUMBERS, *logged)}
+        """A row an epoch, for pandas: every one of a record's ``numbers``; NaN where there is none."""
+        logged = dict.fromkeys((*_NUMBERS, *(key for record in self.records for key in record.numbers)))
+        numbers = {name: self.series(name) for name in logged}
         return pd.DataFrame(numbers, index=pd.Index(self.epochs, name="epoch"))
 
     def auroc(self, detector: str, group: str) -> NDArray[np.float64]:

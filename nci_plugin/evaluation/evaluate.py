@@ -19,6 +19,7 @@ from nci_plugin.evaluation.alternatives import ALTERNATIVES, VALIDATED_ON, descr
 from nci_plugin.evaluation.contestant import Answers, Contestant, Scores
 from nci_plugin.evaluation.precision import AMP_SHIFT
 from nci_plugin.evaluation.results import Result
+from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.evaluation.thin import STATISTICS, sentence, thin_statistics
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.metrics import OODMetrics, accuracy, ood_metrics
@@ -59,12 +60,22 @@ class Evaluation:
         return shown.summary(self.results, setting)
 
     def plot_roc(self, detectors: Sequence[str] | None = None) -> Figure:
-        """ROC curves of the detectors (all) on every near and far set; raises PluginError on an unknown name."""
-        return shown.roc_figure(self.scores, detectors)
+        """ROC curves of the detectors on every near and far set; raises PluginError on an unknown name.
+
+        Without names they are the eight best of `summary`: more cannot be told apart.
+        """
+        return shown.roc_figure(self.scores, self._best(8) if detectors is None else detectors)
 
     def plot_scores(self, detectors: Sequence[str] | None = None) -> Figure:
-        """Histograms of the detectors' scores (all), ID beside every other set; PluginError on an unknown name."""
-        return shown.scores_figure(self.scores, detectors)
+        """Histograms of the detectors' scores, ID beside every other set; raises PluginError on an unknown name.
+
+        Without names they are the nine best of `summary`.
+        """
+        return shown.scores_figure(self.scores, self._best(9) if detectors is None else detectors)
+
+    def _best(self, most: int) -> list[str]:
+        ranked = list(self.summary().index) if self.results else []
+        return [name for name in ranked or self.scores if name in self.scores][:most]
 
     def __repr__(self) -> str:
         failed = f", {len(self.failures)} failed ({', '.join(self.failures)})" if self.failures else ""
@@ -94,21 +105,30 @@ def evaluate_bank(
     setups: Sequence[Contestant],
     seed: str = "",
     provenance: Mapping[str, Any] | None = None,
-    finished: Callable[[Evaluation], None] = lambda _: None,
+    finished: Callable[[Contestant, Evaluation], None] = lambda setup, part: None,
     progress: bool = False,
+    kept: Mapping[str, Evaluation] | None = None,
 ) -> Evaluation:
     """Fit, search and score every detector on stored features, and compute OpenOOD's metrics in both settings.
 
     The full-spectrum setting is there only if the benchmark has covariate-shifted sets. A detector that cannot be used
     on this network is named in ``failures`` with its reason; the others go on. ``finished`` is called with what each
     detector gave as soon as it is there, so that an interruption loses nothing but the detector at work. With
-    ``progress`` a bar is shown on a terminal.
+    ``progress`` a bar is shown on a terminal. What ``kept`` has of a detector is taken as it is. Every process of the
+    bank must call this; the first has the Evaluation.
     """
-    statistics = thin_statistics(bank)
+    is_first = bank.processes.is_first
+    statistics = thin_statistics(bank) if is_first else {}
     evaluation = Evaluation(thin=sentence(statistics))
     tested = [name for name in bank.splits if name == TEST or name.split("/")[0] in (CSID, NEAR, FAR)]
-    accuracies = {setting: _accuracy(bank, splits) for setting, splits in id_splits(benchmark).items()}
+    accuracies = {setting: _accuracy(bank, splits) for setting, splits in id_splits(benchmark).items() if is_first}
     for setup in _told(setups, progress):
+        if kept and setup.name in kept:
+            evaluation.results += kept[setup.name].results
+            evaluation.scores |= kept[setup.name].scores
+            continue
+        if not (is_first or is_shared(setup)):
+            continue
         try:
             if setup.fits_on is not FitsOn.NOTHING and TRAIN not in benchmark.splits:
                 raise PluginError(f"the benchmark lacks the split '{TRAIN}', on which it fits; add it")
@@ -118,6 +138,8 @@ def evaluate_bank(
             continue
         except Exception as error:  # a detector of the user's, or memory that ran out: the others go on
             evaluation.failures[setup.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            continue
+        if not is_first:
             continue
         searched = {name: list(values) for name, values in setup.sweep.items()}
         settings: dict[str, Any] = {"sweep": searched, "configured": dict(setup.configured)}
@@ -131,10 +153,15 @@ def evaluate_bank(
             settings |= {ALTERNATIVES: answers.alternatives, VALIDATED_ON: described(benchmark.splits[OOD_VALIDATION])}
         told = {**(provenance or {}), **settings}
         results = list(_rows(bank, benchmark, setup.name, answers, seed, told, accuracies))
-        finished(Evaluation(results, {setup.name: answers.scores}))
+        finished(setup, Evaluation(results, {setup.name: answers.scores}))
         evaluation.results += results
         evaluation.scores[setup.name] = answers.scores
     return evaluation
+
+
+def is_shared(setup: Contestant) -> bool:
+    """Whether all processes score with it: else it scores whole benchmarks, which the first does."""
+    return isinstance(setup, DetectorSetup)
 
 
 def _told(setups: Sequence[Contestant], shown: bool) -> Iterator[Contestant]:

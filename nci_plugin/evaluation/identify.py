@@ -17,6 +17,7 @@ from torch import nn
 from nci_plugin.benchmarks.benchmark import Features
 from nci_plugin.benchmarks.image_digests import content_digests
 from nci_plugin.benchmarks.image_list import ImageFiles
+from nci_plugin.benchmarks.shards import ShardedImages
 from nci_plugin.evaluation.identity import UNKNOWN
 from nci_plugin.features.fingerprint import own_classes, tensor_bytes, weights_digest
 from nci_plugin.files import digest
@@ -54,9 +55,13 @@ def data_identity(splits: Mapping[str, Any], cache: Path | None, progress: bool 
             for tensor in (split.features, split.labels, split.logits):
                 parts += [] if tensor is None else [f"{tensor.dtype} {tuple(tensor.shape)}", tensor_bytes(tensor)]
             images[name] = digest(*parts)
+        elif isinstance(split, ShardedImages):
+            images[name] = split.content()
         elif name not in images:
             images[name] = f"{UNKNOWN}{uuid.uuid4().hex}"
     preprocessing = {name: digest(repr(split.source.preprocessing)) for name, split in lists.items()}
+    shards = {name: split for name, split in splits.items() if isinstance(split, ShardedImages)}
+    preprocessing |= {name: digest(repr(split.preprocessing)) for name, split in shards.items()}
     return {"images": {name: images[name] for name in splits}, "preprocessing": preprocessing}
 
 
@@ -76,14 +81,14 @@ def code_digest(network: nn.Module | LinearHead, factory: bytes | str, arguments
     structure = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(network))  # addresses, in the texts of functions
     names, sources = [], set()
     for cls in own_classes(network):
-        source = _source(cls)
+        source = source_of(cls)
         if source is not None:
             names.append(cls.__qualname__)
             sources.add(digest(source))
     return digest(structure, *sorted(names), *sorted(sources), factory, json.dumps(dict(arguments), default=repr))
 
 
-def _source(cls: type) -> bytes | None:
+def source_of(cls: type) -> bytes | None:
     """The file that holds a class, or its methods where none does, as in a notebook; None of Python's own classes."""
     functions = [value for value in vars(cls).values() if inspect.isfunction(value)]
     paths = [function.__code__.co_filename for function in functions]

@@ -62,6 +62,10 @@ class Result:
     provenance: Mapping[str, Any]
     fpr_at_id_tpr95: float | None = None
 
+    def __repr__(self) -> str:
+        of = ", ".join(filter(None, (self.detector, self.setting, f"{self.group}/{self.dataset}", self.seed)))
+        return f"Result({of}: AUROC {self.auroc:.2f}, FPR@95 {self.fpr95:.2f})"
+
     @property
     def key(self) -> tuple[str, str, str, str]:
         return self.detector, self.setting, self.dataset, self.seed

@@ -10,17 +10,16 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TRAIN, VALIDATION, Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import Detector
 from nci_plugin.evaluation.alternatives import SEARCHED, Alternatives
-from nci_plugin.evaluation.contestant import Answers, Contestant, check_ranking, check_scores
+from nci_plugin.evaluation.contestant import Answers, Contestant, check_ranking
 from nci_plugin.evaluation.precision import shift
+from nci_plugin.evaluation.scoring import check_same_fit, score_split, score_splits
 from nci_plugin.features.bank import FeatureBank, FitsOn
-from nci_plugin.features.split import FeatureSplit
 from nci_plugin.metrics import auroc
 
 AUTO = "auto"
@@ -67,10 +66,12 @@ class DetectorSetup:
         PluginError on scores that are no ranking (see `check_scores` and `check_ranking`).
         """
         fitted = fit_and_search(self, bank)
-        timer = Timer(fitted.seconds)
+        timer, where = Timer(fitted.seconds), (bank.processes, bank.device)
         with timer("score"):
-            scores = {name: score_split(fitted.detector, bank.splits[name]) for name in splits}
-            exact = {name: score_split(fitted.detector, bank.float32[name]) for name in splits if name in bank.float32}
+            check_same_fit(fitted.detector, bank.splits[splits[0]], *where)
+            scores = score_splits(fitted.detector, {name: bank.splits[name] for name in splits}, *where)
+            in_float32 = {name: bank.float32[name] for name in splits if name in bank.float32}
+            exact = score_splits(fitted.detector, in_float32, *where) if in_float32 else {}
         hyperparameters = chosen_hyperparameters(fitted.detector)
         check_ranking(scores, self.name, hyperparameters, fitted.detector.magnitude)
         moved = shift(scores, exact) if exact else {}
@@ -135,9 +136,11 @@ def fit_and_search(setup: Contestant, bank: FeatureBank) -> Fitted:
     def validate(values: Mapping[str, Any]) -> float:
         fit_with(values)
         with timer("search"):
-            id_scores = score_split(detector, id_split)
-            validated = auroc(id_scores, score_split(detector, ood_split))
-        alternatives.add(values, id_scores, validated, partial(score_split, detector))
+            pair = {VALIDATION: id_split, OOD_VALIDATION: ood_split}
+            id_scores, ood_scores = score_splits(detector, pair, bank.processes, bank.device).values()
+            validated = auroc(id_scores, ood_scores)
+        score = partial(score_split, detector, processes=bank.processes, device=bank.device)
+        alternatives.add(values, id_scores, validated, score)
         return validated
 
     best, chosen_by = choose(setup.name, setup.sweep, validate)
@@ -197,20 +200,20 @@ class Timer:
 
 
 def fit(detector: Detector, bank: FeatureBank) -> Detector:
-    """Fit a detector on what it needs of the bank."""
+    """Fit a detector on what it needs of the bank, in every process: what it learns need not travel."""
     training = {
         FitsOn.NOTHING: None,
         FitsOn.STATISTICS: bank.statistics,
         FitsOn.UNIT_STATISTICS: bank.unit_statistics,
         FitsOn.BANK: bank.splits.get(TRAIN),
     }[detector.fits_on]
-    return detector.fit(training, bank.head, bank.splits.get(VALIDATION))
 
+    def learn() -> dict[str, Tensor]:
+        detector.fit(training, bank.head, bank.splits.get(VALIDATION))
+        return {}
 
-def score_split(detector: Detector, split: FeatureSplit) -> NDArray[np.floating]:
-    """Scores (n,) of a split; raises PluginError on those that no metric can rank (see `check_scores`)."""
-    parts = [detector.score(chunk.features, chunk.logits).cpu().numpy() for chunk in split.chunks()]
-    return check_scores(np.concatenate(parts), detector.name, detector.get_hyperparameters())
+    bank.processes.together(learn)
+    return detector
 
 
 def _grid(sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

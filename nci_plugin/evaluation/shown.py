@@ -78,10 +78,10 @@ def table(results: Sequence[Result], metric: str = "auroc", setting: str = "ood"
 
 def figure(results: Sequence[Result], metric: str = "auroc", setting: str = "ood") -> Figure:
     """One dot for each detector and data set; the best detector is at the top."""
-    from matplotlib.figure import Figure
+    from nci_plugin.evaluation.drawn import DrawnFigure
 
     cells = pivot(results, metric, setting)[::-1]
-    drawn = Figure(figsize=(6, 1 + 0.3 * len(cells)), layout="constrained")
+    drawn = DrawnFigure(figsize=(6, 1 + 0.3 * len(cells)), layout="constrained")
     axes = drawn.subplots()
     for place, name in enumerate(cells.columns):
         axes.plot(cells[name], range(len(cells)), "os^vDPX*"[place % 8], label=str(name), alpha=0.8)
@@ -94,13 +94,13 @@ def figure(results: Sequence[Result], metric: str = "auroc", setting: str = "ood
 
 def roc_figure(scores: Mapping[str, Mapping[str, NDArray[Any]]], detectors: Sequence[str] | None = None) -> Figure:
     """ROC curves, OOD positive, in percent: a panel for each OOD set and a curve for each detector."""
-    from matplotlib.figure import Figure
+    from nci_plugin.evaluation.drawn import DrawnFigure
 
     names = _chosen(scores, detectors)
     sets = [split for split in scores[names[0]] if split.split("/")[0] in (NEAR, FAR)]
     if not sets:
         raise PluginError("ROC curves: the benchmark must have near or far sets, it has none; add some")
-    drawn = Figure(figsize=(3.6 * len(sets) + 1.6, 3.6), layout="constrained")
+    drawn = DrawnFigure(figsize=(3.6 * len(sets) + 1.6, 3.6), layout="constrained")
     panels = drawn.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     for axes, split in zip(panels, sets):
         for place, name in enumerate(names):
@@ -118,12 +118,12 @@ def roc_figure(scores: Mapping[str, Mapping[str, NDArray[Any]]], detectors: Sequ
 
 def scores_figure(scores: Mapping[str, Mapping[str, NDArray[Any]]], detectors: Sequence[str] | None = None) -> Figure:
     """Densities of the scores on ID test images and on every other set, in bins that they share: a panel a detector."""
-    from matplotlib.figure import Figure
+    from nci_plugin.evaluation.drawn import DrawnFigure
 
     names = _chosen(scores, detectors)
     width = min(3, len(names))
     height = -(-len(names) // width)
-    drawn = Figure(figsize=(3.4 * width + 1.6, 2.4 * height), layout="constrained")
+    drawn = DrawnFigure(figsize=(3.4 * width + 1.6, 2.4 * height), layout="constrained")
     panels = drawn.subplots(height, width, squeeze=False).ravel()
     for axes, name in zip(panels, names):
         own = {split: values for split, values in scores[name].items() if split.split("/")[0] in (CSID, NEAR, FAR)}

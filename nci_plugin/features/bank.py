@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.features.forward import Forward, prepared
+from nci_plugin.features.processes import ALONE, Processes
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.features.store import SplitStore
@@ -66,7 +67,8 @@ class FeatureBank:
     None if no detector needs them. ``batch_size`` images went through the network at a time, and ``images`` are that
     network and those images, for methods that must pass them again. ``training_store`` is where features of the
     training split are stored if they ever were. ``stages`` are there if asked for. ``float32`` holds the first rows of
-    the tested splits once more, in float32, where the pass was in another precision.
+    the tested splits once more, in float32, where the pass was in another precision. ``processes`` have the same bank
+    and share what is computed from it, each on its ``device``; the bank itself lies on the CPU.
     """
 
     head: LinearHead
@@ -79,3 +81,5 @@ class FeatureBank:
     unit_statistics: ClassStatistics | None = None
     stages: Stages | None = None
     float32: dict[str, FeatureSplit] = field(default_factory=dict)
+    processes: Processes = ALONE
+    device: torch.device = torch.device("cpu")

@@ -12,6 +12,7 @@ from torch import Tensor
 from nci_plugin.checks import PluginError
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.forward import Forward, Passed
+from nci_plugin.features.processes import Processes
 from nci_plugin.features.split import Chunk, FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics, unit_rows
 from nci_plugin.features.store import SplitStore
@@ -285,38 +286,87 @@ class ShardCollector(Collector):
 
     # ---------------------------------------------------------------- after the pass
 
-    def gather(self, name: str, provenance: Mapping[str, Any]) -> None:
-        """Take what all processes stored of the split ``name``, and merge their statistics in the order of the parts.
+    def gather(self, name: str, provenance: Mapping[str, Any], processes: Processes) -> None:
+        """Take what all processes made of the split ``name``, with their statistics merged in the order of the parts.
 
-        Raises PluginError unless that is the whole split.
+        It is read where it was stored, and sent where it was not. Raises PluginError unless it is the whole split.
         """
         if self.store is None:
+            self._receive(processes)
             return
-        rows, numbers = self.layout.rows, set(range(self.layout.num_shards))
-        where, remedy = f"'{self.store.directory}'", "all processes must see that directory, and its disk must"
+        with processes.in_turn():  # the first merges and checks, the others read what it wrote
+            if processes.is_first:
+                self._merge_stored(self.store)
+            for of, each in self.lacking.items():
+                whole = self.store.load_statistics(_name(of))
+                each.statistics, each.is_whole = whole or each.statistics, whole is not None
+            if self.keeps_features:
+                numbers = set(range(self.layout.num_shards))
+                self._shards.update(self.store.shards(numbers - set(self._shards), processes.is_first))
+                if self.stages:
+                    missing = numbers - set(self._outputs)
+                    self._outputs.update(self.store.stages(list(self.stages), missing, processes.is_first))
+            self._check_whole(name, self.store)
+            if self.keeps_features and processes.is_first:
+                self.store.finish(self.layout.rows, {"split": name, **provenance})
+
+    def _merge_stored(self, store: SplitStore) -> None:
+        """Merge the statistics that lack parts of other processes, and store them."""
         for of, each in self.lacking.items():
             whole = each.statistics = ClassStatistics(each.statistics.num_classes, each.statistics.num_features)
             for part in self.parts:
-                if (stored := self.store.load_part(part, _name(of))) is not None:
+                if (stored := store.load_part(part, _name(of))) is not None:
                     whole.merge(stored[1])
-            if whole.num_samples != rows:
-                raise PluginError(
-                    f"stored statistics in {where}: of {whole.num_samples} of {rows} images; {remedy} keep what is"
-                    " written"
-                )
-        self._finish()
-        if not self.keeps_features:
-            return
-        self._shards.update(self.store.shards(numbers - set(self._shards)))
-        if self.stages:
-            self._outputs.update(self.store.stages(list(self.stages), numbers - set(self._outputs)))
+            if whole.num_samples == self.layout.rows:
+                each.is_whole = True
+                store.save_statistics(whole, _name(of))
+
+    def _check_whole(self, name: str, store: SplitStore) -> None:
+        """Raise PluginError unless statistics, features and outputs of stages are those of all rows."""
+        rows, where = self.layout.rows, f"'{store.directory}'"
+        remedy = "all processes must see that directory, and its disk must"
+        if short := next(iter(self.lacking.values()), None):
+            raise PluginError(
+                f"stored statistics in {where}: of {short.statistics.num_samples} of {rows} images; {remedy} keep what"
+                " is written"
+            )
         found = sum(map(len, self._shards.values()))
-        if found != rows or (self.stages and len(self._outputs) != len(self._shards)):
+        if self.keeps_features and (found != rows or (self.stages and len(self._outputs) != len(self._shards))):
             raise PluginError(
                 f"stored features of split '{name}' in {where}: {found} of {rows} rows are there after the"
                 f" pass; {remedy} keep what is written"
             )
-        self.store.finish(rows, {"split": name, **provenance})
+
+    def _receive(self, processes: Processes) -> None:
+        """Without a store: merge the statistics of all processes in their order, and take their features."""
+        for each in self.lacking.values():
+            parts = processes.together(each.statistics.state_dict)
+            each.statistics = ClassStatistics.from_state_dict(parts[0])
+            for part in parts[1:]:
+                each.statistics.merge(ClassStatistics.from_state_dict(part))
+            each.is_whole = True
+        if processes.size == 1:
+            return
+        if self.keeps_features:
+            for answer in processes.together(lambda: _flat({n: vars(chunk) for n, chunk in self._shards.items()})):
+                self._shards.update({number: Chunk(**fields) for number, fields in _nested(answer).items()})
+        if self.stages:
+            for answer in processes.together(lambda: _flat(self._outputs)):
+                self._outputs.update(_nested(answer))
+
+
+def _flat(shards: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors of shards under one name each."""
+    return {f"{number} {name}": tensor for number, shard in shards.items() for name, tensor in shard.items()}
+
+
+def _nested(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The shards of `_flat`."""
+    shards: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, _, name = key.partition(" ")
+        shards.setdefault(int(number), {})[name] = tensor
+    return shards
 
 
 def _name(of: Of) -> str:

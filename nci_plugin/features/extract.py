@@ -53,27 +53,16 @@ def extract(
             training statistics. Where features were stored without them, the images pass again, and a line says so.
 
     Stored splits of the same content are used again after their first images were recomputed and compared. Where there
-    are more processes, this is the first of them, and the others call `extract_share`.
+    are more processes, each passes its share and all have the whole bank; its provenance is known to the first.
     Raises PluginError on bad input (see `open_splits`), on NaN or infinite features, naming split and row, and where
     the free space does not do.
     """
     options, splits = options or ExtractionOptions(), splits or open_splits(benchmark)
     with prepared(network, resolve_device(options.device), channels_last=True):
         plan = make_plan(network, benchmark, training, options, splits, stages)
-        _say_what_is_missing(plan)
+        if plan.options.processes.is_first:
+            _say_what_is_missing(plan)
         return _collect(plan, _run(plan))
-
-
-def extract_share(
-    network: nn.Module | LinearHead,
-    benchmark: Benchmark,
-    training: Collection[FitsOn],
-    options: ExtractionOptions,
-    splits: Mapping[str, Any],
-) -> None:
-    """What every process but the first does of `extract`: store its share of the shards, and wait for the others."""
-    with prepared(network, resolve_device(options.device), channels_last=True):
-        _run(make_plan(network, benchmark, training, options, splits))
 
 
 def _say_what_is_missing(plan: Plan) -> None:
@@ -109,6 +98,7 @@ def _run(plan: Plan) -> float | None:
     options = plan.options
     file = None if options.store is None else options.store.with_name(SECONDS) / f"{plan.fingerprint}.json"
     before = _seconds_before(plan, file)
+    options.processes.wait()  # what another process stores from now on is no earlier visit's
     passed_any = False
 
     def seconds() -> float | None:
@@ -134,7 +124,9 @@ def _run(plan: Plan) -> float | None:
                     passed_any = True
                     write_atomically(file, json.dumps(seconds()), durable=False)  # an interruption loses one shard's
             collector.end()
-    options.processes.wait()
+    passed_any = options.processes.any(passed_any)
+    if file is not None and passed_any and options.processes.is_first:
+        write_atomically(file, json.dumps(seconds()), durable=False)
     return seconds()
 
 
@@ -144,8 +136,6 @@ def _seconds_before(plan: Plan, file: Path | None) -> float | None:
         with suppress(ValueError, TypeError):
             return float(json.loads(read_text(file, "seconds", 100, "remove it")))
         return None
-    if plan.options.processes.size > 1:  # another one may have begun to store
-        return 0.0
     stores = [each.store for each in plan.passing.values() if each.store is not None]
     return None if any(store.directory.exists() for store in stores) else 0.0
 
@@ -170,8 +160,9 @@ def _passed(plan: Plan, name: str, numbers: Collection[int], done: Callable[[int
 def _collect(plan: Plan, seconds: float | None) -> FeatureBank:
     """The bank, once all shards are there."""
     splits, outputs, float32 = dict(plan.given), {}, {}
+    processes = plan.options.processes
     for name, collector in plan.passing.items():
-        collector.gather(name, {"benchmark": plan.benchmark.name, "network": plan.head.network})
+        collector.gather(name, {"benchmark": plan.benchmark.name, "network": plan.head.network}, processes)
         if collector.split is not None:
             splits[name] = collector.split
         if collector.stages:
@@ -193,7 +184,11 @@ def _collect(plan: Plan, seconds: float | None) -> FeatureBank:
         unit_statistics=statistics.get(FitsOn.UNIT_STATISTICS),
         stages=Stages(of_stages, outputs) if of_stages or outputs else None,
         float32=float32,
+        processes=processes,
+        device=plan.device,
     )
+    if not processes.is_first:
+        return bank
     return replace(bank, provenance=_provenance(plan, features_digest(bank), seconds))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST, TRAIN, Benchmark, Features
 from nci_plugin.benchmarks.image_list import OOD_LABEL, ImageFiles
 from nci_plugin.benchmarks.opening import image_batches
+from nci_plugin.benchmarks.shards import ShardedImages
 from nci_plugin.checks import PluginError, check_finite, check_width
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.collector import Collector, Layout, ShardCollector, training_statistics
@@ -21,7 +22,7 @@ from nci_plugin.features.forward import Forward, Passed
 from nci_plugin.features.options import ExtractionOptions, check_amp, resolve_device
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.store import SplitStore
-from nci_plugin.files import digest
+from nci_plugin.files import digest, digest_of
 from nci_plugin.networks.cut import PROBE_ROWS
 from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.linear import agrees, head_on_features
@@ -121,10 +122,8 @@ def make_plan(
 
 def _store(name: str, split: Any, options: ExtractionOptions, fingerprint: str) -> SplitStore | None:
     """Where a split is stored; only splits whose images have a fingerprint are."""
-    if options.store is not None and isinstance(split, ImageFiles):
-        return SplitStore(options.store / fingerprint / f"{name.replace('/', '.')}-{digest(split.fingerprint)}")
-    if options.processes.size > 1:
-        raise PluginError(f"split '{name}': only stored image lists can be shared by processes; use one process")
+    if options.store is not None and isinstance(split, (ImageFiles, ShardedImages)):
+        return SplitStore(options.store / fingerprint / f"{name.replace('/', '.')}-{digest_of([split.fingerprint])}")
     return None
 
 

@@ -1,7 +1,8 @@
-"""One command in many processes, started by ``torchrun``: which process does what, and waiting for one another.
+"""One command in many processes, started by ``torchrun``: which process does what, and what they tell one another.
 
-torch.distributed joins the processes and keeps the counters by which they wait. Features and statistics go through the
-stored files, which all processes must see, so that what a process had finished is there after it died.
+torch.distributed joins the processes, keeps the counters by which they wait, and gathers what they computed. Features
+and statistics go through the stored files where there are any, so that what a process had finished is there after it
+died.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
+from torch import Tensor
 
 from nci_plugin.checks import PluginError
 from nci_plugin.files import locked
@@ -31,11 +35,18 @@ ROLL_CALL_SECONDS = 3.0
 LINGER_SECONDS = 5.0
 """How long a process that keeps the counters for the others stays for them after its end."""
 
-GO_ON = "run the same command to go on from the last finished shard"
+GO_ON = "run the same command to go on from what is finished"
+
+DONE, REFUSED, FAILED = b"=", b"!", b"?"
+"""How the bytes begin that a process gives: with tensors, with a PluginError's text or with another error's."""
+
+
+class Lost(BaseException):
+    """Another process is gone: nothing that a detector did, and nothing that can go on. `joined` makes it an error."""
 
 
 class Processes:
-    """The processes of a run, of which this one is number ``rank`` of ``size``; number 0 scores and writes.
+    """The processes of a run, of which this one is number ``rank`` of ``size``; number 0 writes.
 
     >>> list(Processes(rank=1, size=2).share(5))
     [1, 3]
@@ -43,7 +54,7 @@ class Processes:
 
     def __init__(self, rank: int = 0, size: int = 1, store: Any = None) -> None:
         self.rank, self.size, self._store = rank, size, store
-        self._waits = 0
+        self._waits, self._collects = 0, False
 
     @property
     def is_first(self) -> bool:
@@ -68,7 +79,7 @@ class Processes:
         if self.size == 1:
             return
         self._waits += 1
-        place = f"wait/{self._waits}"
+        place, pause = f"wait/{self._waits}", 0.001
         self._count(f"{place}/{self.rank}", 1)
         beats: dict[int, tuple[int, float]] = {}
         waiting_for = [rank for rank in range(self.size) if rank != self.rank]
@@ -81,7 +92,41 @@ class Processes:
                     raise PluginError(f"process {rank} of {self.size} stopped; correct what it says and {GO_ON}")
                 else:
                     self._check_beat(rank, beats)
-            time.sleep(0.02)
+            time.sleep(pause)
+            pause = min(0.02, 1.5 * pause)
+
+    def together(self, work: Callable[[], Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
+        """Do ``work`` in every process and return what it gave in each, by rank, to all.
+
+        An error of one is an error of all, so that they go on from the same place: a PluginError, or what was raised
+        here, or a RuntimeError with its text.
+        """
+        if self.size == 1:
+            return [work()]
+        error: Exception | None = None
+        try:
+            said = DONE + safetensors.torch.save({name: each.contiguous() for name, each in work().items()})
+        except Exception as caught:
+            error = caught
+            text = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+            said = (REFUSED if isinstance(error, PluginError) else FAILED) + text.encode()
+        answers = self._gather(said)
+        failed = next((rank for rank, answer in enumerate(answers) if answer[:1] != DONE), None)
+        if failed is None:
+            return [safetensors.torch.load(answer[1:]) for answer in answers]
+        if error is not None and failed == self.rank:
+            raise error
+        text = answers[failed][1:].decode()
+        raise PluginError(text) if answers[failed][:1] == REFUSED else RuntimeError(f"process {failed}: {text}")
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any process, once every process has come here and said."""
+        if self.size == 1:
+            return flag
+        said = f"any/{self._waits}"
+        self._count(said, int(flag))
+        self.wait()
+        return self._count(said) > 0
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
@@ -100,6 +145,44 @@ class Processes:
             yield
 
     # ---------------------------------------------------------------- inside
+
+    def _gather(self, said: bytes) -> list[bytes]:
+        """What every process says, by rank; raises Lost, which names one that is gone.
+
+        All have come before a collective begins, so that none begins with a process that is dead.
+        """
+        from torch import distributed
+
+        try:
+            self.wait()
+            if not self._collects:  # gloo: what is gathered lies on the CPU, a few bytes an image
+                group: dict[str, Any] = {"rank": self.rank, "world_size": self.size}
+                group["store"] = distributed.PrefixStore("collectives", self._store)
+                distributed.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT), **group)
+                self._collects = True
+            lengths = [torch.zeros(1, dtype=torch.long) for _ in range(self.size)]
+            distributed.all_gather(lengths, torch.tensor([len(said)]))
+            longest = int(max(lengths))
+            answers = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
+            mine = torch.frombuffer(bytearray(said.ljust(longest, b"\0")), dtype=torch.uint8)
+            distributed.all_gather(answers, mine)
+        except PluginError as error:
+            raise Lost(str(error)) from None
+        except RuntimeError as error:
+            raise Lost(self._gone(str(error).split("\n", 1)[0][:120])) from None
+        return [answer[:length].numpy().tobytes() for answer, length in zip(answers, map(int, lengths))]
+
+    def _gone(self, reason: str) -> str:
+        try:
+            dead = self._dead()
+        except PluginError as error:
+            return str(error)
+        names = f"process {', '.join(map(str, dead))} of {self.size} died" if dead else "a process is gone"
+        return f"{names} ({reason}); {GO_ON}"
+
+    def _leave(self) -> None:
+        if self._collects:
+            torch.distributed.destroy_process_group()
 
     def _count(self, key: str, more: int = 0) -> int:
         """A counter that all processes see."""
@@ -178,8 +261,10 @@ def joined() -> Iterator[Processes]:
             names = ", ".join(map(str, dead))
             raise PluginError(f"process {rank} of {size} stops, since process {names} died; {GO_ON}") from None
         raise
-    except PluginError as error:
-        raise PluginError(f"process {rank} of {size}: {error}" if rank else str(error), error.details) from None
+    except (PluginError, Lost) as error:
+        details = error.details if isinstance(error, PluginError) else ()
+        raise PluginError(f"process {rank} of {size}: {error}" if rank else str(error), details) from None
     finally:
         processes._end()
         stop.set()
+        processes._leave()

@@ -44,14 +44,19 @@ class SplitStore:
 
     # ---------------------------------------------------------------- features
 
-    def shards(self, numbers: Collection[int] | None = None) -> dict[int, Chunk]:
-        """The valid shards by number, of all or of some ``numbers``; damaged ones of these are removed."""
-        fields = ("features", "logits", "labels")
-        return {number: Chunk(*_mapped(path, fields).values()) for number, path in self._valid("", numbers)}
+    def shards(self, numbers: Collection[int] | None = None, check: bool = True) -> dict[int, Chunk]:
+        """The valid shards by number, of all or of some ``numbers``; damaged ones of these are removed.
 
-    def stages(self, names: Sequence[str], numbers: Collection[int]) -> dict[int, Mapping[str, Tensor]]:
+        Without ``check`` they are not read, as another process of this run has read them.
+        """
+        fields = ("features", "logits", "labels")
+        return {number: Chunk(*_mapped(path, fields).values()) for number, path in self._valid("", numbers, check)}
+
+    def stages(
+        self, names: Sequence[str], numbers: Collection[int], check: bool = True
+    ) -> dict[int, Mapping[str, Tensor]]:
         """As `shards`, the outputs of the network's stages ``names`` that were stored beside those ``numbers``."""
-        return {number: _mapped(path, names) for number, path in self._valid(_stages_prefix(names), numbers)}
+        return {number: _mapped(path, names) for number, path in self._valid(_stages_prefix(names), numbers, check)}
 
     def listed(self, stages: Sequence[str] = ()) -> dict[int, int]:
         """Bytes, by number, of the files that look like shards, or like outputs of ``stages``; damaged or not."""
@@ -156,13 +161,13 @@ class SplitStore:
         pattern = re.compile(rf"{prefix}\d{{5}}")
         return [(_number(kind), path) for kind, path in self._files() if pattern.fullmatch(kind)]
 
-    def _valid(self, prefix: str, numbers: Collection[int] | None) -> Iterator[tuple[int, Path]]:
+    def _valid(self, prefix: str, numbers: Collection[int] | None, check: bool) -> Iterator[tuple[int, Path]]:
         """The whole ones of `_numbered`; those that are damaged or there twice are removed."""
         found: set[int] = set()
         for number, path in self._numbered(prefix):
             if numbers is not None and number not in numbers:
                 continue
-            if number in found or self._read(path) is None:
+            if number in found or (check and self._read(path) is None):
                 path.unlink(missing_ok=True)
             else:
                 found.add(number)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nci_plugin.metrics.counts import Counts, Numbers
 
-Curve = NDArray[np.float64]
+Curve = NDArray[np.floating[Any]]
 
 OOD_RECALL = 0.95
 ID_ACCEPTED = 0.95

@@ -29,6 +29,9 @@ class LinearHead:
                 f" {tuple(self.bias.shape)}; pass the classifier's last linear layer"
             )
 
+    def __repr__(self) -> str:
+        return f"LinearHead({self.weight.shape[1]} features to {len(self.weight)} classes)"
+
     @classmethod
     def from_linear(cls, layer: nn.Linear, network: str = "", architecture: str = "") -> LinearHead:
         """Copy a linear layer to the CPU in float32; a layer without bias has b = 0."""

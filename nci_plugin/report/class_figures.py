@@ -23,6 +23,9 @@ from nci_plugin.report.score_figures import BINS, suptitle
 FEW_CLASSES = 30
 """Up to here every class has a bar or a label."""
 
+FEW_NUMBERS = 8
+"""Up to here there is room for the number in every cell of one of two matrices."""
+
 SOME_LABELS = 10
 """Of more classes, how many a side of a matrix has a label for, at most."""
 
@@ -36,7 +39,7 @@ def variance_figure(stored: Stored) -> Figure | None:
     if not known:
         return None
     few, values = len(known) <= FEW_CLASSES, list(known.values())
-    figure = new_figure(7.6 if few else 5.2, 2.9)
+    figure = new_figure(7.6 if few else 6.4, 2.9)
     axes = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1)) if few else [figure.subplots()]
     counts = axes[-1]
     counts.hist(
@@ -44,7 +47,7 @@ def variance_figure(stored: Stored) -> Figure | None:
     )
     for axis in axes:
         (axis.axhline if few else axis.axvline)(float(np.mean(values)), **MEAN_LINE)
-    label = "mean ||h - mu_k||² (feature units²)"
+    label = "variance within the class (feature units²)"
     if few:
         bars = axes[0]
         bars.bar(range(len(known)), values, color=COLOURS[NEAR])
@@ -74,8 +77,8 @@ def duality_figure(stored: Stored) -> Figure | None:
     axes = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1)) if few else [figure.subplots()]
     counts = axes[-1]
     cosines = {
-        "cos(w_k, mu_k - mu_G), centred: NC3": (np.array(collapse.nc3_cosines), COLOURS[NEAR], "-"),
-        "cos(w_k, mu_k), uncentred: not NC3": (np.array(collapse.uncentred_cosines), COLOURS[FAR], "--"),
+        "weight and centred mean: NC3": (np.array(collapse.nc3_cosines), COLOURS[NEAR], "-"),
+        "weight and uncentred mean: not NC3": (np.array(collapse.uncentred_cosines), COLOURS[FAR], "--"),
     }
     both = np.concatenate([values for values, _, _ in cosines.values()])
     grid = np.histogram_bin_edges(both, _bins(collapse.classes)).tolist()  # one for both, so that their bars compare
@@ -93,13 +96,13 @@ def duality_figure(stored: Stored) -> Figure | None:
         (axis.axhline if few else axis.axvline)(1, color="0.3", linewidth=0.8, linestyle="--", label="NC3 at collapse")
     if few:
         axes[0].axhline(0, color="0.3", linewidth=0.8)
-        _class_axis(axes[0], stored, collapse.classes, "cosine")
+        _class_axis(axes[0], stored, collapse.classes, "cosine of weight and class mean")
         counts.set_xlabel("classes")
         counts.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
-        counts.set_xlabel("cosine")
+        counts.set_xlabel("cosine of weight and class mean")
         counts.set_ylabel("classes")
-    legend_below(figure, axes[0])
+    legend_below(figure, axes[0], 3)
     mean = f"mean cosine {number(collapse.nc3_cosine_mean)}"
     suptitle(figure, stored, f"NC3, {mean} (dotted: means), n = {collapse.num_samples} training samples")
     return figure
@@ -120,16 +123,20 @@ def cosine_figure(stored: Stored) -> Figure | None:
     *matrices, counts = figure.subplots(1, len(shown) + 1)
     for axis, (name, values) in zip(matrices, shown.items()):
         matrix = _square(values, len(classes), 1.0)[np.ix_(order, order)]
-        drawn = _matrix(axis, stored, matrix, classes[order], vmin=-1, vmax=1, cmap="PuOr_r")
+        numbers = ".2f" if values is cosines and len(classes) <= FEW_NUMBERS else ""
+        drawn = _matrix(axis, stored, matrix, classes[order], numbers, vmin=-1, vmax=1, cmap="PuOr_r")
         axis.set_title(name, fontsize=9)
-    figure.colorbar(drawn, ax=matrices, label="cosine", shrink=0.8)
+    bar = figure.colorbar(drawn, ax=matrices, shrink=0.8)
+    bar.set_label("cosine of two centred class means", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
     counts.hist(cosines, _bins(cosines), color=COLOURS[NEAR], edgecolor="white")
     counts.set_title("all pairs; no ETF: K > P + 1", fontsize=9)
     if reachable:
         counts.axvline(target, color=COLOURS[FAR], linestyle="--")
         counts.set_title(f"all pairs; dashed: ETF, {target:.3g}", fontsize=9)
-    counts.set_xlabel("cosine of a pair of centred means", fontsize=8)
+    counts.set_xlabel("cosine of two centred class means", fontsize=8)
     counts.set_ylabel("pairs", fontsize=8)
+    counts.yaxis.set_major_locator(MaxNLocator(integer=True))
     counts.tick_params(labelsize=8)
     suptitle(figure, stored, f"NC2: angles between centred class means, clustered, n = {len(cosines)} pairs")
     return figure
@@ -144,8 +151,12 @@ def distance_figure(stored: Stored) -> Figure | None:
     figure = new_figure(4.8, 4.2)
     axis = figure.subplots()
     matrix = _square(pairs, len(classes), 0.0)[np.ix_(order, order)]
-    drawn = _matrix(axis, stored, matrix, classes[order], cmap="viridis", vmin=0)
-    figure.colorbar(drawn, ax=axis, label="||mu_k - mu_k'|| (feature units)")
+    drawn = _matrix(
+        axis, stored, matrix, classes[order], ".2g" if len(classes) <= SOME_LABELS else "", cmap="viridis", vmin=0
+    )
+    bar = figure.colorbar(drawn, ax=axis)
+    bar.set_label("distance of two class means (feature units)", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
     suptitle(figure, stored, f"Distances between class means, clustered, n = {len(pairs)} pairs")
     return figure
 
@@ -158,11 +169,13 @@ def count_figure(stored: Stored) -> Figure | None:
         return None
     figure = new_figure(10.4, 3.1)
     of_weights, of_means, angles = figure.subplots(1, 3)
-    _against_counts(of_weights, collapse, "nc2_weight_norms", "gof_slope_weights", "||w_k||")
-    _against_counts(of_means, collapse, "class_mean_norms", "gof_slope_means", "||mu_k|| (feature units)")
+    _against_counts(of_weights, collapse, "nc2_weight_norms", "gof_slope_weights", "length of the class's weight")
+    _against_counts(
+        of_means, collapse, "class_mean_norms", "gof_slope_means", "length of the class mean (feature units)"
+    )
     for label, field, marker, colour in (
-        ("w_k", "smallest_angles_weights", "o", COLOURS[NEAR]),
-        ("mu_k - mu_G", "smallest_angles_means", "D", COLOURS[FAR]),
+        ("weights", "smallest_angles_weights", "o", COLOURS[NEAR]),
+        ("centred means", "smallest_angles_means", "D", COLOURS[FAR]),
     ):
         if collapse.values[field] is not None:
             angles.semilogx(sizes, collapse.values[field], marker, markersize=4, color=colour, label=label)
@@ -174,7 +187,7 @@ def count_figure(stored: Stored) -> Figure | None:
     angles.set_title("smallest angle to another class", fontsize=9)
     angles.legend(fontsize=7)
     for axis in figure.axes:
-        axis.set_xlabel("training samples of the class n_k", fontsize=8)
+        axis.set_xlabel("training samples of the class", fontsize=8)
         axis.tick_params(which="both", labelsize=7)
     title = f"Class sizes, largest / smallest = {ratio:.3g}, n = {collapse.num_samples} training samples"
     suptitle(figure, stored, title)
@@ -199,7 +212,7 @@ def _against_counts(axis: Axes, collapse: CollapseMetrics, field: str, slope_of:
 def _class_axis(axis: Axes, stored: Stored, classes: Sequence[int], label: str) -> None:
     """Few classes one by one along the bottom, ``label`` at the side."""
     names = [stored.record.name_of(k) for k in classes]
-    axis.set_xticks(range(len(classes)), names, fontsize=8, rotation=_turned(names))
+    axis.set_xticks(range(len(classes)), names, fontsize=8, rotation=turned(names))
     axis.set_xlabel("class")
     axis.set_ylabel(label)
 
@@ -216,18 +229,27 @@ def _square(pairs: NDArray[Any], count: int, diagonal: float) -> NDArray[Any]:
     return matrix
 
 
-def _turned(names: Sequence[str]) -> int:
+def turned(names: Sequence[str]) -> int:
     """Degrees by which names along the bottom are turned: words would run into each other."""
     return 90 if any(len(name) > 3 for name in names) else 0
 
 
-def _matrix(axis: Axes, stored: Stored, values: NDArray[Any], classes: NDArray[Any], **style: Any) -> Any:
-    """A K x K matrix with the classes' names along both sides, of many only every n-th; returns its image."""
+def _matrix(axis: Axes, stored: Stored, values: NDArray[Any], classes: NDArray[Any], numbers: str, **style: Any) -> Any:
+    """A K x K matrix with the classes' names along both sides, of many only every n-th; returns its image.
+
+    ``numbers`` is the format of those in the cells, empty for none.
+    """
     few = len(classes) <= FEW_CLASSES
     places = np.arange(0, len(classes), 1 if few else -(-len(classes) // SOME_LABELS))
     names = [stored.record.name_of(k) for k in classes[places].tolist()]
-    axis.set_xticks(places, names, fontsize=7, rotation=_turned(names) if len(classes) <= SOME_LABELS else 90)
+    axis.set_xticks(places, names, fontsize=7, rotation=turned(names) if len(classes) <= SOME_LABELS else 90)
     axis.set_yticks(places, names, fontsize=7)
     axis.set_xlabel("class", fontsize=8)
     axis.set_ylabel("class", fontsize=8)
-    return axis.imshow(values, **style)
+    image = axis.imshow(values, **style)
+    if numbers:
+        for (row, column), value in np.ndenumerate(values):
+            dark = image.cmap(image.norm(value))[:3] @ np.array([0.3, 0.6, 0.1]) < 0.5
+            colour = "white" if dark else "black"
+            axis.text(column, row, f"{value:{numbers}}", ha="center", va="center", fontsize=6.5, color=colour)
+    return image

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR
-from nci_plugin.collapse.registry import STAGES, columns
 from nci_plugin.diagnosis.explanation import Explanation, ideal_text
 from nci_plugin.report import class_figures
 from nci_plugin.report.class_figures import FEW_CLASSES
 from nci_plugin.report.diagnosis_files import FOLDER, Stored, read_diagnoses, read_explanation
-from nci_plugin.report.figures import COLOURS, MARKERS, SUFFIXES, legend_below, new_figure, save
-from nci_plugin.report.score_figures import (
-    DASHES,
-    GROUP_COLOURS,
-    ID_COLOUR,
-    SCORE_COLOURS,
-    roc_figure,
-    score_histograms,
-    suptitle,
-)
+from nci_plugin.report.figures import COLOURS, MARKERS, SUFFIXES, legend_below, looks, new_figure, save
+from nci_plugin.report.names import display_name
+from nci_plugin.report.panels import draw_panels, label_stages, stage_panels
+from nci_plugin.report.score_figures import roc_figure, score_histograms, suptitle
 
-PLANE_MARKERS = {CSID: "x+1", FAR: "sDP*", NEAR: "^v<>", "id": "o"}
-"""Group of splits -> the markers of its sets in the plane, in turn, in the order of drawing."""
-
-SHADES = (1.0, 0.6, 0.8, 0.4)
-"""How much of its group's colour a set has, in turn; the rest is black."""
-
-STAGE_STYLES = [(list(SCORE_COLOURS.values())[place], marker) for place, marker in ((5, "o"), (3, "D"), (2, "^"))]
+DRAWN_FIRST = (CSID, FAR, NEAR, "id")
+"""The order of groups in the plane: what is to be seen best comes last."""
 
 
 def draw(results: Path) -> list[str]:
@@ -69,67 +54,42 @@ def plane_figure(stored: Stored) -> Figure | None:
     points = {name.split("/", 2)[2]: array for name, array in stored.arrays.items() if name.startswith("plane/points/")}
     figure = new_figure(6.4, 4.6)
     axis = figure.subplots()
-    drawn_sets: dict[str, int] = {}  # of each group so far
-    for split in sorted(points, key=lambda split: list(PLANE_MARKERS).index(split.split("/")[0])):
-        group, drawn, n = split.split("/")[0], len(points[split]), stored.record.splits[split].n
-        turn = drawn_sets[group] = drawn_sets.get(group, -1) + 1
-        markers, shade = PLANE_MARKERS[group], SHADES[turn % len(SHADES)]
-        colour = shade * np.array(to_rgb(GROUP_COLOURS.get(group, ID_COLOUR)))
+    look = looks(points)
+    for split in sorted(points, key=lambda split: DRAWN_FIRST.index(split.split("/")[0])):
+        drawn, n = len(points[split]), stored.record.splits[split].n
         size = f"{drawn} of {n}" if drawn < n else f"n = {n}"
         axis.scatter(
-            points[split][:, 0], points[split][:, 1], s=12, marker=markers[turn % len(markers)], linewidths=0.6,
-            alpha=0.6, color=[colour], label=f"{split}, {size}",
+            points[split][:, 0], points[split][:, 1], s=12, marker=look[split].marker, linewidths=0.6,
+            alpha=0.6, color=[look[split].colour], label=f"{split}, {size}",
         )  # fmt: skip
     if len(means) <= FEW_CLASSES:
         circle = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": "black", "linewidth": 0.8}
         for k, place in zip(stored.arrays["classes"], means):
             axis.annotate(str(k), place, ha="center", va="center", fontsize=8, weight="bold", zorder=5, bbox=circle)
     else:
-        axis.scatter(means[:, 0], means[:, 1], s=8, marker="+", color="black", zorder=5, label="class means")
+        axis.scatter(means[:, 0], means[:, 1], s=6, marker=".", color="0.25", zorder=0, label="class means")
     shares = [f"{100 * share:.0f} %" for share in stored.arrays["plane/explained"]]
     axis.set_xlabel(f"first principal direction ({shares[0]} of the means' variance)", fontsize=8)
     axis.set_ylabel(f"second principal direction ({shares[1]})", fontsize=8)
     axis.set_aspect("equal", adjustable="datalim")
     legend_below(figure, axis)
-    suptitle(figure, stored, "Features in the plane of the class means (circles), origin mu_G, feature units")
+    marks = "circles" if len(means) <= FEW_CLASSES else "dots"
+    suptitle(figure, stored, f"Features in the plane of the class means ({marks}), about their mean, in feature units")
     return figure
 
 
 def layer_figure(stored: Stored) -> Figure | None:
-    """Collapse metrics, nearest-class-centre accuracy, norm and AUROC after every stage."""
+    """Collapse metrics, norm, accuracy of the nearest class mean and AUROC after every stage."""
     stages = stored.record.layers
     if not stages:
         return None
-    panels: dict[str, dict[str, str]] = {}
-    for name, metric in columns(STAGES).items():
-        panels.setdefault(f"{metric.aspect} on train", {})[name] = metric.symbol
-    panels["nearest-class-centre accuracy, ID test"] = {"nearest_centre_accuracy": "accuracy (share)"}
-    panels["directional collapse, ID test"] = {"within_cosine": "mean cosine within classes"}
-    groups, places = list(stages[0].auroc), np.arange(len(stages))
-    width = 3
-    rows = -(-(len(panels) + len(groups)) // width)
-    figure = new_figure(10.4, 2.8 * rows)
-    axes = figure.subplots(rows, width, sharex=True, squeeze=False).ravel()
-    for axis, (title, fields) in zip(axes, panels.items()):
-        for (field, label), (colour, marker) in zip(fields.items(), itertools.cycle(STAGE_STYLES)):
-            values = [np.nan if (value := stage.values.get(field)) is None else value for stage in stages]
-            axis.plot(places, values, marker=marker, markersize=4, color=colour, label=label)
-        axis.set_title(title, fontsize=9)
-        axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
-    for axis, group in zip(axes[len(panels) :], groups):
-        for score in dict.fromkeys(name for stage in stages for name in stage.auroc[group]):
-            values = [stage.auroc[group].get(score, np.nan) for stage in stages]
-            style = {"color": SCORE_COLOURS[score], "linestyle": DASHES[score]}
-            axis.plot(places, values, marker="o", markersize=3, label=score, **style)
-        axis.axhline(50, color="0.6", linewidth=0.8, linestyle=":")
-        axis.set_title(f"AUROC, {group}-OOD (%)", fontsize=9)
-    for axis in axes[: len(panels) + len(groups)]:
-        axis.legend(fontsize=7)
-    for axis in axes[len(panels) + len(groups) :]:
-        axis.axis("off")
-    names = [stage.stage.rpartition(".")[2] for stage in stages]
-    for axis in axes[-width:]:
-        axis.set_xticks(places, names, rotation=35, ha="right", fontsize=8)
+    panels, places = stage_panels([stages]), range(len(stages))
+    across = 4
+    figure = new_figure(11.0, 2.4 * -(-len(panels) // across) + 1.1)
+    axes, last = draw_panels(figure, panels, places, across)
+    for axis in axes:
+        axis.title.set_fontsize(9)
+    label_stages(axes, last, stages, fontsize=8)
     suptitle(figure, stored, f"Collapse stage by stage, n = {stored.record.collapse.num_samples} training samples")
     return figure
 
@@ -146,13 +106,15 @@ def explanation_figure(explanation: Explanation, benchmark: str) -> Figure | Non
         for row in mine:
             style = {"color": COLOURS[row.group], "label": f"{row.group}-OOD"}
             axis.plot(row.metric, row.auroc, MARKERS[row.group], markersize=5, **style)
-        axis.set_title(f"{name}: {mine[0].score}", fontsize=9)
+        axis.set_title(f"{name}: {display_name(mine[0].score)}", fontsize=9)
         axis.set_xlabel(f"{mine[0].metric_name}\n({ideal_text(mine[0].at_collapse)})", fontsize=7)
         axis.tick_params(labelsize=7)
         axis.margins(0.2)
         axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.grid(color="0.92")
         axis.set_axisbelow(True)
+    low, high = figure.axes[0].get_ylim()  # of all panels
+    figure.axes[0].set_ylim(max(low, 0.0), min(high, 100.5))
     figure.axes[0].set_ylabel("AUROC of the score (%)")
     legend_below(figure, figure.axes[0])
     title = f"Collapse and detection on {benchmark}, a point a network, n = {explanation.checkpoints}"

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from nci_plugin.collapse import Undefined, progress
+from nci_plugin.collapse import Progress
 from nci_plugin.collapse.registry import METRICS, STAGES, Metric, columns, of_training
 from nci_plugin.diagnosis.explanation import Explanation
 from nci_plugin.diagnosis.layers import mean_over_networks
-from nci_plugin.diagnosis.record import SPREADS, DiagnosisRecord, StageRecord
+from nci_plugin.diagnosis.record import SPREADS, DiagnosisRecord, progressive
 from nci_plugin.networks.stages import POOLING
 from nci_plugin.report.cells import UNKNOWN, number, percent
 from nci_plugin.report.tables import Table
+from nci_plugin.report.terminal import folded
 
 Records = Sequence[DiagnosisRecord]
 
@@ -24,16 +25,22 @@ FRAME = {"span_share": "share in span", "vertex_angle": "angle", "etf_angle": "t
 STAGE_COLUMNS = {"nearest_centre_accuracy": "NCC acc.", "within_cosine": "cosine"}
 """What a stage has on ID test beside metrics of the training set -> its column."""
 
-PROGRESS = ("nc1_quotient", "nc1_pinv")
-"""The metrics whose way through the stages is put into numbers."""
-
 
 def all_tables(names: Sequence[str], records: Records) -> list[Table]:
     """Every table of some diagnoses over all classes, ``names`` in the columns of the first."""
-    made = (
-        collapse_table(names, records), sample_mean_table(names, records), ood_table(records), layers_table(records)
-    )  # fmt: skip
-    return [table for table in made if table is not None]
+    made = tables_by_name(names, records)
+    return [table for name, tables in made.items() if name != "classes" for table in tables]
+
+
+def tables_by_name(names: Sequence[str], records: Records) -> dict[str, list[Table]]:
+    """The tables of some diagnoses by what they are of; empty lists where there is nothing to say."""
+    made: dict[str, Sequence[Table | None]] = {
+        "collapse": [collapse_table(names, records), sample_mean_table(names, records)],
+        "ood": [ood_table(records)],
+        "layers": [layers_table(records)],
+        "classes": [class_table(name, record) for name, record in zip(names, records)],
+    }
+    return {name: [table for table in tables if table is not None] for name, tables in made.items()}
 
 
 def collapse_table(names: Sequence[str], records: Records) -> Table:
@@ -144,22 +151,20 @@ def layers_table(records: Records) -> Table | None:
         rows,
         [
             (f"last columns: AUROC in percent, {' / '.join(groups)}-OOD; " if groups else "") + POOLING,
-            *(f"{METRICS[name].label} {_progress(stages, name)}" for name in PROGRESS),
+            *(f"{METRICS[name].label} {_progress(each)}" for name, each in progressive(stages).items()),
             *notes,
         ],
     )
 
 
-def _progress(stages: Sequence[StageRecord], name: str) -> str:
+def _progress(found: Progress | str) -> str:
     """How a metric goes through the stages, or why that is not defined."""
-    try:
-        return str(progress([stage.values.get(name) for stage in stages]))
-    except Undefined as reason:
-        return f"over stages: {str(reason).partition(': ')[2]}"
+    return f"over stages: {found.partition(': ')[2]}" if isinstance(found, str) else str(found)
 
 
 def explanation_text(explanation: Explanation) -> str:
-    return "\n".join(["What the numbers say, sentence by rule", *(f"- {text}" for text in explanation.sentences)])
+    said = (folded(f"- {text}") for text in explanation.sentences)
+    return "\n".join(["What the numbers say, sentence by rule", *said])
 
 
 def _on_statistics() -> list[Metric]:

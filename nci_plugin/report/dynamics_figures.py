@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nci_plugin.collapse.registry import EPOCHS, columns
+from nci_plugin.collapse.registry import EPOCHS, METRICS, columns
 from nci_plugin.dynamics.analysis import Analysis
 from nci_plugin.dynamics.conditions import by_group
 from nci_plugin.dynamics.detection import measured
@@ -18,22 +18,11 @@ from nci_plugin.dynamics.onset import Onset, OnsetRule
 from nci_plugin.dynamics.predictors import IN_SAMPLE, ONE_CONDITION, ONE_RUN
 from nci_plugin.dynamics.trajectory import FN, GROUPS, Trajectory
 from nci_plugin.report.dynamics_tables import symbol
-from nci_plugin.report.figures import legend_below, new_figure
-
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe & Ito's colours for all readers, without their yellow, which is lost on white."""
-
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
-MARKS = ("o", "D", "s", "^", "v", "P", "X")
+from nci_plugin.report.figures import DASHES, PALETTE, legend_below, new_figure
+from nci_plugin.report.names import display_name
+from nci_plugin.report.panels import BESIDES, LOGARITHMIC, MARKS, group_title
 
 DOTTED: Any = {"color": "0.6", "linewidth": 0.8, "linestyle": ":"}
-
-LOGARITHMIC = ("NC1", "training loss")
-"""Panels on a logarithmic scale."""
-
-ACCURACIES = {"train_accuracy": "train", "test_accuracy": "test"}
-BESIDES = {"training loss": {"train_loss": "loss"}, "accuracy (%)": ACCURACIES}
-"""Panel -> its series that are no collapse metrics, and their labels."""
 
 MANY = 12
 """From so many runs on none of them gets figures of its own."""
@@ -98,11 +87,12 @@ def auroc_figure(run: Trajectory, onset: Onset) -> Figure | None:
     figure = new_figure(3.3 * len(groups) + 0.6, 3.4)
     axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for axis, group in zip(axes, groups):
-        _lines(axis, run, onset, {name: run.auroc(name, group) for name in detectors})
+        _lines(axis, run, onset, {display_name(name): run.auroc(name, group) for name in detectors})
         axis.axhline(50, **DOTTED)
-        axis.set_title(f"{group}-OOD", fontsize=9)
+        axis.set_title(group_title(group), fontsize=9)
         axis.set_xlabel("epoch", fontsize=9)
     axes[0].set_ylabel("AUROC (%)", fontsize=9)
+    axes[0].set_ylim(max(0.0, axes[0].get_ylim()[0]), 101)
     legend_below(figure, axes[0], 7)
     figure.suptitle(f"Detection along training, {run.run}", fontsize=10)
     return figure
@@ -124,7 +114,7 @@ def _panels(
 def _lines(axis: Axes, run: Trajectory, onset: Onset, series: Mapping[str, np.ndarray]) -> None:
     """Some series against epochs, the onset, and where the phase of the training changes."""
     marker_every = max(1, len(run.epochs) // 8)
-    for (label, values), colour, line, mark in zip(series.items(), cycle(PALETTE), cycle(LINES), cycle(MARKS)):
+    for (label, values), colour, line, mark in zip(series.items(), cycle(PALETTE), cycle(DASHES), cycle(MARKS)):
         axis.plot(
             run.epochs, values, color=colour, linestyle=line, linewidth=1.3, marker=mark, markersize=3.5,
             markevery=marker_every, label=label,
@@ -146,7 +136,7 @@ def path_figure(analysis: Analysis) -> Figure:
     """fn against the rule's metric, a path a run, onsets marked and fn* of the group as a band; a panel a group."""
     groups = by_group(analysis.runs)
     few = len(analysis.runs) <= len(PALETTE)
-    styles = dict(zip((run.run for run in analysis.runs), cycle(zip(PALETTE, LINES))))
+    styles = dict(zip((run.run for run in analysis.runs), cycle(zip(PALETTE, DASHES))))
     figure, axes = _panels(len(groups), 3, 3.9, 3.2, 0.5 + (0.2 * len(analysis.runs) if few else 0))
     figure.set_figwidth(max(figure.get_figwidth(), 6.0))
     for axis, reference in zip(axes, analysis.references):  # a panel a group
@@ -167,8 +157,8 @@ def path_figure(analysis: Analysis) -> Figure:
         axis.axhline(analysis.rule.threshold, **DOTTED)
         axis.set_yscale("log", nonpositive="mask")
         axis.set_title(f"{', '.join(reference.group)}: {reference.n} of {len(runs)} runs with an onset", fontsize=9)
-        axis.set_xlabel("fn = mean ||h||_2", fontsize=8)
-        axis.set_ylabel(analysis.rule.metric, fontsize=8)
+        axis.set_xlabel("mean length of the features (fn)", fontsize=8)
+        axis.set_ylabel(METRICS[analysis.rule.metric].label, fontsize=8)
         axis.tick_params(labelsize=8, which="both")
     if few:
         handles = [each for axis in axes for each in axis.get_legend_handles_labels()[0]]
@@ -234,10 +224,12 @@ def correlation_figure(analysis: Analysis) -> Figure | None:
             if np.isfinite(value):
                 colour = "white" if abs(value) > 0.6 else "black"
                 axis.text(x, y, f"{value:+.2f}", ha="center", va="center", fontsize=6.5, color=colour)
-        axis.set_xticks(range(len(detectors)), detectors, rotation=35, ha="right", fontsize=8, parse_math=False)
-        axis.set_title(f"{group}-OOD", fontsize=9)
+        axis.set_xticks(
+            range(len(detectors)), map(display_name, detectors), rotation=35, ha="right", fontsize=8, parse_math=False
+        )
+        axis.set_title(group_title(group), fontsize=9)
     axes[0].set_yticks(range(len(metrics)), map(symbol, metrics), fontsize=8)
-    figure.colorbar(image, ax=list(axes), shrink=0.8)
+    figure.colorbar(image, ax=list(axes), shrink=0.8, label="Spearman's rho")
     checkpoints = max(each.n for each in analysis.correlations)
     count = max(each.runs for each in analysis.correlations)
     runs = "one run" if count == 1 else f"{count} runs"

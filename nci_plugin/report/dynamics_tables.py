@@ -19,6 +19,10 @@ NUMBERS = {"weight_norm": "||W||_2", "train_loss": "loss", "train_accuracy": "tr
 OVER_RUNS = f"in brackets {LEVEL:.0%} bootstrap intervals over runs"
 
 
+ORTHO_DEV = {"ortho_dev near": "OrthoDev near", "ortho_dev far": "OrthoDev far"}
+"""NC5 along training; what no run has is left out."""
+
+
 def symbol(name: str) -> str:
     """The column of a collapse metric; the feature norm is called fn here, as in arXiv 2604.00230."""
     return "fn" if name == FN else METRICS[name].symbol
@@ -26,7 +30,7 @@ def symbol(name: str) -> str:
 
 def epoch_table(run: Trajectory) -> Table:
     """What was measured at every epoch of a run, a row an epoch; a column that no epoch has is left out."""
-    names = {**{name: symbol(name) for name in columns(EPOCHS)}, **NUMBERS}
+    names = {**{name: symbol(name) for name in columns(EPOCHS)}, **ORTHO_DEV, **NUMBERS}
     shown = {label: map(number, run.series(name)) for name, label in names.items() if run.logs(name)}
     if len({record.phase for record in run.records}) > 1:
         shown = {"phase": map(str, (record.phase for record in run.records)), **shown}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -14,8 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from nci_plugin.benchmarks.benchmark import GROUP_ROWS
+from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR
 from nci_plugin.evaluation.directory import FIGURE, ResultsDirectory
+from nci_plugin.evaluation.drawn import DrawnFigure
 from nci_plugin.evaluation.results import SETTINGS, Result, complete
 from nci_plugin.files import write_atomically
 from nci_plugin.report.tables import TITLES, detectors_by_near_auroc
@@ -27,10 +29,48 @@ MARKERS = {"near": "o", "far": "D"}
 SUFFIXES = (".png", ".svg")
 """What a figure is written as where more than one format is."""
 
+ID_COLOUR = "0.45"
+SET_LOOKS = {
+    NEAR: (("#0072B2", "#56B4E9", "#332288", "#88CCEE"), "^v<>"),
+    FAR: (("#D55E00", "#E69F00", "#CC79A7", "#882255", "#AA4499"), "sDP*p"),
+    CSID: (("#009E73", "#117733", "#44AA99", "#999933"), "x+12"),
+}
+"""Group of sets -> the colours (Okabe & Ito's, then Tol's muted) and the markers of its sets, in turn."""
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+"""Okabe & Ito's colours for all readers, without their yellow, which is lost on white; and grey."""
+
+MOST = len(PALETTE)
+"""Lines that can be told apart."""
+
+DASHES: Any = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+"""Lines that can be told apart in grey."""
+
+
+class Look(NamedTuple):
+    """How one set looks in every figure."""
+
+    colour: str
+    marker: str
+    dashes: Any
+
+
+def looks(splits: Iterable[str]) -> dict[str, Look]:
+    """The look of each split, of which no two of up to four sets a group share colour, marker or dashes."""
+    count: Counter[str] = Counter()
+    found: dict[str, Look] = {}
+    for split in splits:
+        group = split.split("/")[0]
+        colours, markers = SET_LOOKS.get(group, ((ID_COLOUR,), "o"))
+        place, count[group] = count[group], count[group] + 1
+        dashes = DASHES[len(found) % len(DASHES)]
+        found[split] = Look(colours[place % len(colours)], markers[place % len(markers)], dashes)
+    return found
+
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of some inches, for files alone."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    """An empty figure of some inches."""
+    figure = DrawnFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

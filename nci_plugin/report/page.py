@@ -6,9 +6,10 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -17,13 +18,11 @@ from PIL import Image
 
 from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST
 from nci_plugin.checks import PluginError, printable
-from nci_plugin.diagnosis.explanation import Explanation
 from nci_plugin.evaluation.alternatives import ALTERNATIVES
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.results import METRICS, OTHER_METRICS, SETTINGS, Result, complete
-from nci_plugin.report.diagnosis_figures import figures
+from nci_plugin.progress import progress
 from nci_plugin.report.diagnosis_files import drawn_from, has_diagnosis, read_diagnoses, read_explanation
-from nci_plugin.report.diagnosis_tables import all_tables, class_table
 from nci_plugin.report.figures import draw_aurocs, rendered
 from nci_plugin.report.names import display_name
 from nci_plugin.report.score_figures import detector_figure
@@ -45,8 +44,14 @@ from nci_plugin.report.tables import (
     setting_title,
 )
 
+if TYPE_CHECKING:  # torch, which a page without a diagnosis does without
+    from nci_plugin.diagnosis.explanation import Explanation
+
 FIRST_METRICS = ("AUROC", "FPR@95")
 """Tables that are not folded."""
+
+GROUP_COLUMN = re.compile("^(near|far)ood")
+"""A group's column, which OpenOOD calls so."""
 
 TIES = "rank 2-4: no rank from 2 to 4 can be excluded by the scores at hand (DeLong and Holm, 5 %)"
 
@@ -107,7 +112,7 @@ def page(
             standings_note=note,
             aurocs=_image(draw_aurocs(whole)) if whole else None,
             diagnosis=diagnosis,
-            scores={_named(detector): _image(figure) for detector, figure in scores.items()},
+            scores=_images(scores),
             choices=choices_rows(results),
             alternatives=alternatives_table(results),
             provenance=_provenance(results),
@@ -129,7 +134,8 @@ def _summary(
     bounds = {key[1:]: value for key, value in intervals.items() if key[0] == setting}
     near, far = (mean_aurocs(whole, group, setting) for group in (NEAR, FAR))
     first = {group: leaders(by_detector) for group, by_detector in of_setting.items()}
-    leading = {name for group, names in first.items() if len(names) < len(of_setting[group]) for name in names}
+    few = [names for group, names in first.items() if 2 * len(names) <= len(of_setting[group])]  # else all are blue
+    leading = {name for names in few for name in names}
     chart = standing_figure(near, far, bounds, leading)
     shown = [f"{display_name(name)} near {near[name]:.1f} far {far[name]:.1f}" for name in near if name in far]
     return {
@@ -143,9 +149,20 @@ def _summary(
     }
 
 
+def _images(scores: Mapping[str, Figure]) -> dict[str, dict[str, Any]]:
+    """The figure of each detector, while it is told how far they are."""
+    with progress("draw", "detector", len(scores)) as bar:
+        drawn = {}
+        for detector, figure in scores.items():
+            bar.set_postfix_str(detector)
+            drawn[_named(detector)] = _image(figure)
+            bar.update()
+        return drawn
+
+
 def _named(detector: str) -> str:
     """What a reader calls it, and the identifier where that is another."""
-    name = display_name(detector)
+    name = display_name(detector).removesuffix(" (pytorch-ood)")  # which the identifier says
     return name if name == detector else f"{name} ({detector})"
 
 
@@ -153,6 +170,7 @@ def _setting(results: Sequence[Result], setting: str, ranks: Mapping[str, Mappin
     """A table for each metric: those that are seen at once, and those that are folded; AUROCs beside their ranks."""
     frame = setting_frame(results, setting)
     drawn: dict[str, list[list[str]]] = {}
+    frame = frame.rename(columns=lambda header: GROUP_COLUMN.sub(r"\1", header), level=0)
     for metric in frame.columns.unique(level=1):
         cells = frame.xs(metric, axis=1, level=1)
         drawn[metric] = [["detector", *cells.columns]]
@@ -167,6 +185,9 @@ def _setting(results: Sequence[Result], setting: str, ranks: Mapping[str, Mappin
 
 
 def _diagnosis(path: Path, explanation: Explanation) -> dict[str, Any]:
+    from nci_plugin.report.diagnosis_figures import figures
+    from nci_plugin.report.diagnosis_tables import all_tables, class_table
+
     stored = read_diagnoses(path)
     by_network: dict[str, list[dict[str, str]]] = {}
     for name, figure in figures(path):

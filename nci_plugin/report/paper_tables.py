@@ -17,6 +17,7 @@ from nci_plugin.evaluation.results import METRICS, Result
 from nci_plugin.report.names import display_name
 from nci_plugin.report.tables import (
     MAIN_METRICS,
+    Table,
     data_sets,
     framed,
     group_frame,
@@ -37,6 +38,10 @@ LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "²": r"$^2$",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
 }
 
 
@@ -64,6 +69,15 @@ def paper_table(
     return made.write(frame, [setting_title(results, setting), sets_note(sets)], any(ranks.values()))
 
 
+def written(table: Table, form: str) -> str:
+    """Any other table in one of the `FORMS`; nothing in it is compared, so nothing is bold."""
+    if form == "text":
+        return table.text()
+    if form == "markdown":
+        return "\n".join([*_markdown_rows(table.rows), "", "; ".join([table.title, *table.notes])])
+    return _latex_rows([list(map(_escaped, row)) for row in table.rows], [table.title, *table.notes])
+
+
 def _text(frame: pd.DataFrame, notes: Sequence[str], ranked: bool) -> str:
     title, sets = notes
     names = {name: display_name(name) for name in frame.index}
@@ -73,9 +87,12 @@ def _text(frame: pd.DataFrame, notes: Sequence[str], ranked: bool) -> str:
 def _markdown(frame: pd.DataFrame, notes: Sequence[str], ranked: bool) -> str:
     header = ["detector", *(f"{group} {metric}" for group, metric in frame.columns)]
     rows = [[display_name(name), *frame.loc[name]] for name in frame.index]
-    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in [header, *rows]]
-    lines.insert(1, f"|---|{'---:|' * len(frame.columns)}")
-    return "\n".join([*lines, "", "; ".join([*notes, *([f"bold: {BEST}"] * ranked)])])
+    return "\n".join([*_markdown_rows([header, *rows]), "", "; ".join([*notes, *([f"bold: {BEST}"] * ranked)])])
+
+
+def _markdown_rows(rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+    return [lines[0], f"|---|{'---:|' * (len(rows[0]) - 1)}", *lines[1:]]
 
 
 def _latex(frame: pd.DataFrame, notes: Sequence[str], ranked: bool) -> str:
@@ -87,15 +104,20 @@ def _latex(frame: pd.DataFrame, notes: Sequence[str], ranked: bool) -> str:
         first += count
     rows = [[_escaped(display_name(name)), *frame.loc[name]] for name in frame.index]
     header = ["detector", *(_escaped(metric) for _, metric in frame.columns)]
-    caption = _escaped("; ".join([*notes, *([f"bold: {BEST}"] * ranked)]))
+    over = [" & ".join(above) + r" \\", "".join(rules)]
+    return _latex_rows([header, *rows], [*notes, *([f"bold: {BEST}"] * ranked)], over)
+
+
+def _latex_rows(rows: Sequence[Sequence[str]], notes: Sequence[str], over: Sequence[str] = ()) -> str:
+    """A table with booktabs; the cells are LaTeX, ``notes`` are text, and ``over`` are lines above the header."""
+    header, *rows = rows
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{caption}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(frame.columns)}}}",
+        rf"\caption{{{_escaped('; '.join(notes))}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
         r"\toprule",
-        " & ".join(above) + r" \\",
-        "".join(rules),
+        *over,
         " & ".join(header) + r" \\",
         r"\midrule",
         *(" & ".join(row) + r" \\" for row in rows),
@@ -108,7 +130,7 @@ def _latex(frame: pd.DataFrame, notes: Sequence[str], ranked: bool) -> str:
 
 def _escaped(text: str) -> str:
     """Text as LaTeX prints it."""
-    return re.sub(r"[\\&%$#_{}~^±]", lambda found: LATEX[found.group()], text)
+    return re.sub(r"[\\&%$#_{}~^±²|<>]", lambda found: LATEX[found.group()], text)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,26 +14,23 @@ from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
 from nci_plugin.diagnosis import DETECTORS
 from nci_plugin.evaluation.results import Result
 from nci_plugin.report.diagnosis_files import Stored
-from nci_plugin.report.figures import COLOURS, legend_below, new_figure
+from nci_plugin.report.figures import DASHES, ID_COLOUR, PALETTE, Look, legend_below, looks, new_figure
+from nci_plugin.report.names import display_name
 
-ID_COLOUR, CSID_COLOUR = "0.45", "#009E73"
-GROUP_COLOURS = {**COLOURS, CSID: CSID_COLOUR}
-SCORE_COLOURS = dict(
-    zip(DETECTORS, ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#000000"))
-)  # Okabe & Ito
-DASHES = dict(zip(DETECTORS, ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))))
+SCORE_COLOURS = dict(zip(DETECTORS, PALETTE))
+SCORE_DASHES = dict(zip(DETECTORS, DASHES))
 UNITS = {
-    "nc1": "nc1, -(distance / within-class std)",
-    "nc2": "nc2, share of ||h - mu_G||",
-    "nc3": "nc3, cosine",
-    "nc4": "nc4, margin in feature units",
-    "nc5": "nc5, NECO's ratio",
-    "pscore": "pScore, in units of ||w||",
-    "feature_norm": "feature norm ||h||_1",
+    "nc1": "-distance to its class mean (in std)",
+    "nc2": "share in the span of the class means",
+    "nc3": "cosine with its class's weight",
+    "nc4": "lead of its class mean (feature units)",
+    "nc5": "NECO's ratio",
+    "pscore": "length of the weight along the feature",
+    "feature_norm": "sum of its features (feature units)",
 }
+"""The score of each of a diagnosis's detectors in words."""
+
 BINS = 40
-SET_DASHES: Any = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
-"""Of the curves of the data sets of one group, in turn."""
 
 
 def suptitle(figure: Figure, stored: Stored, subject: str) -> None:
@@ -55,19 +51,16 @@ def score_histograms(stored: Stored, group: str) -> Figure | None:
     for axis in axes[len(known) :]:
         axis.axis("off")
     for axis, (name, by_split) in zip(axes, known.items()):
-        others = {group: np.concatenate([by_split[split] for split in members(by_split, group)])}
-        _histogram(axis, by_split[TEST], others)
+        sets = members(by_split, group)
+        _histogram(axis, by_split[TEST], {split: by_split[split] for split in sets}, looks(sets))
         auroc = stored.record.auroc.get(name, {}).get(group)
-        axis.set_title(f"{name}" + ("" if auroc is None else f", AUROC {auroc:.1f} %"), fontsize=9)
+        axis.set_title(display_name(name) + ("" if auroc is None else f", AUROC {auroc:.1f} %"), fontsize=9)
         axis.set_xlabel(UNITS[name], fontsize=7)
         axis.tick_params(labelsize=7)
     for axis in axes[::columns]:
         axis.set_ylabel("density", fontsize=8)
-    by_split = next(iter(known.values()))
-    sizes = ", ".join(f"{split} n = {len(by_split[split])}" for split in members(by_split, group))
     label = "csid" if group == CSID else f"{group}-OOD"
-    handles, names = (axes[0].patches[0], axes[0].patches[-1]), [f"ID test n = {len(by_split[TEST])}", sizes]
-    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    legend_below(figure, axes[0], 4)
     suptitle(figure, stored, f"Scores of ID and {label} samples, larger = more ID")
     return figure
 
@@ -82,8 +75,8 @@ def roc_figure(stored: Stored) -> Figure | None:
     for axis, group in zip(axes, groups):
         for name, by_split in stored.scores.items():
             ood = np.concatenate([by_split[split] for split in members(by_split, group)])
-            _roc(axis, by_split[TEST], ood, color=SCORE_COLOURS[name], linestyle=DASHES[name], label=name)
-        axis.plot([0, 100], [0, 100], color="0.8", linewidth=0.8)
+            style = {"color": SCORE_COLOURS[name], "linestyle": SCORE_DASHES[name], "label": display_name(name)}
+            _roc(axis, by_split[TEST], ood, **style)
         axis.set_title(f"{group}-OOD, n = {len(ood)}", fontsize=9)
         axis.set_xlabel("ID samples called OOD (%)")
     axes[0].set_ylabel("OOD samples found (%)")
@@ -107,35 +100,44 @@ def detector_figure(
     for seed, (left, right) in zip(seeds, figure.subplots(len(seeds), 2, squeeze=False)):
         by_split = scores[seed]
         groups = {group: members(by_split, group) for group in (CSID, NEAR, FAR)}
-        pooled = {group: np.concatenate([by_split[s] for s in splits]) for group, splits in groups.items() if splits}
-        _histogram(left, by_split[TEST], pooled)
+        look = looks(split for splits in groups.values() for split in splits)
+        pooled = {
+            group if group == CSID else f"{group}-OOD": np.concatenate([by_split[split] for split in splits])
+            for group, splits in groups.items()
+            if splits
+        }
+        first = {name: look[splits[0]] for name, splits in zip(pooled, filter(None, groups.values()))}
+        _histogram(left, by_split[TEST], pooled, first)
         left.set_ylabel(f"{seed}, density" if seed else "density", fontsize=8)
         if seed == seeds[0]:  # the same in every row
             legend_below(figure, left, 4, fontsize=6.5)
         aurocs = {f"{r.group}/{r.dataset}": r.auroc for r in results if r.seed == seed}
         for group in (NEAR, FAR):
-            for split, dashes in zip(groups[group], itertools.cycle(SET_DASHES)):
+            for split in groups[group]:
                 label = f"{split}, AUROC {aurocs[split]:.2f} %" if split in aurocs else split
-                _roc(right, by_split[TEST], by_split[split], color=COLOURS[group], linestyle=dashes, label=label)
-        right.plot([0, 100], [0, 100], color="0.8", linewidth=0.8)
+                style = {"color": look[split].colour, "linestyle": look[split].dashes, "label": label}
+                _roc(right, by_split[TEST], by_split[split], **style)
         right.set_ylabel("OOD samples found (%)", fontsize=8)
         right.legend(fontsize=6.5, loc="lower right")
         for axis in (left, right):
             axis.tick_params(labelsize=7)
     left.set_xlabel("score, larger = more ID", fontsize=8)
     right.set_xlabel("ID samples called OOD (%)", fontsize=8)
-    figure.suptitle(f"{results[0].detector}: scores and ROC curves\n{results[0].benchmark}", fontsize=10)
+    name = display_name(results[0].detector)
+    figure.suptitle(f"{name}: scores and ROC curves\n{results[0].benchmark}", fontsize=10)
     return figure
 
 
-def _histogram(axis: Axes, id_scores: NDArray[Any], others: Mapping[str, NDArray[Any]]) -> None:
+def _histogram(
+    axis: Axes, id_scores: NDArray[Any], others: Mapping[str, NDArray[Any]], look: Mapping[str, Look]
+) -> None:
     """Densities over the range of all but the outermost 0.4 % of the scores."""
     low, high = np.quantile(np.concatenate([id_scores, *others.values()]).astype(np.float64), [0.002, 0.998])
     bins = np.linspace(low, high if high > low else low + 1, BINS + 1).tolist()
     axis.hist(id_scores, bins, density=True, color=ID_COLOUR, alpha=0.55, label=f"ID test, n = {len(id_scores)}")
-    for group, scores in others.items():
-        label = f"{group if group == CSID else f'{group}-OOD'}, n = {len(scores)}"
-        axis.hist(scores, bins, density=True, color=GROUP_COLOURS[group], histtype="step", linewidth=1.4, label=label)
+    for name, scores in others.items():
+        style: dict[str, Any] = {"color": look[name].colour, "linestyle": look[name].dashes, "linewidth": 1.4}
+        axis.hist(scores, bins, density=True, histtype="step", label=f"{name}, n = {len(scores)}", **style)
     axis.set_yticks([])
 
 
@@ -145,7 +147,10 @@ def _roc(axis: Axes, id_scores: NDArray[Any], ood: NDArray[Any], **style: Any) -
 
     is_ood = np.arange(len(id_scores) + len(ood)) >= len(id_scores)
     fpr, tpr, _ = roc_curve(is_ood, -np.concatenate([id_scores, ood]))
-    axis.plot(100 * fpr, 100 * tpr, linewidth=1.3, **style)
+    axis.plot(100 * fpr, 100 * tpr, linewidth=1.3, clip_on=False, **style)
+    if not axis.lines[1:]:
+        axis.plot([0, 100], [0, 100], color="0.8", linewidth=0.8, zorder=0)
+    axis.set(xlim=(0, 100), ylim=(0, 100))
 
 
 def members(by_split: Mapping[str, Any], group: str) -> list[str]:

@@ -6,12 +6,15 @@ from collections.abc import Collection, Mapping
 from itertools import product
 from math import cos, pi, sin
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from nci_plugin.benchmarks.benchmark import FAR, NEAR
 from nci_plugin.report.figures import COLOURS, new_figure
@@ -20,6 +23,10 @@ from nci_plugin.report.names import display_name
 Bounds = tuple[float, float]
 RADII = (9, 16, 26, 38, 52, 68, 86, 106)
 """Points between a detector and its label, the nearest that is free."""
+
+OTHERS = "pytorch_ood:"
+TOP = 101
+TICKS = (0, 20, 40, 50, 60, 70, 80, 85, 90, 95, 97, 98, 99, 100)
 
 LINE = {"arrowstyle": "-", "linewidth": 0.6, "color": "0.35"}
 ANGLES = [pi * each / 8 for each in range(16)]
@@ -46,19 +53,30 @@ def standing_figure(
         for group, point, draw in ((NEAR, y, axis.hlines), (FAR, x, axis.vlines)):
             if (group, name) in intervals:
                 draw(point, *intervals[group, name], color=colour, linewidth=0.7, alpha=0.45)
-        axis.plot(x, y, "o", color=colour, markersize=5)
+        axis.plot(x, y, "s" if name.startswith(OTHERS) else "o", color=colour, markersize=5)
+    for scale, ticks in ((axis.set_xscale, axis.xaxis), (axis.set_yscale, axis.yaxis)):
+        scale("function", functions=(_stretched, lambda place: TOP - np.exp(-place)))
+        ticks.set_major_locator(FixedLocator(TICKS))
     axis.set_xlabel("near-OOD AUROC (%)")
     axis.set_ylabel("far-OOD AUROC (%)")
     axis.grid(color="0.93")
     axis.set_axisbelow(True)
     for bounds, limit in ((axis.get_xlim(), axis.set_xlim), (axis.get_ylim(), axis.set_ylim)):
-        limit(max(bounds[0], 0), min(bounds[1], 101))
-    what = ", bars: 95 % intervals" if intervals else ""
+        limit(max(bounds[0], 0), 100.2)
+    what = ", stretched towards 100"
+    what += ", squares: pytorch-ood's" if any(name.startswith(OTHERS) for name in names) else ""
+    what += ", bars: 95 % intervals" if intervals else ""
     if leading:
         what += ", blue: none is shown to be better, near or far"
     figure.suptitle(f"Up and to the right is better{what}", fontsize=9)
     _label(figure, axis, {name: (near[name], far[name]) for name in sorted(names, key=lambda n: -near[n] - far[n])})
     return figure
+
+
+def _stretched(percent: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where an AUROC lies on an axis with as much room from 99 to 100 as from 97 to 99: there most detectors are."""
+    stretched: NDArray[np.float64] = -np.log(np.maximum(TOP - np.asarray(percent, dtype=np.float64), 1e-6))
+    return stretched
 
 
 def _label(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
@@ -73,8 +91,9 @@ def _label(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, float]]
     taken = [Bbox.from_bounds(x - 4 * scale, y - 4 * scale, 8 * scale, 8 * scale) for x, y in places.values()]
     for name, (x, y) in places.items():
         text = axis.annotate(
-            display_name(name), points[name], (0, 0), textcoords="offset points", fontsize=7, parse_math=False,
-            ha="center", va="center", arrowprops={**LINE, "shrinkA": 0, "shrinkB": 2},
+            display_name(name).removesuffix(" (pytorch-ood)"), points[name], (0, 0), textcoords="offset points",
+            fontsize=7, parse_math=False, ha="center", va="center",
+            arrowprops={**LINE, "shrinkA": 0, "shrinkB": 2},
             path_effects=[withStroke(linewidth=1.5, foreground="white")],
         )  # fmt: skip
         size = Text.get_window_extent(text, renderer)  # without the line to the point

@@ -15,15 +15,18 @@ The rules, all of them:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nci_plugin.benchmarks.benchmark import GROUP_ROWS, OOD_VALIDATION
-from nci_plugin.diagnosis.explanation import Explanation
 from nci_plugin.evaluation.identity import unrecorded
 from nci_plugin.evaluation.results import SETTINGS, Result
 from nci_plugin.report.names import display_name
 from nci_plugin.report.tables import data_sets
+
+if TYPE_CHECKING:  # torch, which a page without a diagnosis does without
+    from nci_plugin.diagnosis.explanation import Explanation
 
 MOST_NAMES = 6
 """Detectors that a sentence names."""
@@ -99,8 +102,8 @@ def who_leads(results: Sequence[Result], ranks: Ranks) -> str:
             worse = [name for name in best if name not in leading]
             said.append(
                 f"{group}-OOD: which of {len(leading)} detectors leads is not shown; the highest mean AUROC has"
-                f" {display_name(best[0])} ({means[best[0]]:.1f} %); only {_named(worse, means)} of {len(best)} are"
-                " shown to be worse than another"
+                f" {display_name(best[0])} ({means[best[0]]:.1f} %); of {len(best)} only {_named(worse, means)}"
+                f" {'is' if len(worse) == 1 else 'are'} shown to be worse than another"
             )
         else:
             said.append(

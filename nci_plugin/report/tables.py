@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,14 @@ class Table:
     def text(self) -> str:
         """For a terminal: the first column to the left, the others to the right."""
         return "\n".join([folded(self.title), aligned(self.rows), *map(folded, self.notes)])
+
+
+def texts(tables: Iterable[Table]) -> Iterator[str]:
+    """Tables for a terminal, a note that several share below the first of them alone."""
+    said: set[str] = set()
+    for each in tables:
+        yield replace(each, notes=[note for note in each.notes if note not in said]).text()
+        said.update(each.notes)
 
 
 def detectors_by_near_auroc(results: Sequence[Result], setting: str) -> list[str]:

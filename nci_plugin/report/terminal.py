@@ -11,6 +11,8 @@ from textwrap import wrap
 WIDTH = 100
 """Characters of a line in a file or a pipe; a terminal has its own, and the variable COLUMNS overrules both."""
 
+ASCII = {"±": "+-", "²": "^2", "°": " degrees", "†": "+"}
+
 GAP = "  "
 LEAST_PROSE = 24
 """Characters that the last column of `with_prose` has at least."""
@@ -24,8 +26,12 @@ def width() -> int:
 
 
 def plain(text: str) -> str:
-    """The text, with +- for ± where standard output is no terminal, or one that cannot print it."""
-    return text if "±" not in text or _prints_plus_minus() else text.replace("±", "+-")
+    """The text, with ASCII for the signs that it may have where standard output is no terminal, or cannot print ±."""
+    if text.isascii() or _prints_plus_minus():
+        return text
+    for sign, ascii_text in ASCII.items():
+        text = text.replace(sign, ascii_text)
+    return text
 
 
 def say(text: str) -> None:

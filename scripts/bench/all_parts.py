@@ -60,25 +60,39 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if any("failed" in each for each in done) else 0
 
 
-def run(part: Part) -> dict[str, Any]:
-    """A part's record: what was run, and its ``report``, or why it was ``skipped`` or ``failed``."""
+def run(part: Part, most: float | None = None) -> dict[str, Any]:
+    """A part's record: what was run, and its ``report``, or why it was ``skipped`` or ``failed``.
+
+    One that takes longer than ``most`` seconds is ended and counts as skipped.
+    """
     record: dict[str, Any] = {"part": part.letter, "name": part.name, "script": part.script}
     if part.skip:
-        say(f"({part.letter}) {part.name}: skipped, {part.skip}")
-        return {**record, "skipped": part.skip}
+        return skipped(part, record, part.skip)
+    if most is not None and most <= 0:
+        return skipped(part, record, "no time is left")
     say(f"({part.letter}) {part.name}: {part.script} {' '.join(part.arguments)}")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, **part.environment}
     with tempfile.TemporaryDirectory() as directory:
         written = Path(directory) / "report.json"
         command = [part.python, str(HERE / part.script), *part.arguments, "--json", str(written)]
-        seconds, ended = timed(lambda: subprocess.run(command, env=environment, capture_output=True, text=True))
+        try:
+            seconds, ended = timed(
+                lambda: subprocess.run(command, env=environment, capture_output=True, text=True, timeout=most)
+            )
+        except subprocess.TimeoutExpired:
+            return skipped(part, record, f"it takes more than {most:.0f} s")
         record.update(arguments=list(part.arguments), seconds=round(seconds, 1))
         if ended.returncode:
             reason = (ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"])[-1]
             say(f"failed:\n{ended.stderr.strip()}")
             return {**record, "failed": reason}
         return {**record, "report": json.loads(written.read_text(encoding="utf-8"))}
+
+
+def skipped(part: Part, record: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    say(f"({part.letter}) {part.name}: skipped, {reason}")
+    return {**record, "skipped": reason}
 
 
 def say(text: str) -> None:

@@ -12,6 +12,7 @@ import math
 import resource
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -50,8 +51,10 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def in_turn(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each side, measured in turn after one round that warms up.
+def in_turn(
+    sides: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Median seconds of each side by a ``clock``, measured in turn after one round that warms up.
 
     Each round begins with another side, so that none always follows the same one.
     """
@@ -59,15 +62,15 @@ def in_turn(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
     for number in range(rounds + 1):
         first = number % len(sides)
         for name in [*sides][first:] + [*sides][:first]:
-            seconds[name].append(timed(sides[name])[0])
+            seconds[name].append(timed(sides[name], clock)[0])
     return {name: statistics.median(each[1:]) for name, each in seconds.items()}
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+def timed(work: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> tuple[float, Any]:
     """Seconds that ``work`` took, and what it returned."""
-    started = time.perf_counter()
+    started = clock()
     result = work()
-    return time.perf_counter() - started, result
+    return clock() - started, result
 
 
 @contextmanager
@@ -85,3 +88,27 @@ def peak_mb() -> float:
     """Peak resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024**2 if sys.platform == "darwin" else 1024)  # kilobytes, but bytes on macOS
+
+
+def private_mb() -> float:
+    """RssAnon of this process: memory that is its own, and no page of a file. Linux alone."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) / 1024
+
+
+class PrivatePeak:
+    """``most_mb`` is the largest `private_mb` that was seen inside, looked at every 20 ms."""
+
+    def __enter__(self) -> PrivatePeak:
+        self.most_mb, self._end = private_mb(), threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._end.wait(0.02):
+            self.most_mb = max(self.most_mb, private_mb())

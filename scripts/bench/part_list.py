@@ -75,7 +75,8 @@ def _without_images(options: argparse.Namespace, wanted: set[str]) -> Iterator[P
         return quick if options.quick else full
 
     if "replay.py" in wanted:
-        yield _replay(sizes(["--width=8", "--most=60"], ["--most=400"]))
+        what = "all methods from one pass, against OpenOOD's evaluator"
+        yield with_openood("a", what, "replay.py", sizes(["--width=8", "--most=60"], ["--most=400"]))
     golden = "" if (ROOT / "tests" / "golden").is_dir() else f"there is no {ROOT / 'tests' / 'golden'}"
     yield Part("a", "agreement with OpenOOD's stored answers", "golden_agreement.py", skip=golden)
     yield Part("c", "scoring alone", "scoring.py", sizes(["--samples=4000", "--rounds=3"]))
@@ -93,13 +94,13 @@ def _without_images(options: argparse.Namespace, wanted: set[str]) -> Iterator[P
     yield Part("f", "stored diagnoses side by side", "regimes.py", diagnosed, skip=none)
 
 
-def _replay(sizes: Sequence[str]) -> Part:
+def with_openood(letter: str, what: str, script: str, arguments: Sequence[str]) -> Part:
+    """A part that runs where OpenOOD imports."""
     # One thread: the scores of both sides are then equal to the last bit.
     environment = {"OMP_NUM_THREADS": "1", "OPENOOD_ROOT": str(openood_root())}
     python = openood_python()
     skip = f"no OpenOOD checkout that imports at {openood_root()} (OPENOOD_ROOT; scripts/test.sh --openood)"
-    what = "all methods from one pass, against OpenOOD's evaluator"
-    return Part("a", what, "replay.py", sizes, python or sys.executable, environment, "" if python else skip)
+    return Part(letter, what, script, arguments, python or sys.executable, environment, "" if python else skip)
 
 
 def _on_images(options: argparse.Namespace) -> Iterator[Part]:

@@ -6,6 +6,7 @@ digits  the built-in benchmark's real images, at most so many for training and f
         ResNet-18 for 32x32, its first stage ``--width`` channels wide (64 is OpenOOD's)
 small   synthetic 32x32 PNG images of 10 classes; the same network
 large   synthetic 256x256 JPEG images of 1000 classes, cut to 224x224; torchvision's ResNet-50
+vit     the same images; torchvision's ViT-B/16
 
 The weights are random, since neither the time of a pass nor the equality of two sides depends on them. The directory
 also holds the benchmark's YAML file and a checkpoint; what is complete there is used again.
@@ -64,6 +65,7 @@ class Synthetic:
 SYNTHETIC = {
     "small": Synthetic("PNG", 32, 32, 10, RESNET18, 8),
     "large": Synthetic("JPEG", 256, 224, 1000, "torchvision:resnet50", 32),
+    "vit": Synthetic("JPEG", 256, 224, 1000, "torchvision:vit_b_16", 32),
 }
 
 

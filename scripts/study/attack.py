@@ -7,8 +7,11 @@ Attacks are in the L-infinity ball of EPSILON on pixels 0..1, clipped there: FGS
 steps on cross-entropy, and PGD of 20 steps on each detector's own score, which raises that of OOD images or lowers that
 of ID images. Gradients go through the detector itself.
 
-The leap: of test images whose class the attack changed from y to t, the share whose feature is nearest to mu_t, and the
-displacement along mu_t - mu_y in units of its length, after every layer. Half of the ID images train.
+The leap (`nci_plugin.collapse.leap`): of test images whose class the attack changed from y to t, the share whose
+feature is nearest to mu_t, and the displacement along mu_t - mu_y in units of its length, after every layer; beside it
+NC1 of clean and attacked training features, and how often the nearest class mean is the right one on attacked test
+images. High pScore and high norm at once: OOD images are attacked on the sum of both terms of NCI, and every detector
+is asked how they score. Half of the ID images train.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nci_plugin import ClassStatistics, Detector, FitsOn, LinearHead
+from nci_plugin.collapse.geometry import centre_distances
+from nci_plugin.collapse.leap import leap
 from nci_plugin.collapse.variability import nc1_quotient
 from nci_plugin.detectors import registry
 from nci_plugin.features.split import FeatureSplit
@@ -141,19 +146,21 @@ def classification(network: Network, data: Data) -> dict[str, float]:
 
     attacked = ascend(data.train, against(network, data.train_labels), STEPS)
     found = {"accuracy": accuracy(data.test), "FGSM": accuracy(fgsm), "PGD": accuracy(pgd)}
-    for name, images in (("NC1", data.train), ("NC1 attacked", attacked)):
-        found[name] = nc1_quotient(statistics_of(network.layers(images)[-1], data.train_labels))
     before, after = network(data.test).argmax(dim=1), network(pgd).argmax(dim=1)
     changed = (before == data.test_labels) & (after != before)
     found["changed, %"] = 100 * float(changed.float().mean())
-    of_train, of_test, of_pgd = map(network.layers, (data.train, data.test, pgd))
-    for place, (train, clean, moved) in enumerate(zip(of_train, of_test, of_pgd), 1):
-        means = statistics_of(train, data.train_labels).means
-        source, target = means[before[changed]], means[after[changed]]
-        nearest = torch.cdist(moved[changed].double(), means).argmin(dim=1)
-        way, step = target - source, (moved - clean)[changed].double()
-        found[f"at target, layer {place}, %"] = 100 * float((nearest == after[changed]).double().mean())
-        found[f"leap, layer {place}"] = float(((step * way).sum(dim=1) / way.square().sum(dim=1)).mean())
+    of_train, of_attacked, of_test, of_pgd = map(network.layers, (data.train, attacked, data.test, pgd))
+    for place, (train, moved_train, clean, moved) in enumerate(zip(of_train, of_attacked, of_test, of_pgd), 1):
+        statistics = statistics_of(train, data.train_labels)
+        found[f"NC1, layer {place}"] = nc1_quotient(statistics)
+        found[f"NC1 attacked, layer {place}"] = nc1_quotient(statistics_of(moved_train, data.train_labels))
+        nearest = centre_distances(moved, statistics.means).argmin(dim=1)
+        found[f"nearest mean right under PGD, layer {place}, %"] = 100 * float(
+            (nearest == data.test_labels).double().mean()
+        )
+        jump = leap(clean[changed], moved[changed], before[changed], after[changed], statistics.means)
+        found[f"at target, layer {place}, %"] = 100 * jump.at_target
+        found[f"leap, layer {place}"] = jump.displacement
     return found
 
 
@@ -184,14 +191,6 @@ def detection(network: Network, data: Data) -> dict[str, float]:
 
         return score
 
-    for name in DETECTORS:
-        score = scored(fitted(name, network, data))
-        raised = ascend(data.ood, score, STEPS)
-        lowered = ascend(tested, lambda images, score=score: -score(images), STEPS)
-        known, unknown = score(tested).detach().numpy(), score(data.ood).detach().numpy()
-        found[f"{name}, clean"] = 100 * auroc(known, unknown)
-        found[f"{name}, OOD raised"] = 100 * auroc(known, score(raised).detach().numpy())
-        found[f"{name}, ID lowered"] = 100 * auroc(score(lowered).detach().numpy(), unknown)
     p_score, norm = scored(fitted("pscore", network, data)), scored(fitted("feature_norm", network, data))
     terms = [(term, term(tested)) for term in (p_score, norm)]
 
@@ -199,12 +198,24 @@ def detection(network: Network, data: Data) -> dict[str, float]:
         return sum(term(images) / values.std() for term, values in terms)  # type: ignore[return-value]
 
     def share(images: Tensor) -> float:
+        """Percent of images with both terms above the median of ID test images."""
         above = [term(images) > values.median() for term, values in terms]
         return 100 * float((above[0] & above[1]).double().mean())
 
-    found["both terms above the ID median: ID, %"] = share(tested)
-    found["both terms above the ID median: OOD, %"] = share(data.ood)
-    found["both terms above the ID median: OOD raised, %"] = share(ascend(data.ood, both, STEPS))
+    towards_both = ascend(data.ood, both, STEPS)
+    found["both terms high: ID, %"] = share(tested)
+    found["both terms high: OOD, %"] = share(data.ood)
+    found["both terms high: OOD raised on both, %"] = share(towards_both)
+    for name in DETECTORS:
+        score = scored(fitted(name, network, data))
+        raised = ascend(data.ood, score, STEPS)
+        lowered = ascend(tested, lambda images, score=score: -score(images), STEPS)
+        known, unknown = score(tested).detach().numpy(), score(data.ood).detach().numpy()
+        found[f"{name}, clean"] = 100 * auroc(known, unknown)
+        found[f"{name}, OOD raised"] = 100 * auroc(known, score(raised).detach().numpy())
+        found[f"{name}, OOD raised on both terms"] = 100 * auroc(known, score(towards_both).detach().numpy())
+        found[f"{name}, ID lowered"] = 100 * auroc(score(lowered).detach().numpy(), unknown)
+        found[f"both terms high: OOD raised on {name}, %"] = share(raised)
     return found
 
 

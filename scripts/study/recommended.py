@@ -26,7 +26,7 @@ from stored import Network, networks
 from nci_plugin import evaluate
 from nci_plugin.config import load_detector
 from nci_plugin.deploy.choice import CANDIDATES, CLOSE, KINDS, MeasuredRow, rank, track_record
-from nci_plugin.deploy.detector import drawn, halves
+from nci_plugin.deploy.fitting import drawn, halves
 from nci_plugin.files import write_atomically
 
 TRAINING_ROWS = 20_000

@@ -6,6 +6,8 @@
 Takes results directories of `nci-ood eval` in which the features of all splits are stored, the training split's too.
 ``DIRECTORY@N`` is that network with N training images a class (the mean of five draws); without it, all that are there.
 Prints the AUROC near / far of every detector in percent, and the verdict of the rule that the page states.
+``--setting fsood`` prints the table of the full spectrum instead, without a verdict: the rule is about the standard
+setting.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ DETECTORS = [
     *(REFERENCE, FORM, "nci_auto", "nci_plus", "pscore", "whitened_cosine", "whitened_cosine_pp"),
     *("mds_pp", "rmds_pp", "knn", "msp"),
 ]
+FULL_SPECTRUM = [*DETECTORS, "pscore_data_free"]
 DRAWS = 5
 MARGIN = 0.5
 """Points that near and far may each be below the reference on a network."""
@@ -51,7 +54,7 @@ class Case:
     def name(self) -> str:
         return self.directory.name + (f"@{self.images}" if self.images else "")
 
-    def measure(self) -> tuple[dict[str, np.ndarray], float]:
+    def measure(self, setting: str = "ood") -> tuple[dict[str, np.ndarray], float]:
         """AUROC near and far (2,) by detector, the mean over seeds and draws, and training images a class."""
         found: dict[str, list[np.ndarray]] = {}
         images = []
@@ -59,7 +62,7 @@ class Case:
             for draw in range(DRAWS if self.images else 1):
                 part = network if self.images is None else thinned(network, self.images, draw)
                 images.append(len(part.splits["id/train"]) / part.head.num_classes)
-                for name, pair in aurocs(part).items():
+                for name, pair in aurocs(part, setting).items():
                     found.setdefault(name, []).append(pair)
         return {name: np.mean(pairs, axis=0) for name, pairs in found.items()}, float(np.mean(images))
 
@@ -75,14 +78,17 @@ def thinned(network: Network, images: int, seed: int) -> Network:
     return dataclasses.replace(network, splits={**network.splits, "id/train": part})
 
 
-def aurocs(network: Network) -> dict[str, np.ndarray]:
-    """AUROC near and far in percent by detector; one that cannot be used is said, and left out."""
-    done = evaluate(network.head, network.benchmark(), DETECTORS, device="cpu", progress=False)
+def aurocs(network: Network, setting: str) -> dict[str, np.ndarray]:
+    """AUROC near and far in percent by detector in a setting; one that cannot be used is said, and left out."""
+    if setting == "fsood" and not any(name.startswith("csid/") for name in network.splits):
+        raise SystemExit(f"{network.name}: no covariate-shifted samples; evaluate a benchmark with csid sets there")
+    detectors = DETECTORS if setting == "ood" else FULL_SPECTRUM
+    done = evaluate(network.head, network.benchmark(), detectors, device="cpu", progress=False)
     for name, reason in done.failures.items():
         print(f"{network.name}: {name} left out: {reason}", file=sys.stderr)
     found: dict[str, np.ndarray] = {}
     for result in done.results:
-        if result.setting == "ood" and result.dataset in ("nearood", "farood"):
+        if result.setting == setting and result.dataset in ("nearood", "farood"):
             found.setdefault(result.detector, np.full(2, np.nan))[int(result.dataset == "farood")] = result.auroc
     return found
 
@@ -100,16 +106,19 @@ def verdict(gains: Mapping[str, np.ndarray]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="+", type=Case.parse, metavar="RESULTS[@IMAGES]")
-    cases = parser.parse_args(arguments).cases
-    measured = {case.name: case.measure() for case in cases}
+    parser.add_argument("--setting", choices=("ood", "fsood"), default="ood", help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    measured = {case.name: case.measure(options.setting) for case in options.cases}
     print(f"| | {' | '.join(measured)} |")
     print("|---|" + "---|" * len(measured))
     print("| training images a class | " + " | ".join(f"{images:.4g}" for _, images in measured.values()) + " |")
-    for name in DETECTORS:
+    for name in DETECTORS if options.setting == "ood" else FULL_SPECTRUM:
         pairs = [found.get(name) for found, _ in measured.values()]
         print(f"| {name} | " + " | ".join("" if p is None else f"{p[0]:.2f} / {p[1]:.2f}" for p in pairs) + " |")
     gains = {name: found[FORM] - found[REFERENCE] for name, (found, _) in measured.items()}
     print(f"| **{FORM} - {REFERENCE}** | " + " | ".join(f"{p[0]:+.2f} / {p[1]:+.2f}" for p in gains.values()) + " |")
+    if options.setting == "fsood":
+        return
     counted = {name: gains[name] for name, (_, images) in measured.items() if images >= LEAST_IMAGES}
     print(f"\n{verdict(counted)}" if counted else "\nno network counts for the verdict")
 

@@ -58,13 +58,14 @@ def _run(arguments: list[str], output: int, environment: dict[str, str], before:
     os._exit(main(arguments))
 
 
-def crew(arguments: Sequence[str], size: int) -> list[Child]:
-    """The processes that torchrun would start, without its watching over them."""
+def crew(arguments: Sequence[str], size: int, before: Callable[[], None] = lambda: None) -> list[Child]:
+    """The processes that torchrun would start, without its watching over them; each does ``before`` first."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [Child(arguments, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(size)]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+    return [Child(arguments, {**shared, **rank}, before) for rank in ranks]
 
 
 class Whole:

@@ -276,6 +276,27 @@ def test_the_names_of_openood_can_be_constructed(name: str, net: nn.Module, chec
     assert len(np.unique(score(host)["tin"])) == OTHERS
 
 
+@pytest.mark.parametrize("name", ["klm", "react"])
+def test_one_that_reads_only_validation_images(name: str, net: nn.Module, checkout: Checkout) -> None:
+    id_loaders = loaders(checkout)["id"]
+    host = evaluator(net, checkout, postprocessor=make_postprocessor(name))
+    forward, validation = training_pass.features_of(net, id_loaders["val"], "fc")
+    _, tested = training_pass.features_of(net, id_loaders["test"], "fc")
+    detector = registry.create(name).fit(None, forward.head, validation)
+    expected = detector.score(tested.features, tested.logits)
+    np.testing.assert_allclose(score(host)["test"], expected, rtol=1e-6, atol=1e-6)
+    with pytest.raises(PluginError, match="needs the loader of the ID validation images, 'val'"):
+        set_up(name, net, {"train": id_loaders["train"]})
+
+
+def test_its_hyperparameter_takes_effect_after_setup(net: nn.Module, checkout: Checkout) -> None:
+    id_loaders = loaders(checkout)["id"]
+    changed = set_up("react", net, id_loaders)
+    changed.set_hyperparam([50])
+    assert changed.detector.threshold_ == set_up("react", net, id_loaders, percentile=50).detector.threshold_
+    assert changed.detector.threshold_ < set_up("react", net, id_loaders).detector.threshold_
+
+
 # -------------------------------------------------------------------- setup
 
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nci_plugin.adapters.openood.checkout import import_openood
-from nci_plugin.adapters.openood.runner import run
-from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.checks import PluginError, check_known
-from nci_plugin.evaluation.configuration import load_yaml
-from nci_plugin.evaluation.contestant import Answers
-from nci_plugin.features.bank import FeatureBank, FitsOn
+from nci_plugin.parsing import load_yaml
+
+if TYPE_CHECKING:  # torch, which the names of the methods do without
+    from nci_plugin.benchmarks.benchmark import Benchmark
+    from nci_plugin.evaluation.contestant import Answers
+    from nci_plugin.features.bank import FeatureBank, FitsOn
 
 PREFIX = "openood:"
 GROUPS = {f"{PREFIX}all": False, f"{PREFIX}images": True}
@@ -160,6 +160,8 @@ class OpenOODMethod:
 
     @property
     def fits_on(self) -> FitsOn:
+        from nci_plugin.features.bank import FitsOn
+
         return FitsOn.BANK if self.needs.training and not self.needs.images else FitsOn.NOTHING
 
     @property
@@ -172,6 +174,8 @@ class OpenOODMethod:
 
     def answer(self, bank: FeatureBank, benchmark: Benchmark, splits: Sequence[str]) -> Answers:
         """Set up, search and score as OpenOOD's evaluator does; raises PluginError if that gives no ranking."""
+        from nci_plugin.adapters.openood.runner import run
+
         return run(self.method, self.config, self.sweep, self.needs.images, bank, benchmark, splits)
 
 
@@ -196,6 +200,8 @@ def load(name: str) -> list[OpenOODMethod]:
 
     Raises PluginError if there is no OpenOOD, on unknown and on excluded methods.
     """
+    from nci_plugin.adapters.openood.checkout import import_openood
+
     root = import_openood()
     if name in GROUPS:
         return [found for each in names(images=GROUPS[name]) for found in load(each)]

@@ -12,7 +12,7 @@ from openood.postprocessors.base_postprocessor import BasePostprocessor
 from openood.utils import comm
 from openood.utils.config import Config
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from nci_plugin.adapters.openood.training_pass import device_of, features_of, training_pass
 from nci_plugin.checks import PluginError
@@ -68,20 +68,33 @@ class DetectorPostprocessor(BasePostprocessor):
         if self.weights not in (None, weights):
             self.hyperparam_search_done = False
         self.detector, self.head_name, self._fitted_on = self.detector.clone(), None, None
-        if self.detector.fits_on is not FitsOn.NOTHING:
-            if "train" not in id_loader_dict:
-                raise PluginError(f"postprocessor '{self.detector.name}': needs the loader of the training images")
-            done = training_pass(net, id_loader_dict["train"], self.detector.fits_on is FitsOn.BANK)
-            training = done.training(self.detector.fits_on)
-            validation = None
-            if self.detector.needs_validation and "val" in id_loader_dict:
-                validation = features_of(net, done.head_name, id_loader_dict["val"])
-            self.detector.fit(training, done.head, validation)
-            self.head_name = done.head_name
+        if self.detector.fits_on is not FitsOn.NOTHING or self.detector.needs_validation:
+            training, head, validation = self._learned_from(net, id_loader_dict)
+            self.detector.fit(training, head, validation)
             if self.detector.fit_reads:  # to fit again when the search changes what fit reads
-                self._fitted_on = training, done.head, validation
+                self._fitted_on = training, head, validation
         self.weights = weights
         self.setup_flag = True
+
+    def _learned_from(
+        self, net: nn.Module, loaders: Mapping[str, Any]
+    ) -> tuple[Training, LinearHead, FeatureSplit | None]:
+        """What the detector fits on, from the passes that it needs; the name of the head is kept."""
+        training = validation = head = None
+        if self.detector.fits_on is not FitsOn.NOTHING:
+            done = training_pass(net, self._loader("train", loaders), self.detector.fits_on is FitsOn.BANK)
+            training, head, self.head_name = done.training(self.detector.fits_on), done.head, done.head_name
+        if self.detector.needs_validation:
+            forward, validation = features_of(net, self._loader("val", loaders), self.head_name)
+            head, self.head_name = forward.head, forward.cut.head_name
+        assert head is not None
+        return training, head, validation
+
+    def _loader(self, name: str, loaders: Mapping[str, Any]) -> Any:
+        if name not in loaders:
+            of = {"train": "training", "val": "ID validation"}[name]
+            raise PluginError(f"postprocessor '{self.detector.name}': needs the loader of the {of} images, '{name}'")
+        return loaders[name]
 
     # ---------------------------------------------------------------- score
 

@@ -14,7 +14,7 @@ import torch
 from openood.datasets.imglist_dataset import ImglistDataset
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, default_collate
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from nci_plugin.detectors.base import Training
 from nci_plugin.features.bank import FitsOn
@@ -83,11 +83,14 @@ def training_pass(network: nn.Module, loader: Any, with_features: bool) -> Train
 
 
 @torch.no_grad()
-def features_of(network: nn.Module, head_name: str, loader: Any) -> FeatureSplit:
-    """Features, logits and labels of OpenOOD's batches of other ID images; the network must be in eval mode."""
-    forward = Forward(Cut(network, head_name), device_of(network))
-    passed = forward.over_loader(tqdm(loader, desc="setup", disable=None), "validation loader")
-    return FeatureSplit([each.chunk for each in passed])
+def features_of(network: nn.Module, loader: Any, head_name: str | None) -> tuple[Forward, FeatureSplit]:
+    """OpenOOD's batches of other ID images, passed; the head is looked for on the first one unless it is named.
+
+    The network must be in eval mode. Raises PluginError as `Forward.of_loader` does.
+    """
+    bar = tqdm(loader, desc="setup", disable=None)
+    forward, passed = Forward.of_loader(network, device_of(network), bar, "validation loader", head_name)
+    return forward, FeatureSplit([each.chunk for each in passed])
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -18,7 +18,8 @@ from nci_plugin.checks import PluginError, check_choice, check_number
 from nci_plugin.dynamics.measure import Meter, measure_bank, network_numbers
 from nci_plugin.dynamics.trajectory import EpochRecord
 from nci_plugin.evaluation.contestant import Contestant
-from nci_plugin.evaluation.search import DetectorSetup, fit_and_search, score_split
+from nci_plugin.evaluation.scoring import score_split
+from nci_plugin.evaluation.search import DetectorSetup, fit_and_search
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics

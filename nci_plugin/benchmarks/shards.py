@@ -1,0 +1,248 @@
+"""Images in tar files as WebDataset writes them: members ``KEY.jpg`` and ``KEY.cls`` in a row are a sample.
+
+Nothing is unpacked, and nothing of a member but an image and a label is looked at. The library `webdataset` puts
+members together to samples; its pipes, URLs and decoders are not used, since those run what a file says.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+import weakref
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nci_plugin.benchmarks.decoding import IMAGE_BYTES, decoded
+from nci_plugin.benchmarks.folder import IMG_EXTENSIONS
+from nci_plugin.benchmarks.image_list import LABEL, OOD_LABEL, Preprocessing
+from nci_plugin.benchmarks.lines import blocks
+from nci_plugin.checks import PluginError, shown
+from nci_plugin.files import digest, open_regular, read_at
+from nci_plugin.rows import id_labels
+
+IMAGE_ENDINGS = tuple(ending[1:] for ending in IMG_EXTENSIONS)
+LABEL_ENDING = "cls"
+LABEL_BYTES, HEADER_BYTES = 32, 2**20
+"""The largest label, and the largest header: names of members and what else stands before them."""
+
+HASHED_BYTES = 2**22
+"""Read at once of a shard that is hashed."""
+
+REMOTE = re.compile(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://|.*::", re.DOTALL)
+REMEDY = "write the shard again, or leave it out"
+
+
+@dataclass(frozen=True)
+class ImageShards:
+    """Tar files of samples, in order; each is a path of this machine that ends in ``.tar``."""
+
+    paths: Sequence[str | Path]
+    preprocessing: Preprocessing
+
+    def read(self, num_classes: int | None) -> ShardedImages:
+        """Look at the header of every member; ``num_classes`` is None for OOD images, whose labels are not looked at.
+
+        Raises PluginError on a path or a member that cannot be used, naming it, and on labels outside 0..K-1.
+        """
+        try:
+            from webdataset.tariterators import group_by_keys
+        except ImportError:
+            raise PluginError(
+                "image shards: webdataset is not installed; pip install 'nci_plugin[webdataset]'"
+            ) from None
+
+        if isinstance(self.paths, (str, Path)) or not len(self.paths):
+            raise PluginError(f"image shards: must be a list of paths of tar files, got {shown(self.paths)}")
+        paths = [_local(each) for each in self.paths]
+        columns, ends = (array("q"), array("q"), array("q")), []
+        for path in paths:
+            file = _opened(path)
+            try:
+                with file:
+                    _look_through(group_by_keys(_members(path, file, num_classes is not None)), columns, num_classes)
+            except PluginError as error:
+                raise PluginError(f"image shard '{path}': {error}; {REMEDY}") from None
+            except (tarfile.TarError, ValueError, OSError, EOFError, OverflowError, RecursionError) as error:
+                reason = str(error.args[0] if error.args else error)
+                raise PluginError(f"image shard '{path}': cannot be read ({reason}); {REMEDY}") from None
+            ends.append(len(columns[0]))
+        places, sizes, labels = (torch.from_numpy(np.array(each, np.int64)) for each in columns)
+        if not len(places):
+            raise PluginError(f"image shard '{paths[0]}': the split is empty; it needs at least one image")
+        for rows in blocks(len(labels) if num_classes is not None else 0):
+            part, what = labels[rows], f"image shards '{paths[0]}'..."
+            id_labels(what, part, len(part), num_classes or 0, rows.start, "sample")
+        return ShardedImages(self.preprocessing, paths, ends, places, sizes, labels)
+
+
+def _look_through(
+    samples: Iterable[dict[str, Any]], columns: tuple[array[int], array[int], array[int]], num_classes: int | None
+) -> None:
+    """Take place, size and label of every sample of one shard."""
+    keys: set[str] = set()
+    for sample in samples:
+        found = _sample(sample, num_classes)
+        if sample["__key__"] in keys:
+            raise PluginError(f"sample {shown(sample['__key__'])} is there twice")
+        keys.add(sample["__key__"])
+        for column, value in zip(columns, found):
+            column.append(value)
+
+
+class ShardedImages:
+    """The images of shards that were looked through, a Dataset: item i is (image (3, H, W), label).
+
+    What cannot be decoded comes as a PluginError instead of an item.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        paths: Sequence[Path],
+        ends: Sequence[int],
+        places: Tensor,
+        sizes: Tensor,
+        labels: Tensor,
+    ) -> None:
+        self.preprocessing, self.paths, self.ends = preprocessing, paths, ends
+        self.places, self.sizes, self.labels = places, sizes, labels
+        self.stamps = [_stamp(os.stat(path)) for path in paths]
+        self._open: tuple[int, BinaryIO, Callable[[], Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | PluginError:
+        try:
+            return self.item(index)
+        except PluginError as error:
+            return error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_open": None}
+
+    def item(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image (3, H, W) and label; raises PluginError naming the shard and the sample if it cannot be decoded."""
+        shard = bisect_right(self.ends, index)
+        path, place = self.paths[shard], f" (sample {index - (self.ends[shard - 1] if shard else 0)})"
+        file = self._file(shard)
+        data = read_at(file, int(self.places[index]), int(self.sizes[index]))
+        if _stamp(os.fstat(file.fileno())) != self.stamps[shard]:
+            raise PluginError(f"image shard '{path}': it changed since it was read; run again")
+        return decoded(data, f"image in '{path}'{place}", self.preprocessing, REMEDY), self.labels[index].long()
+
+    def fingerprint(self) -> Iterator[str]:
+        """Preprocessing, and name, size and modification time of every shard, which know a rewritten one."""
+        yield repr(self.preprocessing)
+        for path, stamp in zip(self.paths, self.stamps):
+            yield f"\n{path.name} {stamp}"
+
+    def content(self) -> str:
+        """Hash of the bytes of all shards, which are read for it."""
+        hashes = []
+        for path in self.paths:
+            hasher = blake2b(digest_size=16)
+            with _opened(path) as file:
+                while data := file.read(HASHED_BYTES):
+                    hasher.update(data)
+            hashes.append(hasher.hexdigest())
+        return digest(*hashes)
+
+    def _file(self, shard: int) -> BinaryIO:
+        """A shard, open: one at a time, since images come in order and there may be more than files can be open."""
+        if self._open is None or self._open[0] != shard:
+            if self._open is not None:
+                self._open[2]()
+            file = _opened(self.paths[shard])
+            self._open = shard, file, weakref.finalize(self, file.close)
+        return self._open[1]
+
+
+def _local(path: Any) -> Path:
+    text = os.fspath(path) if isinstance(path, (str, Path)) else ""
+    if REMOTE.match(text):
+        raise PluginError(f"image shard {shown(text)}: pipes and URLs are not read; download it, and pass its path")
+    if not text.endswith(".tar"):
+        raise PluginError(f"image shard {shown(path)}: must be the path of a file that ends in .tar")
+    return Path(text)
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open_regular(path, "image shard", REMEDY)
+    except OSError as error:
+        raise PluginError(f"image shard '{path}': {error.strerror}; put it back") from None
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+class _Headers:
+    """A tar file as `tarfile` may see it: a header that says that it is long would be read, whatever it takes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= HEADER_BYTES:
+            raise PluginError(f"a header of {size} bytes is more than can be right")
+        return self.file.read(size)
+
+
+def _members(path: Path, file: BinaryIO, with_labels: bool) -> Iterator[dict[str, Any]]:
+    """Images, as where they lie, and labels, as their bytes; raises PluginError on a member that cannot be used."""
+    size = os.fstat(file.fileno()).st_size
+    headers: Any = _Headers(file)
+    with tarfile.TarFile(fileobj=headers, mode="r", encoding="utf-8", errors="surrogateescape") as tar:
+        while (member := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined]  # they are kept for who unpacks
+            name = shown(member.name)
+            if member.isdir():
+                continue
+            if not member.isreg() or member.issparse():
+                raise PluginError(f"member {name} is a link, a device or sparse, not a plain file")
+            if member.name.startswith("/") or ".." in member.name.split("/"):
+                raise PluginError(f"member {name} lies outside of the shard")
+            if not 0 <= member.size <= size - member.offset_data:
+                raise PluginError(f"member {name} says {member.size} bytes, more than the file has")
+            ending = member.name.rpartition("/")[2].partition(".")[2].lower()
+            if ending in IMAGE_ENDINGS:
+                if member.size > IMAGE_BYTES:
+                    raise PluginError(f"member {name} has {member.size} bytes, more than can be right")
+                yield {"fname": member.name, "data": (member.offset_data, member.size), "__url__": str(path)}
+            elif ending == LABEL_ENDING and with_labels:
+                if member.size > LABEL_BYTES:
+                    raise PluginError(f"member {name} has {member.size} bytes, more than a label")
+                data = read_at(file, member.offset_data, member.size)
+                yield {"fname": member.name, "data": data, "__url__": str(path)}
+        file.seek(tar.offset)
+        if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # else tarfile ends without a word
+            raise PluginError(f"it is cut off or damaged at byte {tar.offset}")
+
+
+def _sample(sample: dict[str, Any], num_classes: int | None) -> tuple[int, int, int]:
+    """Where the image of a sample lies, its size, and its label."""
+    key = shown(sample["__key__"])
+    images = [ending for ending in IMAGE_ENDINGS if ending in sample]
+    if len(images) != 1:
+        raise PluginError(f"sample {key} has {len(images)} images; it needs one")
+    label = OOD_LABEL
+    if num_classes is not None:
+        text = sample.get(LABEL_ENDING, b"").decode("ascii", "replace").strip()
+        if not LABEL.fullmatch(text):
+            what = f"the label {shown(text)}" if LABEL_ENDING in sample else f"no .{LABEL_ENDING}"
+            raise PluginError(f"sample {key} has {what}; it needs a whole number in KEY.{LABEL_ENDING}")
+        label = int(text)
+    place, size = sample[images[0]]
+    return place, size, label

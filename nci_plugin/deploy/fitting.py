@@ -1,0 +1,200 @@
+"""Detectors fitted on a network's training images and calibrated on validation images, in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nci_plugin.benchmarks.benchmark import TEST, TRAIN, VALIDATION, Benchmark
+from nci_plugin.benchmarks.image_list import Preprocessing
+from nci_plugin.checks import PluginError, check_number
+from nci_plugin.config import load_detector
+from nci_plugin.deploy import file, images, preprocessing
+from nci_plugin.deploy.calibration import Calibration, least_samples
+from nci_plugin.deploy.network import Fingerprint, Probe, check_network, device_of, inner_name
+from nci_plugin.deploy.state import forget_scored
+from nci_plugin.detectors.base import Detector
+from nci_plugin.evaluation.contestant import check_ranking
+from nci_plugin.evaluation.scoring import score_split
+from nci_plugin.evaluation.search import fit
+from nci_plugin.features.bank import FeatureBank, FitsOn
+from nci_plugin.features.extract import extract
+from nci_plugin.features.forward import prepared
+from nci_plugin.features.options import ExtractionOptions
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.networks.cut import PROBE_ROWS, Cut
+
+if TYPE_CHECKING:
+    from nci_plugin.deploy.detector import OODDetector
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """What the pass left: the features of both splits, and what of the network and its images belongs in a file."""
+
+    bank: FeatureBank
+    fingerprint: Fingerprint
+    head: str
+    probe: Probe
+    preprocessing: Preprocessing | None
+    class_names: tuple[str, ...]
+
+
+def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, validation: Any) -> None:
+    """Fit several OODDetectors on one network in one pass over its images, each as `OODDetector.fit` would.
+
+    Preprocessing, class names, head and batch size are those of the first. All are fitted, or none where one raises.
+    """
+    detectors = [new_detector(each.detector) for each in asked]
+    for each in asked:
+        _check_settings(each)
+    check_network(model)
+    tuned = [each.holdout or detector.needs_validation for each, detector in zip(asked, detectors)]
+    passed = _pass(asked, detectors, tuned, model, train, validation)
+    found = [_fitted(*each, passed) for each in zip(asked, detectors, tuned)]
+    for each, fitted in zip(asked, found):
+        each.keep(fitted, model)
+
+
+def _pass(
+    asked: Sequence[OODDetector],
+    detectors: Sequence[Detector],
+    tuned: Sequence[bool],
+    model: nn.Module,
+    train: Any,
+    validation: Any,
+) -> _Passed:
+    settings, device = asked[0], device_of(model)
+    steps = preprocessing.agreed(settings.preprocessing, model, train, validation)
+    first = images.first_images("validation images", validation, steps, PROBE_ROWS)
+    with prepared(model, device):
+        cut = Cut.of(model, first.to(device), settings.head)
+    head_name, num_classes = cut.head_name, cut.head.num_classes
+    opened = images.open_labelled("validation images", validation, num_classes, steps)
+    splits: dict[str, Any] = {VALIDATION: opened.split}
+    names, needed = opened.class_names, {detector.fits_on for detector in detectors} - {FitsOn.NOTHING}
+    if needed:
+        training = images.open_labelled("training images", train, num_classes, steps)
+        names = _agreed(training.class_names, names)
+        splits[TRAIN] = training.split
+        images.check_apart(training.split, opened.split)
+    else:
+        images.check_apart(train, validation)
+    if settings.class_names is not None:
+        names = images.check_class_names(settings.class_names, num_classes)
+    for each, is_tuned in zip(asked, tuned):
+        _check_enough(len(opened) - (len(opened) // 2 if is_tuned else 0), each.tpr)
+    options = ExtractionOptions(
+        str(device), settings.batch_size, settings.workers, head_name, progress=settings.progress
+    )
+    bank = extract(model, Benchmark("service", num_classes, {TEST: "", **splits}), needed, options, splits)
+    probe = Probe.of(model, head_name, first.shape[1:])
+    return _Passed(bank, Fingerprint.of(model, head_name), inner_name(model, head_name), probe, steps, names)
+
+
+def _fitted(settings: OODDetector, detector: Detector, tuned: bool, passed: _Passed) -> file.Fitted:
+    """One detector, fitted on what the pass left."""
+    bank = passed.bank
+    validation, train = bank.splits[VALIDATION], bank.splits.get(TRAIN)
+    fitting, calibrating = halves(validation, settings.seed) if tuned else (None, validation)
+    if train is not None and settings.bank_rows is not None:
+        train = drawn(train, settings.bank_rows, settings.seed)
+    used = {} if train is None else {TRAIN: train}
+    if fitting is not None and detector.needs_validation:
+        used[VALIDATION] = fitting
+    fit(detector, FeatureBank(bank.head, used, bank.statistics, unit_statistics=bank.unit_statistics))
+    scores = score_split(detector, calibrating)
+    check_ranking({VALIDATION: scores}, detector.name, detector.get_hyperparameters(), detector.magnitude)
+    probe_scores = detector.score(passed.probe.features, passed.probe.logits)
+    forget_scored(detector)
+    return file.Fitted(
+        detector=detector,
+        network=passed.fingerprint,
+        head=passed.head,
+        probe=passed.probe,
+        probe_scores=probe_scores.cpu(),
+        preprocessing=passed.preprocessing,
+        class_names=passed.class_names,
+        calibration=Calibration.of(scores, calibrating.predictions.numpy(), settings.by_class),
+        rows={
+            "train": _training_rows(detector.fits_on, train, bank),
+            "validation_fit": len(validation) - len(calibrating),
+            "calibration": len(calibrating),
+        },
+        settings={"tpr": float(settings.tpr), "by_class": settings.by_class, "seed": settings.seed},
+        chosen_by=detector.explain_choice() or "fixed",
+    )
+
+
+def new_detector(detector: Any) -> Detector:
+    """An unfitted detector of a name, a YAML file, a class or a detector."""
+    if isinstance(detector, (str, Path)):
+        return load_detector(str(detector)).detector.clone()
+    if isinstance(detector, type) and issubclass(detector, Detector):
+        return detector()
+    if not isinstance(detector, Detector):
+        raise PluginError(f"detector: must be a name, a YAML file or a Detector, got {type(detector).__name__}")
+    return detector.clone()
+
+
+def _check_settings(settings: OODDetector) -> None:
+    least_samples(settings.tpr)
+    check_number("seed", settings.seed, least=0, whole=True, most=2**63 - 1)
+    check_number("batch_size", settings.batch_size, above=0, whole=True)
+    if settings.bank_rows is not None:
+        check_number("bank_rows", settings.bank_rows, above=0, whole=True)
+
+
+def _check_enough(rows: int, tpr: float) -> None:
+    if rows < least_samples(tpr):
+        raise PluginError(
+            f"validation images: {rows} of them calibrate, and a TPR of {100 * tpr:g} % needs at least"
+            f" {least_samples(tpr)}; pass more, or a smaller tpr"
+        )
+
+
+def _training_rows(fits_on: FitsOn, train: FeatureSplit | None, bank: FeatureBank) -> int:
+    """How many training images the detector was fitted on."""
+    if fits_on is FitsOn.BANK and train is not None:
+        return len(train)
+    statistics = bank.unit_statistics if fits_on is FitsOn.UNIT_STATISTICS else bank.statistics
+    return statistics.num_samples if statistics is not None and fits_on is not FitsOn.NOTHING else 0
+
+
+def halves(split: FeatureSplit, seed: int) -> tuple[FeatureSplit, FeatureSplit]:
+    """A split cut once into two, half of each class in either, to a row; of an odd number the second has one more."""
+    order = np.random.default_rng(seed).permutation(len(split))
+    by_class = order[np.argsort(split.labels.numpy()[order], kind="stable")]
+    return _rows(split, np.sort(by_class[1::2])), _rows(split, np.sort(by_class[::2]))
+
+
+def drawn(split: FeatureSplit, rows: int, seed: int) -> FeatureSplit:
+    """``rows`` of a split, or all if it has fewer, in their order: the same share of each class, to a row."""
+    if len(split) <= rows:
+        return split
+    labels, generator = split.labels.numpy(), np.random.default_rng(seed)
+    order = generator.permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    places = (np.arange(rows) * len(labels) // rows) + generator.integers(len(labels) // rows)
+    return _rows(split, np.sort(by_class[places]))
+
+
+def _rows(split: FeatureSplit, index: np.ndarray) -> FeatureSplit:
+    rows = torch.from_numpy(index)
+    return FeatureSplit.of(split.features[rows], split.logits[rows], split.labels[rows])
+
+
+def _agreed(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    if one and other and one != other:
+        name = next(iter({*one} ^ {*other}), "their order")
+        raise PluginError(
+            f"class names: those of the training and the validation images differ, {name!r} is in one alone; name the"
+            " classes of both alike"
+        )
+    return one or other

@@ -1,0 +1,68 @@
+"""The detectors that an interrupted run had finished, so that the same command goes on from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nci_plugin import __version__
+from nci_plugin.checks import PluginError
+from nci_plugin.evaluation.contestant import Contestant
+from nci_plugin.evaluation.directory import ResultsDirectory
+from nci_plugin.evaluation.evaluate import Evaluation
+from nci_plugin.evaluation.identify import source_of
+from nci_plugin.features.bank import FeatureBank
+from nci_plugin.files import digest, read_text, write_atomically
+
+FILE = "finished.json"
+FILE_BYTES = 2**20
+
+
+class Finished:
+    """The finished detectors of one network in a directory, each with a digest of all that its scores came from.
+
+    The file is there from the first of them to the end of the command, so only an interrupted one leaves it: a command
+    that ended evaluates everything again when it is repeated.
+    """
+
+    def __init__(self, directory: ResultsDirectory, seed: str, bank: FeatureBank) -> None:
+        self._directory, self._seed, self._bank = directory, seed, bank
+        self._file, self._digests = directory.path / seed / FILE, {}
+        with suppress(PluginError, OSError, ValueError):  # damaged: as if nothing were finished
+            self._digests = dict(json.loads(read_text(self._file, "finished detectors", FILE_BYTES, "remove it")))
+
+    def kept(self, setups: Sequence[Contestant]) -> dict[str, Evaluation]:
+        """By name what was stored of those that were finished, by the same code with the same values and features."""
+        finished = [setup.name for setup in setups if self._digests.get(setup.name) == self._digest(setup)]
+        results = [each for each in self._directory.read() if each.seed == self._seed] if finished else []
+        found: dict[str, Evaluation] = {}
+        for name in finished:
+            rows = [each for each in results if each.detector == name]
+            scores = self._directory.scores(name, self._seed)
+            if rows and scores is not None:
+                found[name] = Evaluation(rows, {name: scores})
+        self._digests = {name: self._digests[name] for name in found}
+        return found
+
+    def add(self, setup: Contestant) -> None:
+        """One more is finished, and stored."""
+        self._digests[setup.name] = self._digest(setup)
+        write_atomically(self._file, json.dumps(self._digests), durable=False)
+
+    def _digest(self, setup: Contestant) -> str:
+        provenance = {key: value for key, value in self._bank.provenance.items() if key != "extraction_seconds"}
+        values = [dict(setup.configured), {name: list(each) for name, each in setup.sweep.items()}]
+        versions = [__version__, np.__version__, torch.__version__, torch.get_num_threads()]
+        sources = [source_of(cls) or cls.__qualname__ for cls in type(setup.detector or setup).__mro__]
+        return digest(json.dumps([setup.name, values, provenance, versions], sort_keys=True, default=repr), *sources)
+
+
+def forget(output: Path, seeds: Sequence[str]) -> None:
+    """The command has ended: the next one evaluates everything again."""
+    for seed in seeds:
+        (output / seed / FILE).unlink(missing_ok=True)
