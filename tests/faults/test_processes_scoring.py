@@ -136,7 +136,7 @@ def test_a_process_that_dies_while_it_scores(tiny: Tiny, monkeypatch: pytest.Mon
         named = f"process {rank} of 3 (died|stopped)"
         assert re.search(rf"nci-ood: error: .*{named}.*run the same command to go on", children[other].text)
         assert "not scored" not in children[other].text
-    assert calls(tiny, "first") == in_first + 2, "each block once, and the rows on which they are compared"
+    assert calls(tiny, "first") == in_first + 3, "each block once, and the rows on which they are compared"
     rows = [json.loads(line)["detector"] for line in (tiny.root / "out" / "results.jsonl").read_text().splitlines()]
     assert list(dict.fromkeys(rows)) == ["msp", "nci", "first"]
     calls(tiny, "second")
