@@ -84,7 +84,7 @@ def test_a_new_metric_is_in_the_diagnosis(spread: str, tmp_path: Path) -> None:
     assert layers.rows[1][layers.rows[0].index("spread")] == f"{value:.4g}"
     figure = diagnosis_figures.layer_figure(Stored("network", record, {}, {}))
     assert figure is not None
-    (panel,) = (axis for axis in figure.axes if axis.get_title() == "NC1 on train")
+    (panel,) = (axis for axis in figure.axes if axis.get_title() == "NC1")
     assert [line.get_label() for line in panel.lines] == ["NC1", "CDNV", "spread"]
 
 
