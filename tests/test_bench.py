@@ -288,14 +288,14 @@ def test_gpu(tmp_path: Path) -> None:
     def started(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = ["bash", script, f"--output={tmp_path}", *arguments]
         return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, check=False
         )
 
     if not torch.cuda.is_available():
         refused = started()
         assert refused.returncode == 2
         assert "there is no GPU here; nothing was measured" in refused.stderr
-    done = started("--device", "cpu", "--quick", "--workers=0")
+    done = started("--device", "cpu", "--quick", "--workers=0", "--minutes=25")
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     assert {each["part"] for each in report["parts"]} == set("abcde")
