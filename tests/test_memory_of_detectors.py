@@ -130,11 +130,11 @@ def test_our_own_take_no_more_than_they_say() -> None:
     assert max(int(took) / int(said) for _, took, said in rows) > 0.3, "an estimate that says nothing"
 
 
-@pytest.mark.parametrize("name", ["gmm", "nnguide"])
+@pytest.mark.parametrize("name", ["gmm", "dice", "nnguide"])
 def test_the_library_scores_by_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     split, head = toy()
     whole = load_detector(f"pytorch_ood:{name}").detector.fit(split, head)
-    monkeypatch.setattr(pytorch_ood, "SCORED_BYTES", 7 * (16 * K * P if name == "gmm" else 12 * N))
+    monkeypatch.setattr(pytorch_ood, "SCORED_BYTES", 7 * {"gmm": 16 * K * P, "dice": 8 * K * P, "nnguide": 12 * N}[name])
     parts, seen = load_detector(f"pytorch_ood:{name}").detector.fit(split, head), []
     score = parts.detector_.predict_features
     monkeypatch.setattr(parts.detector_, "predict_features", lambda rows: seen.append(len(rows)) or score(rows))

@@ -91,7 +91,7 @@ ENTRIES = {
 }
 
 SCORED_BYTES = 2**29
-"""What GMM's differences of rows and class means, and NNGuide's products with its bank, may take at once."""
+"""What GMM and DICE, which take (rows, K, P), and NNGuide's products with its bank may take at once."""
 
 NNGUIDE_BANK = 65536
 """Rows of its bank that NNGuide compares at once."""
@@ -225,6 +225,7 @@ class PytorchOODDetector(Detector):
                 self.detector_.fit_features(_copy(training, "features"), training.labels)
         row = {
             "GMM": 16 * head.num_classes * head.num_features,
+            "DICE": 8 * head.num_classes * head.num_features,
             "NNGuide": 12 * min(len(training), NNGUIDE_BANK) if training is not None else 0,
         }.get(self.class_name)
         self.block_bytes_ = max(1, SCORED_BYTES // row) * 8 * (head.num_features + head.num_classes) if row else None
