@@ -134,7 +134,8 @@ def test_our_own_take_no_more_than_they_say() -> None:
 def test_the_library_scores_by_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     split, head = toy()
     whole = load_detector(f"pytorch_ood:{name}").detector.fit(split, head)
-    monkeypatch.setattr(pytorch_ood, "SCORED_BYTES", 7 * {"gmm": 16 * K * P, "dice": 8 * K * P, "nnguide": 12 * N}[name])
+    row = {"gmm": 16 * K * P, "dice": 8 * K * P, "nnguide": 12 * N}[name]
+    monkeypatch.setattr(pytorch_ood, "SCORED_BYTES", 7 * row)
     parts, seen = load_detector(f"pytorch_ood:{name}").detector.fit(split, head), []
     score = parts.detector_.predict_features
     monkeypatch.setattr(parts.detector_, "predict_features", lambda rows: seen.append(len(rows)) or score(rows))
