@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.config import load_benchmark
 from nci_plugin.features import extract as module
-from nci_plugin.features.bank import FeatureBank, FitsOn
+from nci_plugin.features.bank import FeatureBank
 from nci_plugin.features.options import ExtractionOptions
 from nci_plugin.features.processes import Processes
 from tests.helpers.tiny import Tiny
@@ -85,15 +84,11 @@ def test_two_processes_know_what_earlier_visits_took(tiny: Tiny, tmp_path: Path,
     next(store.glob("*/id.test-*/*.safetensors")).unlink()
     benchmark = load_benchmark(str(tiny.yaml)).with_data_root(tiny.data)
 
-    def process(rank: int) -> FeatureBank | None:
+    def process(rank: int) -> FeatureBank:
         options = ExtractionOptions("cpu", BATCH, store=store, processes=Processes(rank, 2, counters))
-        if rank:
-            needed = {FitsOn.BANK}
-            return module.extract_share(tiny.loaded(), benchmark, needed, options, open_splits(benchmark))
         return module.extract(tiny.loaded(), benchmark, options=options)
 
     with ThreadPoolExecutor(2) as pool:
         bank, _ = pool.map(process, range(2))
-    assert bank is not None
     seconds = bank.provenance["extraction_seconds"]
     assert 1000 < seconds < 2000 if is_known else seconds is None

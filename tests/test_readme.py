@@ -147,7 +147,7 @@ def test_adding_a_detector(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
-    assert re.search(rf"^ *{name}\b.*An example", python("-m", "nci_plugin", "list"), re.MULTILINE)
+    assert re.search(rf"^ *{name}\b.*this tutorial 2026", python("-m", "nci_plugin", "list"), re.MULTILINE)
     contract = ["tests/test_detector_contract.py", "tests/test_degenerate.py"]
     out = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *contract, "-k", name)
     assert int(re.search(r"(\d+) passed", out).group(1)) > 30
