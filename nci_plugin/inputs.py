@@ -9,7 +9,7 @@ from typing import Any
 
 from nci_plugin.adapters.openood.downloads import CHECKPOINTS, download_hint
 from nci_plugin.adapters.openood.roots import Roots
-from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, Benchmark
+from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, Benchmark, Split
 from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.benchmarks.opening import missing_splits, survey
 from nci_plugin.checks import PluginError
@@ -76,7 +76,7 @@ def find_inputs(
     checkpoints, no_checkpoints = ({}, None) if callable(given) else _checkpoints(path, named=given is None)
     splits, missing = survey(benchmark)
     needless = csid is None and not full_spectrum_only
-    lacking = {name: error for name, error in missing.items() if name.split("/")[0] == CSID}
+    lacking = {name: error for name, error in missing.items() if Split.parse(name).group == CSID}
     if needless and lacking and not no_checkpoints and len(lacking) == len(missing):
         there = [name for name in benchmark.data_sets(CSID) if f"{CSID}/{name}" not in missing]
         sets = ", ".join(f"{name} lacks {error.summary}" for name, error in lacking.items())

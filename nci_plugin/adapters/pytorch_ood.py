@@ -187,7 +187,8 @@ class PytorchOODDetector(Detector):
         self.fit_reads = tuple(self.hyperparameters)
         self.magnitude = self.entry.magnitude
         published = {"title": class_name, "venue": "pytorch-ood", "year": 0, "url": ""}
-        self.paper = Paper(authors="", **(stored()[class_name]["paper"] or published))
+        known = stored()[class_name]
+        self.paper = Paper(authors=known["authors"], **(known["paper"] or published))
 
     def hyperparameter_names(self) -> tuple[str, ...]:
         return tuple(self.hyperparameters)

@@ -16,7 +16,7 @@ from nci_plugin.adapters import PYTORCH_OOD
 
 @cache
 def stored() -> dict[str, dict[str, Any]]:
-    """By class: its ``paper`` (title, venue, year, url), None where it names none, and its ``grid``."""
+    """By class: ``authors``, ``paper`` (title, venue, year, url; None where it names none) and ``grid``."""
     text = resources.files("nci_plugin.adapters").joinpath("data/pytorch_ood.json").read_text(encoding="utf-8")
     found: dict[str, dict[str, Any]] = json.loads(text)
     return found

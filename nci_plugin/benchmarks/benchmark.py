@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
 from nci_plugin.checks import PluginError, check_known, check_row_name, shown
@@ -21,6 +21,38 @@ CSID, NEAR, FAR = "csid", "near", "far"
 MOST_CLASSES = 10**9
 GROUP_ROWS = {NEAR: "nearood", FAR: "farood"}
 """The row of a table that holds the unweighted mean over the data sets of a group."""
+
+
+class Split(NamedTuple):
+    """A split's name in its parts.
+
+    >>> Split.parse("near/cifar100")
+    Split(group='near', name='cifar100')
+    """
+
+    group: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> Split:
+        """The parts of a name as benchmarks, banks and stored scores write it, ``group/name``."""
+        group, _, name = text.partition("/")
+        return cls(group, name)
+
+    @property
+    def is_id(self) -> bool:
+        """Whether it holds labelled samples of the ID classes (covariate-shifted ones included)."""
+        return self.group in ("id", CSID)
+
+    @property
+    def is_ood(self) -> bool:
+        """Whether it holds OOD samples that are tested on."""
+        return self.group in (NEAR, FAR)
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether scores of it are part of a result."""
+        return self.is_ood or self.group == CSID or f"{self.group}/{self.name}" == TEST
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +141,7 @@ class Benchmark:
             )
         object.__setattr__(self, "num_classes", classes)
         for split in self.splits:
-            group, _, data_set = split.partition("/")
+            group, data_set = Split.parse(split)
             if group in (CSID, NEAR, FAR):
                 check_row_name(f"benchmark '{self.name}': data set of {group}", data_set)
             else:
@@ -136,12 +168,12 @@ class Benchmark:
 
     def data_sets(self, group: str) -> list[str]:
         """Names of the data sets of ``csid``, ``near`` or ``far``, in order."""
-        return [split.split("/", 1)[1] for split in self.splits if split.split("/")[0] == group]
+        return [split.name for split in map(Split.parse, self.splits) if split.group == group]
 
     @staticmethod
     def is_id(split: str) -> bool:
         """Whether a split holds labelled samples of the ID classes (covariate-shifted ones included)."""
-        return split.split("/")[0] in ("id", CSID)
+        return Split.parse(split).is_id
 
     def with_data_root(self, data_root: Path) -> Benchmark:
         """The same benchmark with its image lists under ``data_root``."""
@@ -156,5 +188,5 @@ class Benchmark:
         for name in names:
             check_known(f"covariate-shifted set (csid) of '{self.name}'", name, self.data_sets(CSID))
         kept = {f"{CSID}/{name}" for name in names}
-        splits = {name: split for name, split in self.splits.items() if name.split("/")[0] != CSID or name in kept}
+        splits = {name: split for name, split in self.splits.items() if Split.parse(name).group != CSID or name in kept}
         return replace(self, splits=splits)

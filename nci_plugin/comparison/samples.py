@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST
+from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, Split
 from nci_plugin.checks import PluginError, check_known, check_name, shown
 from nci_plugin.comparison.bootstrap import Pairing
 from nci_plugin.evaluation.directory import ResultsDirectory, read_npz
@@ -55,7 +55,9 @@ class Samples:
 
         Raises PluginError if the setting or the metric needs covariate-shifted sets and there are none.
         """
-        of = {group: [split for split in self.sizes if split.split("/")[0] == group] for group in (CSID, NEAR, FAR)}
+        of = {
+            group: [split for split in self.sizes if Split.parse(split).group == group] for group in (CSID, NEAR, FAR)
+        }
         if not of[CSID] and (setting == "fsood" or metric.samples != "ood"):
             what = "the full spectrum" if metric.samples == "ood" else metric.label
             raise PluginError(
@@ -116,7 +118,7 @@ class _Stored:
             raise PluginError(f"predictions '{path}': are missing; {self._command()}")
         arrays = read_npz(path, "predictions", self._command())
         of_rows = {f"{row.group}/{row.dataset}" for row in self.rows if row.dataset not in GROUP_ROWS.values()}
-        tested = {split for split in (name.rpartition("/")[0] for name in arrays) if _is_tested(split)}
+        tested = {split for split in (name.rpartition("/")[0] for name in arrays) if Split.parse(split).is_tested}
         for split in sorted({TEST, *of_rows, *tested}):
             if not split.isprintable():
                 raise PluginError(f"predictions '{path}': a split is named {shown(split)}; {self._command()}")
@@ -161,10 +163,6 @@ class _Stored:
         names = f" --detectors {quote(detector)}" if detector else ""
         command = f"nci-ood eval {quote(self.benchmark)}{names} --output {quote(str(self.path))}"
         return f"run: {command}, with the options of that run"
-
-
-def _is_tested(split: str) -> bool:
-    return split == TEST or split.split("/")[0] in (CSID, NEAR, FAR)
 
 
 def _whole(array: NDArray[Any] | None) -> bool:

@@ -10,7 +10,7 @@ from textwrap import fill
 import numpy as np
 import pandas as pd
 
-from nci_plugin.benchmarks.benchmark import GROUP_ROWS
+from nci_plugin.benchmarks.benchmark import GROUP_ROWS, Split
 from nci_plugin.comparison.compare import values
 from nci_plugin.comparison.over_benchmarks import OverBenchmarks
 from nci_plugin.comparison.records import Choice, Comparison, Difference
@@ -57,7 +57,7 @@ def metrics_text(
         made = values(samples, own, intervals)
         sets: dict[str, list[str]] = {}
         for group, pairings in samples.groups(metric, choice.setting).items():
-            sets[GROUP_ROWS.get(group, group)] = [each.ood_split.split("/", 1)[1] for each in pairings]
+            sets[GROUP_ROWS.get(group, group)] = [Split.parse(each.ood_split).name for each in pairings]
         headers = column_headers(sets)
         all_sets.update(sets)
         for value in made:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import permutation_test, rankdata
 
-from nci_plugin.benchmarks.benchmark import FAR, NEAR
+from nci_plugin.benchmarks.benchmark import FAR, NEAR, Split
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse import METRICS
 from nci_plugin.diagnosis.record import DiagnosisRecord
@@ -48,7 +48,9 @@ class Property:
             return train.agreement if train else None
         if not METRICS[self.metric].of_features:
             return record.collapse.values[self.metric]
-        values = [split.metrics[self.metric] for name, split in record.splits.items() if name.split("/")[0] == group]
+        values = [
+            split.metrics[self.metric] for name, split in record.splits.items() if Split.parse(name).group == group
+        ]
         known = [value for value in values if value is not None]
         return float(np.mean(known)) if known and len(known) == len(values) else None
 
@@ -108,7 +110,7 @@ class Explanation:
 
 def explain(records: Sequence[DiagnosisRecord]) -> Explanation:
     """What the diagnoses of some networks on one benchmark say together."""
-    groups = [group for group in GROUPS if any(name.split("/")[0] == group for name in records[0].splits)]
+    groups = [group for group in GROUPS if any(Split.parse(name).group == group for name in records[0].splits)]
     rows = [_row(each, group, records) for group in groups for each in PROPERTIES]
     if not rows:
         return Explanation(len(records), [], _without_ood(records))

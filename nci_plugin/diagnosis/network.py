@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list, linkage
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, TRAIN, VALIDATION, Benchmark
+from nci_plugin.benchmarks.benchmark import GROUP_ROWS, TEST, TRAIN, VALIDATION, Benchmark, Split
 from nci_plugin.benchmarks.folder import class_names
 from nci_plugin.benchmarks.opening import image_batches
 from nci_plugin.checks import PluginError
@@ -56,7 +56,7 @@ def diagnose_network(
         raise PluginError("diagnosis: needs the statistics of the training split; extract it")
     train, source = _train_nc4(bank, statistics, second_pass)
     held_out = [name for name in (VALIDATION, TEST) if name in bank.splits]
-    shown = [name for name in bank.splits if name in held_out or name.split("/")[0] in (CSID, NEAR, FAR)]
+    shown = [name for name in bank.splits if name in held_out or Split.parse(name).is_tested]
     notes: dict[str, str] = {}
 
     def of_split(metric: Metric, name: str) -> float | None:

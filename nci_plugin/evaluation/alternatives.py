@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nci_plugin.benchmarks.benchmark import FAR, NEAR, OOD_VALIDATION, TEST, Source
+from nci_plugin.benchmarks.benchmark import FAR, NEAR, OOD_VALIDATION, TEST, Source, Split
 from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.metrics import auroc
@@ -52,7 +52,7 @@ class Alternatives:
     _tried: list[tuple[Mapping[str, Any], dict[str, float], dict[str, float | None]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        tested = (name for name in self.splits if name == TEST or name.split("/")[0] in (NEAR, FAR))
+        tested = (name for name in self.splits if name == TEST or Split.parse(name).is_ood)
         self.splits = {name: thinned(self.splits[name]) for name in tested}
 
     def add(
@@ -74,7 +74,7 @@ class Alternatives:
         chosen = {OOD_VALIDATION: validated, **{name: auroc(id_scores, scores[name]) for name in sets}}
         of_group: dict[str, float | None] = {}
         for group in (NEAR, FAR):
-            own = [auroc(scores[TEST], scores[name]) for name in sets if name.split("/")[0] == group]
+            own = [auroc(scores[TEST], scores[name]) for name in sets if Split.parse(name).group == group]
             of_group[group] = 100 * float(np.mean(own)) if own else None
         self._tried.append((values, chosen, of_group))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
+from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST, Split
 from nci_plugin.checks import PluginError, check_row_name, check_writable, shown
 from nci_plugin.evaluation import identity
 from nci_plugin.evaluation.identity import Identity
@@ -165,7 +165,7 @@ class ResultsDirectory:
             return None
         found = read_npz(path, "scores", "evaluate again")
         for split, scores in found.items():
-            group, _, name = split.partition("/")
+            group, name = Split.parse(split)
             check_row_name(f"scores '{path}': split", name)
             if group not in SPLIT_GROUPS or scores.ndim != 1 or scores.dtype.kind not in "fiu" or not len(scores):
                 raise PluginError(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from nci_plugin import __version__
-from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, OOD_VALIDATION, TEST, TRAIN, Benchmark
+from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, OOD_VALIDATION, TEST, TRAIN, Benchmark, Split
 from nci_plugin.checks import PluginError
 from nci_plugin.evaluation import shown
 from nci_plugin.evaluation.alternatives import ALTERNATIVES, VALIDATED_ON, described
@@ -120,7 +120,7 @@ def evaluate_bank(
     is_first = bank.processes.is_first
     statistics = thin_statistics(bank) if is_first else {}
     evaluation = Evaluation(thin=sentence(statistics))
-    tested = [name for name in bank.splits if name == TEST or name.split("/")[0] in (CSID, NEAR, FAR)]
+    tested = [name for name in bank.splits if Split.parse(name).is_tested]
     accuracies = {setting: _accuracy(bank, splits) for setting, splits in id_splits(benchmark).items() if is_first}
     for setup in _told(setups, progress):
         if kept and setup.name in kept:

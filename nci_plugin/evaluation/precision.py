@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST
+from nci_plugin.benchmarks.benchmark import TEST, Split
 from nci_plugin.metrics import auroc
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def shift(coarse: Scores, exact: Scores) -> dict[str, float]:
     found = {"rows": len(one), "largest": float(difference.max()), "mean": float(difference.mean())}
     if one.min() < one.max() and other.min() < other.max():
         found["rank_correlation"] = float(spearmanr(one, other).statistic)
-    sets = [name for name in exact if name.split("/")[0] in (NEAR, FAR)]
+    sets = [name for name in exact if Split.parse(name).is_ood]
     if TEST in exact and sets:
         areas = [[auroc(scores[TEST], scores[name]) for name in sets] for scores in (coarse, exact)]
         found["auroc"] = 100 * max(abs(one - other) for one, other in zip(*areas))

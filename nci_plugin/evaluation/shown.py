@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST
+from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, Split
 from nci_plugin.checks import PluginError, check_choice, check_known
 from nci_plugin.evaluation.results import METRICS, OTHER_METRICS, SETTINGS, Result
 
@@ -97,7 +97,7 @@ def roc_figure(scores: Mapping[str, Mapping[str, NDArray[Any]]], detectors: Sequ
     from nci_plugin.evaluation.drawn import DrawnFigure
 
     names = _chosen(scores, detectors)
-    sets = [split for split in scores[names[0]] if split.split("/")[0] in (NEAR, FAR)]
+    sets = [split for split in scores[names[0]] if Split.parse(split).is_ood]
     if not sets:
         raise PluginError("ROC curves: the benchmark must have near or far sets, it has none; add some")
     drawn = DrawnFigure(figsize=(3.6 * len(sets) + 1.6, 3.6), layout="constrained")
@@ -126,7 +126,7 @@ def scores_figure(scores: Mapping[str, Mapping[str, NDArray[Any]]], detectors: S
     drawn = DrawnFigure(figsize=(3.4 * width + 1.6, 2.4 * height), layout="constrained")
     panels = drawn.subplots(height, width, squeeze=False).ravel()
     for axes, name in zip(panels, names):
-        own = {split: values for split, values in scores[name].items() if split.split("/")[0] in (CSID, NEAR, FAR)}
+        own = {split: each for split, each in scores[name].items() if Split.parse(split).group in (CSID, NEAR, FAR)}
         low, high = np.quantile(np.concatenate([scores[name][TEST], *own.values()]), [0.002, 0.998])
         bins = np.linspace(low, high if high > low else low + 1, 41).tolist()
         axes.hist(scores[name][TEST], bins, density=True, color="0.7", label=f"ID test, n = {len(scores[name][TEST])}")

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
+from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark, Split
 from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.checks import PluginError
 from nci_plugin.features.bank import FeatureBank, FitsOn, Images, Stages
 from nci_plugin.features.fingerprint import features_digest
 from nci_plugin.features.forward import Passed, prepared
 from nci_plugin.features.options import ExtractionOptions, resolve_device
-from nci_plugin.features.plan import Plan, is_tested, make_plan
+from nci_plugin.features.plan import Plan, make_plan
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.files import free_bytes, read_text, write_atomically
 from nci_plugin.networks.head import LinearHead
@@ -167,7 +167,7 @@ def _collect(plan: Plan, seconds: float | None) -> FeatureBank:
             splits[name] = collector.split
         if collector.stages:
             outputs[name] = collector.outputs
-        if plan.options.amp != "none" and is_tested(name):
+        if plan.options.amp != "none" and Split.parse(name).is_tested:
             float32[name] = _in_float32(plan, name)
     statistics, images = plan.training.statistics, None
     if plan.forward is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST, TRAIN, Benchmark, Features
+from nci_plugin.benchmarks.benchmark import CSID, TEST, TRAIN, Benchmark, Features, Split
 from nci_plugin.benchmarks.image_list import OOD_LABEL, ImageFiles
 from nci_plugin.benchmarks.opening import image_batches
 from nci_plugin.benchmarks.shards import ShardedImages
@@ -113,7 +113,7 @@ def make_plan(
             statistics = training_statistics(fits_on, head.num_features, widths)
             collector = passing[name] = ShardCollector(*where, head.num_classes, statistics, FitsOn.BANK in fits_on)
         else:
-            kept = widths if is_tested(name) and not name.startswith(CSID) else {}
+            kept = widths if Split.parse(name).is_tested and not name.startswith(CSID) else {}
             passing[name] = ShardCollector(*where, head.num_classes, {}, stages=kept)
     return Plan(
         *(benchmark, options, device, head, fingerprint, forward, probed, images, passing, given, collector, started)
@@ -125,10 +125,6 @@ def _store(name: str, split: Any, options: ExtractionOptions, fingerprint: str) 
     if options.store is not None and isinstance(split, (ImageFiles, ShardedImages)):
         return SplitStore(options.store / fingerprint / f"{name.replace('/', '.')}-{digest_of([split.fingerprint])}")
     return None
-
-
-def is_tested(name: str) -> bool:
-    return name == TEST or name.split("/")[0] in (CSID, NEAR, FAR)
 
 
 def _given(name: str, split: Features, head: LinearHead) -> FeatureSplit:

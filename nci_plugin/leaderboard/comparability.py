@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nci_plugin.adapters import PYTORCH_OOD
-from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, OOD_VALIDATION, TEST
+from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, OOD_VALIDATION, TEST, Split
 from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.evaluation.benchmark_files import load_benchmark
 from nci_plugin.evaluation.results import Result
@@ -131,7 +131,7 @@ def _sizes(run: Run, entry: Entry) -> list[str]:
     }
     if entry.setting == "ood":
         sizes[TEST] = entry.near[0].n_id
-    wanted = {name: size for name, size in expected.items() if name.split("/")[0] != CSID}
+    wanted = {name: size for name, size in expected.items() if Split.parse(name).group != CSID}
     if entry.setting != "ood":
         del wanted[TEST]  # counted together with the covariate-shifted images
     differing = [
@@ -151,11 +151,11 @@ def _size(count: int | None) -> str:
 def _covariate_shift(benchmark: str, entry: Entry) -> list[str]:
     if entry.setting == "ood":
         return []
-    sets = {name: size for name, size in SIZES[benchmark].items() if name.split("/")[0] == CSID}
+    sets = {name: size for name, size in SIZES[benchmark].items() if Split.parse(name).group == CSID}
     expected = SIZES[benchmark][TEST] + sum(sets.values())
     if entry.near[0].n_id == expected:
         return []
-    names = [name.split("/")[1] for name in sets]
+    names = [Split.parse(name).name for name in sets]
     later = [name for name in load_benchmark(benchmark).data_sets(CSID) if name not in names]
     came_later = f" ({', '.join(later)} came after them)" if later else ""
     return [

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR
+from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, Split
 from nci_plugin.diagnosis.explanation import Explanation, ideal_text
 from nci_plugin.report import class_figures
 from nci_plugin.report.class_figures import FEW_CLASSES
@@ -55,7 +55,7 @@ def plane_figure(stored: Stored) -> Figure | None:
     figure = new_figure(6.4, 4.6)
     axis = figure.subplots()
     look = looks(points)
-    for split in sorted(points, key=lambda split: DRAWN_FIRST.index(split.split("/")[0])):
+    for split in sorted(points, key=lambda split: DRAWN_FIRST.index(Split.parse(split).group)):
         drawn, n = len(points[split]), stored.record.splits[split].n
         size = f"{drawn} of {n}" if drawn < n else f"n = {n}"
         axis.scatter(

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR
+from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, Split
 from nci_plugin.evaluation.directory import FIGURE, ResultsDirectory
 from nci_plugin.evaluation.drawn import DrawnFigure
 from nci_plugin.evaluation.results import SETTINGS, Result, complete
@@ -60,7 +60,7 @@ def looks(splits: Iterable[str]) -> dict[str, Look]:
     count: Counter[str] = Counter()
     found: dict[str, Look] = {}
     for split in splits:
-        group = split.split("/")[0]
+        group = Split.parse(split).group
         colours, markers = SET_LOOKS.get(group, ((ID_COLOUR,), "o"))
         place, count[group] = count[group], count[group] + 1
         dashes = DASHES[len(found) % len(DASHES)]

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
+from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST, Split
 from nci_plugin.diagnosis import DETECTORS
 from nci_plugin.evaluation.results import Result
 from nci_plugin.report.diagnosis_files import Stored
@@ -154,4 +154,4 @@ def _roc(axis: Axes, id_scores: NDArray[Any], ood: NDArray[Any], **style: Any) -
 
 
 def members(by_split: Mapping[str, Any], group: str) -> list[str]:
-    return [split for split in by_split if split.split("/")[0] == group]
+    return [split for split in by_split if Split.parse(split).group == group]

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Collection
 from pathlib import Path
 
-from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TEST, TRAIN, Benchmark
+from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TEST, TRAIN, Benchmark, Split
 from nci_plugin.benchmarks.image_list import ImageList
 
 SCRIPT = "./scripts/download/download.py"
@@ -76,7 +76,7 @@ def _relative(path: Path, checkout: Path | None) -> str:
 
 def _place(benchmark: str, split: str, source: ImageList) -> Path:
     """The directory of the data set that a split's images are in; its name is the script's."""
-    group, name = split.split("/")
+    group, name = Split.parse(split)
     if group == "id":
         name = ID_DATA_SETS.get(benchmark, benchmark)
     elif split == OOD_VALIDATION:

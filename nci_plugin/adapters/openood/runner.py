@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from nci_plugin.adapters.openood.device import cuda_on
 from nci_plugin.adapters.openood.replay import StandIn, stored_batches
-from nci_plugin.benchmarks.benchmark import FAR, NEAR, OOD_VALIDATION, TEST, TRAIN, VALIDATION, Benchmark
+from nci_plugin.benchmarks.benchmark import FAR, NEAR, OOD_VALIDATION, TEST, TRAIN, VALIDATION, Benchmark, Split
 from nci_plugin.benchmarks.opening import collate
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.mahalanobis import class_means, means_differ
@@ -207,6 +207,6 @@ def _loader_dicts(loader: Loader, available: Sequence[str]) -> tuple[_Loaders, _
     ood_loaders = _Loaders({"val": loader(OOD_VALIDATION)} if OOD_VALIDATION in available else {})
     for group in (NEAR, FAR):
         ood_loaders[group] = {
-            split.split("/", 1)[1]: loader(split) for split in available if split.startswith(f"{group}/")
+            Split.parse(split).name: loader(split) for split in available if split.startswith(f"{group}/")
         }
     return id_loaders, ood_loaders

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST
+from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST, Split
 from nci_plugin.evaluation.directory import ResultsDirectory, make_way, read_npz
 from nci_plugin.evaluation.results import PREDICTIONS
 from nci_plugin.files import digest, read_file, write_atomically
@@ -35,7 +35,7 @@ def scores_file(scores: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarr
     """
 
     def group(name: str) -> dict[str, str]:
-        return {split.split("/", 1)[1]: split for split in scores if split.split("/")[0] == name}
+        return {Split.parse(split).name: split for split in scores if Split.parse(split).group == name}
 
     def triple(split: str) -> list[np.ndarray]:
         return [answer(split, "predictions"), scores[split], answer(split, "labels")]
