@@ -22,7 +22,7 @@ from nci_plugin.parsing import read_json
 PACKAGE = Path(__file__).parent
 MANIFEST = "nci_plugin/installed.json"
 SCRIPTS = ("eval_nci.sh", "environment.sh", "missing_requirements.py", "oldest-constraints.txt")
-MODULES = (".py", ".csv", ".html")
+MODULES = (".py", ".csv", ".html", ".json")
 OPENOODS_OWN = (
     *("dice", "ebo", "fdbd", "gen", "klm", "knn", "mls"),
     *("msp", "nci", "nnguide", "react", "scale", "vim"),
@@ -165,6 +165,7 @@ def _contents() -> dict[str, bytes]:
     configs, scripts = config_directory(), _script_directory()
     postprocessors = [path for path in configs.glob("postprocessors/*.yml") if path.stem not in OPENOODS_OWN]
     modules = [path for path in PACKAGE.rglob("*.*") if path.suffix in MODULES and scripts not in path.parents]
+    modules = [path for path in modules if path != PACKAGE / Path(MANIFEST).name]  # of an installed copy itself
     files = {
         **{f"nci_plugin/{path.relative_to(PACKAGE).as_posix()}": path for path in modules},
         **{f"nci_plugin/configs/{path.relative_to(configs).as_posix()}": path for path in configs.rglob("*.yml")},

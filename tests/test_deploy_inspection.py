@@ -88,7 +88,7 @@ def test_a_diagnosis_has_metrics_sentences_and_figures() -> None:
     assert {"variances", "duality", "cosines", "roc", "plane", "scores_near"} <= set(figures)
     assert not {"layers", "scores_far", "scores_csid"} & set(figures)
     titles = [axes.get_title() for axes in figures["scores_near"].axes]
-    assert f"pscore, AUROC {found.record.auroc['pscore']['near']:.1f} %" in titles
+    assert f"pScore, AUROC {found.record.auroc['pscore']['near']:.1f} %" in titles
     alone = nci_plugin.diagnose(served.network(), TRAIN, TEST, like=quiet())
     assert alone.sentences
     assert "roc" not in alone.figures()
