@@ -380,6 +380,22 @@ def test_scores_that_cannot_be_used(tmp_path, capsys, change, message):
     assert "; evaluate again" in error or "run: nci-ood eval b --detectors nci" in error
 
 
+def test_results_of_an_earlier_version_lack_predictions(tmp_path, capsys):
+    path = made_up(tmp_path / "a")
+    assert main(["compare", str(path)]) == 0
+    with_predictions = capsys.readouterr().out
+    shutil.copytree(path, tmp_path / "b")
+    for each in ("a", "b"):
+        (tmp_path / each / "scores" / "predictions.npz").unlink()
+    assert main(["compare", str(path)]) == 0
+    assert capsys.readouterr().out == with_predictions
+    for arguments in (["--metric", "augrc"], ["--worst-groups"], [str(tmp_path / "b")]):
+        assert main(["compare", str(path), *arguments]) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert f"predictions '{path / 'scores' / 'predictions.npz'}': are missing; run: nci-ood eval b" in told.err
+
+
 def test_damaged_files(tmp_path, capsys):
     path = made_up(tmp_path / "a")
     for name in ("nci", "predictions"):

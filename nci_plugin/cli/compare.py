@@ -32,6 +32,8 @@ def run(options: Compare) -> int:
     benchmarks = read_samples(options.results, options.detectors)
     for samples in benchmarks:
         check(samples, choice)
+        if options.worst_groups:
+            samples.check_classes()
     comparisons = [compare(samples, choice) for samples in benchmarks]
     print("\n\n".join(map(comparison_text, comparisons)))
     for samples in benchmarks:

@@ -35,8 +35,8 @@ class _Group:
 def check(samples: Samples, choice: Choice) -> tuple[dict[str, list[Pairing]], dict[str, int]]:
     """What is compared, by group, and the size of every split that takes part.
 
-    Raises PluginError on fewer than two detectors, on an unknown one to compare against, on sets that are not there,
-    and on a split of one sample, whose spread is not known.
+    Raises PluginError on fewer than two detectors, on an unknown one to compare against, on sets or predictions that
+    are not there, and on a split of one sample, whose spread is not known.
     """
     names = samples.detectors
     if len(names) < 2:
@@ -46,6 +46,8 @@ def check(samples: Samples, choice: Choice) -> tuple[dict[str, list[Pairing]], d
         )
     if choice.against is not None:
         check_known("detector to compare against", choice.against, names)
+    if choice.of_metric.needs_wrong:
+        samples.check_classes()
     groups = samples.groups(choice.of_metric, choice.setting)
     return groups, _sizes(samples, groups)
 

@@ -26,7 +26,8 @@ class Samples:
 
     ``scores`` maps a detector to one mapping of splits to scores (n,) for each of ``networks`` (seeds, ``""`` alone for
     a single network); ``predictions`` and ``labels`` map splits to classes (n,), again by network. Larger score = ID.
-    ``left_out`` are detectors that were not scored for every network.
+    ``left_out`` are detectors that were not scored for every network. ``missing`` says which file is not there where
+    predictions and labels are empty, as in results of earlier versions.
     """
 
     benchmark: str
@@ -35,6 +36,7 @@ class Samples:
     predictions: Sequence[Mapping[str, NDArray[np.integer]]]
     labels: Sequence[Mapping[str, NDArray[np.integer]]]
     left_out: tuple[str, ...] = ()
+    missing: str = ""
 
     @property
     def detectors(self) -> list[str]:
@@ -43,10 +45,20 @@ class Samples:
     @property
     def sizes(self) -> dict[str, int]:
         """Samples of every tested split."""
-        return {split: len(labels) for split, labels in self.labels[0].items()}
+        of_first = self.labels[0] if self.labels else next(iter(self.scores.values()))[0]
+        return {split: len(values) for split, values in of_first.items()}
+
+    def check_classes(self) -> None:
+        """Raise PluginError where predictions and labels are missing."""
+        if self.missing:
+            raise PluginError(self.missing)
 
     def wrong(self, network: int, splits: Sequence[str]) -> NDArray[np.bool_]:
-        """Which ID samples of some splits, one after the other, a network predicts wrongly."""
+        """Which ID samples of some splits, one after the other, a network predicts wrongly.
+
+        Raises PluginError where predictions and labels are missing.
+        """
+        self.check_classes()
         parts = [self.predictions[network][split] != self.labels[network][split] for split in splits]
         return np.concatenate(parts)
 
@@ -107,15 +119,17 @@ class _Stored:
         self.networks = tuple(dict.fromkeys(row.seed for row in rows))
         self.detectors = list(dict.fromkeys(row.detector for row in self.rows))
         self.incomplete = [name for name in dict.fromkeys(row.detector for row in rows) if name not in self.detectors]
-        answers = [self._answers(seed) for seed in self.networks]
+        paths = [self.path / seed / "scores" / "predictions.npz" for seed in self.networks]
+        lacking = [path for path in paths if not path.is_file()]
+        self.missing = f"predictions '{lacking[0]}': are missing; {self._command()}" if lacking else ""
+        if 0 < len(lacking) < len(paths):  # no earlier version left that
+            raise PluginError(self.missing)
+        answers = [self._answers(path) for path in paths if not lacking]
         self.predictions = [_of_kind(each, "predictions") for each in answers]
         self.labels = [_of_kind(each, "labels") for each in answers]
 
-    def _answers(self, seed: str) -> dict[str, NDArray[np.integer]]:
+    def _answers(self, path: Path) -> dict[str, NDArray[np.integer]]:
         """Predictions and labels of the tested splits of one network."""
-        path = self.path / seed / "scores" / "predictions.npz"
-        if not path.is_file():
-            raise PluginError(f"predictions '{path}': are missing; {self._command()}")
         arrays = read_npz(path, "predictions", self._command())
         of_rows = {f"{row.group}/{row.dataset}" for row in self.rows if row.dataset not in GROUP_ROWS.values()}
         tested = {split for split in (name.rpartition("/")[0] for name in arrays) if Split.parse(split).is_tested}
@@ -132,31 +146,39 @@ class _Stored:
 
     def scores(self, detector: str) -> list[dict[str, Floats]]:
         """Scores of one detector by split, for each network; raises PluginError unless they are those of the rows."""
-        return [self._scores(detector, seed, self.labels[place]) for place, seed in enumerate(self.networks)]
+        return [self._scores(detector, seed, self._sizes(place)) for place, seed in enumerate(self.networks)]
 
-    def _scores(self, detector: str, seed: str, labels: Mapping[str, NDArray[np.integer]]) -> dict[str, Floats]:
+    def _sizes(self, place: int) -> dict[str, int]:
+        """Samples of every tested split: without labels, those that the first detector scored."""
+        if self.labels:
+            return {split: len(labels) for split, labels in self.labels[place].items()}
+        first = self._directory.scores(self.detectors[0], self.networks[place]) or {}
+        sizes = {split: int(np.size(array)) for split, array in first.items() if Split.parse(split).is_tested}
+        return {TEST: 0, **sizes}
+
+    def _scores(self, detector: str, seed: str, sizes: Mapping[str, int]) -> dict[str, Floats]:
         where = f"scores of '{detector}' in '{self.path / seed}'"
         arrays = self._directory.scores(detector, seed)
         if arrays is None:
             raise PluginError(f"{where}: are missing; {self._command(detector)}")
-        for split, of_split in labels.items():
+        for split, size in sizes.items():
             array = arrays.get(split)
-            if array is None or array.shape != of_split.shape or array.dtype.kind != "f":
+            if array is None or array.shape != (size,) or array.dtype.kind != "f":
                 came = "nothing" if array is None else f"{array.dtype} of shape {array.shape}"
                 raise PluginError(
-                    f"{where}: '{split}' must be {len(of_split)} numbers, one a sample, got {came};"
+                    f"{where}: '{split}' must be {size} numbers, one a sample, got {came};"
                     f" {self._command(detector)}"
                 )
             if not np.isfinite(array).all():
                 raise PluginError(f"{where}: '{split}' holds NaN or infinity; {self._command(detector)}")
         for row in self.rows:
             split = f"{row.group}/{row.dataset}"
-            if (row.detector, row.seed) == (detector, seed) and split in labels and row.n_ood != len(labels[split]):
+            if (row.detector, row.seed) == (detector, seed) and split in sizes and row.n_ood != sizes[split]:
                 raise PluginError(
-                    f"{where}: '{split}' has {len(labels[split])} samples and its row {row.n_ood}; they are of"
+                    f"{where}: '{split}' has {sizes[split]} samples and its row {row.n_ood}; they are of"
                     f" different runs: {self._command(detector)}"
                 )
-        return {split: arrays[split] for split in labels}
+        return {split: arrays[split] for split in sizes}
 
     def _command(self, detector: str | None = None) -> str:
         """What to run to have what is missing."""
@@ -177,6 +199,9 @@ def _of_kind(arrays: Mapping[str, NDArray[np.integer]], kind: str) -> dict[str, 
 def _merged(stored: Sequence[_Stored], wanted: Sequence[str] | None) -> Samples:
     first = stored[0]
     for other in stored[1:]:
+        for each in (first, other):
+            if each.missing:  # whether the images are the same cannot be seen
+                raise PluginError(each.missing)
         _check_same(first, other)
     scores: dict[str, Sequence[Mapping[str, Floats]]] = {}
     held = [name for each in stored for name in each.detectors]
@@ -188,7 +213,7 @@ def _merged(stored: Sequence[_Stored], wanted: Sequence[str] | None) -> Samples:
             scores[f"{name} ({place + 1})" if name in scores else name] = each.scores(detector)
     scores = {name: scores[name] for name in wanted or () if name in scores} | scores  # in the order asked for
     left_out = tuple(name for each in stored for name in each.incomplete if not wanted)
-    return Samples(first.benchmark, first.networks, scores, first.predictions, first.labels, left_out)
+    return Samples(first.benchmark, first.networks, scores, first.predictions, first.labels, left_out, first.missing)
 
 
 def _check_same(first: _Stored, other: _Stored) -> None:

@@ -88,7 +88,9 @@ def worst_groups(samples: Samples, setting: str) -> dict[str, list[GroupScore]]:
     """The five worst of all groups and networks, by detector.
 
     Predicted classes are taken over all sets of near- or far-OOD, classes of OOD samples over each set that has them.
+    Raises PluginError where predictions and labels are missing.
     """
+    samples.check_classes()
     groups = samples.groups(METRIC_COLUMNS["auroc"], setting)
     found = {}
     for detector, by_network in samples.scores.items():
