@@ -166,8 +166,7 @@ class _Stored:
             if array is None or array.shape != (size,) or array.dtype.kind != "f":
                 came = "nothing" if array is None else f"{array.dtype} of shape {array.shape}"
                 raise PluginError(
-                    f"{where}: '{split}' must be {size} numbers, one a sample, got {came};"
-                    f" {self._command(detector)}"
+                    f"{where}: '{split}' must be {size} numbers, one a sample, got {came}; {self._command(detector)}"
                 )
             if not np.isfinite(array).all():
                 raise PluginError(f"{where}: '{split}' holds NaN or infinity; {self._command(detector)}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from nci_plugin import __version__
@@ -15,11 +15,12 @@ from nci_plugin.checks import PluginError
 from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.evaluate import Evaluation
-from nci_plugin.evaluation.identify import source_of
+from nci_plugin.evaluation.identify import loaded_sources, source_of
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.files import digest, read_text, write_atomically
 
 FILE = "finished.json"
+LIBRARIES = ("numpy", "pytorch-ood", "scikit-learn", "scipy", "torch")
 FILE_BYTES = 2**20
 
 
@@ -27,7 +28,8 @@ class Finished:
     """The finished detectors of one network in a directory, each with a digest of all that its scores came from.
 
     The file is there from the first of them to the end of the command, so only an interrupted one leaves it: a command
-    that ended evaluates everything again when it is repeated.
+    that ended evaluates everything again when it is repeated. A detector from elsewhere may use any module of the
+    user's, and OpenOOD's methods any of its checkout, so all that are loaded count for these.
     """
 
     def __init__(self, directory: ResultsDirectory, seed: str, bank: FeatureBank) -> None:
@@ -57,8 +59,10 @@ class Finished:
     def _digest(self, setup: Contestant) -> str:
         provenance = {key: value for key, value in self._bank.provenance.items() if key != "extraction_seconds"}
         values = [dict(setup.configured), {name: list(each) for name, each in setup.sweep.items()}]
-        versions = [__version__, np.__version__, torch.__version__, torch.get_num_threads()]
+        versions = [__version__, *map(version, LIBRARIES), torch.get_num_threads()]
         sources = [source_of(cls) or cls.__qualname__ for cls in type(setup.detector or setup).__mro__]
+        if setup.detector is None or not type(setup.detector).__module__.startswith("nci_plugin."):
+            sources += loaded_sources()
         return digest(json.dumps([setup.name, values, provenance, versions], sort_keys=True, default=repr), *sources)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 import sysconfig
 import uuid
 from collections.abc import Mapping
@@ -22,6 +23,9 @@ from nci_plugin.evaluation.identity import UNKNOWN
 from nci_plugin.features.fingerprint import own_classes, tensor_bytes, weights_digest
 from nci_plugin.files import digest
 from nci_plugin.networks.head import LinearHead
+
+LIBRARY = Path(sysconfig.get_paths()["stdlib"])
+INSTALLED = {"site-packages", "dist-packages"}
 
 
 def network_identity(
@@ -88,15 +92,22 @@ def code_digest(network: nn.Module | LinearHead, factory: bytes | str, arguments
     return digest(structure, *sorted(names), *sorted(sources), factory, json.dumps(dict(arguments), default=repr))
 
 
+def loaded_sources() -> list[bytes]:
+    """The files of all modules that are loaded, but for those of Python, of installed packages and of this one."""
+    left_out = {Path(__file__).parents[1], LIBRARY}
+    names = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+    paths = [path for path in map(Path, sorted(names)) if path.suffix == ".py" and left_out.isdisjoint(path.parents)]
+    return [path.read_bytes() for path in paths if INSTALLED.isdisjoint(path.parts) and path.is_file()]
+
+
 def source_of(cls: type) -> bytes | None:
     """The file that holds a class, or its methods where none does, as in a notebook; None of Python's own classes."""
     functions = [value for value in vars(cls).values() if inspect.isfunction(value)]
     paths = [function.__code__.co_filename for function in functions]
     with suppress(OSError, TypeError):
         paths.insert(0, inspect.getsourcefile(cls) or "")
-    library = Path(sysconfig.get_paths()["stdlib"])
     for path in map(Path, paths):
-        if library in path.parents and not {"site-packages", "dist-packages"} & set(path.parts):
+        if LIBRARY in path.parents and INSTALLED.isdisjoint(path.parts):
             return None
         with suppress(OSError):
             return path.read_bytes()

@@ -164,6 +164,30 @@ def test_what_was_finished_counts_only_for_the_same_code(tiny: Tiny) -> None:
     assert "interrupted" not in again.text
 
 
+def test_what_was_finished_counts_only_for_the_same_modules_beside_the_code(tiny: Tiny) -> None:
+    """A detector's file may import another of the user's, whose change moves its scores."""
+    (tiny.root / "factor_of_scores.py").write_text("FACTOR = 1\n")
+    imports = f"import sys\nsys.path.insert(0, {str(tiny.root)!r})\nfrom factor_of_scores import FACTOR\n"
+    scaled = DETECTORS.replace("logits.amax(dim=1)\n", "FACTOR * logits.amax(dim=1)\n", 1)
+    (tiny.root / "watched.py").write_text(imports + scaled)
+    arguments = tiny.eval("msp", *watched(tiny, "First", "Second"), output=tiny.root / "out")
+
+    def killed_in_second() -> str:
+        (tiny.root / "die").write_text("0 2")
+        calls(tiny, "second")
+        child = Child(arguments)
+        assert child.wait() == -signal.SIGKILL
+        return child.text
+
+    killed_in_second()
+    assert calls(tiny, "first") > 0
+    assert "finished by the run that was interrupted: msp, first\n" in killed_in_second()
+    assert calls(tiny, "first") == 0
+    (tiny.root / "factor_of_scores.py").write_text("FACTOR = 2.5\n")
+    assert "finished by the run that was interrupted: msp\n" in killed_in_second()
+    assert calls(tiny, "first") > 0
+
+
 def test_a_finished_run_is_evaluated_again(tiny: Tiny) -> None:
     arguments = tiny.eval(*watched(tiny, "First"), output=tiny.root / "out")
     assert Child(arguments).wait() == 0
