@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nci_plugin import evaluate
+from nci_plugin import Detector, DetectorSetup, Paper, evaluate
 from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.evaluation.alternatives import ALTERNATIVES, MOST_ROWS, read_alternatives, thinned
@@ -44,6 +44,37 @@ def test_each_choice_is_that_of_a_search_on_the_set(golden: Any, evaluation: Any
         for group in ("near", "far"):
             expected = 100 * auroc(scores["id/test"], scores[f"{group}/{group}"])
             assert getattr(alternative, group) == pytest.approx(expected)
+
+
+class FailsFar(Detector):
+    """MLS times alpha, whose second value is the worse one and cannot score far-OOD."""
+
+    name = "fails_far"
+    paper = Paper("", "", "", 0, "")
+    far: torch.Tensor
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = alpha
+
+    def _score(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        if self.alpha == -2 and torch.equal(features[0], self.far):
+            raise ValueError("no far-OOD")
+        return self.alpha * logits.amax(dim=1)
+
+
+def test_a_value_that_fails_on_a_test_set_is_said(
+    golden: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark: Any = golden.benchmark()
+    monkeypatch.setattr(FailsFar, "far", torch.as_tensor(benchmark.splits["far/far"].features[0]), raising=False)
+    setup = DetectorSetup(FailsFar(), {"alpha": [1, -2]})
+    done = evaluate(golden.head, benchmark, [setup], progress=False)
+    assert not done.failures
+    found = done.results[0]
+    assert found.hyperparameters == {"alpha": 1}
+    assert {each.values["alpha"] for each in read_alternatives(found.provenance).values()} == {1}
+    (line,) = [record.getMessage() for record in caplog.records if "other OOD sets" in record.getMessage()]
+    assert line == "what other OOD sets would have chosen is not known for {'alpha': -2}: no far-OOD"
 
 
 def test_what_is_not_searched_has_none(evaluation: Any) -> None:

@@ -232,24 +232,32 @@ class Names(Sequence[str]):
         return (self.source.parsed(line, index)[0] for index, line in enumerate(self.lines))
 
 
-class ImageFiles:
-    """The images of a list or a folder that was read, a Dataset: item i is (image (3, H, W), label).
+class Images:
+    """A Dataset whose item i is (image (3, H, W), label).
 
-    ``stamps`` are size and modification time (n, 2). An image that cannot be decoded comes as a PluginError instead of
-    an item, so that the error of a worker process reaches the user as one line.
+    An image that cannot be decoded comes as a PluginError instead of an item, so that the error of a worker process
+    reaches the user as one line.
     """
-
-    def __init__(self, source: ImageSource, names: Sequence[str], labels: Tensor, stamps: NDArray[np.int64]) -> None:
-        self.source, self.names, self.labels, self.stamps = source, names, labels, stamps
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | PluginError:
         try:
             return self.item(index)
         except PluginError as error:
             return error
+
+    def item(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image (3, H, W) and label; raises PluginError naming the image if it cannot be decoded."""
+        raise NotImplementedError
+
+
+class ImageFiles(Images):
+    """The images of a list or a folder that was read; ``stamps`` are size and modification time (n, 2)."""
+
+    def __init__(self, source: ImageSource, names: Sequence[str], labels: Tensor, stamps: NDArray[np.int64]) -> None:
+        self.source, self.names, self.labels, self.stamps = source, names, labels, stamps
+
+    def __len__(self) -> int:
+        return len(self.names)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "stamps": self.stamps[:0]}  # no process that loads images asks for them

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nci_plugin.benchmarks.decoding import IMAGE_BYTES, decoded
 from nci_plugin.benchmarks.folder import IMG_EXTENSIONS
-from nci_plugin.benchmarks.image_list import LABEL, OOD_LABEL, Preprocessing
+from nci_plugin.benchmarks.image_list import LABEL, OOD_LABEL, Images, Preprocessing
 from nci_plugin.benchmarks.lines import blocks
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.files import digest, open_regular, read_at
@@ -99,11 +99,8 @@ def _look_through(
             column.append(value)
 
 
-class ShardedImages:
-    """The images of shards that were looked through, a Dataset: item i is (image (3, H, W), label).
-
-    What cannot be decoded comes as a PluginError instead of an item.
-    """
+class ShardedImages(Images):
+    """The images of shards that were looked through."""
 
     def __init__(
         self,
@@ -121,12 +118,6 @@ class ShardedImages:
 
     def __len__(self) -> int:
         return len(self.places)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | PluginError:
-        try:
-            return self.item(index)
-        except PluginError as error:
-            return error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_open": None}

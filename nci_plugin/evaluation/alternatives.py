@@ -6,6 +6,7 @@ far-OOD test sets are scored too, so the same search can be read off with any of
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from nci_plugin.metrics import auroc
 
 if TYPE_CHECKING:  # the report reads what was recorded, without torch
     from nci_plugin.features.split import FeatureSplit
+
+logger = logging.getLogger(__name__)
 
 ALTERNATIVES = "alternatives"
 """Field of a result's provenance that holds `Alternative`s by OOD set."""
@@ -64,11 +67,13 @@ class Alternatives:
     ) -> None:
         """A value with the scores of ``id/val``, the AUROC of the search itself, and what scores one of `splits`.
 
-        A value that fails on a test set is left out: it may still be the best of ``ood/val``, as without this.
+        A value that fails on a test set is left out, and a line says so: it may still be the best of ``ood/val``, as
+        without this, and if it is, its failure there is the detector's.
         """
         try:
             scores = {name: score(split) for name, split in self.splits.items()}
-        except Exception:
+        except Exception as error:  # of a detector of the user's, whatever that raises
+            logger.warning("what other OOD sets would have chosen is not known for %s: %s", dict(values), error)
             return
         sets = [name for name in scores if name != TEST]
         chosen = {OOD_VALIDATION: validated, **{name: auroc(id_scores, scores[name]) for name in sets}}
