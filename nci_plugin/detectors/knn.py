@@ -52,6 +52,10 @@ class KNN(Detector):
     def check_hyperparameters(self) -> None:
         check_number(f"detector '{self.name}': K", self.K, above=0, whole=True)
 
+    @property
+    def least_training(self) -> int:
+        return self.K
+
     def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.training_ = training
 
