@@ -376,6 +376,10 @@ def test_names_stream_and_so_does_memory(tmp_path: Path) -> None:
     names = image_names(tmp_path)
     assert next(names).endswith(".png")
     assert sum(1 for _ in names) == 299
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "a.png").touch()
+    (tmp_path / "itself.png").symlink_to(tmp_path / "itself.png")
+    assert {"deep/er/a.png", "itself.png"} < {*image_names(tmp_path)}
     link = tmp_path / "loop"
     link.symlink_to(tmp_path)
     with pytest.raises(PluginError, match="does a link lead back"):
