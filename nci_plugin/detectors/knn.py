@@ -105,7 +105,7 @@ class KNN(Detector):
         first = 0
         for shard in self.training_.shards:
             here = (index >= first) & (index < first + len(shard))
-            rows[here] = shard.features[index[here] - first].float()
+            rows[here] = shard.features[index[here] - first].float().cpu()
             first += len(shard)
         return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -21,6 +22,8 @@ CPU = torch.device("cpu")
 
 PROBE_ROWS, SAME = 8, 1e-5
 """Rows that every process scores, and how far the scores may differ, relative to the larger of 1 and the score."""
+
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
 
 logger = logging.getLogger(__name__)
 
@@ -71,18 +74,22 @@ def scores_on(device: torch.device, detector: Detector, blocks: Iterable[Chunk])
             part = block.rows(start, start + most)
             try:
                 scores.append(detector.score(part.features.to(device), part.logits.to(device)))
-            except torch.cuda.OutOfMemoryError:
-                if len(part) == 1:
+            except (RuntimeError, MemoryError) as error:
+                if len(part) == 1 or not _ran_out(error):
                     raise
                 most = len(part) // 2
                 logger.warning(
                     "detector '%s': the memory of %s ran out, it goes on in blocks of %d rows",
                     *(detector.name, device, most),
                 )
-                torch.cuda.empty_cache()
                 continue
             start += len(part)
     return torch.cat(scores).cpu()
+
+
+def _ran_out(error: Exception) -> bool:
+    """Whether memory ran out: libraries of a GPU and the CPU's allocator say so in the text of a RuntimeError alone."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or bool(OUT_OF_MEMORY.search(str(error)))
 
 
 def check_same_fit(detector: Detector, split: FeatureSplit, processes: Processes, device: torch.device) -> None:

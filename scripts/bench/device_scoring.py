@@ -8,7 +8,7 @@ What is read is counted once: features and logits in float32, for KNN the traini
 from __future__ import annotations
 
 import torch
-from measuring import in_turn, parser, publish
+from measuring import gpu_peak, in_turn, parser, publish
 
 from nci_plugin.detectors import KNN, MSP, NCI
 from nci_plugin.detectors.knn import QUERY_ROWS
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     report["knn_images_per_second"] = count / seconds["knn"]
     report["knn_TFLOP_per_s"] = 2 * count * asked.bank * asked.features / 1e12 / seconds["knn"]
     sizes = {name: getattr(asked, name) for name in ("samples", "bank", "features", "classes")}
-    publish({"device": asked.device, "sizes": sizes, **report}, asked.json)
+    publish({"device": asked.device, "sizes": sizes, **report, **gpu_peak(device)}, asked.json)
 
 
 if __name__ == "__main__":

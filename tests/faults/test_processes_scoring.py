@@ -13,6 +13,7 @@ import torch
 from children import Child, Whole, crew
 from tiny import Tiny, draw_nothing, tree
 
+from nci_plugin import api
 from nci_plugin.api import evaluate
 from nci_plugin.detectors import registry
 from nci_plugin.evaluation.finished import FILE
@@ -203,6 +204,22 @@ def test_an_error_of_one_process_is_one_of_the_detector(tiny: Tiny) -> None:
     assert "not scored: fails: RuntimeError: process 1: MemoryError: no memory in process 1" in children[0].text
     assert "not scored: random: detector 'random': process 1 fitted it otherwise than process 0" in children[0].text
     assert list((tiny.root / "out" / "scores").glob("msp*"))
+
+
+def test_all_processes_leave_out_the_same(tiny: Tiny) -> None:
+    """What is free changes from one moment to the next, and so from process to process; the least of it decides."""
+    setups = api.resolve_detectors("all")
+
+    def child() -> None:
+        with joined() as here, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(api, "free_memory", lambda: 10**9 if here.rank == 1 else 10**12)
+            left_out = api.affordable(setups, "all", 100, here)[1]
+            (tiny.root / f"left-{here.rank}").write_text("\n".join(left_out.values()))
+
+    children = crew(["list"], 3, before=child)
+    assert [each.wait() for each in children] == [0] * 3, children[0].text
+    texts = {(tiny.root / f"left-{rank}").read_text() for rank in range(3)}
+    assert texts == {"takes about 2.2 GB for 100 classes, 0.9 GB are free"}
 
 
 def test_without_a_directory(tiny: Tiny) -> None:
