@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nci_plugin.checks import PluginError, check_number
+from nci_plugin.checks import PluginError, check_choice, check_number
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
 from nci_plugin.detectors.nci import NCI_PAPER
 from nci_plugin.detectors.registry import register_detector
@@ -20,6 +22,9 @@ from nci_plugin.networks.head import LinearHead
 QUERY_ROWS, BANK_ROWS = 1024, 16384
 """Rows that are compared at once: 64 MB of similarities, whatever the number of training samples."""
 
+BLOCKS, FAISS = "blocks", "faiss"
+"""How neighbours are looked for: by products of blocks, on any device, or in an exact index of faiss, on the CPU."""
+
 KEPT = 64
 """Sets of rows, of 4096 each, whose distances are kept while ``alpha`` is searched: more than validation has."""
 
@@ -29,7 +34,8 @@ class KNN(Detector):
     """Score = -||f - f_(K)||_2, f = h / ||h||_2, f_(K) its K-th nearest training feature (Sun et al. 2022).
 
     ``K``: a whole number from 1 to the number of training samples. The training features stay where they are stored
-    and are read block by block, once for all rows that are scored together.
+    and are read block by block, once for all rows that are scored together. With ``index`` = ``faiss`` they are held in
+    memory by that library (Johnson et al. 2019), whose exact search gives the same neighbours but for ties.
     """
 
     name = "knn"
@@ -43,14 +49,29 @@ class KNN(Detector):
     )
     fits_on = FitsOn.BANK
     magnitude = 1.0
-    memory: Mapping[str, float] = {"P": 12 * BANK_ROWS, "": 8 * QUERY_ROWS * BANK_ROWS}
     per_row = "N P"
+    _index: tuple[FeatureSplit, Any] | None = None
 
-    def __init__(self, K: int = 50) -> None:
-        self.K = K
+    def __init__(self, K: int = 50, index: str = BLOCKS) -> None:
+        self.K, self.index = K, index
+
+    @property
+    def memory(self) -> dict[str, float]:
+        held = {"N P": 12.0} if self.index == FAISS else {}  # its vector doubles as it grows, and is copied then
+        return {"P": 12 * BANK_ROWS, "": 8 * QUERY_ROWS * BANK_ROWS, **held}
+
+    def get_hyperparameters(self) -> dict[str, Any]:
+        """Without ``index`` where it is the usual one: it is no part of the equation."""
+        return {name: value for name, value in super().get_hyperparameters().items() if value != BLOCKS}
 
     def check_hyperparameters(self) -> None:
         check_number(f"detector '{self.name}': K", self.K, above=0, whole=True)
+        check_choice(f"detector '{self.name}': index", self.index, (BLOCKS, FAISS))
+        if self.index == FAISS and find_spec("faiss") is None:
+            raise PluginError(
+                f"detector '{self.name}': index {FAISS} needs that library, which is not installed;"
+                f" pip install 'nci_plugin[faiss]', or choose index {BLOCKS}"
+            )
 
     def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.training_ = training
@@ -74,6 +95,8 @@ class KNN(Detector):
 
         The training set is read once, and of what was read only the K nearest of each query are kept.
         """
+        if self.index == FAISS:
+            return torch.from_numpy(self._indexed().search(queries.cpu().numpy(), self.K)[1][:, self.K - 1])
         blocks, start = queries.split(QUERY_ROWS), 0
         nearest = [(block.new_empty(len(block), 0), block.new_empty(len(block), 0).long()) for block in blocks]
         for bank in self._blocks(queries.device):
@@ -88,6 +111,17 @@ class KNN(Detector):
             start += len(bank)
         farthest = [rows.gather(1, cosines.argmin(dim=1, keepdim=True))[:, 0] for cosines, rows in nearest]
         return torch.cat(farthest).cpu()
+
+    def _indexed(self) -> Any:
+        """The directions of the training set in an index of faiss, made when it is first asked for."""
+        import faiss
+
+        if self._index is None or self._index[0] is not self.training_:
+            index = faiss.IndexFlatIP(self.training_.num_features)
+            for bank in self._blocks(torch.device("cpu")):
+                index.add(bank.numpy())
+            self._index = self.training_, index
+        return self._index[1]
 
     def _blocks(self, device: torch.device) -> Iterator[Tensor]:
         """The directions of the training set in order, up to BANK_ROWS rows at a time, whatever the shards' size."""
