@@ -73,6 +73,10 @@ class KNN(Detector):
                 f" pip install 'nci_plugin[faiss]', or choose index {BLOCKS}"
             )
 
+    @property
+    def least_training(self) -> int:
+        return self.K
+
     def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.training_ = training
 
