@@ -131,27 +131,25 @@ class CollapseMonitor:
         ``names`` are as in `Trajectory.series`; without them the collapse metrics that have values. Raises PluginError
         on a name that is not logged, and while nothing is.
         """
-        from nci_plugin.evaluation.drawn import DrawnFigure
+        from nci_plugin.evaluation.drawn import DrawnFigure, draw_grid
 
         trajectory, metrics = self.trajectory, columns(EPOCHS)
         wanted = [name for name in metrics if trajectory.logs(name)] if names is None else list(names)
         if not wanted:
             raise PluginError("monitor: plot needs a number that has values, there is none; call step() first")
         series = {name: trajectory.series(name) for name in wanted}
-        width = min(3, len(wanted))
-        height = -(-len(wanted) // width)
-        drawn = DrawnFigure(figsize=(3.2 * width, 2.3 * height), layout="constrained")
-        panels = drawn.subplots(height, width, sharex=True, squeeze=False).ravel()
+        across = min(3, len(wanted))
+        drawn = DrawnFigure(3.2 * across, 2.3 * -(-len(wanted) // across))
+        panels = draw_grid(drawn, len(wanted), across, sharex=True)
         for axes, (name, values) in zip(panels, series.items()):
             axes.plot(trajectory.epochs, values, marker="o", markersize=3)
             ideal = metrics[name].ideal if name in metrics else None
             if isinstance(ideal, (int, float)):  # of every number of classes
                 axes.axhline(ideal, color="0.4", linewidth=0.8, linestyle="--")
             axes.set_title(f"{metrics[name].symbol} ({name})" if name in metrics else name, fontsize="medium")
-        for axes in panels[-width:]:
+        for axes in panels[-across:]:
             axes.set_xlabel("epoch")
-        for axes in panels[len(wanted) :]:
-            axes.axis("off")
+            axes.tick_params(labelbottom=True)
         return drawn
 
     def __repr__(self) -> str:

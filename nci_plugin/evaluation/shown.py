@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import roc_curve
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, Split
 from nci_plugin.checks import PluginError, check_choice, check_known
@@ -81,7 +79,7 @@ def figure(results: Sequence[Result], metric: str = "auroc", setting: str = "ood
     from nci_plugin.evaluation.drawn import DrawnFigure
 
     cells = pivot(results, metric, setting)[::-1]
-    drawn = DrawnFigure(figsize=(6, 1 + 0.3 * len(cells)), layout="constrained")
+    drawn = DrawnFigure(6, 1 + 0.3 * len(cells))
     axes = drawn.subplots()
     for place, name in enumerate(cells.columns):
         axes.plot(cells[name], range(len(cells)), "os^vDPX*"[place % 8], label=str(name), alpha=0.8)
@@ -94,23 +92,21 @@ def figure(results: Sequence[Result], metric: str = "auroc", setting: str = "ood
 
 def roc_figure(scores: Mapping[str, Mapping[str, NDArray[Any]]], detectors: Sequence[str] | None = None) -> Figure:
     """ROC curves, OOD positive, in percent: a panel for each OOD set and a curve for each detector."""
-    from nci_plugin.evaluation.drawn import DrawnFigure
+    from nci_plugin.evaluation.drawn import DrawnFigure, draw_chance, draw_grid, draw_roc
 
     names = _chosen(scores, detectors)
     sets = [split for split in scores[names[0]] if Split.parse(split).is_ood]
     if not sets:
         raise PluginError("ROC curves: the benchmark must have near or far sets, it has none; add some")
-    drawn = DrawnFigure(figsize=(3.6 * len(sets) + 1.6, 3.6), layout="constrained")
-    panels = drawn.subplots(1, len(sets), sharey=True, squeeze=False)[0]
+    drawn = DrawnFigure(3.6 * len(sets) + 1.6, 3.6)
+    panels = draw_grid(drawn, len(sets), len(sets), sharey=True)
     for axes, split in zip(panels, sets):
         for place, name in enumerate(names):
-            id_scores, ood = scores[name][TEST], scores[name][split]
-            is_ood = np.arange(len(id_scores) + len(ood)) >= len(id_scores)
-            fpr, tpr, _ = roc_curve(is_ood, -np.concatenate([id_scores, ood]))
-            axes.plot(100 * fpr, 100 * tpr, ("-", "--", "-.", ":")[place // 10 % 4], label=name, linewidth=1.3)
-        axes.plot([0, 100], [0, 100], color="0.8", linewidth=0.8)
-        axes.set_title(f"{split}, n = {len(ood)}", fontsize="medium")
-        axes.set_xlabel(f"ID samples called OOD (%), n = {len(id_scores)}")
+            dashes = ("-", "--", "-.", ":")[place // 10 % 4]
+            draw_roc(axes, scores[name][TEST], scores[name][split], linestyle=dashes, label=name)
+        draw_chance(axes)
+        axes.set_title(f"{split}, n = {len(scores[name][split])}", fontsize="medium")
+        axes.set_xlabel(f"ID samples called OOD (%), n = {len(scores[name][TEST])}")
     panels[0].set_ylabel("OOD samples found (%)")
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
     return drawn
@@ -118,25 +114,18 @@ def roc_figure(scores: Mapping[str, Mapping[str, NDArray[Any]]], detectors: Sequ
 
 def scores_figure(scores: Mapping[str, Mapping[str, NDArray[Any]]], detectors: Sequence[str] | None = None) -> Figure:
     """Densities of the scores on ID test images and on every other set, in bins that they share: a panel a detector."""
-    from nci_plugin.evaluation.drawn import DrawnFigure
+    from nci_plugin.evaluation.drawn import DrawnFigure, draw_densities, draw_grid
 
     names = _chosen(scores, detectors)
-    width = min(3, len(names))
-    height = -(-len(names) // width)
-    drawn = DrawnFigure(figsize=(3.4 * width + 1.6, 2.4 * height), layout="constrained")
-    panels = drawn.subplots(height, width, squeeze=False).ravel()
+    across = min(3, len(names))
+    drawn = DrawnFigure(3.4 * across + 1.6, 2.4 * -(-len(names) // across))
+    panels = draw_grid(drawn, len(names), across)
     for axes, name in zip(panels, names):
         own = {split: each for split, each in scores[name].items() if Split.parse(split).group in (CSID, NEAR, FAR)}
-        low, high = np.quantile(np.concatenate([scores[name][TEST], *own.values()]), [0.002, 0.998])
-        bins = np.linspace(low, high if high > low else low + 1, 41).tolist()
-        axes.hist(scores[name][TEST], bins, density=True, color="0.7", label=f"ID test, n = {len(scores[name][TEST])}")
-        for split, values in own.items():
-            axes.hist(values, bins, density=True, histtype="step", linewidth=1.3, label=f"{split}, n = {len(values)}")
+        both = {"ID test": scores[name][TEST], **own}
+        draw_densities(axes, {f"{label}, n = {len(values)}": values for label, values in both.items()})
         axes.set_title(name, fontsize="medium")
         axes.set_xlabel("score, larger = more ID")
-        axes.set_yticks([])
-    for axes in panels[len(names) :]:
-        axes.axis("off")
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
     return drawn
 

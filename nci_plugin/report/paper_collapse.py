@@ -24,7 +24,7 @@ from nci_plugin.report.class_figures import FEW_CLASSES, turned
 from nci_plugin.report.diagnosis_files import RECORD_BYTES, Stored, drawn_from, has_diagnosis, read_diagnoses
 from nci_plugin.report.figures import PALETTE
 from nci_plugin.report.panels import Panel, draw_panels, epoch_panels, label_stages, shared_epochs, stage_panels
-from nci_plugin.report.paper_figures import FONTS, WIDTHS, PaperFigure, new_figure
+from nci_plugin.report.paper_figures import FONTS, WIDTHS, PaperFigure
 
 BINS = 30
 ACROSS = {"column": 2, "page": 4, "slide": 4}
@@ -62,7 +62,7 @@ def collapse_figure(diagnoses: Sequence[Stored], size: str = "column") -> PaperF
     inch, across = FONTS[size] / 72, 1 if size == "column" else len(panels)
     height = 0.36 * WIDTHS[size] if size == "column" else 0.75 * WIDTHS[size] / len(panels)
     words = max(map(len, names)) if few and turned(names) else 0
-    figure = new_figure(WIDTHS[size], -(-len(panels) // across) * (height + (2 + 0.5 * words) * inch))
+    figure = PaperFigure(WIDTHS[size], -(-len(panels) // across) * (height + (2 + 0.5 * words) * inch))
     for axis, draw in zip(figure.subplots(len(panels) // across, across, squeeze=False).ravel(), panels):
         draw(axis)
         axis.spines[["top", "right"]].set_visible(False)
@@ -161,7 +161,7 @@ def _of(diagnoses: Sequence[Stored]) -> str:
 def _panels(panels: Sequence[Panel], places: Sequence[float], size: str) -> tuple[PaperFigure, list[Axes], list[Axes]]:
     across, inch = min(ACROSS[size], len(panels)), FONTS[size] / 72
     rows = -(-len(panels) // across)
-    figure = new_figure(WIDTHS[size], rows * (0.75 * WIDTHS[size] / across + 2 * inch) + 5 * inch)
+    figure = PaperFigure(WIDTHS[size], rows * (0.75 * WIDTHS[size] / across + 2 * inch) + 5 * inch)
     axes, last = draw_panels(figure, panels, places, across, marker_size=0.3 * FONTS[size])
     return figure, axes, last
 
