@@ -80,14 +80,15 @@ def _along_epochs(
     figure: Figure, panels: Sequence[Panel], run: Trajectory, onset: Onset, across: int
 ) -> Sequence[Axes]:
     """Draw panels of a run, its onset, and where the phase of the training changes; returns their axes."""
-    axes, _ = draw_panels(figure, panels, run.epochs.tolist(), across)
+    axes, last = draw_panels(figure, panels, run.epochs.tolist(), across)
     for axis in axes:
         if onset.observed:
             axis.axvline(onset.epoch, color="0.25", linewidth=1)
         for before, after in zip(run.records, run.records[1:]):
             if before.phase != after.phase:
                 axis.axvline(after.epoch, color="0.6", linewidth=0.8, linestyle="--")
-    figure.supxlabel("epoch")
+    for axis in last:
+        axis.set_xlabel("epoch")
     return axes
 
 
