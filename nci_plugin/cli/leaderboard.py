@@ -8,13 +8,8 @@ from pathlib import Path
 
 from nci_plugin.adapters.openood.roots import find_roots
 from nci_plugin.checks import PluginError, check_known, check_number, pairs
-from nci_plugin.cli.commands import (
-    LeaderboardApply,
-    LeaderboardCompare,
-    LeaderboardRank,
-    LeaderboardRows,
-    RowNames,
-)
+from nci_plugin.cli.groups import RowNames
+from nci_plugin.cli.leaderboard_commands import LeaderboardApply, LeaderboardCompare, LeaderboardRank, LeaderboardRows
 from nci_plugin.comparison.compare import standings
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.run import Run
