@@ -85,7 +85,7 @@ def evaluate(
     benchmark = benchmark.with_data_root(Path(data_root))
     if benchmark.built_in is not None:
         write_digits(Path(data_root))
-    setups, left_out = affordable(resolve_detectors(detectors), detectors, benchmark.num_classes)
+    setups, left_out = affordable(resolve_detectors(detectors), detectors, benchmark.num_classes, processes)
     benchmark.check_has_ood()
     splits = open_splits(benchmark)
     if isinstance(network, nn.Module):
@@ -203,17 +203,21 @@ def resolve_detectors(
 
 
 def affordable(
-    setups: Sequence[Contestant], detectors: DetectorLike | Sequence[DetectorLike], num_classes: int
+    setups: Sequence[Contestant],
+    detectors: DetectorLike | Sequence[DetectorLike],
+    num_classes: int,
+    processes: Processes = ALONE,
 ) -> tuple[list[Contestant], dict[str, str]]:
     """The setups without those of ``all`` that the classes or the free memory do not allow, and why these are left out.
 
-    One that is asked for by name stays.
+    One that is asked for by name stays. All ``processes`` leave out the same: the least that is free in any decides.
     """
     asked = [detectors] if isinstance(detectors, (str, Detector, type, Contestant)) else list(detectors)
     names = [name for name in asked if isinstance(name, str)]
     if DEFAULT_DETECTORS not in names:
         return list(setups), {}
-    large = pytorch_ood.too_large(num_classes, free_memory())
+    free = processes.together(lambda: {"bytes": torch.tensor(free_memory())})
+    large = pytorch_ood.too_large(num_classes, min(int(each["bytes"]) for each in free))
     left_out = {setup.name: large[setup.name] for setup in setups if setup.name in large and setup.name not in names}
     return [setup for setup in setups if setup.name not in left_out], left_out
 

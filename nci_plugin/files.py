@@ -224,10 +224,14 @@ def usable_cores() -> int:
 
 
 def free_memory() -> int:
-    """Bytes of memory that can be used now; without bound where the system does not say."""
+    """Bytes of memory that this process can use now; without bound where the system does not say.
+
+    Processes that torchrun started on one machine do the same at the same time, so each has its share.
+    """
     try:
         meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
-        return next(1024 * int(line.split()[1]) for line in meminfo.splitlines() if line.startswith("MemAvailable"))
+        free = next(1024 * int(line.split()[1]) for line in meminfo.splitlines() if line.startswith("MemAvailable"))
+        return free // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     except (OSError, StopIteration, ValueError):
         return sys.maxsize
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import twins
 
+from nci_plugin.checks import PluginError
+from nci_plugin.config import load_detector
+from nci_plugin.deploy.state import detector_from, state_of
 from nci_plugin.detectors import knn, registry
+from nci_plugin.detectors.base import Sizes
 from nci_plugin.evaluation.scoring import score_split
 from nci_plugin.features.split import Chunk, FeatureSplit
 from nci_plugin.networks.head import LinearHead
@@ -95,6 +101,61 @@ def test_a_search_of_alpha_reads_the_training_features_once(monkeypatch: pytest.
     score_split(detector, train)
     score_split(detector.fit(train, HEAD), tested)
     assert len(passes) == 4
+
+
+with_faiss = pytest.mark.skipif(find_spec("faiss") is None, reason="faiss is not installed")
+
+
+@with_faiss
+@pytest.mark.parametrize("K", [1, 9, 300])
+@pytest.mark.parametrize("count", [1, 11, 90])
+def test_faiss_finds_the_same_neighbours(K: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where rows are there twice or have no length, and in blocks; it searches a few queries in another way."""
+    monkeypatch.setattr(knn, "BANK_ROWS", 64)
+    generator = torch.Generator().manual_seed(0)
+    train, tested = (torch.rand(rows, 6, generator=generator) for rows in (300, count))
+    train[100:130], train[7], tested[0] = train[:30], 0, train[2]
+    logits = HEAD.logits(tested)
+    expected, found = (
+        registry.create("knn", K=K, index=index).fit(split(train, [250, 50]), HEAD).score(tested, logits)
+        for index in ("blocks", "faiss")
+    )
+    assert (found - expected).abs().max() <= 1e-5
+
+
+@with_faiss
+def test_an_index_is_of_the_training_features_that_are_there(tmp_path: Path) -> None:
+    """After another fit, where others were put in their place, and read from a file."""
+    (tmp_path / "mine.yml").write_text("postprocessor: {name: knn, postprocessor_args: {K: 3, index: faiss}}\n")
+    detector = load_detector(str(tmp_path / "mine.yml")).detector
+    assert detector.get_hyperparameters() == {"K": 3, "index": "faiss"}
+    generator = torch.Generator().manual_seed(0)
+    first, second, tested = (torch.rand(30, 6, generator=generator) for _ in range(3))
+    usual = registry.create("knn", K=3)
+    scores = {}
+    for name, train in (("first", first), ("second", second)):
+        scores[name] = usual.fit(split(train, [30]), HEAD).score(tested, HEAD.logits(tested))
+        found = detector.fit(split(train, [30]), HEAD).score(tested, HEAD.logits(tested))
+        torch.testing.assert_close(found, scores[name])
+    state = state_of(detector)
+    detector.training_ = split(first, [30])
+    torch.testing.assert_close(detector.score(tested, HEAD.logits(tested)), scores["first"])
+    read = detector_from(state.values, state.tensors, "a file")
+    torch.testing.assert_close(read.score(tested, HEAD.logits(tested)), scores["second"])
+
+
+def test_an_index_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PluginError, match="'knn': index: must be one of blocks, faiss, got 'hnsw'"):
+        registry.create("knn").set_hyperparameters(index="hnsw")
+    monkeypatch.setattr(knn, "find_spec", lambda name: None)
+    with pytest.raises(PluginError, match="index faiss needs that library, which is not installed; pip install"):
+        registry.create("knn").set_hyperparameters(index="faiss")
+
+
+@with_faiss
+def test_what_an_index_takes_is_reckoned() -> None:
+    terms = [registry.create("knn", index=index).memory_terms for index in ("blocks", "faiss")]
+    assert Sizes(100, 0, 7, 3).of(terms[1]) - Sizes(100, 0, 7, 3).of(terms[0]) == 12 * 100 * 7
 
 
 HEAD = LinearHead(torch.zeros(3, 6), torch.zeros(3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from nci_plugin.detectors import base, nnguide, registry
 from nci_plugin.detectors.base import Sizes
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.files import free_memory
 from nci_plugin.networks.head import LinearHead
 
 N, P, K = 60, 6, 3
@@ -71,6 +73,13 @@ def test_our_own_are_refused_before_they_fit(monkeypatch: pytest.MonkeyPatch) ->
         refused = pytest.raises(PluginError, match="takes up to 0.1 GB for 60 training and 60 validation rows")
         with refused if is_refused else nullcontext():
             detector.fit(split, head, split)
+
+
+def test_processes_of_a_machine_share_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "MemTotal: 9000 kB\nMemAvailable: 4000 kB\n")
+    assert free_memory() == 4000 * 1024
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # as torchrun sets it
+    assert free_memory() == 1000 * 1024
 
 
 def test_sizes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from PIL import Image
 from nci_plugin import Benchmark, PluginError, Preprocessing, evaluate
 from nci_plugin.benchmarks.opening import image_batches, open_splits
 from nci_plugin.benchmarks.shards import HEADER_BYTES, ImageShards
+from nci_plugin.cli.main import main
+from nci_plugin.config import load_benchmark
 
 webdataset = pytest.importorskip("webdataset")
 
@@ -224,3 +227,55 @@ def test_a_shard_that_changed_is_not_read_on(tmp_path: Path) -> None:
 def test_ood_images_need_no_label(tmp_path: Path) -> None:
     files = read(shard(tmp_path / "a.tar", [("b.png", png()), ("c.png", png()), ("c.cls", b"cat")]), num_classes=None)
     assert files.labels.tolist() == [-1, -1]
+
+
+YAML = """
+benchmark:
+  name: tars
+  num_classes: 2
+  preprocessing: {pre_size: 2, img_size: 2, normalization: [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]}
+  id:
+    train: {shards: [shards/0.tar, shards/1.tar]}
+    test: {shards: [shards/0.tar]}
+  ood:
+    near:
+      datasets: [n]
+      n: {shards: [near.tar], preprocessing: {normalization: [[0, 0, 0], [1, 1, 1]]}}
+"""
+
+
+def test_a_yaml_file_names_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Under the data root, as image lists; the same samples as from Python."""
+    (tmp_path / "shards").mkdir()
+    for number in range(2):
+        shard(tmp_path / "shards" / f"{number}.tar", sound(4, 4 * number))
+    shard(tmp_path / "near.tar", [(f"{n}.png", png(100 + n)) for n in range(3)])
+    (tmp_path / "tars.yml").write_text(YAML)
+    opened = open_splits(load_benchmark(str(tmp_path / "tars.yml")).with_data_root(tmp_path))
+    expected = read(*(tmp_path / "shards" / f"{number}.tar" for number in range(2)))
+    assert all(torch.equal(opened["id/train"][n][0], expected[n][0]) for n in range(8))
+    assert opened["id/train"].labels.tolist() == expected.labels.tolist()
+    assert opened["near/n"].preprocessing.normalization == ((0, 0, 0), (1, 1, 1))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    evaluation = evaluate(network, tmp_path / "tars.yml", "nci", data_root=tmp_path, progress=False)
+    assert not evaluation.failures
+    assert main(["validate", str(tmp_path / "tars.yml"), "--data-root", str(tmp_path)]) == 0
+    assert "id/train 8, id/test 4, near/n 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("{shards: ['pipe:touch hacked']}", "id: test: image shard 'pipe:touch hacked': pipes and URLs are not read"),
+        ("{shards: ['https://host/a.tar']}", "pipes and URLs are not read"),
+        ("{shards: a.tar}", "must be a list of paths of tar files, got 'a.tar'"),
+        ("{shards: []}", "must be a list of paths of tar files"),
+        ("{shards: {a.tar: 1}}", "must be a list of paths of tar files"),
+        ("{shards: [1]}", "must be the path of a file that ends in .tar"),
+        ("{shards: [a.tar], data_dir: images/}", "unknown key 'data_dir'"),
+    ],
+)
+def test_what_a_yaml_file_cannot_name(entry: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "tars.yml").write_text(YAML.replace("{shards: [shards/0.tar]}", entry))
+    with pytest.raises(PluginError, match=re.escape(reason)):
+        load_benchmark(str(tmp_path / "tars.yml"))

@@ -180,12 +180,14 @@ class Benchmark:
         return Split.parse(split).is_id
 
     def with_data_root(self, data_root: Path) -> Benchmark:
-        """The same benchmark with its image lists under ``data_root``."""
-        splits = {
-            name: replace(source, data_root=data_root) if isinstance(source, ImageList) else source
-            for name, source in self.splits.items()
-        }
-        return replace(self, splits=splits)
+        """The same benchmark with its image lists, and the tar files of a YAML file, under ``data_root``."""
+        from nci_plugin.benchmarks.shards import ImageShards
+
+        def placed(source: Source) -> Source:
+            has_root = isinstance(source, (ImageList, ImageShards)) and source.data_root is not None
+            return replace(source, data_root=data_root) if has_root else source  # type: ignore[type-var]
+
+        return replace(self, splits={name: placed(source) for name, source in self.splits.items()})
 
     def with_csid(self, names: Sequence[str]) -> Benchmark:
         """The same benchmark with only these covariate-shifted sets; raises PluginError on an unknown one."""

@@ -44,10 +44,20 @@ REMEDY = "write the shard again, or leave it out"
 
 @dataclass(frozen=True)
 class ImageShards:
-    """Tar files of samples, in order; each is a path of this machine that ends in ``.tar``."""
+    """Tar files of samples, in order; each is a path of this machine that ends in ``.tar``.
+
+    It is relative to ``data_root`` where there is one, as for those of a YAML file.
+    """
 
     paths: Sequence[str | Path]
     preprocessing: Preprocessing
+    data_root: Path | None = None
+
+    def files(self) -> list[Path]:
+        """Where the tar files are; raises PluginError on what is no such path, without a look at the disk."""
+        if isinstance(self.paths, (str, Path)) or not isinstance(self.paths, Sequence) or not len(self.paths):
+            raise PluginError(f"image shards: must be a list of paths of tar files, got {shown(self.paths)}")
+        return [(self.data_root or Path()) / _local(each) for each in self.paths]
 
     def read(self, num_classes: int | None) -> ShardedImages:
         """Look at the header of every member; ``num_classes`` is None for OOD images, whose labels are not looked at.
@@ -61,9 +71,7 @@ class ImageShards:
                 "image shards: webdataset is not installed; pip install 'nci_plugin[webdataset]'"
             ) from None
 
-        if isinstance(self.paths, (str, Path)) or not len(self.paths):
-            raise PluginError(f"image shards: must be a list of paths of tar files, got {shown(self.paths)}")
-        paths = [_local(each) for each in self.paths]
+        paths = self.files()
         columns, ends = (array("q"), array("q"), array("q")), []
         for path in paths:
             file = _opened(path)

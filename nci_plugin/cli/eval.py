@@ -80,7 +80,7 @@ def _evaluate(inputs: Inputs, job: Job, setups: Sequence[Contestant], options: E
     inputs.benchmark.check_has_ood()
     _check_shifted(options.metrics, inputs.benchmark)
     networks = job.load(inputs)
-    setups, left_out = api.affordable(setups, options.detectors, inputs.benchmark.num_classes)
+    setups, left_out = api.affordable(setups, options.detectors, inputs.benchmark.num_classes, job.processes)
     for name, reason in left_out.items():
         say(f"left out of 'all': {name}: {reason}; name it to have it")
     with job.processes.locked(networks.output):

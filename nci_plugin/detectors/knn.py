@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nci_plugin.checks import PluginError, check_number
+from nci_plugin.checks import PluginError, check_choice, check_number
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
 from nci_plugin.detectors.nci import NCI_PAPER
 from nci_plugin.detectors.registry import register_detector
@@ -20,6 +22,12 @@ from nci_plugin.networks.head import LinearHead
 QUERY_ROWS, BANK_ROWS = 1024, 16384
 """Rows that are compared at once: 64 MB of similarities, whatever the number of training samples."""
 
+SMALL, LARGE = 1e-15, 1e15
+"""A row whose length lies between has squares that neither vanish nor overflow in float32."""
+
+BLOCKS, FAISS = "blocks", "faiss"
+"""How neighbours are looked for: by products of blocks, on any device, or in an exact index of faiss, on the CPU."""
+
 KEPT = 64
 """Sets of rows, of 4096 each, whose distances are kept while ``alpha`` is searched: more than validation has."""
 
@@ -29,7 +37,8 @@ class KNN(Detector):
     """Score = -||f - f_(K)||_2, f = h / ||h||_2, f_(K) its K-th nearest training feature (Sun et al. 2022).
 
     ``K``: a whole number from 1 to the number of training samples. The training features stay where they are stored
-    and are read block by block, once for all rows that are scored together.
+    and are read block by block, once for all rows that are scored together. With ``index`` = ``faiss`` they are held in
+    memory by that library (Johnson et al. 2019), whose exact search gives the same neighbours but for ties.
     """
 
     name = "knn"
@@ -43,14 +52,33 @@ class KNN(Detector):
     )
     fits_on = FitsOn.BANK
     magnitude = 1.0
-    memory: Mapping[str, float] = {"P": 12 * BANK_ROWS, "": 8 * QUERY_ROWS * BANK_ROWS}
     per_row = "N P"
+    _index: tuple[FeatureSplit, Any] | None = None
 
-    def __init__(self, K: int = 50) -> None:
-        self.K = K
+    def __init__(self, K: int = 50, index: str = BLOCKS) -> None:
+        self.K, self.index = K, index
+
+    @property
+    def memory(self) -> dict[str, float]:
+        held = {"N P": 12.0} if self.index == FAISS else {}  # its vector doubles as it grows, and is copied then
+        return {"P": 12 * BANK_ROWS, "": 8 * QUERY_ROWS * BANK_ROWS, **held}
+
+    def get_hyperparameters(self) -> dict[str, Any]:
+        """Without ``index`` where it is the usual one: it is no part of the equation."""
+        return {name: value for name, value in super().get_hyperparameters().items() if value != BLOCKS}
 
     def check_hyperparameters(self) -> None:
         check_number(f"detector '{self.name}': K", self.K, above=0, whole=True)
+        check_choice(f"detector '{self.name}': index", self.index, (BLOCKS, FAISS))
+        if self.index == FAISS and find_spec("faiss") is None:
+            raise PluginError(
+                f"detector '{self.name}': index {FAISS} needs that library, which is not installed;"
+                f" pip install 'nci_plugin[faiss]', or choose index {BLOCKS}"
+            )
+
+    @property
+    def least_training(self) -> int:
+        return self.K
 
     def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.training_ = training
@@ -74,11 +102,14 @@ class KNN(Detector):
 
         The training set is read once, and of what was read only the K nearest of each query are kept.
         """
+        if self.index == FAISS:
+            return torch.from_numpy(self._indexed().search(queries.cpu().numpy(), self.K)[1][:, self.K - 1])
         blocks, start = queries.split(QUERY_ROWS), 0
         nearest = [(block.new_empty(len(block), 0), block.new_empty(len(block), 0).long()) for block in blocks]
         for bank in self._blocks(queries.device):
+            bank, lengths = _with_lengths(bank)
             for number, (block, (cosines, rows)) in enumerate(zip(blocks, nearest)):
-                found = (block @ bank.T).topk(min(self.K, len(bank)), dim=1, sorted=False)
+                found = (block @ bank.T).div_(lengths).topk(min(self.K, len(bank)), dim=1, sorted=False)
                 cosines = torch.cat([cosines, found.values], dim=1)
                 rows = torch.cat([rows, found.indices + start], dim=1)
                 if cosines.shape[1] > self.K:
@@ -89,15 +120,26 @@ class KNN(Detector):
         farthest = [rows.gather(1, cosines.argmin(dim=1, keepdim=True))[:, 0] for cosines, rows in nearest]
         return torch.cat(farthest).cpu()
 
+    def _indexed(self) -> Any:
+        """The directions of the training set in an index of faiss, made when it is first asked for."""
+        import faiss
+
+        if self._index is None or self._index[0] is not self.training_:
+            index = faiss.IndexFlatIP(self.training_.num_features)
+            for bank in self._blocks(torch.device("cpu")):
+                index.add(directions(bank).numpy())
+            self._index = self.training_, index
+        return self._index[1]
+
     def _blocks(self, device: torch.device) -> Iterator[Tensor]:
-        """The directions of the training set in order, up to BANK_ROWS rows at a time, whatever the shards' size."""
+        """The training set in order, up to BANK_ROWS rows at a time, whatever the shards' size."""
         parts: list[Tensor] = []
         for chunk in self.training_.chunks(BANK_ROWS):
             if sum(map(len, parts)) + len(chunk) > BANK_ROWS:
-                yield torch.cat(parts)
+                yield _joined(parts)
                 parts = []
-            parts.append(directions(chunk.features.to(device)))
-        yield torch.cat(parts)
+            parts.append(chunk.features.float().to(device))
+        yield _joined(parts)
 
     def _training_rows(self, index: Tensor) -> Tensor:
         """Rows (n, P) of the training set, read from where they are stored."""
@@ -105,9 +147,24 @@ class KNN(Detector):
         first = 0
         for shard in self.training_.shards:
             here = (index >= first) & (index < first + len(shard))
-            rows[here] = shard.features[index[here] - first].float()
+            rows[here] = shard.features[index[here] - first].float().cpu()
             first += len(shard)
         return rows
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _with_lengths(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and their lengths (n,): for a single image a product over these costs less than a copy of the rows.
+
+    Where the squares of some row would vanish or overflow, the rows are the directions, of length 1.
+    """
+    lengths = torch.linalg.vector_norm(rows, dim=1)
+    if ((lengths > SMALL) & (lengths < LARGE)).all():
+        return rows, lengths
+    return directions(rows), torch.ones_like(lengths)
 
 
 def directions(features: Tensor) -> Tensor:

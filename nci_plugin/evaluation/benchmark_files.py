@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, OOD_VALIDATION, Benchmark
+from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, OOD_VALIDATION, Benchmark, Source
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
 from nci_plugin.checks import PluginError, check_keys, check_known, check_name, check_number, shown
 from nci_plugin.networks.named import check_named
@@ -54,14 +54,14 @@ def parse_benchmark(raw: Mapping[str, Any], where: str, preprocessing: Mapping[s
         raise PluginError(f"{where}: name must be letters, digits, '.', '_' and '-', got {shown(benchmark_name)}")
     check_number(f"{where}: num_classes", raw["num_classes"], above=0, whole=True, most=MOST_CLASSES)
     base = _preprocessing(preprocessing or raw["preprocessing"], f"{where}: preprocessing")
-    splits: dict[str, ImageList] = {}
+    splits: dict[str, Source] = {}
     check_keys(f"{where}: id", raw["id"], ["train", "val", "test"], ["test"])
     for name, entry in raw["id"].items():
-        splits[f"id/{name}"] = _image_list(entry, base, f"{where}: id: {name}")
+        splits[f"id/{name}"] = _images(entry, base, f"{where}: id: {name}")
     ood = {} if raw.get("ood") is None else raw["ood"]
     check_keys(f"{where}: ood", ood, ["val", NEAR, FAR])
     if "val" in ood:
-        splits[OOD_VALIDATION] = _image_list(ood["val"], base, f"{where}: ood: val")
+        splits[OOD_VALIDATION] = _images(ood["val"], base, f"{where}: ood: val")
     for group, entries in ((CSID, raw.get("csid")), (NEAR, ood.get(NEAR)), (FAR, ood.get(FAR))):
         splits.update(_group(group, entries or {"datasets": []}, base, where))
     network = raw.get("network") or {}
@@ -84,13 +84,13 @@ def parse_benchmark(raw: Mapping[str, Any], where: str, preprocessing: Mapping[s
     )
 
 
-def _group(group: str, entries: Any, preprocessing: Preprocessing, where: str) -> dict[str, ImageList]:
+def _group(group: str, entries: Any, preprocessing: Preprocessing, where: str) -> dict[str, Source]:
     where = f"{where}: {group}"
     if not isinstance(entries, Mapping) or not isinstance(entries.get("datasets"), list):
         raise PluginError(f"{where}: needs a list 'datasets' and one entry for each name in it, as OpenOOD's DATA_INFO")
     # An entry that no list names is checked too: OpenOOD describes sets beyond those that it evaluates.
     described = {
-        _name(where, name): _image_list(entry, preprocessing, f"{where}: {name}")
+        _name(where, name): _images(entry, preprocessing, f"{where}: {name}")
         for name, entry in entries.items()
         if name != "datasets"
     }
@@ -105,16 +105,31 @@ def _name(where: str, raw: Any) -> str:
     return check_name(where, str(raw) if type(raw) is int and abs(raw) < 10**18 else raw)
 
 
-def _image_list(raw: Any, preprocessing: Preprocessing, where: str) -> ImageList:
-    check_keys(where, raw, ["data_dir", "imglist_path", "preprocessing"], ["data_dir", "imglist_path"])
-    if raw["data_dir"] != "":  # the data root itself, as in OpenOOD
-        _check_text(f"{where}: data_dir", raw["data_dir"])
-    _check_text(f"{where}: imglist_path", raw["imglist_path"])
+def _images(raw: Any, preprocessing: Preprocessing, where: str) -> Source:
+    """The image list of an entry, or its tar files."""
+    keys = ["shards"] if isinstance(raw, Mapping) and "shards" in raw else ["data_dir", "imglist_path"]
+    check_keys(where, raw, [*keys, "preprocessing"], keys)
     if raw.get("preprocessing") is not None:
         own = raw["preprocessing"]
         check_keys(f"{where}: preprocessing", own, [field.name for field in fields(Preprocessing)])
         preprocessing = _preprocessing({**asdict(preprocessing), **own}, f"{where}: preprocessing")
+    if "shards" in raw:
+        return _shards(raw["shards"], preprocessing, where)
+    if raw["data_dir"] != "":  # the data root itself, as in OpenOOD
+        _check_text(f"{where}: data_dir", raw["data_dir"])
+    _check_text(f"{where}: imglist_path", raw["imglist_path"])
     return ImageList(raw["imglist_path"], raw["data_dir"], preprocessing)
+
+
+def _shards(paths: Any, preprocessing: Preprocessing, where: str) -> Source:
+    from nci_plugin.benchmarks.shards import ImageShards  # imports torch
+
+    shards = ImageShards(paths, preprocessing, Path("data"))
+    try:
+        shards.files()
+    except PluginError as error:
+        raise PluginError(f"{where}: {error}") from None
+    return shards
 
 
 def _check_text(where: str, value: Any) -> None:

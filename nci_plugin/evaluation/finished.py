@@ -22,6 +22,7 @@ from nci_plugin.files import digest, read_text, write_atomically
 FILE = "finished.json"
 LIBRARIES = ("numpy", "pytorch-ood", "scikit-learn", "scipy", "torch")
 FILE_BYTES = 2**20
+PACKAGE = Path(__file__).parents[1]
 
 
 class Finished:
@@ -34,35 +35,46 @@ class Finished:
 
     def __init__(self, directory: ResultsDirectory, seed: str, bank: FeatureBank) -> None:
         self._directory, self._seed, self._bank = directory, seed, bank
+        self._package = digest(*(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))))
         self._file, self._digests = directory.path / seed / FILE, {}
-        with suppress(PluginError, OSError, ValueError):  # damaged: as if nothing were finished
+        with suppress(PluginError, OSError, ValueError, TypeError, RecursionError):  # damaged: nothing was finished
             self._digests = dict(json.loads(read_text(self._file, "finished detectors", FILE_BYTES, "remove it")))
 
     def kept(self, setups: Sequence[Contestant]) -> dict[str, Evaluation]:
-        """By name what was stored of those that were finished, by the same code with the same values and features."""
+        """By name what was stored of those that were finished, by the same code with the same values and features.
+
+        The others count as finished no more: what is stored of them may be written again from now on.
+        """
         finished = [setup.name for setup in setups if self._digests.get(setup.name) == self._digest(setup)]
         results = [each for each in self._directory.read() if each.seed == self._seed] if finished else []
         found: dict[str, Evaluation] = {}
         for name in finished:
             rows = [each for each in results if each.detector == name]
-            scores = self._directory.scores(name, self._seed)
-            if rows and scores is not None:
-                found[name] = Evaluation(rows, {name: scores})
-        self._digests = {name: self._digests[name] for name in found}
+            with suppress(PluginError):  # damaged, as by a power cut
+                scores = self._directory.scores(name, self._seed)
+                if rows and scores is not None:
+                    found[name] = Evaluation(rows, {name: scores})
+        if len(found) < len(self._digests):
+            self._digests = {name: self._digests[name] for name in found}
+            self._write()
         return found
 
     def add(self, setup: Contestant) -> None:
         """One more is finished, and stored."""
         self._digests[setup.name] = self._digest(setup)
+        self._write()
+
+    def _write(self) -> None:
         write_atomically(self._file, json.dumps(self._digests), durable=False)
 
     def _digest(self, setup: Contestant) -> str:
         provenance = {key: value for key, value in self._bank.provenance.items() if key != "extraction_seconds"}
         values = [dict(setup.configured), {name: list(each) for name, each in setup.sweep.items()}]
-        versions = [__version__, *map(version, LIBRARIES), torch.get_num_threads()]
-        sources = [source_of(cls) or cls.__qualname__ for cls in type(setup.detector or setup).__mro__]
+        versions = [__version__, self._package, *map(version, LIBRARIES), torch.get_num_threads()]
+        sources: list[bytes | str] = []
         if setup.detector is None or not type(setup.detector).__module__.startswith("nci_plugin."):
-            sources += loaded_sources()
+            classes = type(setup.detector or setup).__mro__
+            sources = [*(source_of(cls) or cls.__qualname__ for cls in classes), *loaded_sources()]
         return digest(json.dumps([setup.name, values, provenance, versions], sort_keys=True, default=repr), *sources)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,11 +17,12 @@ from nci_plugin.evaluation.contestant import check_scores
 from nci_plugin.features.processes import ALONE, Processes
 from nci_plugin.features.split import CHUNK_ROWS, Chunk, FeatureSplit
 
-SCORES = "scores"
 CPU = torch.device("cpu")
 
 PROBE_ROWS, SAME = 8, 1e-5
 """Rows that every process scores, and how far the scores may differ, relative to the larger of 1 and the score."""
+
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
 
 logger = logging.getLogger(__name__)
 
@@ -40,19 +42,19 @@ def score_splits(
     The blocks are the same whatever the number of processes, to which they are dealt out in turn, and so are the bits.
     """
     blocks = [(name, chunk) for name, split in splits.items() for chunk in split.chunks()]
+    given, what = detector.get_hyperparameters(), _work(detector)
 
     def share() -> dict[str, Tensor]:
         mine = [blocks[number][1] for number in processes.share(len(blocks))]
-        return {SCORES: scores_on(device, detector, mine)} if mine else {}
+        return {what: scores_on(device, detector, mine)} if mine else {}
 
     answers = processes.together(share)
     parts: dict[str, list[NDArray[np.floating]]] = {name: [] for name in splits}
     at = [0] * len(answers)
     for number, (name, chunk) in enumerate(blocks):
         rank = number % len(answers)
-        parts[name].append(answers[rank][SCORES][at[rank] : at[rank] + len(chunk)].numpy())
+        parts[name].append(_of(answers, rank, what)[at[rank] : at[rank] + len(chunk)].numpy())
         at[rank] += len(chunk)
-    given = detector.get_hyperparameters()
     return {name: check_scores(np.concatenate(each), detector.name, given) for name, each in parts.items()}
 
 
@@ -71,28 +73,44 @@ def scores_on(device: torch.device, detector: Detector, blocks: Iterable[Chunk])
             part = block.rows(start, start + most)
             try:
                 scores.append(detector.score(part.features.to(device), part.logits.to(device)))
-            except torch.cuda.OutOfMemoryError:
-                if len(part) == 1:
+            except (RuntimeError, MemoryError) as error:
+                if len(part) == 1 or not _ran_out(error):
                     raise
                 most = len(part) // 2
                 logger.warning(
                     "detector '%s': the memory of %s ran out, it goes on in blocks of %d rows",
                     *(detector.name, device, most),
                 )
-                torch.cuda.empty_cache()
                 continue
             start += len(part)
     return torch.cat(scores).cpu()
+
+
+def _ran_out(error: Exception) -> bool:
+    """Whether memory ran out: libraries of a GPU and the CPU's allocator say so in the text of a RuntimeError alone."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or bool(OUT_OF_MEMORY.search(str(error)))
+
+
+def _work(detector: Detector) -> str:
+    return f"{detector.name} {detector.get_hyperparameters()}"
+
+
+def _of(answers: Sequence[Mapping[str, Tensor]], rank: int, what: str) -> Tensor:
+    """The answer of a process; raises RuntimeError if it is at other work, as after an error that it alone had."""
+    if what not in answers[rank]:
+        raise RuntimeError(f"process {rank} did not score {what} with this one; run the same command again")
+    return answers[rank][what]
 
 
 def check_same_fit(detector: Detector, split: FeatureSplit, processes: Processes, device: torch.device) -> None:
     """Raise PluginError where what processes learned differs, as from random numbers: their blocks would not match."""
     if processes.size == 1:
         return
-    rows = split.rows(0, PROBE_ROWS)
-    first, *others = processes.together(lambda: {SCORES: scores_on(device, detector, [rows])})
-    for rank, answer in enumerate(others, start=1):
-        if not torch.allclose(answer[SCORES], first[SCORES], rtol=SAME, atol=SAME, equal_nan=True):
+    rows, what = split.rows(0, PROBE_ROWS), _work(detector)
+    answers = processes.together(lambda: {what: scores_on(device, detector, [rows])})
+    for rank in range(1, processes.size):
+        found, first = (_of(answers, each, what) for each in (rank, 0))
+        if not torch.allclose(found, first, rtol=SAME, atol=SAME, equal_nan=True):
             raise PluginError(
                 f"detector '{detector.name}': process {rank} fitted it otherwise than process 0, as one that draws"
                 " random numbers; evaluate it by one process"

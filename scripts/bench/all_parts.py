@@ -13,10 +13,12 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +30,9 @@ from part_list import HERE, ROOT, SCRIPTS, Part, parts
 from nci_plugin.checks import PluginError, check_writable
 from nci_plugin.features.options import default_workers, resolve_device
 from nci_plugin.files import write_atomically
+
+ERROR_LINES = 40
+"""Last lines of what a part that failed said, which the file keeps."""
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pytorch-ood", "nci_plugin")
 
@@ -76,18 +81,36 @@ def run(part: Part, most: float | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         written = Path(directory) / "report.json"
         command = [part.python, str(HERE / part.script), *part.arguments, "--json", str(written)]
-        try:
-            seconds, ended = timed(
-                lambda: subprocess.run(command, env=environment, capture_output=True, text=True, timeout=most)
-            )
-        except subprocess.TimeoutExpired:
-            return skipped(part, record, f"it takes more than {most:.0f} s")
+        seconds, (code, errors) = timed(lambda: _ended(command, environment, most))
         record.update(arguments=list(part.arguments), seconds=round(seconds, 1))
-        if ended.returncode:
-            reason = (ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"])[-1]
-            say(f"failed:\n{ended.stderr.strip()}")
-            return {**record, "failed": reason}
+        if code is None:
+            return skipped(part, record, f"it takes more than {most:.0f} s")
+        if code:
+            say(f"failed:\n{errors}")
+            lines = errors.splitlines() or [f"exit status {code}"]
+            return {**record, "failed": lines[-1], "errors": lines[-ERROR_LINES:]}
         return {**record, "report": json.loads(written.read_text(encoding="utf-8"))}
+
+
+def _ended(command: Sequence[str], environment: Mapping[str, str], most: float | None) -> tuple[int | None, str]:
+    """Exit status, None of what is not done after ``most`` seconds, and what it said; nothing that it started lives on.
+
+    Else the loader processes of a part that is ended, and what they hold, would go on beside the next one.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+        )
+        try:
+            code = process.wait(most)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        errors.seek(0)
+        return code, errors.read().strip()
 
 
 def skipped(part: Part, record: Mapping[str, Any], reason: str) -> dict[str, Any]:
@@ -168,4 +191,5 @@ def describe(machine: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a part started is ended too
     sys.exit(main())

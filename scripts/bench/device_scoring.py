@@ -3,12 +3,15 @@
     python scripts/bench/device_scoring.py --device cuda [--samples N] [--bank N] [--features P] [--classes K]
 
 What is read is counted once: features and logits in float32, for KNN the training features once for every 1024 images.
+On a CPU KNN is timed with faiss too, where that is installed.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
-from measuring import in_turn, parser, publish
+from measuring import gpu_peak, in_turn, parser, publish
 
 from nci_plugin.detectors import KNN, MSP, NCI
 from nci_plugin.detectors.knn import QUERY_ROWS
@@ -40,6 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     nci = NCI(1e-3).fit(ClassStatistics(asked.classes, asked.features).update(bank[:10_000], labels[:10_000]), head)
     split = FeatureSplit.of(bank.to(device), torch.zeros(asked.bank, 1, device=device), labels.to(device))
     knn, msp = KNN(min(50, asked.bank)).fit(split, head), MSP().fit(None, head)
+    by_faiss = device.type == "cpu" and find_spec("faiss") is not None
+    faiss = KNN(knn.K, "faiss").fit(split, head) if by_faiss else knn
     few = slice(0, min(asked.samples, 8 * QUERY_ROWS))
 
     def waited(result: torch.Tensor) -> None:
@@ -53,6 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
             "nci": lambda: waited(nci.score(features, logits)),
             "msp": lambda: waited(msp.score(features, logits)),
             "knn": lambda: waited(knn.score(features[few], logits[few])),
+            **({"faiss": lambda: waited(faiss.score(features[few], logits[few]))} if by_faiss else {}),
         },
         asked.rounds,
     )
@@ -64,13 +70,15 @@ def main(arguments: list[str] | None = None) -> None:
         "msp": 4 * logits.numel() / 1e9,
         "knn": 4 * asked.features * (count + scans * asked.bank) / 1e9,
     }
-    rates = {name: gigabytes[name] / value for name, value in seconds.items()}
+    rates = {name: size / seconds[name] for name, size in gigabytes.items()}
     report = {f"{name}_GB_per_s": rate for name, rate in rates.items()}
     report.update({f"{name}_over_copy": rates[name] / rates["copy"] for name in rates if name != "copy"})
     report["knn_images_per_second"] = count / seconds["knn"]
     report["knn_TFLOP_per_s"] = 2 * count * asked.bank * asked.features / 1e12 / seconds["knn"]
+    if by_faiss:
+        report["knn_by_faiss_over_blocks"] = seconds["faiss"] / seconds["knn"]
     sizes = {name: getattr(asked, name) for name in ("samples", "bank", "features", "classes")}
-    publish({"device": asked.device, "sizes": sizes, **report}, asked.json)
+    publish({"device": asked.device, "sizes": sizes, **report, **gpu_peak(device)}, asked.json)
 
 
 if __name__ == "__main__":

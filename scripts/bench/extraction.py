@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import in_turn, parser, publish
+from measuring import gpu_peak, in_turn, parser, publish
 from workload import Work, add_options, opened
 
 from nci_plugin.benchmarks.opening import image_batches, open_splits
@@ -72,14 +72,15 @@ def main(arguments: list[str] | None = None) -> None:
     made.add_argument("--amp", default="none", metavar="NAME", help=f"{', '.join(AMP)} (none), for both sides")
     made.add_argument("--rounds", type=int, default=7, metavar="N", help="timed rounds after one that warms up (7)")
     options = made.parse_args(arguments)
-    check_amp(options.amp, resolve_device(options.device))
+    device = resolve_device(options.device)
+    check_amp(options.amp, device)
     with opened(options) as work:
         emptied(work.directory / "features")
         seconds = in_turn(sides(work, options), options.rounds)
         count = sum(map(len, open_splits(work.benchmark).values()))
     report: dict[str, Any] = {f"{name}_s": value for name, value in seconds.items()}
     report.update({f"{name}_over_bare": value / seconds["bare"] for name, value in seconds.items() if name != "bare"})
-    report["stored_images_per_second"] = count / seconds["stored"]
+    report |= {"stored_images_per_second": count / seconds["stored"], **gpu_peak(device)}
     sizes = {"images": count, "threads": torch.get_num_threads()}
     sizes.update({name: getattr(options, name) for name in ("batch_size", "workers", "rounds")})
     publish({"device": options.device, "amp": options.amp, "sizes": sizes, **report}, options.json)

@@ -13,9 +13,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,12 +36,15 @@ SIZES = {
 }
 QUICK = {
     "small": ["--train=60", "--test=60", "--width=8", "--batch-size=20"],
-    "large": ["--train=2", "--test=10", "--batch-size=2"],
-    "vit": ["--train=2", "--test=10", "--batch-size=2"],
+    "large": ["--train=1", "--test=6", "--batch-size=2"],
+    "vit": ["--train=1", "--test=6", "--batch-size=2"],
 }
 NETWORKS = {"small": "ResNet-18, 32x32", "large": "ResNet-50, 224x224", "vit": "ViT-B/16, 224x224"}
 PART_SECONDS = 90.0
 """What a part but the last may take; with ``--quick``, on a CPU, a vision transformer takes longer."""
+
+FLOAT32 = {"NVIDIA_TF32_OVERRIDE": "0"}
+"""Products and convolutions of float32 are that, without TF32 of 10 bits; of all parts but the training."""
 
 TRAINING_SECONDS, AROUND_TRAINING = 60.0, 40.0
 """Less than that is no training, and what reading images before it and the pass after it take."""
@@ -52,7 +58,7 @@ def parts(options: argparse.Namespace) -> Iterator[Part]:
     yield Part("b", "scoring against a copy", "device_scoring.py", [device, *small])
     few = ["--rows=60", "--methods", "msp", "knn"] if options.quick else []
     yield with_openood("c", "replayed methods against the CPU's", "device_replay.py", [device, *few])
-    images = f"--directory={options.output / 'images'}"
+    images = f"--directory={options.images}"
     for load, title in NETWORKS.items():
         for amp in ("none", "bf16"):
             where = [f"--workload={load}", *(QUICK if options.quick else SIZES)[load], device, f"--amp={amp}"]
@@ -91,20 +97,27 @@ def main(arguments: list[str] | None = None) -> int:
     except PluginError as error:
         made.error(str(error))
     machine, done = this_machine(options.device), []
+    asked = {**{name: getattr(options, name) for name in ("quick", "device", "workers", "minutes")}, **FLOAT32}
 
     def left() -> float:
         return 60 * options.minutes - (time.monotonic() - started)
 
-    for part in parts(options):
-        done.append(run(part, left() if options.quick else min(PART_SECONDS, left())))
-    done.append(run(training(options, left() - AROUND_TRAINING), left()))
+    def add(part: Part, most: float) -> None:
+        """Run a part and write all that are done: what comes later cannot take them away."""
+        done.append(run(part, most))
+        report = {"machine": machine, "options": asked, "parts": done, "seconds": round(time.monotonic() - started, 1)}
+        write_atomically(options.output / "gpu.json", json.dumps(report, indent=1) + "\n")
+
+    with tempfile.TemporaryDirectory() as options.images:
+        for part in parts(options):
+            limited = left() if options.quick else min(PART_SECONDS, left())
+            add(replace(part, environment={**part.environment, **FLOAT32}), limited)
+    add(training(options, left() - AROUND_TRAINING), left())
     print(table(done))
-    asked = {"quick": options.quick, "device": options.device, "workers": options.workers, "minutes": options.minutes}
-    report = {"machine": machine, "options": asked, "parts": done, "seconds": round(time.monotonic() - started, 1)}
-    write_atomically(options.output / "gpu.json", json.dumps(report, indent=1) + "\n")
     print(f"\n{describe(machine)}\nwritten to {options.output / 'gpu.json'}")
     return 1 if any("failed" in each for each in done) else 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a part started is ended too
     sys.exit(main())

@@ -90,6 +90,13 @@ def peak_mb() -> float:
     return peak / (1024**2 if sys.platform == "darwin" else 1024)  # kilobytes, but bytes on macOS
 
 
+def gpu_peak(device: Any) -> dict[str, float]:
+    """What torch held at most on a GPU so far, as a number of a report; empty for another device."""
+    import torch
+
+    return {"gpu_peak_MB": torch.cuda.max_memory_allocated(device) / 2**20} if device.type == "cuda" else {}
+
+
 def private_mb() -> float:
     """RssAnon of this process: memory that is its own, and no page of a file. Linux alone."""
     status = Path("/proc/self/status").read_text(encoding="ascii")

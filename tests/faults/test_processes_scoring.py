@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,11 +14,15 @@ import torch
 from children import Child, Whole, crew
 from tiny import Tiny, draw_nothing, tree
 
+from nci_plugin import api
 from nci_plugin.api import evaluate
 from nci_plugin.detectors import registry
-from nci_plugin.evaluation.finished import FILE
+from nci_plugin.evaluation.finished import FILE, Finished
+from nci_plugin.evaluation.scoring import check_same_fit, score_split
 from nci_plugin.features import processes
 from nci_plugin.features.processes import joined
+from nci_plugin.features.split import FeatureSplit
+from nci_plugin.testing import CollapsedFeatures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -203,6 +208,92 @@ def test_an_error_of_one_process_is_one_of_the_detector(tiny: Tiny) -> None:
     assert "not scored: fails: RuntimeError: process 1: MemoryError: no memory in process 1" in children[0].text
     assert "not scored: random: detector 'random': process 1 fitted it otherwise than process 0" in children[0].text
     assert list((tiny.root / "out" / "scores").glob("msp*"))
+
+
+def test_scores_of_two_detectors_are_never_put_together(tiny: Tiny) -> None:
+    """An error that one process alone has, between two blocks of work, leaves it at another detector than the rest."""
+    toy = CollapsedFeatures()
+    split = FeatureSplit([*toy.split(toy.test).chunks(50)])
+
+    def child() -> None:
+        with joined() as here:
+            detector = registry.create("msp" if here.rank == 1 else "mls").fit(None, toy.head)
+            for work in (score_split, check_same_fit):
+                with pytest.raises(RuntimeError, match="did not score m.* with this one; run the same command again"):
+                    work(detector, split, here, torch.device("cpu"))
+
+    children = crew(["list"], 2, before=child)
+    assert [each.wait() for each in children] == [0, 0], children[0].text + children[1].text
+
+
+@pytest.mark.parametrize("damage", ["5", "[" * 2**20, '{"first": 1'])
+def test_a_damaged_list_of_what_was_finished(tiny: Tiny, damage: str) -> None:
+    (tiny.root / "die").write_text("0 2")
+    arguments = tiny.eval(*watched(tiny, "First", "Second"), output=tiny.root / "out")
+    assert Child(arguments).wait() == -signal.SIGKILL
+    (found,) = (tiny.root / "out").rglob(FILE)
+    found.write_text(damage)
+    (tiny.root / "die").unlink()
+    calls(tiny, "first")
+    again = Child(arguments)
+    assert again.wait() == 0, again.text
+    assert calls(tiny, "first") > 0
+
+
+def test_damaged_scores_of_a_finished_detector(tiny: Tiny) -> None:
+    """As a power cut leaves them: they are made again."""
+    (tiny.root / "die").write_text("0 2")
+    arguments = tiny.eval("msp", *watched(tiny, "First", "Second"), output=tiny.root / "out")
+    assert Child(arguments).wait() == -signal.SIGKILL
+    (scores,) = (tiny.root / "out").rglob("first*.npz")
+    scores.write_bytes(scores.read_bytes()[:100])
+    (tiny.root / "die").unlink()
+    calls(tiny, "first")
+    again = Child(arguments)
+    assert again.wait() == 0, again.text
+    assert "finished by the run that was interrupted: msp\n" in again.text
+    assert calls(tiny, "first") > 0
+
+
+def test_what_another_run_may_have_written_again_is_not_finished(tiny: Tiny) -> None:
+    """Killed between the rows of a detector with other values and the note about them: the first run's note is gone."""
+    config, out = tiny.root / "mine.yml", tiny.root / "out"
+
+    def run(alpha: float) -> str:
+        config.write_text(f"postprocessor: {{name: mine, detector: nci, postprocessor_args: {{alpha: {alpha}}}}}\n")
+        child = Child(tiny.eval(str(config), *watched(tiny, "Second"), output=out))
+        child.wait()
+        return child.text
+
+    (tiny.root / "die").write_text("0 2")
+    run(0.1)
+    noted = json.loads(next(out.rglob(FILE)).read_text())
+    assert list(noted) == ["mine"]
+    calls(tiny, "second")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Finished, "add", lambda self, setup: os.kill(os.getpid(), signal.SIGKILL))
+        run(0.2)
+    assert '"alpha": 0.2' in (out / "results.jsonl").read_text()
+    calls(tiny, "second")
+    (tiny.root / "die").unlink()
+    assert "interrupted" not in run(0.1)
+    assert '"alpha": 0.2' not in (out / "results.jsonl").read_text()
+
+
+def test_all_processes_leave_out_the_same(tiny: Tiny) -> None:
+    """What is free changes from one moment to the next, and so from process to process; the least of it decides."""
+    setups = api.resolve_detectors("all")
+
+    def child() -> None:
+        with joined() as here, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(api, "free_memory", lambda: 10**9 if here.rank == 1 else 10**12)
+            left_out = api.affordable(setups, "all", 100, here)[1]
+            (tiny.root / f"left-{here.rank}").write_text("\n".join(left_out.values()))
+
+    children = crew(["list"], 3, before=child)
+    assert [each.wait() for each in children] == [0] * 3, children[0].text
+    texts = {(tiny.root / f"left-{rank}").read_text() for rank in range(3)}
+    assert texts == {"takes about 2.2 GB for 100 classes, 0.9 GB are free"}
 
 
 def test_without_a_directory(tiny: Tiny) -> None:
