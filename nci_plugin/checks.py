@@ -30,6 +30,10 @@ NAME_BYTES = 200
 """The same in UTF-8."""
 
 
+ADDRESS = re.compile(r"(?: object)? at 0x[0-9a-fA-F]+(?=>)")
+"""Where an object lies in memory, as Python writes it into texts: it is another one each time, and tells nobody."""
+
+
 class PluginError(Exception):
     """A user's input cannot be used; the message is one line and says what to do. Commands exit with code 2.
 
@@ -38,8 +42,8 @@ class PluginError(Exception):
 
     def __init__(self, message: str, details: Sequence[str] = ()) -> None:
         # Other libraries' texts and a user's names, quoted in it, may have many lines, escape codes or megabytes.
-        super().__init__(one_line(" ".join(message.split())))
-        self.details = tuple(one_line(line) for line in details)
+        super().__init__(one_line(ADDRESS.sub("", " ".join(message.split()))))
+        self.details = tuple(one_line(ADDRESS.sub("", line)) for line in details)
 
 
 def one_line(text: str) -> str:

@@ -41,8 +41,8 @@ class _Lines:
 
     def __str__(self) -> str:
         elapsed = time.monotonic() - self.started
-        of = "" if self.total is None else f" of {self.total:g}"
-        text = f"{self.desc}: {self.done:g}{of} {self.unit}"
+        of = "" if self.total is None else f" of {self.total:.12g}"
+        text = f"{self.desc}: {self.done:.12g}{of} {self.unit}"
         if self.done:
             text += f", {self.done / elapsed:.3g} {self.unit}/s"
         if self.done and self.total is not None:

@@ -27,7 +27,9 @@ from nci_plugin.deploy import file
 from nci_plugin.deploy.fitting import drawn, fit_together, halves
 from nci_plugin.deploy.preprocessing import agreed, of_timm, of_transform, stated
 from nci_plugin.detectors import registry
+from nci_plugin.detectors.knn import KNN
 from nci_plugin.features.split import FeatureSplit
+from nci_plugin.networks.cut import PROBE_ROWS
 
 TRAIN, VAL, TEST, OOD = rows(120, 1), rows(60, 2), rows(40, 3), rows(30, 4, ood=True)
 
@@ -333,6 +335,23 @@ def test_images_that_are_not_those_of_fit_are_refused() -> None:
     with pytest.raises(PluginError, match="not fitted"):
         new().score(bad)
     assert "not fitted" in repr(new())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"detector": registry.create("knn", K=21), "bank_rows": 20}, "got K = 21, and bank_rows .* keeps 20 of 120"),
+        ({"detector": registry.create("nnguide", K=121), "bank_rows": 200}, "got K = 121, and there are 120"),
+        ({"detector": registry.create("knn", K=121)}, "at most the training images that it keeps"),
+        ({"detector": KNN(K="5")}, "K: must be a whole number"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_a_bank_cannot_hold_is_refused_before_the_pass(settings: dict[str, Any], message: str) -> None:
+    model, passed = network(), []
+    model[6].register_forward_hook(lambda _, inputs, __: passed.append(len(inputs[0])))
+    with pytest.raises(PluginError, match=message):
+        new(**settings).fit(model, TRAIN, VAL)
+    assert sum(passed) <= 2 * PROBE_ROWS
 
 
 @pytest.mark.parametrize(

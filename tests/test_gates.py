@@ -19,6 +19,8 @@ from nci_plugin.files import read_file, read_text
         ("a\u202eb", "a\\u202eb"),
         ("lone \ud800", "lone \\ud800"),
         ("Zürich – ±", "Zürich – ±"),
+        ("got <a.B object at 0x7f5d0e2b3f10> and <function f at 0x7F>", "got <a.B> and <function f>"),
+        ("meet at 0x10, please", "meet at 0x10, please"),
     ],
 )
 def test_a_message_is_one_line_that_a_terminal_can_be_shown(raw, printed):

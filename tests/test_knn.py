@@ -152,6 +152,7 @@ def test_an_index_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
         registry.create("knn").set_hyperparameters(index="faiss")
 
 
+@with_faiss
 def test_what_an_index_takes_is_reckoned() -> None:
     terms = [registry.create("knn", index=index).memory_terms for index in ("blocks", "faiss")]
     assert Sizes(100, 0, 7, 3).of(terms[1]) - Sizes(100, 0, 7, 3).of(terms[0]) == 12 * 100 * 7

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from nci_plugin.checks import PluginError
 from nci_plugin.files import read_file
@@ -51,6 +51,9 @@ def decoded(data: bytes, what: str, transform: Callable[[Image.Image], T], remed
             if image.format in PROGRAMS:
                 raise PluginError(f"{image.format} is a program, and is not run")
             return transform(image)
+    except UnidentifiedImageError:  # its text names the object that held the bytes
+        reason = "it is of no format that Pillow knows" if data else "it is empty"
+        raise PluginError(f"{what}: cannot be decoded ({reason}); {remedy}") from None
     except Exception as error:  # Pillow's decoders raise whatever their format's code runs into
         reason = str(error) or type(error).__name__
         raise PluginError(f"{what}: cannot be decoded ({reason}); {remedy}") from None

@@ -52,6 +52,8 @@ def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, val
     Preprocessing, class names, head and batch size are those of the first. All are fitted, or none where one raises.
     """
     detectors = [new_detector(each.detector) for each in asked]
+    for detector in detectors:
+        detector.check_hyperparameters()
     for each in asked:
         _check_settings(each)
     check_network(model)
@@ -84,6 +86,8 @@ def _pass(
         names = _agreed(training.class_names, names)
         splits[TRAIN] = training.split
         images.check_apart(training.split, opened.split)
+        for each, detector in zip(asked, detectors):
+            _check_rows(detector, len(training), each.bank_rows)
     else:
         images.check_apart(train, validation)
     if settings.class_names is not None:
@@ -156,6 +160,16 @@ def _check_enough(rows: int, tpr: float) -> None:
         raise PluginError(
             f"validation images: {rows} of them calibrate, and a TPR of {100 * tpr:g} % needs at least"
             f" {least_samples(tpr)}; pass more, or a smaller tpr"
+        )
+
+
+def _check_rows(detector: Detector, rows: int, kept: int | None) -> None:
+    """Raise PluginError where a detector keeps fewer training features than it asks for."""
+    if min(rows, rows if kept is None else kept) < detector.least_training:
+        of = f"bank_rows (--bank-rows) keeps {kept} of" if kept is not None and kept < rows else "there are"
+        raise PluginError(
+            f"detector '{detector.name}': K must be at most the training images that it keeps, got K ="
+            f" {detector.least_training}, and {of} {rows}; keep more, or give a smaller K"
         )
 
 

@@ -47,7 +47,8 @@ class ScoringModule(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         joined = logits_in(self.network(images.to(self._dtype)))
-        features, logits = joined.split((self.num_features, joined.shape[1] - self.num_features), dim=1)
+        features = joined.narrow(1, 0, self.num_features)
+        logits = joined.narrow(1, self.num_features, joined.shape[1] - self.num_features)
         if torch.is_autocast_enabled():  # of the caller's, for the network: the score is not computed in bfloat16
             with without_autocast():
                 score = self.equation(features.double(), logits).float()

@@ -200,6 +200,11 @@ class Detector(ABC):
         return False
 
     @property
+    def least_training(self) -> int:
+        """The fewest training rows that it can score with, with the present hyper-parameters."""
+        return 0
+
+    @property
     def memory(self) -> Mapping[str, float]:
         """Bytes that it takes beyond FIT_MEMORY and SCORE_MEMORY, as `Sizes.of` takes them; a class may set them."""
         return {}

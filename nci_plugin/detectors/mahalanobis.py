@@ -53,7 +53,7 @@ class MDSPlusPlus(Detector):
         centres = self.centres_.to(rows.device)
         whitened = rows @ self.whitening_.to(rows.device)
         nearest = closeness(whitened, centres).argmax(dim=1)
-        return (whitened - centres[nearest]).square().sum(dim=1)
+        return (whitened - centres.index_select(0, nearest)).square().sum(dim=1)
 
 
 @register_detector

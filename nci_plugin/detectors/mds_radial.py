@@ -63,4 +63,4 @@ class MDSRadial(Detector):
         whitened = self._radial(features) @ self.whitening_.to(features.device)
         centres = self.centres_.to(whitened)
         nearest = closeness(whitened, centres).argmax(dim=1)
-        return in_range_of(-(whitened - centres[nearest]).square().sum(dim=1), like=logits)
+        return in_range_of(-(whitened - centres.index_select(0, nearest)).square().sum(dim=1), like=logits)

@@ -14,7 +14,7 @@ from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
 from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
-from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.features.statistics import ClassStatistics, quotient
 from nci_plugin.metrics import auroc
 from nci_plugin.networks.head import LinearHead
 
@@ -58,10 +58,9 @@ class FeatureProximity(Detector):
         self.mean_, self.weight_ = training.global_mean, head.weight.detach().double()
 
     def _p_score(self, features: Tensor, logits: Tensor) -> Tensor:
-        weight = self.weight_.to(features.device)[logits.argmax(dim=1)]
+        weight = self.weight_.to(features.device).index_select(0, logits.argmax(dim=1))
         centred = features.double() - self.mean_.to(features.device)
-        length = lengths(centred)
-        return torch.where(length == 0, 0.0, (weight * centred).sum(dim=1) / length)
+        return quotient((weight * centred).sum(dim=1), lengths(centred))
 
     def _terms(self, features: Tensor, logits: Tensor) -> Tensor:
         """The pairs (pScore, ||h||) of rows, (n, 2)."""

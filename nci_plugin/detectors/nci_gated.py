@@ -15,7 +15,7 @@ from nci_plugin.detectors.registry import register_detector
 from nci_plugin.detectors.whitened_cosine import class_directions
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
-from nci_plugin.features.statistics import ClassStatistics, unit_rows
+from nci_plugin.features.statistics import ClassStatistics, quotient, unit_rows
 from nci_plugin.networks.head import LinearHead
 
 Product = Callable[[Tensor, Tensor], Tensor]
@@ -82,13 +82,11 @@ class NCIGated(Detector):
 
     def _terms(self, features: Tensor, predicted: Tensor, product: Product = lambda x, y: (x * y).sum(dim=1)) -> Tensor:
         """s_1, s_2, s_3 of rows (n, P) in float64, (n, 3); ``product`` of whitened rows is their x^T A y."""
-        centred, weight = features - self.centre_.to(features), self.weight_.to(features)[predicted]
-        length = lengths(centred)
-        p_score = torch.where(length > 0, (weight * centred).sum(dim=1) / length, 0.0)
+        centred, weight = features - self.centre_.to(features), self.weight_.to(features).index_select(0, predicted)
+        p_score = quotient((weight * centred).sum(dim=1), lengths(centred))
         x = (unit_rows(features) - self.mean_.to(features)) @ self.factor_.to(features)
-        d = self.directions_.to(features)[predicted]
-        length = product(x, x).sqrt() * product(d, d).sqrt()
-        cosine = torch.where(length > 0, product(x, d) / length, 0.0)
+        d = self.directions_.to(features).index_select(0, predicted)
+        cosine = quotient(product(x, d), product(x, x).sqrt() * product(d, d).sqrt())
         return torch.stack([p_score, cosine, -product(x - d, x - d)], dim=1)
 
     def explain_choice(self) -> str:

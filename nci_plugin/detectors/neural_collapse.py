@@ -25,7 +25,7 @@ from nci_plugin.detectors.neco import NECO
 from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
-from nci_plugin.features.statistics import ClassStatistics
+from nci_plugin.features.statistics import ClassStatistics, quotient
 from nci_plugin.networks.head import LinearHead
 
 NEURAL_COLLAPSE = Paper(
@@ -58,7 +58,7 @@ class NC1(Detector):
         self.whitening_ = whitening(within_covariance(training))  # (P, rank)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        offsets = features.double() - self.means_.to(features.device)[_predicted(logits, self.classes_)]
+        offsets = features.double() - self.means_.to(features.device).index_select(0, _predicted(logits, self.classes_))
         return in_range_of(-lengths(offsets @ self.whitening_.to(features.device)), like=logits)
 
 
@@ -88,7 +88,7 @@ class NC2(Detector):
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         centred = features.double() - self.mean_.to(features.device)
-        return _share(lengths(centred @ self.basis_.to(features.device)), lengths(centred)).to(logits)
+        return quotient(lengths(centred @ self.basis_.to(features.device)), lengths(centred)).to(logits)
 
 
 @register_detector
@@ -109,8 +109,8 @@ class NC3(Detector):
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         centred = features.double() - self.mean_.to(features.device)
-        weight = self.weight_.to(features.device)[logits.argmax(dim=1)]
-        return _share((centred * weight).sum(dim=1), lengths(centred) * lengths(weight)).to(logits)
+        weight = self.weight_.to(features.device).index_select(0, logits.argmax(dim=1))
+        return quotient((centred * weight).sum(dim=1), lengths(centred) * lengths(weight)).to(logits)
 
 
 @register_detector
@@ -157,9 +157,4 @@ class NC5(NECO):
 
 def _predicted(logits: Tensor, classes: Tensor) -> Tensor:
     """Position in ``classes`` of the largest logit among them, (n,)."""
-    return logits[:, classes.to(logits.device)].argmax(dim=1)
-
-
-def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole, 0 where ``whole`` is."""
-    return torch.where(whole > 0, part / whole, 0.0)
+    return logits.index_select(1, classes.to(logits.device)).argmax(dim=1)

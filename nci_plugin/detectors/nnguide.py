@@ -53,6 +53,10 @@ class NNGuide(Detector):
         check_number(f"detector '{self.name}': K", self.K, above=0, whole=True)
         check_number(f"detector '{self.name}': alpha", self.alpha, least=0, most=1)
 
+    @property
+    def least_training(self) -> int:
+        return self.K
+
     def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
         if len(training) < self.K:
             raise PluginError(

@@ -9,6 +9,7 @@ from nci_plugin.collapse.geometry import lengths
 from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
 from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import quotient
 from nci_plugin.networks.head import LinearHead
 
 
@@ -40,6 +41,5 @@ class PScoreDataFree(Detector):
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         centred = features.double() - self.centre_.to(features.device)
-        length = lengths(centred)
-        product = (self.weight_.to(centred)[logits.argmax(dim=1)] * centred).sum(dim=1)
-        return in_range_of(torch.where(length > 0, product / length, 0.0), like=logits)
+        weight = self.weight_.to(centred).index_select(0, logits.argmax(dim=1))
+        return in_range_of(quotient((weight * centred).sum(dim=1), lengths(centred)), like=logits)

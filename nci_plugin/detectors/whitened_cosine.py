@@ -17,7 +17,7 @@ from nci_plugin.detectors.base import Detector, Paper, in_range_of
 from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
-from nci_plugin.features.statistics import ClassStatistics, unit_rows
+from nci_plugin.features.statistics import ClassStatistics, quotient, unit_rows
 from nci_plugin.networks.head import LinearHead
 
 
@@ -117,8 +117,7 @@ def class_directions(
 
 def cosines(offsets: Tensor, directions: Tensor) -> Tensor:
     """Cosine (n,) of rows (n, P) each; 0 where a row has no length."""
-    product = lengths(offsets) * lengths(directions)
-    return torch.where(product > 0, (offsets * directions).sum(dim=1) / product, 0.0)
+    return quotient((offsets * directions).sum(dim=1), lengths(offsets) * lengths(directions))
 
 
 @register_detector
@@ -152,7 +151,8 @@ class WhitenedCosine(Detector):
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         rows = self._rows(features)
         offsets = (rows - self.mean_.to(rows)) @ self.factor_.to(rows)
-        return in_range_of(cosines(offsets, self.directions_.to(rows)[logits.argmax(dim=1)]), like=logits)
+        directions = self.directions_.to(rows).index_select(0, logits.argmax(dim=1))
+        return in_range_of(cosines(offsets, directions), like=logits)
 
 
 @register_detector

@@ -27,7 +27,12 @@ def unit_rows(features: Tensor) -> Tensor:
     """h / ||h||_2 of features (n, P), in float64; a row of zeros stays as it is."""
     rows = features.double()
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return torch.where(length > 0, rows / length, 0.0)
+    return quotient(rows, length)
+
+
+def quotient(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole, where ``whole`` >= 0 is a length that is 0 only where ``part`` is: the quotient is 0 there."""
+    return part / whole.clamp(min=torch.finfo(whole.dtype).tiny)
 
 
 class ClassStatistics:
