@@ -120,8 +120,8 @@ def _run(plan: Plan) -> float | None:
                 if number not in to_pass:
                     bar.total -= collector.layout.rows_of(number)  # stored already: no part of rate and time left
                 collector.add_shard(number, next(passed) if number in to_pass else None)
+                passed_any = passed_any or number in to_pass
                 if file is not None and number in to_pass and options.processes.is_first:
-                    passed_any = True
                     write_atomically(file, json.dumps(seconds()), durable=False)  # an interruption loses one shard's
             collector.end()
     passed_any = options.processes.any(passed_any)
