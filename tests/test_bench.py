@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,28 @@ def test_table() -> None:
     assert "| (a) replay  | skipped" in table
     assert "| (c) scoring | textbook over nci" in table
     assert "| (d) memory  | failed" in table
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_part_that_takes_too_long_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Not the processes that it started either, which would run beside the next part."""
+    all_parts, part_list = (importlib.import_module(name) for name in ("all_parts", "part_list"))
+    script = tmp_path / "long.py"
+    script.write_text(
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"open({str(tmp_path / 'child')!r}, 'w').write(str(child.pid))\n"
+        "time.sleep(600)\n"
+    )
+    record = all_parts.run(part_list.Part("a", "long", str(script)), most=10.0)
+    assert record["skipped"] == "it takes more than 10 s"
+    child = int((tmp_path / "child").read_text())
+    for _ in range(100):  # until whoever inherited it has seen its end
+        state = Path(f"/proc/{child}/stat")
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {child} lives on")
 
 
 def test_one_file_for_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,7 +69,7 @@ class Drift:
         """The distribution function of the window's p-values; without drift it lies in the band about the diagonal."""
         from nci_plugin.evaluation.drawn import DrawnFigure
 
-        figure = DrawnFigure(figsize=(4.5, 4), layout="constrained")
+        figure = DrawnFigure(4.5, 4)
         axes = figure.subplots()
         values = np.sort(self.p_values)
         # Dvoretzky-Kiefer-Wolfowitz for two samples; Massart's constant.
