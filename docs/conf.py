@@ -37,6 +37,7 @@ suppress_warnings = ["myst.header"]  # the studies' generated tables begin at th
 
 # The tutorials run in every build, each in a folder of its own, and an error in one is an error of the build.
 nb_execution_mode = "force"
+nb_execution_excludepatterns = ["tutorials/cifar10.ipynb"]  # needs CIFAR-10: a slow test runs it, as it is stored
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600

@@ -25,6 +25,7 @@ What else there is:
 * `OODDetector`: a fitted detector beside one classifier, with thresholds that hold, as a file and for a service.
 * `recommend`: which detector for a network, without OOD images.
 * `diagnose`: neural collapse of a network and of OOD images against it, in numbers, sentences and figures.
+* `explain`: how one image stands to the training set of a network.
 * `CollapseMonitor`, and `nci_plugin.collapse.measure`: neural collapse in numbers, during training or afterwards.
 * `figure`: a figure of stored results, diagnoses or trainings, for a paper or a slide.
 * `register_with_openood`: the detectors as postprocessors of OpenOOD v1.5.
@@ -48,6 +49,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the names of _PUBLIC, which 
     from nci_plugin.deploy.choice import recommend as recommend
     from nci_plugin.deploy.detector import OODDetector as OODDetector
     from nci_plugin.deploy.inspection import diagnose as diagnose
+    from nci_plugin.deploy.inspection import explain as explain
     from nci_plugin.detectors.base import Detector as Detector
     from nci_plugin.detectors.base import Paper as Paper
     from nci_plugin.detectors.registry import register_detector as register_detector
@@ -78,6 +80,7 @@ _PUBLIC = {
     "OODDetector": "nci_plugin.deploy.detector",
     "recommend": "nci_plugin.deploy.choice",
     "diagnose": "nci_plugin.deploy.inspection",
+    "explain": "nci_plugin.deploy.inspection",
     "Paper": "nci_plugin.detectors.base",
     "FitsOn": "nci_plugin.features.bank",
     "DetectorSetup": "nci_plugin.evaluation.search",

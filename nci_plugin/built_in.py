@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
-from nci_plugin.benchmarks.digits import is_complete, write_digits
+from nci_plugin.benchmarks.digits import write_digits
 from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.checks import PluginError, check_keys, check_known, check_number, shown
 from nci_plugin.files import write_atomically
 from nci_plugin.networks.factory import build_network
 from nci_plugin.networks.named import FORMER, build_named
-from nci_plugin.parsing import read_json
+from nci_plugin.parsing import read_json, write_json
 from nci_plugin.training.train import Entry, Recipe, save_checkpoint, train
 
 SEEDS = (0, 1, 2)
@@ -65,10 +65,7 @@ def with_network(benchmark: Benchmark, architecture: str, options: Mapping[str, 
 
 def write_data(data_root: Path) -> bool:
     """Write the digits benchmark under ``data_root`` if it is not there; returns whether it had to."""
-    if is_complete(data_root):
-        return False
-    write_digits(data_root)
-    return True
+    return write_digits(data_root)
 
 
 def checkpoint_name(epoch: int) -> str:
@@ -154,7 +151,7 @@ def _describe(benchmark: Benchmark, directory: Path, recipe: Recipe) -> None:
     }
     there = read_training(directory)
     if there is None:
-        write_atomically(path, json.dumps(training, indent=1) + "\n")
+        write_json(path, training)
     elif {**there, "network": FORMER.get(str(there.get("network")), there.get("network"))} != training:
         raise PluginError(f"output '{directory}': holds another training, see {path}; choose another --output")
 

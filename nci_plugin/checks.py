@@ -125,6 +125,17 @@ def check_keys(where: str, given: Mapping[str, Any], allowed: Iterable[str], req
             raise PluginError(f"{where}: key '{key}' is missing; add it")
 
 
+def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """The values of an option that takes ``NAME=VALUE``, by name; raises PluginError on anything else."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value) or name in found:
+            raise PluginError(f"{option} '{text}': must be NAME=VALUE, each NAME once; correct it")
+        found[name] = value
+    return found
+
+
 def check_finite(what: str, values: Tensor, first_index: int = 0) -> None:
     """Raise if a row of ``values`` (n, d) holds NaN or infinity; names the first such row."""
     # One pass without a mask of the whole matrix: a sum is finite only if every term is.
@@ -152,10 +163,7 @@ def check_writable(directory: Path) -> None:
     try:
         if b"\0" in str(directory).encode():  # the libraries that work there take no name but of UTF-8
             raise ValueError("a NUL in its name")
-        there = directory
-        while not there.exists() and there != there.parent:
-            there = there.parent
-        with tempfile.NamedTemporaryFile(dir=there) as probe:
+        with tempfile.NamedTemporaryFile(dir=existing(directory)) as probe:
             probe.write(b"\0")
             probe.flush()
             os.fsync(probe.fileno())
@@ -164,6 +172,11 @@ def check_writable(directory: Path) -> None:
             f"output directory '{directory}': cannot write there ({getattr(error, 'strerror', None) or error});"
             " free space or choose another with --output"
         ) from None
+
+
+def existing(path: Path) -> Path:
+    """The path if it is there, else the nearest above it that is."""
+    return next((each for each in (path, *path.parents) if each.exists()), path)
 
 
 def check_output_file(option: str, path: Path, suffixes: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from typing import BinaryIO, Union
 
 from filelock import FileLock, Timeout
 
-from nci_plugin.checks import PluginError, check_writable
+from nci_plugin.checks import PluginError, check_writable, existing
 
 Bytes = Union[bytes, memoryview]
 
@@ -215,9 +215,12 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
 
 def free_bytes(path: Path) -> int:
     """Bytes that are free where a path is, or would be."""
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return shutil.disk_usage(path).free
+    return shutil.disk_usage(existing(path)).free
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> int:

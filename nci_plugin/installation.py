@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -13,11 +12,11 @@ from pathlib import Path, PurePosixPath
 
 from nci_plugin.adapters.openood.checkout import LANDMARK, is_checkout
 from nci_plugin.adapters.openood.methods import METHODS
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, existing
 from nci_plugin.config import config_directory
 from nci_plugin.evaluation.configuration import unshipped_files
 from nci_plugin.files import TEMPORARY, read_file, write_atomically
-from nci_plugin.parsing import read_json
+from nci_plugin.parsing import read_json, write_json
 
 PACKAGE = Path(__file__).parent
 MANIFEST = "nci_plugin/installed.json"
@@ -109,7 +108,7 @@ def apply(changes: Changes, checkout: Path) -> None:
     """
     names = [*changes.write, *changes.remove, MANIFEST]
     made = _missing_directories(checkout, [*changes.write, *[MANIFEST] * bool(changes.manifest)])
-    for directory in {_existing(checkout / name) for name in names}:
+    for directory in {existing((checkout / name).parent) for name in names}:
         _check_writable(directory)
     undo: dict[Path, bytes | None] = {checkout / MANIFEST: _read(checkout / MANIFEST)}
     try:
@@ -142,7 +141,7 @@ def _write_manifest(checkout: Path, changes: Changes, made: Iterable[str], unfin
     }
     if unfinished:
         record["before"] = {name: sorted(digests) for name, digests in changes.before.items()}
-    write_atomically(checkout / MANIFEST, f"{json.dumps(record, indent=1)}\n", durable=False)
+    write_json(checkout / MANIFEST, record, durable=False)
 
 
 def _remove_unfinished(checkout: Path, names: Iterable[str]) -> None:
@@ -252,11 +251,6 @@ def _remove_empty(checkout: Path, directories: Iterable[str]) -> None:
     for directory in sorted(directories, reverse=True):  # the inner ones first
         with suppress(OSError):  # it is not empty
             (checkout / directory).rmdir()
-
-
-def _existing(path: Path) -> Path:
-    """The nearest directory above ``path`` that is there."""
-    return next(parent for parent in path.parents if parent.is_dir())
 
 
 def _read(path: Path) -> bytes | None:

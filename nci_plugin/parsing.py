@@ -6,6 +6,7 @@ What comes back is a tree of bounded size and depth, in which every key of a map
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 
 import nci_plugin
 from nci_plugin.checks import PluginError, shown
-from nci_plugin.files import read_text
+from nci_plugin.files import digest, read_text, write_atomically
 
 YAML_BYTES = 2**18
 """The largest config: those that ship have less than 5 kB."""
@@ -24,6 +25,7 @@ YAML_NODES = 20_000
 YAML_DEPTH = 50
 
 JSON_BYTES = 2**24
+CHECKSUM = "checksum"
 
 
 def read_yaml(path: Path, what: str, remedy: str) -> Any:
@@ -51,17 +53,37 @@ def read_yaml(path: Path, what: str, remedy: str) -> Any:
         loader.dispose()
 
 
-def read_json(path: Path, what: str, remedy: str) -> Any:
-    """Parse a JSON file of at most 16 MiB.
+def read_json(path: Path, what: str, remedy: str, limit: int = JSON_BYTES) -> Any:
+    """Parse a JSON file of at most ``limit`` bytes, 16 MiB unless it says.
 
     Raises PluginError where it is no JSON or names a key twice. FileNotFoundError and NotADirectoryError are left to
     the caller.
     """
-    text = read_text(path, what, JSON_BYTES, remedy)
+    text = read_text(path, what, limit, remedy)
     try:
         return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise PluginError(f"{what} '{path}': is damaged, no valid JSON ({error}); {remedy}") from None
+
+
+def write_json(path: Path, content: Mapping[str, Any], durable: bool = True) -> None:
+    """Write JSON that `read_json` reads, whole or not at all (see `write_atomically`); raises ValueError on NaN."""
+    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n", durable)
+
+
+def checked_line(content: Mapping[str, Any], allow_nan: bool = True) -> str:
+    """One line of JSON, without its end, with a checksum of all the rest."""
+    return json.dumps({**content, CHECKSUM: digest(json.dumps(content, allow_nan=allow_nan))})
+
+
+def read_checked_line(line: str) -> tuple[Any, bool | None]:
+    """What `checked_line` was given, and whether the checksum is that of it; None without one.
+
+    Raises ValueError or RecursionError on what is no JSON.
+    """
+    raw = json.loads(line)
+    stated = raw.pop(CHECKSUM, None) if isinstance(raw, dict) else None
+    return raw, None if stated is None else stated == digest(json.dumps(raw))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -337,6 +337,8 @@ def test_every_command_has_a_module_that_runs_it() -> None:
         "__init__",
         "main",
         "commands",
+        "groups",
+        "leaderboard_commands",
         "options",
         "parser",
         "network",

@@ -211,7 +211,9 @@ def test_lines_of_json_standard_output_a_list_and_one_image(
     assert float(lines[0]["score"]) == pytest.approx(found["id_000.png"], rel=1e-4, abs=1e-4)
 
 
-def test_images_that_cannot_be_scored_get_a_row_and_exit_code_1(place: Path, tmp_path: Path) -> None:
+def test_images_that_cannot_be_scored_get_a_row_and_exit_code_1(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = tmp_path / "images"
     (images / "deep" / "er").mkdir(parents=True)
     for index in range(5):
@@ -231,6 +233,7 @@ def test_images_that_cannot_be_scored_get_a_row_and_exit_code_1(place: Path, tmp
     assert "broken .png" in rows["broken\\n.png"]["error"]
     assert len(output.read_text().splitlines()) == 8
     assert main(arguments) == 0
+    assert "0 images scored: 0 OOD, 0 could not be read; 7 had their rows before" in capsys.readouterr().err
     assert len(table(output)) == 7
 
 
@@ -365,7 +368,14 @@ def test_another_network_is_refused_by_name(place: Path, capsys: pytest.CaptureF
     arguments[arguments.index(str(place / "net.pt"))] = str(place / "other.pt")
     assert "was fitted on Sequential" in error_of(capsys, arguments)
     (place / "none").mkdir()
+    before = sorted(place.rglob("*"))
+    for images, message in (("none", "holds no image"), ("mixed", "was fitted on Sequential")):
+        said = error_of(
+            capsys, [*arguments[:1], str(place / images), *arguments[2:], "--csv", str(place / "new" / "s.csv")]
+        )
+        assert message in said
     assert "holds no image" in error_of(capsys, score(place, images="none"))
+    assert sorted(place.rglob("*")) == before
     assert "is not there" in error_of(capsys, score(place, images="no/such"))
 
 
@@ -376,6 +386,10 @@ def test_names_stream_and_so_does_memory(tmp_path: Path) -> None:
     names = image_names(tmp_path)
     assert next(names).endswith(".png")
     assert sum(1 for _ in names) == 299
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "a.png").touch()
+    (tmp_path / "itself.png").symlink_to(tmp_path / "itself.png")
+    assert {"deep/er/a.png", "itself.png"} < {*image_names(tmp_path)}
     link = tmp_path / "loop"
     link.symlink_to(tmp_path)
     with pytest.raises(PluginError, match="does a link lead back"):
@@ -422,7 +436,13 @@ def test_drift_is_seen_where_it_is_and_not_where_it_is_not(
     assert Image.open(tmp_path / "d.png").size[0] > 100
     assert main(["drift", str(tmp_path / "val.csv"), *base, "--last", "50"]) == 0
     assert "50 scores against 60 calibration scores" in capsys.readouterr().out
-    assert "cannot be read" in error_of(capsys, ["drift", str(place / "net.py"), *base])
+    assert "cannot be read (its rows have no score)" in error_of(capsys, ["drift", str(place / "net.py"), *base])
+    assert "cannot be read (No such file or directory)" in error_of(capsys, ["drift", "no.csv", *base])
+    assert main(fit(place, "--detectors", "msp", output="msp.safetensors")) == 0
+    other = ["drift", str(tmp_path / "val.csv"), "--detector", str(place / "msp.safetensors")]
+    assert "were given by another detector file" in error_of(capsys, other)
+    (tmp_path / "val.csv.run.json").unlink()  # a log of one's own service
+    assert main(["drift", str(tmp_path / "val.csv"), *base]) == 0
 
 
 def test_drift_alarms_at_its_level_without_drift() -> None:

@@ -27,6 +27,7 @@ from nci_plugin.deploy import file
 from nci_plugin.deploy.fitting import drawn, fit_together, halves
 from nci_plugin.deploy.preprocessing import agreed, of_timm, of_transform, stated
 from nci_plugin.detectors import registry
+from nci_plugin.detectors.base import Detector
 from nci_plugin.detectors.knn import KNN
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.cut import PROBE_ROWS
@@ -361,14 +362,37 @@ def test_what_a_bank_cannot_hold_is_refused_before_the_pass(settings: dict[str, 
         ({"seed": -1}, "seed"),
         ({"bank_rows": 0}, "bank_rows"),
         ({"batch_size": 0}, "batch_size"),
+        ({"by_class": "yes"}, "by_class: must be one of True, False"),
+        ({"holdout": 1}, "holdout: must be one of True, False"),
         ({"detector": "nci_pluss"}, "did you mean"),
         ({"detector": 3}, "must be a name"),
         ({"preprocessing": "imagenet"}, "preprocessing"),
+        ({"class_names": [1, 2, 3, 4]}, r"must be a list of 4 texts, got \[1, 2, 3, 4\]"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(PluginError, match=message):
         new(**settings).fit(network(), TRAIN, VAL)
+
+
+@pytest.mark.parametrize("path", [None, 3, "."])
+def test_what_is_no_path_of_a_file(path: Any) -> None:
+    detector, model = fitted()
+    for use in (lambda: detector.save(path), lambda: OODDetector.load(path, model)):
+        with pytest.raises(PluginError, match="detector file: must be the path of a file"):
+            use()
+
+
+@pytest.mark.parametrize("answer", [lambda logits: logits, lambda logits: logits[:1, 0], lambda logits: 3.0])
+def test_a_detector_of_ones_own_gives_one_score_a_row(answer: Any) -> None:
+    class Own(Detector):
+        name = "own_shape"
+
+        def _score(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+            return answer(logits)
+
+    with pytest.raises(PluginError, match="'own_shape': _score must give a tensor of one score for each of 60 rows"):
+        new(Own()).fit(network(), TRAIN, VAL)
 
 
 # -------------------------------------------------------------------- preprocessing

@@ -1,6 +1,7 @@
-"""As a new user: fine-tune a torchvision network on five classes of CIFAR-10, fit, save, score a folder, export.
+"""As a new user: train a torchvision network on five classes of CIFAR-10, fit, save, score a folder, export.
 
-Needs the directory NCI_PLUGIN_DATA with ``cifar10_train.npz``, ``cifar10_test.npz`` and ``load_pack.py``; some minutes.
+By command, and in the notebook of the documentation. Needs the directory NCI_PLUGIN_DATA with
+``cifar10_train.npz``, ``cifar10_test.npz`` and ``load_pack.py``; some minutes.
 """
 
 from __future__ import annotations
@@ -165,3 +166,19 @@ def test_its_export(place: tuple[Path, nn.Module], to: str) -> None:
         with torch.no_grad():
             score = torch.export.load(root / "d.pt2").module()(images)[1]
     assert ((score - expected.scores).abs() <= 1e-4 * expected.scores.abs().clamp(min=1)).all()
+
+
+def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its cells runs and prints where the stored one does, and what it promises holds."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = Path(__file__).resolve().parent.parent / "docs" / "tutorials" / "cifar10.ipynb"
+    stored, run = nbformat.read(path, 4), nbformat.read(path, 4)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    nbclient.NotebookClient(run, timeout=3600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [cell.get("outputs", []) for cell in run.cells]
+    printed = "".join(output.get("text", "") for each in outputs for output in each)
+    for promise in ("were to be expected", "the same AUROC", "the same verdicts"):
+        assert f"{promise}: True" in printed
+    assert [len(each) > 0 for each in outputs] == [len(cell.get("outputs", [])) > 0 for cell in stored.cells]

@@ -35,9 +35,14 @@ def test_the_pages_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "train_loader": torch.utils.data.DataLoader(rows(120, 1), 20, shuffle=True),
         "val_loader": torch.utils.data.DataLoader(rows(60, 2), 20),
         "images": images,
+        "image": images[0],
+        "train": rows(120, 1),
+        "val": rows(60, 2),
+        "test": rows(40, 3),
+        "ood": rows(30, 4, ood=True),
     }
-    codes = [*snippets("service.md").items(), *snippets("drift.md").items()]
-    assert len(codes) == 4
+    codes = [item for page in ("service.md", "drift.md", "diagnose.md") for item in snippets(page).items()]
+    assert len(codes) == 5
     for name, code in codes:
         if name != "service":
             names["scores"] = names["detector"].score(images) if "detector" in names else None

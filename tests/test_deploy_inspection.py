@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import served
 import torch
-from served import CLASSES, STEPS, folders, rows
+from served import CLASSES, NAMES, STEPS, folders, rows
 from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
 
 import nci_plugin
 from nci_plugin import Benchmark, OODDetector, PluginError, evaluate, recommend
@@ -51,6 +53,14 @@ def test_one_image_is_explained_from_loaders_as_from_folders(tmp_path: Path) -> 
         assert by_path.predicted == int(model(STEPS(Image.open(path))[None]).argmax())
     assert by_path.num_validation == 40
     assert {score.detector for score in by_path.scores} >= {"nc1", "pscore"}
+    assert NAMES[by_path.predicted] in repr(by_path)
+    named = diagnose(model, ImageFolder(str(tmp_path / "train"), STEPS), tmp_path / "val", like=quiet())
+    assert tuple(named.record.class_names) == NAMES
+    stated = quiet(preprocessing=STEPS, class_names=list("abcd"))
+    assert diagnose(model, tmp_path / "train", tmp_path / "val", like=stated).record.name_of(1) == "b"
+    (tmp_path / "val" / NAMES[1]).rename(tmp_path / "val" / "other")
+    with pytest.raises(PluginError, match="class names: those of two sets of images differ"):
+        explain(model, path, tmp_path / "train", tmp_path / "val", like=quiet(preprocessing=STEPS))
     loader = DataLoader(TRAIN, 16, shuffle=True)
     by_tensor = explain(model, TEST.tensors[0][0], loader, VAL, detectors=["nci_plus", "knn"], like=quiet())
     detector = quiet().fit(model, TRAIN, VAL)
@@ -92,6 +102,30 @@ def test_a_diagnosis_has_metrics_sentences_and_figures() -> None:
     alone = nci_plugin.diagnose(served.network(), TRAIN, TEST, like=quiet())
     assert alone.sentences
     assert "roc" not in alone.figures()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda model: explain(model, TEST[0][0], TRAIN, VAL, detectors=[], like=quiet()),
+            "detectors: must be at least",
+        ),
+        (lambda model: explain(model, TEST[0][0], TRAIN, VAL, like="nci"), "like: must be an OODDetector"),
+        (lambda model: explain(model, TEST[0][0], TRAIN, VAL, tpr=95, like=quiet()), "tpr: must be .* at most 1"),
+        (
+            lambda model: explain(model, torch.zeros(3, 9, 9), TRAIN, VAL, like=quiet()),
+            "image: must be .3, 8, 8., .* got",
+        ),
+        (lambda model: diagnose(model, TRAIN, TEST, near=[OOD], like=quiet()), "near: must be a mapping"),
+        (lambda model: diagnose(model, TRAIN, None, like=quiet()), "images of id/test: must be a Dataset"),
+        (lambda model: recommend(model, TRAIN, VAL, [], like=quiet()), "detectors: must be at least"),
+        (lambda model: recommend(model, TRAIN, VAL, like=3), "like: must be an OODDetector"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_one_line(call: Callable[[torch.nn.Module], object], message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        call(served.network())
 
 
 # -------------------------------------------------------------------- recommend

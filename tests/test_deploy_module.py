@@ -131,6 +131,13 @@ def test_another_network_is_refused() -> None:
     detector, _ = fitted()
     with pytest.raises(PluginError, match="other weights"):
         detector.module(network(1))
+    with pytest.raises(PluginError, match="model: must be a torch.nn.Module, got int"):
+        detector.module(3)  # type: ignore[arg-type]
+
+
+def test_images_of_another_size_are_refused_even_where_the_network_takes_them() -> None:
+    with pytest.raises(PluginError, match=r"must be \(3, 8, 8\) each, as in fit, got \(3, 9, 9\)"):
+        fitted()[0].module()(torch.zeros(2, 3, 9, 9))
 
 
 def test_a_network_that_cannot_be_copied_is_refused_in_one_line() -> None:

@@ -49,7 +49,7 @@ def test_tables_hold_the_numbers_best_first(evaluation) -> None:
     (msp,) = (line for line in lines if line.startswith("| msp "))
     assert f"{values['nearood']:.2f}" in msp
     latex = evaluation.table("fpr95", format="latex")
-    assert r"FPR@95 (\%) & a\_b & c & nearood & d|e \\" in latex
+    assert r"FPR@95 (\%) & a\_b & c & nearood & d\textbar{}e \\" in latex
     assert latex.count("\n") == 8
     for arguments, message in ((("auroc", "fsood"), "none in the setting"), (("aurok",), "did you mean 'auroc'")):
         with pytest.raises(PluginError, match=message):

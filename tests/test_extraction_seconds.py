@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tiny import Tiny
 
 from nci_plugin.config import load_benchmark
 from nci_plugin.features import extract as module
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.features.options import ExtractionOptions
 from nci_plugin.features.processes import Processes
-from tests.helpers.tiny import Tiny
 
 BATCH = 4
 

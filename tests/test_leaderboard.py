@@ -18,13 +18,14 @@ from nci_plugin.checks import PluginError
 from nci_plugin.cli.main import main
 from nci_plugin.config import load_benchmark
 from nci_plugin.evaluation.results import Result
+from nci_plugin.evaluation.run import Run
 from nci_plugin.installation import plan_installation
 from nci_plugin.leaderboard import board as board_module
 from nci_plugin.leaderboard.board import BOARDS, COLUMNS, PAPER_COLUMNS, Board, Row, Table, cells_of, csv_line
 from nci_plugin.leaderboard.comparability import SIZES
 from nci_plugin.leaderboard.disputed import DISPUTES, dispute
+from nci_plugin.leaderboard.names import alias, name_network
 from nci_plugin.leaderboard.rank import standing
-from nci_plugin.leaderboard.run import Run, alias, name_network
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(board_module.__file__).parent / "data"

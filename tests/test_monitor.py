@@ -155,7 +155,7 @@ def test_settled(network: nn.Module, data: Noisy) -> None:
     monitor = CollapseMonitor(network, [(data.images, data.labels)])
     assert not monitor.settled("train_loss")
     for epoch, value in enumerate([8.0, 4.0, 2.0, 1.0, 1.01, 0.99, 1.0]):
-        monitor._records[epoch] = EpochRecord(epoch, train_loss=value, collapse={"nc1_quotient": None})
+        monitor._log.records[epoch] = EpochRecord(epoch, train_loss=value, collapse={"nc1_quotient": None})
         assert monitor.settled("train_loss", tolerance=0.02, patience=3) == (epoch == 6), epoch
     assert not monitor.settled("train_loss", tolerance=0.02, patience=4)
     assert monitor.settled("train_loss", tolerance=0.5, patience=3)

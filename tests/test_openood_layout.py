@@ -23,7 +23,7 @@ from nci_plugin.adapters.openood.roots import find_roots
 from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.checks import PluginError
 from nci_plugin.cli import eval_all
-from nci_plugin.cli.commands import Data, Network
+from nci_plugin.cli.groups import Data, Network
 from nci_plugin.cli.main import main
 from nci_plugin.cli.network import Job
 from nci_plugin.config import load_benchmark
@@ -323,10 +323,10 @@ def test_missing_checkpoints_alone(cifar10: Checkout, command: Callable[..., Ans
 # -------------------------------------------------------------------- all
 
 
-def evaluate_all(find: Callable[..., Any], evaluate: Callable[..., int], named: bool, **network: str) -> int:
-    """`eval_all.evaluate_all` with what ``find`` finds in the place of inputs."""
+def find_all(find: Callable[..., Any], named: bool, **network: str) -> dict[str, Any]:
+    """`eval_all.find_all` with what ``find`` finds in the place of inputs."""
     job = SimpleNamespace(network=Network(**network), data=Data(), find=find)
-    return eval_all.evaluate_all(cast(Job, job), named, evaluate)
+    return eval_all.find_all(cast(Job, job), named)
 
 
 def test_all_evaluates_what_is_there(checkout: Checkout, command: Callable[..., Answer]) -> None:
@@ -342,19 +342,24 @@ def test_all_evaluates_what_is_there(checkout: Checkout, command: Callable[..., 
     assert (checkout / CIFAR10 / "ood/msp.csv").is_file()
 
 
-def test_all_goes_on_after_an_error(checkout: Checkout, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_goes_on_after_an_error(
+    checkout: Checkout, command: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
     inputs = {name: SimpleNamespace(name=name, roots=find_roots(name)) for name in official_benchmarks()}
     seen = []
 
-    def evaluate(given: SimpleNamespace) -> int:
+    def evaluate(given: SimpleNamespace, *others: object) -> int:
         seen.append(given.name)
         if given.name == "cifar10":
             raise PluginError("an image is damaged")
         return given.name == "imagenet"
 
-    code = evaluate_all(lambda name, _: inputs[name], evaluate, named=True)
+    monkeypatch.setattr("nci_plugin.cli.eval._evaluate", evaluate)
+    monkeypatch.setattr(Job, "find", lambda job, name, roots: inputs[name])
+    code, out, err = command("eval", "all", "--detectors", "msp", "--device", "cpu")
     assert (code, seen) == (2, official_benchmarks())
-    assert capsys.readouterr().err == "nci-ood: error: cifar10: an image is damaged\n"
+    assert [line for line in out.splitlines() if line.startswith("== ")] == [f"== {name}" for name in seen]
+    assert err == "nci-ood: error: cifar10: an image is damaged\n"
 
 
 def test_nothing_is_there(checkout: Checkout, capsys: pytest.CaptureFixture[str]) -> None:
@@ -365,20 +370,13 @@ def test_nothing_is_there(checkout: Checkout, capsys: pytest.CaptureFixture[str]
             raise PluginError(f"no data of {name}")
         return name
 
-    evaluated: list[str] = []
-
-    def evaluate(found: str) -> int:
-        evaluated.append(found)
-        return 0
-
-    assert evaluate_all(find, evaluate, named=False, net="net.py:make") == 0
-    assert evaluated == ["digits"]
+    assert find_all(find, named=False, net="net.py:make") == {"digits": "digits"}
     out = capsys.readouterr().out
     assert len(out.splitlines()) == 1
     for name in official_benchmarks():
         assert f"no data of {name}" in out
     with pytest.raises(PluginError, match="no benchmark of OpenOOD's can be evaluated .cifar10: no data"):
-        evaluate_all(find, evaluate, named=True)
+        find_all(find, named=True)
 
 
 @pytest.mark.parametrize("options", [["--root", "x"], ["--net", "net.py:make"], ["--csid", "cifar10c"]])

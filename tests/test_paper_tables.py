@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from result_rows import SEEDS, rows_of
 
 from nci_plugin.checks import PluginError
+from nci_plugin.evaluation.run import Run
 from nci_plugin.report.paper_tables import FORMS, paper_table, written
-from nci_plugin.report.selection import selected
 from nci_plugin.report.tables import Table, texts
 
 RANKS = {
@@ -65,9 +66,10 @@ def test_stars_do_not_shift_the_columns():
 
 
 def test_a_detector_without_rows_is_refused():
+    run = Run(Path("results"), results())
     with pytest.raises(PluginError, match="unknown detector of these results 'msq'"):
-        selected(results(), ["msq"])
-    assert {row.detector for row in selected(results(), ["msp"])} == {"msp"}
+        run.rows(["msq"])
+    assert {row.detector for row in run.rows(["msp"])} == {"msp"}
 
 
 def test_any_other_table_is_written_in_every_format():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from degenerate import CASES, Made, made, scores
 from scipy.stats import spearmanr
-from test_degenerate import CASES, Made, made, scores
 
 from nci_plugin.detectors.whitened_cosine import class_directions, shrunk_covariance
 from nci_plugin.features.statistics import ClassStatistics

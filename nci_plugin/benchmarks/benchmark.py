@@ -146,8 +146,7 @@ class Benchmark:
                 check_row_name(f"benchmark '{self.name}': data set of {group}", data_set)
             else:
                 check_known(f"split of benchmark '{self.name}'", split, [TRAIN, VALIDATION, TEST, OOD_VALIDATION])
-        if TEST not in self.splits:
-            raise PluginError(f"benchmark '{self.name}': the split '{TEST}' is missing; add the ID test images")
+        self.check_has(TEST, "add the ID test images")
         sets = [*self.data_sets(NEAR), *self.data_sets(FAR)]
         for name in sets:
             if sets.count(name) > 1 or name in GROUP_ROWS.values():
@@ -160,6 +159,11 @@ class Benchmark:
     def has_ood(self) -> bool:
         """Whether there is an OOD set to be told from the ID test images."""
         return bool(self.data_sets(NEAR) or self.data_sets(FAR))
+
+    def check_has(self, split: str, remedy: str = "add it to the YAML") -> None:
+        """Raise PluginError, which ends with ``remedy``, where a split is missing."""
+        if split not in self.splits:
+            raise PluginError(f"benchmark '{self.name}': the split '{split}' is missing; {remedy}")
 
     def check_has_ood(self) -> None:
         """Raise PluginError where there is no OOD set: an evaluation needs one."""

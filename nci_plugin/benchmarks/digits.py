@@ -62,14 +62,14 @@ def is_complete(data_root: Path) -> bool:
     return all((Path(data_root) / IMAGE_DIR / name).is_file() for name in names)
 
 
-def write_digits(data_root: Path) -> None:
+def write_digits(data_root: Path) -> bool:
     """Write the benchmark's PNG images and image lists under ``data_root``, as OpenOOD lays them; seconds, 6000 files.
 
-    Does nothing if the benchmark is complete. Two builds give the same pixels. Raises PluginError if a file cannot be
-    written.
+    Does nothing if the benchmark is complete, and returns whether it had to. Two builds give the same pixels. Raises
+    PluginError if a file cannot be written.
     """
     if is_complete(data_root):
-        return
+        return False
     root = Path(data_root)
     splits = _splits()
     # The lists come last: a build that was interrupted lacks one, and is done again.
@@ -81,6 +81,7 @@ def write_digits(data_root: Path) -> None:
     for split, items in splits.items():
         _write_list(root, LISTS[split], items)
     _write_list(root, LONG_TAILED_LIST, _long_tailed(splits["train"]))
+    return True
 
 
 def _write_list(root: Path, file_name: str, items: list[Item]) -> None:

@@ -255,7 +255,7 @@ def _of_loader(loader: DataLoader) -> Any:
     """What a loader reads, in order; raises PluginError where its sampler may repeat or leave out samples."""
     source: Any = loader.dataset
     stream = isinstance(source, IterableDataset)
-    if loader.batch_size is None or (not stream and not _is_plain(loader)):
+    if loader.batch_size is None or (not stream and not is_plain(loader)):
         raise PluginError(
             f"a DataLoader with {type(loader.sampler).__name__} and {type(loader.batch_sampler).__name__} may repeat or"
             " leave out images; pass its dataset, or a Subset of it"
@@ -267,7 +267,8 @@ def _of_loader(loader: DataLoader) -> Any:
     return iter(Collated(source, loader.collate_fn)) if stream else Collated(source, loader.collate_fn)
 
 
-def _is_plain(loader: DataLoader) -> bool:
+def is_plain(loader: DataLoader) -> bool:
+    """Whether a loader gives every sample that its sampler has once, in batches of torch's own."""
     sampler, batches = loader.sampler, loader.batch_sampler
     if type(batches) is not BatchSampler or batches.sampler is not sampler:
         return False

@@ -9,73 +9,14 @@ import argparse
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from nci_plugin.cli.options import argument, command, group, number_or_auto, option
+from nci_plugin.cli.groups import DEVICE, RESULTS, Data, Network, Pass, Steps
+from nci_plugin.cli.options import argument, command, group, option
 
-RESULTS = "a directory that 'nci-ood eval' wrote to"
-DEVICE = "auto, cuda, cuda:N, mps or cpu (auto)"
 FOLDER = "or a folder of train/, val/, test/ with one sub-folder a class, and near/, far/ with one an OOD set"
 IMAGES = (
     "training images: a folder with one sub-folder a class (or with train/ and val/ of such), a list of lines 'path"
     " label', or the name or YAML file of a benchmark, whose validation images calibrate"
 )
-
-# -------------------------------------------------------------------- what commands share
-
-
-@dataclass(frozen=True)
-class Network:
-    """Which network, with which weights; ``--arch`` and ``--tvs-pretrained`` are those of OpenOOD's ImageNet script."""
-
-    net: str | None = option(None, "FILE.py:FACTORY, package.module:factory, torchvision:NAME or timm:NAME", "FACTORY")
-    arch: str | None = option(None, "resnet50, swin-t, vit-b-16, regnet or a classifier of torchvision's", "NAME")
-    tvs_pretrained: bool = option(
-        False, "torchvision's ImageNet weights of --arch (resnet50), with their own preprocessing"
-    )
-    tvs_version: int | None = option(None, "version of those weights (1)", choices=(1, 2))
-    ckpt_path: Path | None = option(
-        None,
-        "a checkpoint, or a directory with s0/best.ckpt, s1/best.ckpt ... (the benchmark's own, in results)",
-        "PATH",
-        also="--root",
-    )
-    head: str | None = option(None, "name of the last linear layer, if it is not found by itself", "LAYER")
-
-
-@dataclass(frozen=True)
-class Steps:
-    """How image files in folders become the network's input; without any, as torchvision's or timm's weights say."""
-
-    pre_size: int | None = option(None, "resize the shorter side to so many pixels", "N")
-    img_size: int | None = option(None, "then crop so many pixels from the centre", "N")
-    mean: tuple[float, ...] | None = option(None, "mean of R, G, B in 0 to 1", "X", nargs=3)
-    std: tuple[float, ...] | None = option(None, "standard deviation of R, G, B", "X", nargs=3)
-    interpolation: str = option("bilinear", "of the resize (bilinear)", "NAME")
-
-
-@dataclass(frozen=True)
-class Data:
-    """Where the images are, which of them count, and where the results go."""
-
-    data_root: Path | None = option(None, "images and lists (data, of OpenOOD's checkout)", "DIR")
-    csid: tuple[str, ...] | None = option(None, "covariate-shifted sets that count, or none (all)", "NAME")
-    fsood: bool = option(False, "tables and CSV of the full spectrum only (both)")
-    output: Path | None = option(None, "where to write (results/<name>)", "DIR")
-    steps: Steps = group(Steps)
-
-
-@dataclass(frozen=True)
-class Pass:
-    """How the images pass through the network."""
-
-    device: str = option("auto", DEVICE)
-    batch_size: int = option(200, "images a batch (200)", "N")
-    workers: int | None = option(None, "loader processes, or auto: by the cores (auto)", "N", type=number_or_auto)
-    amp: str = option(
-        "none", "pass the images in bf16 or fp16 (torch.autocast), and say what that moves (none)", "NAME"
-    )
-
-
-# -------------------------------------------------------------------- the sub-commands
 
 
 @command("eval", "evaluate detectors on a benchmark")
@@ -418,81 +359,3 @@ class Install:
     remove: bool = option(False, "take away what was installed there")
     force: bool = option(False, "overwrite, or remove, files that were changed too")
     dry_run: bool = option(False, "list what would be done")
-
-
-# -------------------------------------------------------------------- the leaderboard
-
-ACTIONS = {
-    "leaderboard": (
-        "turn results into rows of OpenOOD's leaderboard, and compare with it",
-        "Rows for the leaderboard of OpenOOD v1.5, from the results of 'nci-ood eval'.",
-    )
-}
-"""Help and description of the sub-commands that have actions."""
-
-
-@dataclass(frozen=True)
-class RowNames:
-    """How a row is to be named on the leaderboard, and on which copy of it."""
-
-    board: Path | None = option(None, "a checkout of OpenOOD's leaderboard branch (the copy that ships)", "PATH")
-    training: str | None = option(None, "the board's Training (by the names of results and checkpoint)", "NAME")
-    arch_name: str | None = option(None, "the board's Arch (by the network's factory)", "NAME")
-    description: str | None = option(
-        None, "the board's Additional_Description (by the names of results and checkpoint)", "TEXT"
-    )
-    outlier_data: bool = option(False, "outliers were used in training (No)")
-    alias: tuple[str, ...] = option((), "the board's names of detectors (the usual)", "DETECTOR=NAME")
-
-
-@command("leaderboard rows", "print the rows, and the lines of papers.csv that they need")
-@dataclass(frozen=True)
-class LeaderboardRows:
-    """Print the rows, and the lines of papers.csv that they need."""
-
-    results: Path = argument("RESULTS", RESULTS)
-    detectors: tuple[str, ...] | None = option(None, "detectors to be rows (all)", "NAME")
-    names: RowNames = group(RowNames)
-    explain: bool = option(False, "trace every number to the results it came from")
-    issue: bool = option(
-        False, "write the text of OpenOOD's leaderboard issue for each detector, with its CSV files beside it"
-    )
-    output: Path | None = option(None, "where --issue writes to (RESULTS/leaderboard)", "DIR")
-    link: tuple[str, ...] = option((), "papers of names that the board lacks (the detector's)", "NAME=URL")
-
-
-@command("leaderboard apply", "add the rows to a checkout of the leaderboard, or update them there")
-@dataclass(frozen=True)
-class LeaderboardApply:
-    """Add the rows to a checkout of the leaderboard, or update them there."""
-
-    results: Path = argument("RESULTS", RESULTS)
-    board: Path = option(MISSING, "a checkout of OpenOOD's leaderboard branch", "PATH")
-    detectors: tuple[str, ...] | None = option(None, "detectors to be rows (all)", "NAME")
-    names: RowNames = group(RowNames, without=("board",))
-    dry_run: bool = option(False, "show the diff, change nothing")
-    link: tuple[str, ...] = option((), "papers of names that the board lacks (the detector's)", "NAME=URL")
-
-
-@command("leaderboard rank", "say where the results would stand, and what they cannot be compared with")
-@dataclass(frozen=True)
-class LeaderboardRank:
-    """Say where the results would stand, and what they cannot be compared with."""
-
-    results: Path = argument("RESULTS", RESULTS)
-    detectors: tuple[str, ...] | None = option(None, "detectors to be rows (all)", "NAME")
-    names: RowNames = group(RowNames)
-    around: int = option(3, "rows shown above and below (3)", "N")
-
-
-@command("leaderboard compare", "show own numbers beside the published ones")
-@dataclass(frozen=True)
-class LeaderboardCompare:
-    """Own numbers beside the published row, own minus published: the known-answer test of an installation. Exit code 1
-    if one differs by more than the tolerance."""
-
-    benchmark: str = argument("BENCHMARK", "a benchmark of the leaderboard")
-    detector: str = argument("DETECTOR", "a detector's name, as in 'nci-ood eval'")
-    results: Path | None = option(None, "the results (the one directory that has some of this benchmark)", "DIR")
-    tolerance: float = option(0.1, "that counts as equal (0.1)", "POINTS")
-    names: RowNames = group(RowNames)

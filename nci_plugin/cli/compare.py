@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +18,8 @@ from nci_plugin.comparison.samples import read_samples
 from nci_plugin.comparison.tables import comparison_text, over_benchmarks_text, worst_text
 from nci_plugin.comparison.worst import GroupScore, worst_groups
 from nci_plugin.evaluation.results import file_name
-from nci_plugin.files import write_atomically
 from nci_plugin.metrics.columns import METRIC_COLUMNS
+from nci_plugin.parsing import write_json
 from nci_plugin.report.figures import save
 
 Worst = Mapping[str, Mapping[str, Sequence[GroupScore]]]
@@ -87,7 +86,7 @@ def _write_numbers(
             for benchmark, by_detector in worst.items()
         },
     }
-    write_atomically(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_json(path, record)
     print(f"written to {path}")
 
 

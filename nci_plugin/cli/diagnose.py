@@ -6,7 +6,6 @@ from pathlib import Path
 
 from nci_plugin import api
 from nci_plugin.benchmarks.benchmark import TRAIN
-from nci_plugin.checks import PluginError
 from nci_plugin.cli.commands import Diagnose
 from nci_plugin.cli.network import Job, Networks
 from nci_plugin.diagnosis import DETECTORS
@@ -44,8 +43,7 @@ def run(options: Diagnose) -> int:
 def _diagnose(networks: Networks, layers: bool, second_pass: bool) -> None:
     inputs, benchmark = networks.inputs, networks.inputs.benchmark
     setups = api.resolve_detectors(DETECTORS)
-    if TRAIN not in inputs.splits:
-        raise PluginError(f"benchmark '{benchmark.name}': collapse is measured on 'id/train', which is missing")
+    benchmark.check_has(TRAIN, "collapse is measured on it")
     directory = ResultsDirectory(networks.output)
     networks.print_inputs()
     results: list[Result] = []

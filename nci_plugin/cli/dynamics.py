@@ -13,7 +13,7 @@ from torch import nn
 from nci_plugin import api
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
 from nci_plugin.built_in import read_training
-from nci_plugin.checks import NAME_CHARACTERS, PluginError, check_known, check_number, shown
+from nci_plugin.checks import NAME_CHARACTERS, PluginError, check_known, check_number, pairs, shown
 from nci_plugin.cli.commands import Dynamics
 from nci_plugin.cli.network import Job
 from nci_plugin.collapse.registry import of_training
@@ -76,15 +76,12 @@ def run(options: Dynamics) -> int:
 def _conditions(given: Sequence[str]) -> dict[str, Any]:
     """``NAME=VALUE`` as a mapping, numbers as numbers."""
     found: dict[str, Any] = {}
-    for text in given:
-        name, sign, value = text.partition("=")
-        if not (name and sign and value) or name in found:
-            raise PluginError(f"--condition '{text}': must be NAME=VALUE, e.g. depth=4, each once; correct it")
+    for name, value in pairs("--condition", given).items():
         try:
             found[name] = float(value) if any(mark in value for mark in ".e") else int(value)
         except ValueError:
             found[name] = value
-        _check_condition(f"--condition '{text}'", name, found[name])
+        _check_condition(f"--condition '{name}={value}'", name, found[name])
     return found
 
 
@@ -170,8 +167,7 @@ def _measure(
     job = Job.of(benchmark, replace(options.network, ckpt_path=first), options.data, options.passing)
     print(f"device: {job.device_name}")
     inputs = job.find_one(benchmark)
-    if TRAIN not in inputs.splits:
-        raise PluginError(f"benchmark '{inputs.benchmark.name}': collapse is measured on '{TRAIN}', which is missing")
+    inputs.benchmark.check_has(TRAIN, "collapse is measured on it")
     if not inputs.benchmark.has_ood:
         print(f"benchmark '{inputs.benchmark.name}': no OOD set, so AUROC along training is left out")
     images = identify.data_digest(inputs.splits, output / "images")

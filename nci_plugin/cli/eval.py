@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from functools import partial
 from pathlib import Path
 
 from nci_plugin import api
@@ -13,7 +13,7 @@ from nci_plugin.adapters.openood.scores import write_scores
 from nci_plugin.benchmarks.benchmark import CSID, Benchmark
 from nci_plugin.checks import PluginError, check_known
 from nci_plugin.cli.commands import Eval
-from nci_plugin.cli.eval_all import evaluate_all
+from nci_plugin.cli.eval_all import OTHERWISE, find_all
 from nci_plugin.cli.network import ALL, Job, Networks
 from nci_plugin.comparison.records import Choice, check_ood_share
 from nci_plugin.comparison.samples import read_samples
@@ -54,17 +54,26 @@ def _run(options: Eval, processes: Processes) -> int:
     _check_columns(options)
     setups = api.resolve_detectors(options.detectors, options.without)
     print(f"device: {job.device_name}")
-
-    def evaluate(inputs: Inputs) -> int:
+    if options.benchmark not in (None, ALL):
+        with processes.in_turn():  # the first may make or download what is missing
+            inputs = job.find_one(options.benchmark)
         return _evaluate(inputs, job, setups, options)
+    if processes.size > 1:
+        raise PluginError(f"benchmark '{ALL}': {processes.size} processes share one benchmark at a time; name one")
+    found = find_all(job, named=options.benchmark == ALL)
+    if list(found) == [OTHERWISE]:
+        return _evaluate(found[OTHERWISE], job, setups, options)
+    return max(_one_of_several(name, inputs, job, setups, options) for name, inputs in found.items())
 
-    if options.benchmark in (None, ALL):
-        if processes.size > 1:
-            raise PluginError(f"benchmark '{ALL}': {processes.size} processes share one benchmark at a time; name one")
-        return evaluate_all(job, named=options.benchmark == ALL, evaluate=evaluate)
-    with processes.in_turn():  # the first may make or download what is missing
-        inputs = job.find_one(options.benchmark)
-    return evaluate(inputs)
+
+def _one_of_several(name: str, inputs: Inputs, job: Job, setups: Sequence[Contestant], options: Eval) -> int:
+    """As `_evaluate`; where this benchmark cannot be evaluated that is said, and the others go on."""
+    print(f"\n== {name}")
+    try:
+        return _evaluate(inputs, job, setups, options)
+    except PluginError as error:
+        print(f"nci-ood: error: {name}: {error}", file=sys.stderr)
+        return 2
 
 
 def _evaluate(inputs: Inputs, job: Job, setups: Sequence[Contestant], options: Eval) -> int:
@@ -86,12 +95,8 @@ def _score(networks: Networks, setups: Sequence[Contestant], options: Eval) -> i
     results: list[Result] = []
     failures: dict[str, str] = {}
     thin: dict[str, list[str]] = {}
-    for seed, network in networks.by_seed.items():
-        passing = networks.extraction_options(seed, directory)
-        provenance = partial(networks.provenance, seed)
-        evaluation = api.run_network(
-            network, inputs.benchmark, setups, inputs.splits, passing, provenance, directory, seed
-        )
+    for seed in networks.by_seed:
+        evaluation = networks.evaluate(seed, setups, directory)
         if options.save_score and job.processes.is_first:
             write_scores(directory, seed, evaluation.scores)
         if evaluation.thin:

@@ -1,9 +1,6 @@
-"""``nci-ood eval all``: every benchmark of OpenOOD's whose data and checkpoints are there."""
+"""What ``nci-ood eval all`` evaluates: every benchmark of OpenOOD's whose data and checkpoints are there."""
 
 from __future__ import annotations
-
-import sys
-from collections.abc import Callable
 
 from nci_plugin.adapters.openood.roots import find_roots
 from nci_plugin.checks import PluginError
@@ -15,11 +12,11 @@ OTHERWISE = "digits"
 """What is evaluated without a BENCHMARK where none of OpenOOD's is there."""
 
 
-def evaluate_all(job: Job, named: bool, evaluate: Callable[[Inputs], int]) -> int:
-    """Evaluate what is found, one benchmark after another; returns the worst exit code.
+def find_all(job: Job, named: bool) -> dict[str, Inputs]:
+    """The benchmarks that are there, by name; where none is, OTHERWISE, unless BENCHMARK was ``named`` as ``all``.
 
-    Raises PluginError if BENCHMARK was ``named`` as ``all`` and nothing is there, or on options that belong to one
-    benchmark.
+    Says which are left out and why. Raises PluginError if nothing is there for ``all``, or on options that belong to
+    one benchmark.
     """
     network, data = job.network, job.data
     of_one = {
@@ -48,7 +45,7 @@ def evaluate_all(job: Job, named: bool, evaluate: Callable[[Inputs], int]) -> in
                 " missing and how to download it"
             )
         say(f"benchmark: {OTHERWISE}, since none of OpenOOD's can be evaluated ({reasons})")
-        return evaluate(job.find(OTHERWISE, find_roots(OTHERWISE, data.data_root)))
+        return {OTHERWISE: job.find(OTHERWISE, find_roots(OTHERWISE, data.data_root))}
     if flags:
         raise PluginError(f"{refusal} (found: {', '.join(found)})")
     openood = next(iter(found.values())).roots.openood
@@ -57,12 +54,4 @@ def evaluate_all(job: Job, named: bool, evaluate: Callable[[Inputs], int]) -> in
     for name, reason in left_out.items():
         say(f"left out: {name}: {reason}")
     say(f"benchmarks: {', '.join(found)}")
-    codes = []
-    for name, inputs in found.items():
-        print(f"\n== {name}")
-        try:
-            codes.append(evaluate(inputs))
-        except PluginError as error:
-            print(f"nci-ood: error: {name}: {error}", file=sys.stderr)
-            codes.append(2)
-    return max(codes)
+    return found

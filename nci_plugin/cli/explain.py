@@ -32,8 +32,7 @@ def run(options: Explain) -> int:
     read_image(options.image, to_rgb, "pass an image file")  # what it is is known before anything long starts
     inputs = job.find_one(options.benchmark)
     for name in (VALIDATION, TRAIN):
-        if name not in inputs.splits:
-            raise PluginError(f"benchmark '{inputs.benchmark.name}': the split '{name}' is missing; add it to the YAML")
+        inputs.benchmark.check_has(name)
     splits = {name: inputs.splits[name] for name in (VALIDATION, TRAIN)}
     image = read_image(options.image, splits[VALIDATION].source.preprocessing, "pass an image file")[None]
     networks = job.load(inputs)

@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nci_plugin.adapters.openood.roots import find_roots
-from nci_plugin.checks import PluginError, check_known, check_number
-from nci_plugin.cli.commands import LeaderboardApply, LeaderboardCompare, LeaderboardRank, LeaderboardRows, RowNames
+from nci_plugin.checks import PluginError, check_known, check_number, pairs
+from nci_plugin.cli.groups import RowNames
+from nci_plugin.cli.leaderboard_commands import LeaderboardApply, LeaderboardCompare, LeaderboardRank, LeaderboardRows
 from nci_plugin.comparison.compare import standings
 from nci_plugin.evaluation.directory import ResultsDirectory
+from nci_plugin.evaluation.run import Run
 from nci_plugin.leaderboard.board import BOARDS, Board, cells_of, csv_line
 from nci_plugin.leaderboard.comparability import notes
 from nci_plugin.leaderboard.comparison import differences, published_row
+from nci_plugin.leaderboard.names import check_submittable, name_network
 from nci_plugin.leaderboard.rank import GROUPS
 from nci_plugin.leaderboard.rows import Entry, entries, explain, new_links
-from nci_plugin.leaderboard.run import Run, name_network
 from nci_plugin.leaderboard.submission import diff, plan, write, write_issue
 from nci_plugin.leaderboard.tables import own_ranks, standing_text
 from nci_plugin.report.terminal import aligned
@@ -34,10 +36,10 @@ class Rows:
     def of(cls, results: Path, detectors: Sequence[str] | None, names: RowNames) -> Rows:
         """Raises PluginError if there can be none."""
         run = Run.read(results)
-        run.check_submittable()
+        check_submittable(run)
         board = Board.checkout(names.board) if names.board else Board.snapshot()
         selected = run.select(detectors)
-        aliases = _pairs("--alias", names.alias)
+        aliases = pairs("--alias", names.alias)
         for name in aliases:
             check_known("detector of --alias", name, selected)
         network = name_network(run, board, names.training, names.arch_name, names.description, names.outlier_data)
@@ -47,7 +49,7 @@ class Rows:
         return cls(run, board, found)
 
     def links(self, given: Sequence[str]) -> dict[str, str]:
-        return new_links(self.entries, self.board, _pairs("--link", given))
+        return new_links(self.entries, self.board, pairs("--link", given))
 
     def notes(self, entry: Entry) -> list[str]:
         return list(notes(self.run, entry, self.board.rows(entry.board)))
@@ -117,7 +119,7 @@ def run_rank(options: LeaderboardRank) -> int:
     check_number("--around", options.around, least=0, whole=True)
     run = Run.read(options.results)
     detectors = run.select(options.detectors)
-    known = standings(run.path, detectors, list(dict.fromkeys(result.setting for result in run.results)))
+    known = standings(run.path, detectors, run.settings)
     if run.benchmark not in BOARDS:
         print(
             f"'{run.benchmark}' is no benchmark of OpenOOD's leaderboard ({', '.join(BOARDS)}): its numbers stand only"
@@ -197,16 +199,6 @@ def _find_results(benchmark: str, detector: str) -> Path:
     if len(found) > 1:
         raise PluginError(f"results: {', '.join(map(str, found))} are all of '{benchmark}'; choose one with --results")
     return found[0]
-
-
-def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise PluginError(f"{option} '{text}': must be NAME=VALUE")
-        pairs[name] = value
-    return pairs
 
 
 def _print_left_out(run: Run, detectors: Sequence[str] | None) -> None:

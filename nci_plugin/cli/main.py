@@ -2,7 +2,7 @@
 
 A sub-command is two things. Its options are a frozen dataclass in `commands`, decorated with ``@command(name, help)``:
 a field for each option, its help beside it, the class's docstring its description; options that several commands have
-are a class of their own, held by ``network: Network = group(Network)``. What it does is ``run(options) -> int`` in the
+are a class in `groups`, held by ``network: Network = group(Network)``. What it does is ``run(options) -> int`` in the
 module of its name, ``cli/eval.py`` for ``eval``, with all imports at its top: only the module of the chosen sub-command
 is imported, and none for ``--help``. ``run`` returns the exit code and raises PluginError on what cannot be used.
 

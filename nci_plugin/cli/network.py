@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,11 +16,13 @@ from nci_plugin.adapters.openood.roots import Roots, find_roots
 from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.checks import PluginError, check_number
-from nci_plugin.cli.commands import Data, Network, Pass, Steps
+from nci_plugin.cli.groups import Data, Network, Pass, Steps
 from nci_plugin.config import load_benchmark
 from nci_plugin.deploy import preprocessing
 from nci_plugin.evaluation import identify, identity
+from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.directory import ResultsDirectory
+from nci_plugin.evaluation.evaluation import Evaluation
 from nci_plugin.features.options import ExtractionOptions, check_amp, default_workers, resolve_device
 from nci_plugin.features.processes import ALONE, Processes
 from nci_plugin.inputs import Inputs, find_inputs, folder_benchmark
@@ -173,6 +175,12 @@ class Networks:
             }
             for seed, network in self.by_seed.items()
         }
+
+    def evaluate(self, seed: str, setups: Sequence[Contestant], directory: ResultsDirectory) -> Evaluation:
+        """Pass the images through one seed's network, score every detector, and store both (see `run_network`)."""
+        options, provenance = self.extraction_options(seed, directory), partial(self.provenance, seed)
+        benchmark, splits = self.inputs.benchmark, self.inputs.splits
+        return api.run_network(self.by_seed[seed], benchmark, setups, splits, options, provenance, directory, seed)
 
     def extraction_options(self, seed: str, directory: ResultsDirectory | None = None) -> ExtractionOptions:
         """How the images of a seed pass; before those of the first do, a ``directory`` is opened for all seeds."""

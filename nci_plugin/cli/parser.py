@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nci_plugin import __version__
-from nci_plugin.cli.commands import ACTIONS
+from nci_plugin.cli import commands  # noqa: F401 - it registers them
+from nci_plugin.cli.leaderboard_commands import ACTIONS
 from nci_plugin.cli.options import COMMANDS
 
 TYPES: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float, "Path": Path}

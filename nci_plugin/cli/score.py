@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -20,11 +21,13 @@ from nci_plugin.files import digest
 def run(options: Score) -> int:
     if options.tpr is not None:
         level_of(options.tpr)
-    root, names = _names(options.images, options.data_root)
     output = options.csv or options.jsonl
+    root, names = _names(options.images, options.data_root)
+    first = next(names, None)
+    if first is None and (output is None or not output.exists()):  # those that have rows may have been moved away
+        raise _no_image(options)
     if output is not None:
         check_writable(output.parent)
-        output.parent.mkdir(parents=True, exist_ok=True)
     detector, job = service.network_of(options.detector, options.network, options.passing)
     if detector.fitted.preprocessing is None:
         raise PluginError(
@@ -39,17 +42,24 @@ def run(options: Score) -> int:
         **({} if options.images.is_dir() else {"data_root": str(root.resolve())}),
         "tpr": tpr,
     }
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    names = chain([] if first is None else [first], names)
     with ScoreLog(output, "jsonl" if options.jsonl else "csv", run_of) as log:
         counts = score_files(detector, root, names, log, options.passing.batch_size, job.workers, tpr)
     if not counts.scored and not counts.before:
-        raise PluginError(f"'{options.images}': holds no image ({', '.join(IMG_EXTENSIONS)}); pass another folder")
-    before = f", {counts.before} were there" if counts.before else ""
+        raise _no_image(options)
+    before = f"; {counts.before} had their rows before" if counts.before else ""
     print(
-        f"{counts.scored} images scored{before}: {counts.ood} OOD, {counts.unreadable} could not be read"
+        f"{counts.scored} images scored: {counts.ood} OOD, {counts.unreadable} could not be read{before}"
         f"{f'; written to {output}' if output else ''}",
         file=sys.stderr,
     )
     return 1 if counts.unreadable else 0
+
+
+def _no_image(options: Score) -> PluginError:
+    return PluginError(f"'{options.images}': holds no image ({', '.join(IMG_EXTENSIONS)}); pass another folder")
 
 
 def _names(images: Path, data_root: Path | None) -> tuple[Path, Iterator[str]]:

@@ -15,7 +15,7 @@ from nci_plugin.benchmarks.benchmark import TEST, TRAIN, VALIDATION, Benchmark
 from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
 from nci_plugin.checks import PluginError
-from nci_plugin.cli.commands import Data, Network, Pass, Steps
+from nci_plugin.cli.groups import Data, Network, Pass, Steps
 from nci_plugin.cli.network import Job, stated
 from nci_plugin.config import benchmark_names
 from nci_plugin.deploy import preprocessing

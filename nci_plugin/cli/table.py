@@ -7,18 +7,16 @@ import sys
 from nci_plugin.checks import PluginError
 from nci_plugin.cli.commands import Table
 from nci_plugin.comparison.compare import standings
-from nci_plugin.evaluation.directory import ResultsDirectory
-from nci_plugin.evaluation.results import SETTINGS, complete
+from nci_plugin.evaluation.results import SETTINGS
+from nci_plugin.evaluation.run import Run
 from nci_plugin.report.paper_tables import paper_table, written
-from nci_plugin.report.selection import selected
 from nci_plugin.report.tables import MAIN_METRICS, TABLE_METRICS
 
 
 def run(options: Table) -> int:
     if options.of != "results":
         return _of_diagnosis(options)
-    whole = complete(ResultsDirectory(options.results).read_one_benchmark())
-    results = selected(whole, options.detectors)
+    results = Run.read(options.results).rows(options.detectors)
     there = [setting for setting in SETTINGS if any(result.setting == setting for result in results)]
     settings = [options.setting] if options.setting else there
     if not set(settings) <= set(there):

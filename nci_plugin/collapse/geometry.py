@@ -66,13 +66,13 @@ def between_directions(centred: Tensor, rcond: float = RCOND) -> tuple[Tensor, T
     return values[kept], vectors[kept]
 
 
-def whitening(covariance: Tensor, rcond: float = RCOND) -> Tensor:
+def whitening(covariance: Tensor) -> Tensor:
     """T (P, rank) with T T^T = pinv(covariance): ||T^T x||_2 is the length of x in units of the covariance (P, P).
 
-    Directions whose variance is at most ``rcond`` times the largest are left out. Raises Undefined where all are.
+    Directions whose variance is at most RCOND times the largest are left out. Raises Undefined where all are.
     """
     variances, vectors = torch.linalg.eigh(covariance)
-    kept = variances > rcond * variances[-1]
+    kept = variances > RCOND * variances[-1]
     if not kept.any():
         raise Undefined("collapse: the features do not vary within classes, so distances have no unit")
     return vectors[:, kept] / variances[kept].sqrt()

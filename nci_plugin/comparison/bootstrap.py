@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nci_plugin.files import usable_cores
 from nci_plugin.metrics.counts import Counts, SortedScores
 
 LEAST_REPLICATES = 1000
@@ -59,6 +59,5 @@ def in_threads(work: Sequence[Callable[[], Values]]) -> list[Values]:
     # glibc gives memory above a threshold back at once, and every page of a replicate's next array is then asked for
     # anew: 400 faults a replicate, which take longer than its arithmetic. Freeing a large block raises the threshold.
     np.empty(2**24, dtype=np.uint8)
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(max_workers=available) as pool:
+    with ThreadPoolExecutor(max_workers=usable_cores()) as pool:
         return list(pool.map(lambda each: each(), work))

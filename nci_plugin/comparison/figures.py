@@ -11,7 +11,8 @@ from nci_plugin.comparison.multiple import SIGNIFICANT
 from nci_plugin.comparison.over_benchmarks import OverBenchmarks
 from nci_plugin.comparison.records import Comparison, Difference
 from nci_plugin.comparison.tables import MOST_TIES
-from nci_plugin.report.figures import new_figure
+from nci_plugin.evaluation.drawn import DrawnFigure, draw_grid
+from nci_plugin.report.figures import in_style
 
 APART, TIED = "#0072B2", "#7F7F7F"
 """Blue disks for a difference, grey rings for none (Okabe & Ito): apart for colour-blind readers and in grey."""
@@ -19,33 +20,30 @@ APART, TIED = "#0072B2", "#7F7F7F"
 CAPTIONS = {False: "dots on one bar cannot be told apart", True: "dots cannot be told apart from the best"}
 
 
+@in_style
 def forest_figure(comparison: Comparison) -> Figure:
     """Differences to one detector, the one that all were compared against or else each group's best, by group."""
     rows = {group: _to_reference(comparison, group) for group in comparison.groups}
     longest = max(len(each) for _, each in rows.values())
-    figure = new_figure(4.4 * len(rows) + 1.6, 0.23 * longest + 1.5)
+    figure = DrawnFigure(4.4 * len(rows) + 1.6, 0.23 * longest + 1.5)
     label = comparison.choice.of_metric.label
-    for axis, (group, (reference, differences)) in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows.items()):
+    axes = draw_grid(figure, len(rows), len(rows))
+    for axis, (group, (reference, differences)) in zip(axes, rows.items()):
         for place, each in enumerate(reversed(differences)):
             apart = each.adjusted < SIGNIFICANT
+            bars = [[max(0.0, each.points - each.low)], [max(0.0, each.high - each.points)]]
+            colour, inside = (APART, APART) if apart else (TIED, "white")
             axis.errorbar(
-                [each.points],
-                [place],
-                xerr=[[max(0.0, each.points - each.low)], [max(0.0, each.high - each.points)]],
-                fmt="o",
-                color=APART if apart else TIED,
-                markerfacecolor=APART if apart else "white",
-                markersize=5,
-                elinewidth=1,
-            )
+                [each.points], [place], xerr=bars, fmt="o", markersize=5, elinewidth=1, color=colour,
+                markerfacecolor=inside,
+            )  # fmt: skip
         axis.axvline(0, color="0.3", linewidth=0.8)
-        axis.set_yticks(range(len(differences)), [each.first for each in reversed(differences)], fontsize=8)
+        axis.set_yticks(range(len(differences)), [each.first for each in reversed(differences)])
         axis.set_ylim(-0.7, len(differences) - 0.3)
-        axis.set_title(f"{group}: {label} minus that of {reference}", fontsize=9)
-        axis.set_xlabel("points, 95 % interval; filled = adjusted p < 0.05", fontsize=8)
-        axis.grid(axis="y", color="0.92")
-        axis.set_axisbelow(True)
-    figure.suptitle(f"{comparison.benchmark}, {comparison.choice.setting}", fontsize=10)
+        axis.set_title(f"{group}: {label} minus that of {reference}")
+        axis.set_xlabel("points, 95 % interval; filled = adjusted p < 0.05")
+        axis.grid(axis="y")
+    figure.suptitle(f"{comparison.benchmark}, {comparison.choice.setting}")
     return figure
 
 
@@ -65,29 +63,30 @@ def _turned(each: Difference) -> Difference:
     return Difference(each.second, each.first, each.group, -each.points, -each.high, -each.low, each.p, each.adjusted)
 
 
+@in_style
 def value_figure(comparison: Comparison) -> Figure:
     """Detectors on the axis of the metric, the best to the right, and bars whose dots cannot be told apart."""
     groups = comparison.groups
     count = len(comparison.ranked(groups[0]))
-    figure = new_figure(7.5, len(groups) * (0.19 * count + 1.6))
+    figure = DrawnFigure(7.5, len(groups) * (0.19 * count + 1.6))
     higher, many = comparison.choice.of_metric.higher_is_better, _many(list(comparison.ties.values()))
-    for axis, group in zip(figure.subplots(len(groups), 1, squeeze=False)[:, 0], groups):
+    for axis, group in zip(draw_grid(figure, len(groups), 1), groups):
         places = {value.detector: value.value for value in comparison.ranked(group)}
         _diagram(axis, places, comparison.ties[group], best_is_large=higher, only_best=many)
-        axis.set_xlabel(f"{group}: {comparison.choice.of_metric.label} (%)", fontsize=9)
-    caption = CAPTIONS[many]
-    figure.suptitle(f"{comparison.benchmark}, {comparison.choice.setting}: {caption}", fontsize=9)
+        axis.set_xlabel(f"{group}: {comparison.choice.of_metric.label} (%)")
+    figure.suptitle(f"{comparison.benchmark}, {comparison.choice.setting}: {CAPTIONS[many]}")
     return figure
 
 
+@in_style
 def rank_figure(tests: Sequence[OverBenchmarks]) -> Figure:
     """Demsar's diagram: mean ranks, and bars whose dots Conover-Holm cannot tell apart."""
     count, many = max(len(test.mean_ranks) for test in tests), _many([test.ties for test in tests])
-    figure = new_figure(7.5, len(tests) * (0.19 * count + 1.6))
-    for axis, test in zip(figure.subplots(len(tests), 1, squeeze=False)[:, 0], tests):
+    figure = DrawnFigure(7.5, len(tests) * (0.19 * count + 1.6))
+    for axis, test in zip(draw_grid(figure, len(tests), 1), tests):
         _diagram(axis, dict(test.mean_ranks), test.ties, best_is_large=False, only_best=many)
-        axis.set_xlabel(f"{test.group}: mean rank over {len(test.benchmarks)} benchmarks", fontsize=9)
-    figure.suptitle(CAPTIONS[many], fontsize=9)
+        axis.set_xlabel(f"{test.group}: mean rank over {len(test.benchmarks)} benchmarks")
+    figure.suptitle(CAPTIONS[many])
     return figure
 
 
@@ -120,18 +119,13 @@ def _diagram(
         for row, name in enumerate(side):
             depth = -start - 0.8 * row
             axis.plot([places[name]] * 2 + [end], [0, depth, depth], color=APART, linewidth=0.8)
+            gap = (4 if align == "left" else -4, 0)
             axis.annotate(
-                f"{name} {places[name]:.2f}",
-                (end, depth),
-                xytext=(4 if align == "left" else -4, 0),
-                textcoords="offset points",
-                ha=align,
-                va="center",
+                f"{name} {places[name]:.2f}", (end, depth), gap, textcoords="offset points", ha=align, va="center",
                 fontsize=8,
-            )
+            )  # fmt: skip
     axis.set_ylim(-start - 0.8 * len(better), 0)
     axis.xaxis.tick_top()
     axis.xaxis.set_label_position("top")
-    for edge in ("left", "right", "bottom"):
-        axis.spines[edge].set_visible(False)
+    axis.spines[["left", "right", "bottom"]].set_visible(False)
     axis.set_yticks([])

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, Split
-from nci_plugin.checks import PluginError, check_known, check_name, shown
+from nci_plugin.checks import PluginError, check_known, shown
 from nci_plugin.comparison.bootstrap import Pairing
 from nci_plugin.evaluation.directory import ResultsDirectory, read_npz
-from nci_plugin.evaluation.results import Result, complete
+from nci_plugin.evaluation.run import Run
 from nci_plugin.metrics.columns import Metric
 from nci_plugin.metrics.counts import Floats
 
@@ -96,10 +96,9 @@ def read_samples(paths: Sequence[Path], detectors: Sequence[str] | None = None) 
     for each in stored:
         by_benchmark.setdefault(each.benchmark, []).append(each)
     for name in detectors or ():
-        check_known("detector", name, {known for each in stored for known in (*each.detectors, *each.incomplete)})
+        check_known("detector", name, {known for each in stored for known in each.run.detectors})
         for each in stored:
-            if name in each.incomplete:
-                raise PluginError(f"detector '{name}': was not scored for every seed in '{each.path}'; evaluate again")
+            each.run.check_complete(name)
     return [_merged(group, detectors) for group in by_benchmark.values()]
 
 
@@ -108,17 +107,10 @@ class _Stored:
 
     def __init__(self, path: Path) -> None:
         self.path, self._directory = path, ResultsDirectory(path)
-        rows = self._directory.read_one_benchmark()
-        self.rows: list[Result] = complete(rows)
-        for what in ("benchmark", "detector", "dataset"):
-            for name in dict.fromkeys(getattr(row, what) for row in rows):
-                check_name(f"{what} in '{path}'", name)
-        for seed in dict.fromkeys(row.seed for row in rows):
-            check_name(f"seed in '{path}'", seed or "s0")  # empty for a single network
-        self.benchmark = rows[0].benchmark
-        self.networks = tuple(dict.fromkeys(row.seed for row in rows))
-        self.detectors = list(dict.fromkeys(row.detector for row in self.rows))
-        self.incomplete = [name for name in dict.fromkeys(row.detector for row in rows) if name not in self.detectors]
+        self.run = Run.read(path)
+        self.rows = self.run.rows()
+        self.benchmark, self.networks = self.run.benchmark, tuple(self.run.seeds)
+        self.detectors, self.incomplete = self.run.select(), self.run.incomplete
         paths = [self.path / seed / "scores" / "predictions.npz" for seed in self.networks]
         lacking = [path for path in paths if not path.is_file()]
         self.missing = f"predictions '{lacking[0]}': are missing; {self._command()}" if lacking else ""
@@ -168,8 +160,6 @@ class _Stored:
                 raise PluginError(
                     f"{where}: '{split}' must be {size} numbers, one a sample, got {came}; {self._command(detector)}"
                 )
-            if not np.isfinite(array).all():
-                raise PluginError(f"{where}: '{split}' holds NaN or infinity; {self._command(detector)}")
         for row in self.rows:
             split = f"{row.group}/{row.dataset}"
             if (row.detector, row.seed) == (detector, seed) and split in sizes and row.n_ood != sizes[split]:

@@ -32,8 +32,8 @@ from nci_plugin.checks import PluginError
 from nci_plugin.collapse import CollapseMetrics, measure
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
-from nci_plugin.deploy.detector import OODDetector
-from nci_plugin.deploy.fitting import halves
+from nci_plugin.deploy.detector import OODDetector, settings_of
+from nci_plugin.deploy.fitting import detector_names, halves
 from nci_plugin.deploy.network import check_network, device_of
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
@@ -179,8 +179,8 @@ def recommend(
 
     Raises PluginError as `OODDetector.fit`, and where no candidate can be used.
     """
-    like = like or OODDetector()
-    names = list(dict.fromkeys(detectors or CANDIDATES))
+    like = settings_of(like)
+    names = detector_names(CANDIDATES if detectors is None else detectors)
     candidates = {name: load_detector(name).detector for name in names}
     check_network(model)
     device, steps = device_of(model), like.preprocessing_for(model, train, validation)
@@ -189,7 +189,9 @@ def recommend(
         cut = Cut.of(model, first.to(device), like.head)
     num_classes = cut.head.num_classes
     opened = images.open_labelled("validation images", validation, num_classes, steps)
-    training: Any = images.open_labelled("training images", train, num_classes, steps).split
+    labelled = images.open_labelled("training images", train, num_classes, steps)
+    images.agreed_names([opened, labelled], like.class_names, num_classes)
+    training: Any = labelled.split
     images.check_apart(training, opened.split)
     if len(training) > TRAINING_IMAGES:
         drawn = np.random.default_rng(like.seed).permutation(len(training))[:TRAINING_IMAGES]

@@ -207,8 +207,9 @@ class OODDetector:
 
     def save(self, path: str | Path) -> Path:
         """Write the detector to one safetensors file, whole or not at all; raises PluginError if it cannot be."""
-        file.write(self.fitted, Path(path))
-        return Path(path)
+        fitted, where = self.fitted, file.checked_path(path)
+        file.write(fitted, where)
+        return where
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module) -> OODDetector:
@@ -218,7 +219,7 @@ class OODDetector:
         with a warning. Raises PluginError on another network, and on a damaged file.
         """
         where = f"detector file '{path}'"
-        fitted = file.read(Path(path))
+        fitted = file.read(file.checked_path(path))
         check_network(model)
         head = layer_of(model, fitted.head, where)
         line = fitted.network.check(model, head, where)
@@ -265,6 +266,13 @@ class OODDetector:
             f"OODDetector({fitted.detector.name}({values}) on {fitted.network.name}, {rows['train']} training images,"
             f" calibrated on {fitted.calibration.description}{cut}, TPR {100 * fitted.settings['tpr']:g} %)"
         )
+
+
+def settings_of(like: OODDetector | None) -> OODDetector:
+    """An OODDetector whose settings count, the defaults for None; raises PluginError on anything else."""
+    if not isinstance(like, (OODDetector, type(None))):
+        raise PluginError(f"like: must be an OODDetector with the settings that count, got {type(like).__name__}")
+    return like or OODDetector()
 
 
 __all__ = ["OODDetector", "Predictions", "Threshold"]

@@ -69,7 +69,7 @@ class Drift:
         """The distribution function of the window's p-values; without drift it lies in the band about the diagonal."""
         from nci_plugin.evaluation.drawn import DrawnFigure
 
-        figure = DrawnFigure(figsize=(4.5, 4), layout="constrained")
+        figure = DrawnFigure(4.5, 4)
         axes = figure.subplots()
         values = np.sort(self.p_values)
         # Dvoretzky-Kiefer-Wolfowitz for two samples; Massart's constant.
@@ -131,8 +131,11 @@ def read_scores(path: str | Path, last: int | None = None) -> Floats:
         with path.open(encoding="utf-8", newline="") as lines:
             rows: Iterator[Any] = map(json.loads, lines) if path.suffix == ".jsonl" else csv.DictReader(lines)
             scores = [float(row["score"]) for row in rows if row["score"] not in ("", None)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PluginError(f"scores '{path}': cannot be read ({error}); pass a file of 'nci-ood score'") from None
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, (KeyError, TypeError)):  # a row without it, or one that is no mapping
+            reason = "its rows have no score"
+        raise PluginError(f"scores '{path}': cannot be read ({reason}); pass a file of 'nci-ood score'") from None
     if not scores:
         raise PluginError(f"scores '{path}': holds no score; pass a file of 'nci-ood score'")
     return np.array(scores[-last:] if last else scores)

@@ -6,6 +6,7 @@ Nothing is unpickled and no code is named: a file that was changed is refused, o
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -62,6 +63,15 @@ class Fitted:
     rows: Mapping[str, int]
     settings: Mapping[str, Any]
     chosen_by: str
+
+
+def checked_path(path: Any) -> Path:
+    """The path of a file; raises PluginError on what is no path, and on a directory."""
+    if not isinstance(path, (str, os.PathLike)) or Path(path).is_dir():
+        raise PluginError(
+            f"detector file: must be the path of a file, got {shown(path)}; pass detector.safetensors, say"
+        )
+    return Path(path)
 
 
 def write(fitted: Fitted, path: Path) -> None:

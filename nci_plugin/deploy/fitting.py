@@ -13,7 +13,7 @@ from torch import nn
 
 from nci_plugin.benchmarks.benchmark import TEST, TRAIN, VALIDATION, Benchmark
 from nci_plugin.benchmarks.image_list import Preprocessing
-from nci_plugin.checks import PluginError, check_number
+from nci_plugin.checks import PluginError, check_choice, check_number
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import file, images, preprocessing
 from nci_plugin.deploy.calibration import Calibration, least_samples
@@ -80,18 +80,17 @@ def _pass(
     head_name, num_classes = cut.head_name, cut.head.num_classes
     opened = images.open_labelled("validation images", validation, num_classes, steps)
     splits: dict[str, Any] = {VALIDATION: opened.split}
-    names, needed = opened.class_names, {detector.fits_on for detector in detectors} - {FitsOn.NOTHING}
+    labelled, needed = [opened], {detector.fits_on for detector in detectors} - {FitsOn.NOTHING}
     if needed:
         training = images.open_labelled("training images", train, num_classes, steps)
-        names = _agreed(training.class_names, names)
+        labelled.append(training)
         splits[TRAIN] = training.split
         images.check_apart(training.split, opened.split)
         for each, detector in zip(asked, detectors):
             _check_rows(detector, len(training), each.bank_rows)
     else:
         images.check_apart(train, validation)
-    if settings.class_names is not None:
-        names = images.check_class_names(settings.class_names, num_classes)
+    names = images.agreed_names(labelled, settings.class_names, num_classes)
     for each, is_tuned in zip(asked, tuned):
         _check_enough(len(opened) - (len(opened) // 2 if is_tuned else 0), each.tpr)
     options = ExtractionOptions(
@@ -147,9 +146,19 @@ def new_detector(detector: Any) -> Detector:
     return detector.clone()
 
 
+def detector_names(names: Any) -> list[str]:
+    """Names of detectors, each once; one text is one name. Raises PluginError where there is none."""
+    given = [names] if isinstance(names, str) else list(names)
+    if not given:
+        raise PluginError("detectors: must be at least one name, got none; leave it out, or name some")
+    return list(dict.fromkeys(given))
+
+
 def _check_settings(settings: OODDetector) -> None:
     least_samples(settings.tpr)
     check_number("seed", settings.seed, least=0, whole=True, most=2**63 - 1)
+    check_choice("by_class", settings.by_class, (True, False))
+    check_choice("holdout", settings.holdout, (True, False))
     check_number("batch_size", settings.batch_size, above=0, whole=True)
     if settings.bank_rows is not None:
         check_number("bank_rows", settings.bank_rows, above=0, whole=True)
@@ -202,13 +211,3 @@ def drawn(split: FeatureSplit, rows: int, seed: int) -> FeatureSplit:
 def _rows(split: FeatureSplit, index: np.ndarray) -> FeatureSplit:
     rows = torch.from_numpy(index)
     return FeatureSplit.of(split.features[rows], split.logits[rows], split.labels[rows])
-
-
-def _agreed(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
-    if one and other and one != other:
-        name = next(iter({*one} ^ {*other}), "their order")
-        raise PluginError(
-            f"class names: those of the training and the validation images differ, {name!r} is in one alone; name the"
-            " classes of both alike"
-        )
-    return one or other

@@ -1,8 +1,8 @@
 """Scores as a graph: each detector's equation without a branch on data, for one nn.Module that can be exported.
 
 Everything is computed in float64, so that no shorter form that could cancel is needed. A detector is taken as it is,
-but for those that go through their bank in blocks (KNN, NNGuide) or compute some rows twice (ORA), which are written
-down here once more, and for NCI-G's logarithm, which onnxruntime lacks. The tests compare all with the detectors.
+but for those that go through their bank in blocks (KNN, NNGuide), compute some rows twice (ORA) or take long (NCI-G),
+which are written down here once more. The tests compare all with the detectors.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.checks import PluginError
+from nci_plugin.collapse.geometry import lengths
 from nci_plugin.deploy.state import is_learned
 from nci_plugin.detectors.base import Detector
 from nci_plugin.detectors.knn import KNN, KNNL1
 from nci_plugin.detectors.nci_gated import TAIL, NCIGated
 from nci_plugin.detectors.nnguide import NNGuide
 from nci_plugin.detectors.ora import ORA
-from nci_plugin.features.statistics import unit_rows
+from nci_plugin.features.statistics import quotient, unit_rows
 
 TAIL_FROM, LEVELS = -3.0, 12
 """Where float32 no longer gives 1 + erf, and steps of a continued fraction that gives its logarithm to 1e-6 there."""
@@ -46,21 +47,44 @@ class Plain(nn.Module):
         return self._detector._score(features, logits.double())
 
 
-class Gated(Plain):
-    """NCI-G, see `NCIGated`. ``portable`` makes its logarithms of what every runtime has."""
+class Gated(nn.Module):
+    """NCI-G, see `NCIGated`, with what depends on the class alone made before. Behind a network, whose weights fill the
+    caches, the time goes by the kinds of operations more than by their number. ``portable`` makes the logarithms of
+    what every runtime has.
+    """
 
     portable = False
+    centre: Tensor
+    mean: Tensor
+    factor: Tensor
+    weight: Tensor
+    directions: Tensor
+    units: Tensor
+
+    def __init__(self, detector: NCIGated) -> None:
+        super().__init__()
+        self.deviations, self.means = detector.deviations_.tolist(), (detector.means_ / detector.deviations_).tolist()
+        directions = detector.directions_
+        for name, values in {
+            "centre": detector.centre_,
+            "mean": detector.mean_,
+            "factor": detector.factor_,
+            "weight": detector.weight_ / self.deviations[0],
+            "directions": directions,
+            "units": unit_rows(directions) / self.deviations[1],
+        }.items():
+            self.register_buffer(name, values.clone())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        assert isinstance(self._detector, NCIGated)
-        if not self.portable:
-            return super().forward(features, logits)
-        for name in self._names:
-            setattr(self._detector, name, getattr(self, name))
-        terms = self._detector._terms(features, logits.argmax(dim=1))
-        z = (terms - self._detector.means_) / self._detector.deviations_
-        p_score, cosine, distance = _log_normal(z).unbind(dim=1)
-        return (p_score + cosine) / 2 + (distance - math.log(TAIL)).clamp(max=0)
+        own = logits.argmax(dim=1)
+        h = features - self.centre
+        x = (unit_rows(features) - self.mean) @ self.factor
+        p_score = quotient((h * self.weight.index_select(0, own)).sum(dim=1), lengths(h)) - self.means[0]
+        cosine = quotient((x * self.units.index_select(0, own)).sum(dim=1), lengths(x)) - self.means[1]
+        offsets = x - self.directions.index_select(0, own)
+        distance = (offsets * offsets).sum(dim=1) / -self.deviations[2] - self.means[2]
+        log_p = _log_normal if self.portable else torch.special.log_ndtr
+        return (log_p(p_score) + log_p(cosine)) / 2 + (log_p(distance) - math.log(TAIL)).clamp(max=0)
 
 
 def _log_normal(z: Tensor) -> Tensor:

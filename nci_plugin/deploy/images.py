@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing
 from nci_plugin.benchmarks.samples import Collated, Samples, Selected, open_samples
-from nci_plugin.checks import PluginError, one_line
+from nci_plugin.checks import PluginError, one_line, shown
 from nci_plugin.rows import id_labels
 
 REPEATED = 32
@@ -151,7 +151,7 @@ def check_ends(source: Any) -> None:
         isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__")
     ):
         raise PluginError(
-            f"a {type(dataset).__name__} is a stream and may never end; {TEST_PREPROCESSING}, with a length"
+            f"it is a stream ({type(dataset).__name__}) and may never end; {TEST_PREPROCESSING}, with a length"
         )
 
 
@@ -186,10 +186,23 @@ def _class_names(source: Any, num_classes: int) -> tuple[str, ...]:
     return tuple(one_line(str(names[index])) for index in range(num_classes))
 
 
+def agreed_names(labelled: Iterable[LabelledImages], stated: Any, num_classes: int) -> tuple[str, ...]:
+    """The names of the classes, as stated, else as the data sets have them; raises PluginError where those differ."""
+    one, *others = list(dict.fromkeys(each.class_names for each in labelled if each.class_names)) or [()]
+    for other in others:
+        name = next(iter({*one} ^ {*other}), "their order")
+        raise PluginError(
+            f"class names: those of two sets of images differ, {name!r} is in one alone; name the classes of all alike"
+        )
+    return one if stated is None else check_class_names(stated, num_classes)
+
+
 def check_class_names(names: Any, num_classes: int) -> tuple[str, ...]:
     """Names of the classes, one each; raises PluginError on another number of them."""
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise PluginError(f"class_names: must be a list of {num_classes} texts, got {type(names).__name__}")
+        raise PluginError(
+            f"class_names: must be a list of {num_classes} texts, got {shown(names)}; name each class once"
+        )
     if len(names) != num_classes or len(set(names)) != num_classes:
         raise PluginError(
             f"class_names: must be {num_classes} different names, one for each class of the network, got {len(names)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,11 @@ from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST, TRAIN, VALIDATION, 
 from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
 from nci_plugin.benchmarks.samples import open_samples
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, check_number
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
-from nci_plugin.deploy.detector import OODDetector
+from nci_plugin.deploy.detector import OODDetector, settings_of
+from nci_plugin.deploy.fitting import detector_names
 from nci_plugin.deploy.network import check_network, device_of
 from nci_plugin.diagnosis import DETECTORS, explanation
 from nci_plugin.diagnosis.image import Explanation, explain_image
@@ -100,18 +101,26 @@ def explain(
         image: a preprocessed tensor (3, H, W), a PIL image or the path of one.
         model, train, validation: as in `OODDetector.fit`.
         detectors: names whose scores are given.
-        like: an OODDetector with the settings (preprocessing, head, batch size) that count here.
+        tpr: the share of ID validation images that a score's threshold keeps, 0..1.
+        like: an OODDetector with the settings (preprocessing, class names, head, batch size) that count here.
 
     Raises PluginError as `OODDetector.fit`.
     """
-    setups = [load_detector(name) for name in detectors]
-    like = like or OODDetector()
+    setups = [load_detector(name) for name in detector_names(detectors)]
+    like = settings_of(like)
+    check_number("tpr", tpr, above=0, most=1)
     steps = like.preprocessing_for(model, train, validation)
     source = image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
     batch = next(images.batches(source, steps, 1))
     needed = training_needed(setups) | {FitsOn.STATISTICS}
-    bank, _ = _passed(model, {TRAIN: train, VALIDATION: validation}, {}, needed, like, steps)
-    return explain_image(batch[:1], bank, setups, tpr)
+    first = images.first_images("validation images", validation, steps, 1)
+    if batch.shape[1:] != first.shape[1:]:
+        raise PluginError(
+            f"image: must be {tuple(first.shape[1:])}, as the validation images, got {tuple(batch.shape[1:])};"
+            " preprocess it as them"
+        )
+    bank, _, names = _passed(model, {TRAIN: train, VALIDATION: validation}, {}, needed, like, steps)
+    return replace(explain_image(batch[:1], bank, setups, tpr), class_names=names)
 
 
 def diagnose(
@@ -129,24 +138,29 @@ def diagnose(
     Args:
         model, train: as in `OODDetector.fit`; ``test`` and ``validation`` are labelled images too.
         near, far: OOD images by the name of the data set, as in `OODDetector.score`.
-        like: an OODDetector with the settings (preprocessing, head, batch size) that count here.
+        like: an OODDetector with the settings (preprocessing, class names, head, batch size) that count here.
 
     Returns:
         An Inspection: its ``metrics``, ``sentences`` and ``figures()``, and ``record``, which holds all numbers.
 
     Raises PluginError on images that cannot be read or labelled, as `OODDetector.fit`.
     """
-    like = like or OODDetector()
-    given = {TRAIN: train, VALIDATION: validation, TEST: test}
-    labelled = {name: source for name, source in given.items() if source is not None}
-    others = {f"{NEAR}/{name}": source for name, source in (near or {}).items()}
-    others.update({f"{FAR}/{name}": source for name, source in (far or {}).items()})
+    like = settings_of(like)
+    labelled = {TRAIN: train, **({} if validation is None else {VALIDATION: validation}), TEST: test}
+    others: dict[str, Any] = {}
+    for group, sources in ((NEAR, near), (FAR, far)):
+        if not isinstance(sources, (Mapping, type(None))):
+            raise PluginError(
+                f"{group}: must be a mapping of data sets' names to their images, got {type(sources).__name__}; pass"
+                f' {group}={{"name": images}}'
+            )
+        others.update({f"{group}/{name}": source for name, source in (sources or {}).items()})
     steps = like.preprocessing_for(model, *labelled.values())
     setups = [load_detector(name) for name in DETECTORS]
-    bank, benchmark = _passed(model, labelled, others, {FitsOn.STATISTICS}, like, steps)
+    bank, benchmark, names = _passed(model, labelled, others, {FitsOn.STATISTICS}, like, steps)
     evaluation = evaluate_bank(bank, benchmark, setups)
     found = diagnose_network(bank, benchmark, evaluation, seed="", second_pass=True)
-    return Inspection(found.record, found.arrays, evaluation.scores)
+    return Inspection(replace(found.record, class_names=names), found.arrays, evaluation.scores)
 
 
 def _passed(
@@ -156,8 +170,8 @@ def _passed(
     needed: Collection[FitsOn],
     like: OODDetector,
     steps: Preprocessing | None,
-) -> tuple[FeatureBank, Benchmark]:
-    """What one pass over labelled splits and OOD splits leaves, and their benchmark."""
+) -> tuple[FeatureBank, Benchmark, tuple[str, ...]]:
+    """What one pass over labelled splits and OOD splits leaves, their benchmark, and the names of the classes."""
     check_network(model)
     device = device_of(model)
     first_name = next(iter(labelled))
@@ -165,15 +179,16 @@ def _passed(
     with prepared(model, device):
         cut = Cut.of(model, first.to(device), like.head)
     num_classes = cut.head.num_classes
-    splits: dict[str, Any] = {
-        name: images.open_labelled(f"images of {name}", source, num_classes, steps).split
-        for name, source in labelled.items()
+    opened = {
+        name: images.open_labelled(f"images of {name}", source, num_classes, steps) for name, source in labelled.items()
     }
+    names = images.agreed_names(opened.values(), like.class_names, num_classes)
+    splits: dict[str, Any] = {name: each.split for name, each in opened.items()}
     for name, source in others.items():
         splits[name] = _open_ood(name, source, steps)
     benchmark = Benchmark("images", num_classes, {TEST: "", **splits})
     options = ExtractionOptions(str(device), like.batch_size, like.workers, cut.head_name, progress=like.progress)
-    return extract(model, benchmark, needed, options, splits), benchmark
+    return extract(model, benchmark, needed, options, splits), benchmark, names
 
 
 def _open_ood(name: str, source: Any, steps: Preprocessing | None) -> Any:

@@ -12,7 +12,7 @@ from nci_plugin.checks import PluginError
 from nci_plugin.deploy.calibration import POOLED
 from nci_plugin.deploy.file import Fitted
 from nci_plugin.deploy.graph import graph_of
-from nci_plugin.deploy.network import device_of, layer_named, probe_images
+from nci_plugin.deploy.network import check_network, device_of, layer_named, probe_images
 from nci_plugin.features.forward import prepared
 from nci_plugin.networks.calling import COMPILED_FROM, logits_in, without_autocast, without_replicas
 from nci_plugin.networks.cut import Cut
@@ -46,6 +46,11 @@ class ScoringModule(nn.Module):
         self.detector, self.tpr = fitted.detector.name, tpr
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if images.shape[1:] != self.image_shape:  # the network may take it: the detector has not seen such images
+            raise PluginError(
+                f"images: must be {self.image_shape} each, as in fit, got {tuple(images.shape[1:])}; preprocess them as"
+                " the network's test images, and pass one image as a batch of one"
+            )
         joined = logits_in(self.network(images.to(self._dtype)))
         features = joined.narrow(1, 0, self.num_features)
         logits = joined.narrow(1, self.num_features, joined.shape[1] - self.num_features)
@@ -89,6 +94,7 @@ def scoring_module(fitted: Fitted, model: nn.Module, tpr: float) -> ScoringModul
     Raises PluginError on another network, and where the network does more with its head's output than return it.
     """
     where = f"module of detector '{fitted.detector.name}'"
+    check_network(model)
     fitted.network.check(model, layer_named(model, fitted.head, where), where)
     fitted.probe.check(model, layer_named(model, fitted.head, where), where, fitted.network.dtype)
     device = device_of(model)

@@ -107,7 +107,9 @@ def _first(source: Any, files: bool = False) -> tuple[Any, Any]:
 
 
 def of_transform(transform: Any) -> Preprocessing | None:
-    """torchvision's transforms as `Preprocessing`, None where they are anything else."""
+    """torchvision's transforms as `Preprocessing`, which stays what it is; None where they are anything else."""
+    if isinstance(transform, Preprocessing):
+        return transform
     if isinstance(transform, ImageClassification):
         return _made(
             transform.resize_size[0],

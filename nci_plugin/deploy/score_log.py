@@ -64,7 +64,7 @@ class ScoreLog:
             raise PluginError(f"output '{self.path}': {error.strerror}; choose another") from None
         try:
             self._lock()
-            beside = self.path.with_name(f"{self.path.name}.run.json")
+            beside = run_path(self.path)
             if os.fstat(self._file.fileno()).st_size:
                 self._check_run(beside)
             else:
@@ -145,6 +145,11 @@ class ScoreLog:
             yield name
         self._file.truncate(end)
         self._file.seek(end)
+
+
+def run_path(path: Path) -> Path:
+    """Where a file of scores says what they come from."""
+    return path.with_name(f"{path.name}.run.json")
 
 
 class _Kept(io.RawIOBase):

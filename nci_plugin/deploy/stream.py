@@ -34,20 +34,27 @@ class Counts:
     unreadable: int = 0
 
 
-def image_names(root: Path) -> Iterator[str]:
-    """Paths, relative to a directory, of the images in it and below, as the system lists them; none is kept."""
-    waiting = [""]
-    while waiting:
-        folder = waiting.pop()
-        if folder.count("/") > DEEPEST:
-            raise PluginError(f"folder '{root}': deeper than {DEEPEST} folders; does a link lead back?")
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                name = f"{folder}{entry.name}"
-                if entry.is_dir():
-                    waiting.append(f"{name}/")
-                elif entry.name.lower().endswith(IMG_EXTENSIONS):
-                    yield name
+def image_names(root: Path, folder: str = "") -> Iterator[str]:
+    """Paths, relative to a directory, of the images in a ``folder`` of it and below, as the system lists them.
+
+    Neither images nor folders are kept: as many directories are open as lie in one another.
+    """
+    if folder.count("/") > DEEPEST:
+        raise PluginError(f"folder '{root}': deeper than {DEEPEST} folders; does a link lead back?")
+    with os.scandir(root / folder) as entries:
+        for entry in entries:
+            name = f"{folder}{entry.name}"
+            if _is_folder(entry):
+                yield from image_names(root, f"{name}/")
+            elif entry.name.lower().endswith(IMG_EXTENSIONS):
+                yield name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, say: that it cannot be read is said in its row
+        return False
 
 
 def listed_names(path: Path) -> Iterator[str]:

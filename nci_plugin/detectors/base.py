@@ -157,9 +157,15 @@ class Detector(ABC):
         rows = len(features)
         if self.block_bytes is not None:
             rows = max(1, self.block_bytes // (8 * (features.shape[1] + logits.shape[1])))
-        if len(features) <= rows:
-            return self._score(features, logits)
-        return torch.cat([self._score(*block) for block in zip(features.split(rows), logits.split(rows))])
+        scores = [self._score(*block) for block in zip(features.split(rows), logits.split(rows))]
+        for score, block in zip(scores, features.split(rows)):
+            if not isinstance(score, Tensor) or score.shape != block.shape[:1]:
+                came = f"shape {tuple(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
+                raise PluginError(
+                    f"detector '{self.name}': _score must give a tensor of one score for each of {len(block)} rows, got"
+                    f" {came}; correct it"
+                )
+        return scores[0] if len(scores) == 1 else torch.cat(scores)
 
     def _fit(self, training: Any, head: LinearHead, validation: FeatureSplit | None) -> None:  # noqa: B027
         """Learn; nothing to learn unless a sub-class says so."""

@@ -101,6 +101,3 @@ def _entry_points() -> Iterable[metadata.EntryPoint]:
     points: Any = metadata.entry_points()
     found = points.select(group=GROUP) if hasattr(points, "select") else points.get(GROUP, ())  # Python 3.9: a dict
     return {(point.name, point.value): point for point in found}.values()  # a path that is listed twice counts once
-
-
-register = register_detector  # as detectors of this package called it; gone once none does

@@ -37,7 +37,8 @@ class Explanation:
     """One network's view of an image; distances are Euclidean, in the unit of the features.
 
     ``predicted_distance`` is None where the predicted class had no training sample, and so has no mean; ``not_scored``
-    are the detectors that cannot be used on this network, with the reason.
+    are the detectors that cannot be used on this network, with the reason. ``class_names`` are those of all classes by
+    label, empty where nobody named them.
     """
 
     predicted: int
@@ -48,11 +49,13 @@ class Explanation:
     scores: tuple[Score, ...]
     num_validation: int
     not_scored: Mapping[str, str] = field(default_factory=dict)
+    class_names: Sequence[str] = ()
 
     def __repr__(self) -> str:
         called_id = sum(score.is_id for score in self.scores)
+        predicted, nearest = (self.class_names[k] if self.class_names else k for k in (self.predicted, self.nearest))
         return (
-            f"Explanation(predicted {self.predicted}, nearest mean {self.nearest}, called ID by {called_id} of"
+            f"Explanation(predicted {predicted}, nearest mean {nearest}, called ID by {called_id} of"
             f" {len(self.scores)} scores; see .scores)"
         )
 

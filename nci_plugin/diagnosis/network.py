@@ -19,7 +19,7 @@ from nci_plugin.collapse.geometry import centred_means, pair_cosines, pair_dista
 from nci_plugin.diagnosis.geometry import Plane, distance_from_frame, spread
 from nci_plugin.diagnosis.layers import measure_layers
 from nci_plugin.diagnosis.record import SPREADS, DiagnosisRecord, SplitRecord
-from nci_plugin.evaluation.evaluate import Evaluation
+from nci_plugin.evaluation.evaluation import Evaluation
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics

@@ -122,10 +122,7 @@ class Meter:
         self.device, self.batch_size = torch.device(device), batch_size
         self._bytes = 0
         splits = open_splits(benchmark)
-        if TRAIN not in splits:
-            raise PluginError(
-                f"benchmark '{benchmark.name}': the split '{TRAIN}' is missing; collapse is measured on it"
-            )
+        benchmark.check_has(TRAIN, "collapse is measured on it")
         self.images = {name: self._decoded(name, split) for name, split in splits.items()}
 
     def __call__(self, network: nn.Module, epoch: int, loss: str = "ce") -> EpochRecord:

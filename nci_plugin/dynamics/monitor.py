@@ -11,9 +11,7 @@
 from __future__ import annotations
 
 import html
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +28,7 @@ from nci_plugin.dynamics.trajectory import Condition, EpochRecord, Trajectory, T
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.collector import Collector, training_statistics
 from nci_plugin.features.forward import Forward, prepared
-from nci_plugin.networks.calling import without_replicas
+from nci_plugin.networks.calling import random_states_kept, without_replicas
 from nci_plugin.rows import whole_labels
 from nci_plugin.training.losses import LOSSES
 
@@ -81,15 +79,13 @@ class CollapseMonitor:
         inner = without_replicas(network)  # a pass of one process must not wait for the others
         self.network, self.every, self.loss, self.head = inner, every, loss, head
         self._loader, self.samples_per_class = loader, samples_per_class
-        self._file = None if output is None else TrajectoryFile(Path(output), run, conditions or {})
-        self._run, self._conditions = run, dict(conditions or {})
-        self._records = dict(self._file.records) if self._file else {}
+        self._log = TrajectoryFile(None if output is None else Path(output), run, conditions or {})
         self._sampled = samples_per_class is None
 
     @property
     def trajectory(self) -> Trajectory:
         """What was measured, by increasing epoch, with what ``output`` held already."""
-        return Trajectory(self._run, self._conditions, [self._records[epoch] for epoch in sorted(self._records)])
+        return self._log.trajectory
 
     def step(self, epoch: int) -> EpochRecord | None:
         """Measure the network if the epoch's turn has come; returns the record, None if it has not."""
@@ -97,13 +93,11 @@ class CollapseMonitor:
         if epoch % self.every:
             return None
         device = next(self.network.parameters()).device
-        with _random_states_kept(), prepared(self.network, device):
+        with random_states_kept(), prepared(self.network, device):
             if not self._sampled:
                 self._loader, self._sampled = _class_balanced(self._loader, self.samples_per_class or 0), True
             record = self._measure(epoch, device)
-        if self._file is not None:
-            self._file.add(record)
-        self._records[epoch] = record
+        self._log.add(record)
         return record
 
     def settled(self, name: str, tolerance: float = 0.05, patience: int = 3) -> bool:
@@ -114,7 +108,7 @@ class CollapseMonitor:
         """
         check_number("settled: tolerance", tolerance, least=0)
         check_number("settled: patience", patience, above=0, whole=True)
-        if not self._records:
+        if not self._log.records:
             return False
         last = self.trajectory.series(name)[-(patience + 1) :]
         if len(last) <= patience or not np.isfinite(last).all():
@@ -131,37 +125,35 @@ class CollapseMonitor:
         ``names`` are as in `Trajectory.series`; without them the collapse metrics that have values. Raises PluginError
         on a name that is not logged, and while nothing is.
         """
-        from nci_plugin.evaluation.drawn import DrawnFigure
+        from nci_plugin.evaluation.drawn import DrawnFigure, draw_grid
 
         trajectory, metrics = self.trajectory, columns(EPOCHS)
         wanted = [name for name in metrics if trajectory.logs(name)] if names is None else list(names)
         if not wanted:
             raise PluginError("monitor: plot needs a number that has values, there is none; call step() first")
         series = {name: trajectory.series(name) for name in wanted}
-        width = min(3, len(wanted))
-        height = -(-len(wanted) // width)
-        drawn = DrawnFigure(figsize=(3.2 * width, 2.3 * height), layout="constrained")
-        panels = drawn.subplots(height, width, sharex=True, squeeze=False).ravel()
+        across = min(3, len(wanted))
+        drawn = DrawnFigure(3.2 * across, 2.3 * -(-len(wanted) // across))
+        panels = draw_grid(drawn, len(wanted), across, sharex=True)
         for axes, (name, values) in zip(panels, series.items()):
             axes.plot(trajectory.epochs, values, marker="o", markersize=3)
             ideal = metrics[name].ideal if name in metrics else None
             if isinstance(ideal, (int, float)):  # of every number of classes
                 axes.axhline(ideal, color="0.4", linewidth=0.8, linestyle="--")
             axes.set_title(f"{metrics[name].symbol} ({name})" if name in metrics else name, fontsize="medium")
-        for axes in panels[-width:]:
+        for axes in panels[-across:]:
             axes.set_xlabel("epoch")
-        for axes in panels[len(wanted) :]:
-            axes.axis("off")
+            axes.tick_params(labelbottom=True)
         return drawn
 
     def __repr__(self) -> str:
-        epochs = sorted(self._records)
+        epochs = sorted(self._log.records)
         measured = f"{len(epochs)} epochs measured, {epochs[0]} to {epochs[-1]}" if epochs else "nothing measured yet"
         return f"CollapseMonitor({type(self.network).__name__}, every={self.every}, {measured})"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        table = self.to_frame().to_html(float_format="{:.4g}".format, na_rep="-") if self._records else ""
+        table = self.to_frame().to_html(float_format="{:.4g}".format, na_rep="-") if self._log.records else ""
         return f"<p>{html.escape(repr(self))}</p>{table}"
 
     def _measure(self, epoch: int, device: torch.device) -> EpochRecord:
@@ -207,15 +199,3 @@ def _class_balanced(loader: Any, samples_per_class: int) -> DataLoader:
     chosen = [order[labels[order] == label][:samples_per_class] for label in labels.unique()]
     indices = torch.cat(chosen).sort().values.tolist()
     return DataLoader(loader.dataset, batch_size, sampler=indices, num_workers=workers, collate_fn=loader.collate_fn)
-
-
-@contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """Loaders draw seeds and orders from PyTorch's state, and augmentations from Python's and NumPy's too."""
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002

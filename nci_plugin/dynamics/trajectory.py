@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nci_plugin.checks import PluginError, check_keys, check_number, check_row_name, did_you_mean, shown
-from nci_plugin.evaluation.results import CHECKSUM
-from nci_plugin.files import digest, read_text, write_atomically
+from nci_plugin.files import read_text, write_atomically
+from nci_plugin.parsing import checked_line, read_checked_line
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +113,11 @@ class Trajectory:
     def epochs(self) -> NDArray[np.int64]:
         return np.array([record.epoch for record in self.records], dtype=np.int64)
 
+    @property
+    def _names(self) -> list[str]:
+        """Of the ``numbers`` of some record."""
+        return list(dict.fromkeys((*_NUMBERS, *(key for record in self.records for key in record.numbers))))
+
     def series(self, name: str) -> NDArray[np.float64]:
         """A number of each record, (epochs,), NaN where it has none.
 
@@ -122,7 +126,7 @@ class Trajectory:
         """
         if name == "train_error":
             return 100 - self.series("train_accuracy")
-        known = dict.fromkeys((*_NUMBERS, *(key for record in self.records for key in record.numbers)))
+        known = self._names
         if name not in known:
             raise PluginError(
                 f"run '{self.run}': logs no '{name}'{did_you_mean(name, known)}; it logs {', '.join(known)}"
@@ -131,13 +135,11 @@ class Trajectory:
 
     def logs(self, name: str) -> bool:
         """Whether `series` of the name has a number at some epoch."""
-        known = {"train_error", *_NUMBERS}.union(*(record.numbers for record in self.records))
-        return name in known and bool(np.isfinite(self.series(name)).any())
+        return name in ("train_error", *self._names) and bool(np.isfinite(self.series(name)).any())
 
     def to_frame(self) -> pd.DataFrame:
         """A row an epoch, for pandas: every one of a record's ``numbers``; NaN where there is none."""
-        logged = dict.fromkeys((*_NUMBERS, *(key for record in self.records for key in record.numbers)))
-        numbers = {name: self.series(name) for name in logged}
+        numbers = {name: self.series(name) for name in self._names}
         return pd.DataFrame(numbers, index=pd.Index(self.epochs, name="epoch"))
 
     def auroc(self, detector: str, group: str) -> NDArray[np.float64]:
@@ -158,18 +160,18 @@ def _array(values: Iterable[Value]) -> NDArray[np.float64]:
 
 
 class TrajectoryFile:
-    """The file of a run that is being logged: what is in it already, and `add`.
+    """The file of a run that is being logged: what is in it already, and `add`. Without a path it is in memory alone.
 
     A line that a kill cut is dropped, with a line on standard error, and can be logged again. Raises PluginError where
     the file is of another run or other conditions, or damaged in any other way.
     """
 
-    def __init__(self, path: Path, run: str, conditions: Mapping[str, Condition]) -> None:
+    def __init__(self, path: Path | None, run: str, conditions: Mapping[str, Condition]) -> None:
         _check_run(run)
         self.path, self.run, self.conditions = path, run, dict(conditions)
         self.records: dict[int, EpochRecord] = {}
         """What is logged, by epoch."""
-        there, whole = _parse(path) if path.exists() else (None, False)
+        there, whole = _parse(path) if path is not None and path.exists() else (None, False)
         if there is not None:
             if _header(there) != _header(self.trajectory):
                 raise PluginError(
@@ -188,7 +190,7 @@ class TrajectoryFile:
         """Log an epoch; one of the same number is replaced."""
         replaces = record.epoch in self.records
         self.records[record.epoch] = record
-        if replaces:
+        if replaces or self.path is None:
             self._rewrite()
             return
         try:
@@ -202,9 +204,9 @@ class TrajectoryFile:
             ) from None
 
     def _rewrite(self) -> None:
-        trajectory = self.trajectory
-        lines = [_line(asdict(record)) for record in trajectory.records]
-        write_atomically(self.path, "".join([_header(trajectory), *lines]))
+        if self.path is not None:
+            lines = [_line(asdict(record)) for record in self.trajectory.records]
+            write_atomically(self.path, "".join([_header(self.trajectory), *lines]))
 
 
 def read_trajectory(path: Path) -> Trajectory:
@@ -279,14 +281,12 @@ def _header(trajectory: Trajectory) -> str:
 
 
 def _line(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, allow_nan=False)
-    return json.dumps({**content, CHECKSUM: digest(text)}, allow_nan=False) + "\n"
+    return checked_line(content, allow_nan=False) + "\n"
 
 
 def _read_line(line: str) -> dict[str, Any]:
-    raw = json.loads(line)
-    checksum = raw.pop(CHECKSUM, None) if isinstance(raw, dict) else None
-    if checksum is None or checksum != digest(json.dumps(raw)):
+    raw, unchanged = read_checked_line(line)
+    if not unchanged:
         raise PluginError("not a line that this version wrote, its checksum differs")
     return raw
 

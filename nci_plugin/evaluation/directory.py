@@ -21,7 +21,7 @@ from nci_plugin.evaluation.results import PREDICTIONS, SETTINGS, Result, file_na
 from nci_plugin.files import move_aside, read_file, write_atomically
 
 if TYPE_CHECKING:
-    from nci_plugin.evaluation.evaluate import Evaluation
+    from nci_plugin.evaluation.evaluation import Evaluation
     from nci_plugin.features.bank import FeatureBank
 
 FIGURE = "auroc.png"

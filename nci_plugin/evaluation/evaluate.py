@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,83 +13,16 @@ import torch
 from nci_plugin import __version__
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, OOD_VALIDATION, TEST, TRAIN, Benchmark, Split
 from nci_plugin.checks import PluginError
-from nci_plugin.evaluation import shown
 from nci_plugin.evaluation.alternatives import ALTERNATIVES, VALIDATED_ON, described
-from nci_plugin.evaluation.contestant import Answers, Contestant, Scores
+from nci_plugin.evaluation.contestant import Answers, Contestant
+from nci_plugin.evaluation.evaluation import Evaluation
 from nci_plugin.evaluation.precision import AMP_SHIFT
 from nci_plugin.evaluation.results import Result
-from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.evaluation.thin import STATISTICS, sentence, thin_statistics
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.metrics import OODMetrics, accuracy, ood_metrics
 from nci_plugin.networks.calling import without_autocast
 from nci_plugin.progress import progress as shown_progress
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-
-@dataclass
-class Evaluation:
-    """What the detectors answered on one network: Results, scores by detector and split, and who failed and why.
-
-    ``thin`` says what the training statistics are too few for, empty where they are not.
-    """
-
-    results: list[Result] = field(default_factory=list)
-    scores: dict[str, Scores] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    thin: str = ""
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a result, for pandas: its metrics in percent and what they are of."""
-        return shown.frame(self.results)
-
-    def table(self, metric: str = "auroc", setting: str = "ood", format: str = "markdown") -> str:
-        """Detectors, best first, by data sets, in percent, as ``markdown`` or ``latex``."""
-        return shown.table(self.results, metric, setting, format)
-
-    def plot(self, metric: str = "auroc", setting: str = "ood") -> Figure:
-        """The same as a figure of matplotlib."""
-        return shown.figure(self.results, metric, setting)
-
-    def summary(self, setting: str = "ood") -> pd.DataFrame:
-        """A row a detector, best first: AUROC and FPR@95 of near and of far sets, in percent."""
-        return shown.summary(self.results, setting)
-
-    def plot_roc(self, detectors: Sequence[str] | None = None) -> Figure:
-        """ROC curves of the detectors on every near and far set; raises PluginError on an unknown name.
-
-        Without names they are the eight best of `summary`: more cannot be told apart.
-        """
-        return shown.roc_figure(self.scores, self._best(8) if detectors is None else detectors)
-
-    def plot_scores(self, detectors: Sequence[str] | None = None) -> Figure:
-        """Histograms of the detectors' scores, ID beside every other set; raises PluginError on an unknown name.
-
-        Without names they are the nine best of `summary`.
-        """
-        return shown.scores_figure(self.scores, self._best(9) if detectors is None else detectors)
-
-    def _best(self, most: int) -> list[str]:
-        ranked = list(self.summary().index) if self.results else []
-        return [name for name in ranked or self.scores if name in self.scores][:most]
-
-    def __repr__(self) -> str:
-        failed = f", {len(self.failures)} failed ({', '.join(self.failures)})" if self.failures else ""
-        sets = dict.fromkeys(result.dataset for result in self.results if result.dataset not in GROUP_ROWS.values())
-        return f"Evaluation({len(self.scores)} detectors{failed}, OOD sets: {', '.join(sets) or 'none'})"
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: `summary`, and who failed and why."""
-        failed = "".join(f"<li>{html.escape(f'{name}: {why}')}</li>" for name, why in self.failures.items())
-        shown_rows = self.summary().to_html(float_format="{:.2f}".format, na_rep="-") if self.results else ""
-        return f"<p>{html.escape(repr(self))}, in percent</p>{shown_rows}{f'<ul>{failed}</ul>' if failed else ''}"
-
-    def _repr_markdown_(self) -> str:
-        """The same where there is no HTML."""
-        return self.table() if self.results else repr(self)
 
 
 def training_needed(setups: Sequence[Contestant]) -> frozenset[FitsOn]:
@@ -127,7 +59,7 @@ def evaluate_bank(
             evaluation.results += kept[setup.name].results
             evaluation.scores |= kept[setup.name].scores
             continue
-        if not (is_first or is_shared(setup)):
+        if not is_first and setup.detector is None:  # one that scores whole benchmarks is the first process's
             continue
         try:
             if setup.fits_on is not FitsOn.NOTHING and TRAIN not in benchmark.splits:
@@ -157,11 +89,6 @@ def evaluate_bank(
         evaluation.results += results
         evaluation.scores[setup.name] = answers.scores
     return evaluation
-
-
-def is_shared(setup: Contestant) -> bool:
-    """Whether all processes score with it: else it scores whole benchmarks, which the first does."""
-    return isinstance(setup, DetectorSetup)
 
 
 def _told(setups: Sequence[Contestant], shown: bool) -> Iterator[Contestant]:

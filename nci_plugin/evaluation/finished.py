@@ -14,7 +14,7 @@ from nci_plugin import __version__
 from nci_plugin.checks import PluginError
 from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.directory import ResultsDirectory
-from nci_plugin.evaluation.evaluate import Evaluation
+from nci_plugin.evaluation.evaluation import Evaluation
 from nci_plugin.evaluation.identify import loaded_sources, source_of
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.files import digest, read_text, write_atomically

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -12,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from nci_plugin.checks import PluginError, check_choice, check_keys, check_number, check_row_name, shown
-from nci_plugin.files import digest, read_text
+from nci_plugin.files import read_text
 from nci_plugin.metrics import METRIC_COLUMNS, OODMetrics
+from nci_plugin.parsing import checked_line, read_checked_line
 
-CHECKSUM = "checksum"
 SETTINGS = ("ood", "fsood")
 METRICS = {"fpr95": "FPR@95", "auroc": "AUROC", "aupr_in": "AUPR_IN", "aupr_out": "AUPR_OUT", "acc": "ACC"}
 """Fields of a Result and the names of their columns in OpenOOD's tables and CSV, whatever other metrics there are."""
@@ -72,18 +71,16 @@ class Result:
 
     def to_json(self) -> str:
         """One line of JSON, with a checksum of all the rest."""
-        fields = asdict(self)
-        return json.dumps({**fields, CHECKSUM: digest(json.dumps(fields))})
+        return checked_line(asdict(self))
 
     @classmethod
     def from_json(cls, line: str) -> Result:
         """Parse what `to_json` wrote; raises PluginError on anything else. A line without a checksum is not checked."""
         names = [field.name for field in fields(cls)]
         try:
-            raw = json.loads(line)
-            checksum = raw.pop(CHECKSUM, None) if isinstance(raw, dict) else None
+            raw, unchanged = read_checked_line(line)
             check_keys("result", raw, names, [field.name for field in fields(cls) if field.default is MISSING])
-            if checksum not in (None, digest(json.dumps(raw))):
+            if unchanged is False:
                 raise PluginError("its checksum differs: it was changed since")
             values = dict(raw)
         except (ValueError, RecursionError, PluginError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from nci_plugin.checks import PluginError, check_choice, check_number
 from nci_plugin.features.processes import ALONE, Processes
+from nci_plugin.files import usable_cores
 
 AMP: dict[str, torch.dtype | None] = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions of torch.autocast by name; ``none`` leaves the network's own, float32."""
@@ -70,6 +70,5 @@ def check_amp(amp: str, device: torch.device) -> None:
 def default_workers(processes: int = 1) -> int:
     """Loader processes for each of so many, by the cores at hand: none on one or two, where they would take time from
     the network."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores //= processes
+    cores = usable_cores() // processes
     return 0 if cores <= 2 else min(8, cores // 2)

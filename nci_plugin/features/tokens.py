@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nci_plugin.checks import PluginError
 from nci_plugin.features.split import Chunk
+from nci_plugin.networks.calling import watched
 from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.linear import linear_layer
 
@@ -48,14 +49,13 @@ def hidden_states(model: nn.Module, batches: Iterable[Batch]) -> Iterator[Chunk]
     does not run once a batch on (B, T, P).
     """
     layer, seen = output_layer(model), list[Tensor]()
-    where = next(model.parameters()).device
-    training, handle = model.training, layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    where, training = next(model.parameters()).device, model.training
     try:
         model.eval()
         for number, batch in enumerate(batches):
             ids, mask = _ids(batch, number, layer.out_features)
             seen.clear()
-            with torch.no_grad():
+            with torch.no_grad(), watched({"": layer}, lambda _, given, output: seen.append(given)):
                 output: Any = model(input_ids=ids.to(where), attention_mask=mask.to(where))
             logits = output.logits if hasattr(output, "logits") else output[0] if isinstance(output, tuple) else output
             if len(seen) != 1 or seen[0].shape[:-1] != ids.shape or logits.shape[:-1] != ids.shape:
@@ -68,7 +68,6 @@ def hidden_states(model: nn.Module, batches: Iterable[Batch]) -> Iterator[Chunk]
             here = follows.to(where)
             yield Chunk(seen[0][:, :-1][here].float(), logits[:, :-1][here].float(), ids[:, 1:][follows])
     finally:
-        handle.remove()
         model.train(training)
 
 

@@ -12,9 +12,9 @@ from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, OOD_VAL
 from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.evaluation.benchmark_files import load_benchmark
 from nci_plugin.evaluation.results import Result
+from nci_plugin.evaluation.run import Run
 from nci_plugin.leaderboard.board import Row, mean
 from nci_plugin.leaderboard.rows import Entry
-from nci_plugin.leaderboard.run import Run
 
 SEEDS = {"cifar10": 3, "cifar100": 3, "imagenet200": 3, "imagenet": 1}
 """Networks that a row is the mean of (Zhang et al. 2023)."""

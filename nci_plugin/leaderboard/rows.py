@@ -12,8 +12,9 @@ import pandas as pd
 from nci_plugin.checks import PluginError, one_line
 from nci_plugin.evaluation.identity import FIELDS, shown_field
 from nci_plugin.evaluation.results import Result, formatted
+from nci_plugin.evaluation.run import Run
 from nci_plugin.leaderboard.board import BOARDS, COLUMNS, Board, Row, cells_of, csv_line
-from nci_plugin.leaderboard.run import Network, Run, alias, link
+from nci_plugin.leaderboard.names import Network, alias, link
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from nci_plugin.checks import PluginError
 from nci_plugin.evaluation.results import file_name, is_over_seeds, to_csv
+from nci_plugin.evaluation.run import Run
 from nci_plugin.files import write_atomically
 from nci_plugin.leaderboard.board import Board, Row, Table, cells_of
 from nci_plugin.leaderboard.rows import Entry
-from nci_plugin.leaderboard.run import Run
 
 
 def plan(found: Sequence[Entry], links: Mapping[str, str], board: Board) -> list[tuple[Table, Table]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nci_plugin.evaluation.results import SETTINGS
+from nci_plugin.evaluation.run import Run
 from nci_plugin.leaderboard.board import Row
 from nci_plugin.leaderboard.disputed import explained, marked
 from nci_plugin.leaderboard.rank import GROUPS, standing
 from nci_plugin.leaderboard.rows import number
-from nci_plugin.leaderboard.run import Run
 from nci_plugin.report.tables import TITLES, detectors_by_near_auroc
 from nci_plugin.report.terminal import aligned, with_prose
 

@@ -58,12 +58,18 @@ def auroc(id_scores: Floats, ood_scores: Floats) -> float:
 
     By scikit-learn, as OpenOOD: its search takes the larger of two AUROCs even where they differ by rounding alone.
     """
-    from sklearn.metrics import auc, roc_curve  # 1 s, which a report does not need
+    from sklearn.metrics import auc  # 1 s, which a report does not need
 
-    scores = np.concatenate([id_scores, ood_scores])
+    return float(auc(*roc_points(id_scores, ood_scores)))
+
+
+def roc_points(id_scores: Floats, ood_scores: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The ROC curve of scores (larger = ID): shares in 0..1 of ID samples called OOD, and of OOD samples found."""
+    from sklearn.metrics import roc_curve
+
     is_ood = np.concatenate([np.zeros(len(id_scores), dtype=int), np.ones(len(ood_scores), dtype=int)])
-    fpr, tpr, _ = roc_curve(is_ood, -scores)
-    return float(auc(fpr, tpr))
+    fpr, tpr, _ = roc_curve(is_ood, -np.concatenate([id_scores, ood_scores]))
+    return fpr, tpr
 
 
 def accuracy(predictions: NDArray[np.integer], labels: NDArray[np.integer]) -> float:

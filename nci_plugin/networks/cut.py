@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nci_plugin.checks import PluginError
 from nci_plugin.networks.architecture import architecture_of
-from nci_plugin.networks.calling import Call
+from nci_plugin.networks.calling import Call, watched
 from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.linear import PASS_HEAD, agrees, linear_layer
 
@@ -122,21 +122,14 @@ def _seen_by(layers: Mapping[str, nn.Module]) -> Iterator[Seen]:
     """The inputs and outputs of layers by name, in the order in which they first run."""
     seen: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
 
-    def hook_of(name: str):  # type: ignore[no-untyped-def]
-        def hook(_, inputs, named, output) -> None:  # type: ignore[no-untyped-def]
-            lists = seen.pop(name, ([], []))
-            lists[0].append((inputs[0] if inputs else named["input"]).detach())
-            lists[1].append(output)
-            seen[name] = lists
+    def see(name: str, given: Tensor, output: Tensor) -> None:
+        lists = seen.pop(name, ([], []))
+        lists[0].append(given.detach())
+        lists[1].append(output)
+        seen[name] = lists
 
-        return hook
-
-    handles = [layer.register_forward_hook(hook_of(name), with_kwargs=True) for name, layer in layers.items()]
-    try:
+    with watched(layers, see):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _whose_output(logits: Tensor, seen: Seen, network: nn.Module) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from nci_plugin.networks.calling import watched
 from nci_plugin.networks.cut import Cut
 
 PENULTIMATE = "penultimate"
@@ -65,7 +64,8 @@ class StageFeatures:
 
         All are float32 on the network's device; stages come in the order in which they ran.
         """
-        with _outputs_of(self._stages) as outputs:
+        outputs: dict[str, Any] = {}
+        with watched(self._stages, lambda name, _, output: outputs.update({name: output})):
             features, logits = self.cut(images)
         pooled = {name: pool(output, len(images)) for name, output in outputs.items()}
         return features, logits, {name: tensor.float() for name, tensor in pooled.items() if tensor is not None}
@@ -86,21 +86,3 @@ def pool(output: Any, count: int) -> Tensor | None:
     if output.ndim == 3:
         return output.mean(dim=1)
     return output if output.ndim == 2 else None
-
-
-@contextmanager
-def _outputs_of(stages: dict[str, nn.Module]) -> Iterator[dict[str, Any]]:
-    seen: dict[str, Any] = {}
-
-    def keep(name: str) -> Any:
-        def hook(_: nn.Module, inputs: Any, output: Any) -> None:
-            seen[name] = output
-
-        return hook
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in stages.items()]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()

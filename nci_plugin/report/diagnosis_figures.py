@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, Split
 from nci_plugin.diagnosis.explanation import Explanation, ideal_text
+from nci_plugin.evaluation.drawn import DrawnFigure, draw_grid
 from nci_plugin.report import class_figures
 from nci_plugin.report.class_figures import FEW_CLASSES
 from nci_plugin.report.diagnosis_files import FOLDER, Stored, read_diagnoses, read_explanation
-from nci_plugin.report.figures import COLOURS, MARKERS, SUFFIXES, legend_below, looks, new_figure, save
+from nci_plugin.report.figures import COLOURS, MARKERS, SUFFIXES, in_style, legend_below, looks, save
 from nci_plugin.report.names import display_name
 from nci_plugin.report.panels import draw_panels, label_stages, stage_panels
 from nci_plugin.report.score_figures import roc_figure, score_histograms, suptitle
@@ -46,13 +48,14 @@ def figures(results: Path) -> Iterator[tuple[str, Figure]]:
         yield "explanation", figure
 
 
+@in_style
 def plane_figure(stored: Stored) -> Figure | None:
     """Samples in the plane of the first two principal directions of the class means."""
     means = stored.arrays.get("plane/means")
     if means is None or means.shape[1] < 2:
         return None
     points = {name.split("/", 2)[2]: array for name, array in stored.arrays.items() if name.startswith("plane/points/")}
-    figure = new_figure(6.4, 4.6)
+    figure = DrawnFigure(6.4, 4.6)
     axis = figure.subplots()
     look = looks(points)
     for split in sorted(points, key=lambda split: DRAWN_FIRST.index(Split.parse(split).group)):
@@ -69,8 +72,8 @@ def plane_figure(stored: Stored) -> Figure | None:
     else:
         axis.scatter(means[:, 0], means[:, 1], s=6, marker=".", color="0.25", zorder=0, label="class means")
     shares = [f"{100 * share:.0f} %" for share in stored.arrays["plane/explained"]]
-    axis.set_xlabel(f"first principal direction ({shares[0]} of the means' variance)", fontsize=8)
-    axis.set_ylabel(f"second principal direction ({shares[1]})", fontsize=8)
+    axis.set_xlabel(f"first principal direction ({shares[0]} of the means' variance)")
+    axis.set_ylabel(f"second principal direction ({shares[1]})")
     axis.set_aspect("equal", adjustable="datalim")
     legend_below(figure, axis)
     marks = "circles" if len(means) <= FEW_CLASSES else "dots"
@@ -78,6 +81,7 @@ def plane_figure(stored: Stored) -> Figure | None:
     return figure
 
 
+@in_style
 def layer_figure(stored: Stored) -> Figure | None:
     """Collapse metrics, norm, accuracy of the nearest class mean and AUROC after every stage."""
     stages = stored.record.layers
@@ -85,40 +89,39 @@ def layer_figure(stored: Stored) -> Figure | None:
         return None
     panels, places = stage_panels([stages]), range(len(stages))
     across = 4
-    figure = new_figure(11.0, 2.4 * -(-len(panels) // across) + 1.1)
+    figure = DrawnFigure(11.0, 2.4 * -(-len(panels) // across) + 1.1)
     axes, last = draw_panels(figure, panels, places, across)
-    for axis in axes:
-        axis.title.set_fontsize(9)
-    label_stages(axes, last, stages, fontsize=8)
+    label_stages(axes, last, stages)
     suptitle(figure, stored, f"Collapse stage by stage, n = {stored.record.collapse.num_samples} training samples")
     return figure
 
 
+@in_style
 def explanation_figure(explanation: Explanation, benchmark: str) -> Figure | None:
     """AUROC of each property's score against its collapse metric, a point a network."""
     rows = [row for row in explanation.properties if None not in row.metric and None not in row.auroc]
     names = list(dict.fromkeys(row.property for row in rows))
     if not rows:
         return None
-    figure = new_figure(2.35 * len(names) + 0.6, 3.2)
-    for axis, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names):
+    figure = DrawnFigure(2.35 * len(names) + 0.6, 3.2)
+    axes = draw_grid(figure, len(names), len(names), sharey=True)
+    for axis, name in zip(axes, names):
         mine = [row for row in rows if row.property == name]
         for row in mine:
-            style = {"color": COLOURS[row.group], "label": f"{row.group}-OOD"}
-            axis.plot(row.metric, row.auroc, MARKERS[row.group], markersize=5, **style)
-        axis.set_title(f"{name}: {display_name(mine[0].score)}", fontsize=9)
+            points: Any = row.metric, row.auroc  # without None
+            colour, mark = COLOURS[row.group], MARKERS[row.group]
+            axis.plot(*points, mark, markersize=5, color=colour, label=f"{row.group}-OOD")
+        axis.set_title(f"{name}: {display_name(mine[0].score)}")
         axis.set_xlabel(f"{mine[0].metric_name}\n({ideal_text(mine[0].at_collapse)})", fontsize=7)
         axis.tick_params(labelsize=7)
         axis.margins(0.2)
         axis.xaxis.set_major_locator(MaxNLocator(3))
-        axis.grid(color="0.92")
-        axis.set_axisbelow(True)
-    low, high = figure.axes[0].get_ylim()  # of all panels
-    figure.axes[0].set_ylim(max(low, 0.0), min(high, 100.5))
-    figure.axes[0].set_ylabel("AUROC of the score (%)")
-    legend_below(figure, figure.axes[0])
-    title = f"Collapse and detection on {benchmark}, a point a network, n = {explanation.checkpoints}"
-    figure.suptitle(title, fontsize=10)
+        axis.grid()
+    low, high = axes[0].get_ylim()  # of all panels
+    axes[0].set_ylim(max(low, 0.0), min(high, 100.5))
+    axes[0].set_ylabel("AUROC of the score (%)")
+    legend_below(figure, axes[0])
+    figure.suptitle(f"Collapse and detection on {benchmark}, a point a network, n = {explanation.checkpoints}")
     return figure
 
 

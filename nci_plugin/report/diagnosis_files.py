@@ -7,7 +7,6 @@ scores alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.diagnosis import DETECTORS
 from nci_plugin.evaluation.directory import ResultsDirectory, read_npz, write_npz
-from nci_plugin.files import read_text, write_atomically
+from nci_plugin.parsing import read_json, write_json
 
 if TYPE_CHECKING:  # torch, which a report without a diagnosis does not need
     from nci_plugin.diagnosis.explanation import Explanation
@@ -51,11 +50,11 @@ def write_diagnosis(results: Path, seed: str, diagnosis: Diagnosis) -> None:
     """Write one network's record and arrays; the record, which makes them known, comes last."""
     path = results / FOLDER / f"{seed or SINGLE}.json"
     write_npz(path.with_suffix(".npz"), diagnosis.arrays)
-    _write_json(path, diagnosis.record.to_dict())
+    write_json(path, diagnosis.record.to_dict(), durable=False)
 
 
 def write_explanation(results: Path, explanation: Explanation) -> None:
-    _write_json(results / FOLDER / f"{EXPLANATION}.json", explanation.to_dict())
+    write_json(results / FOLDER / f"{EXPLANATION}.json", explanation.to_dict(), durable=False)
 
 
 def has_diagnosis(results: Path) -> bool:
@@ -99,15 +98,14 @@ def drawn_from(results: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n", durable=False)
-
-
 def _read_json(path: Path, of: Callable[[Mapping[str, Any]], T]) -> T:
     try:
-        content = json.loads(read_text(path, "diagnosis", RECORD_BYTES, AGAIN))
+        content = read_json(path, "diagnosis", AGAIN, RECORD_BYTES)
+    except OSError as error:
+        raise PluginError(f"diagnosis '{path}': {error.strerror}; {AGAIN}") from None
+    try:
         if not isinstance(content, dict):
             raise PluginError("not a diagnosis")
         return of(content)
-    except (OSError, ValueError, RecursionError, PluginError) as error:
+    except (ValueError, PluginError) as error:
         raise PluginError(f"diagnosis '{path}': cannot be read ({error}); {AGAIN}") from None

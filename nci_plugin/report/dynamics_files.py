@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from nci_plugin.checks import PluginError
 from nci_plugin.dynamics.analysis import Analysis
-from nci_plugin.files import write_atomically
+from nci_plugin.parsing import read_json, write_json
+from nci_plugin.report.diagnosis_files import RECORD_BYTES
 from nci_plugin.report.dynamics_figures import analysis_figures, of_runs
 from nci_plugin.report.figures import SUFFIXES, save
 
@@ -14,8 +15,22 @@ ANALYSIS = "dynamics.json"
 
 
 def write_analysis(analysis: Analysis, output: Path) -> None:
-    text = json.dumps(analysis.to_dict(), indent=1, allow_nan=False)
-    write_atomically(output / ANALYSIS, text + "\n", durable=False)  # written again by the same command
+    write_json(output / ANALYSIS, analysis.to_dict(), durable=False)  # written again by the same command
+
+
+def read_onsets(directory: Path) -> dict[str, int]:
+    """The epochs of the onsets that an analysis found, by run; empty where none lies in or above the directory."""
+    paths = [path for place in (directory, directory.parent) if (path := place / ANALYSIS).is_file()]  # of one, or all
+    if not paths:
+        return {}
+    again = "run nci-ood dynamics again"
+    found = read_json(paths[0], "dynamics", again, RECORD_BYTES)
+    try:
+        onsets = [each for each in found["onsets"] if each["outcome"] == "observed"]
+        return {str(each["run"]): int(each["epoch"]) for each in onsets}
+    except (ValueError, LookupError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise PluginError(f"dynamics '{paths[0]}': cannot be read ({reason}); {again}") from None
 
 
 def draw(analysis: Analysis, output: Path) -> list[str]:

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, Split
 from nci_plugin.evaluation.directory import FIGURE, ResultsDirectory
-from nci_plugin.evaluation.drawn import DrawnFigure
+from nci_plugin.evaluation.drawn import ID_COLOUR, DrawnFigure, draw_grid
 from nci_plugin.evaluation.results import SETTINGS, Result, complete
 from nci_plugin.files import write_atomically
 from nci_plugin.report.tables import TITLES, detectors_by_near_auroc
@@ -29,7 +28,6 @@ MARKERS = {"near": "o", "far": "D"}
 SUFFIXES = (".png", ".svg")
 """What a figure is written as where more than one format is."""
 
-ID_COLOUR = "0.45"
 SET_LOOKS = {
     NEAR: (("#0072B2", "#56B4E9", "#332288", "#88CCEE"), "^v<>"),
     FAR: (("#D55E00", "#E69F00", "#CC79A7", "#882255", "#AA4499"), "sDP*p"),
@@ -46,6 +44,25 @@ MOST = len(PALETTE)
 DASHES: Any = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 """Lines that can be told apart in grey."""
 
+DOTTED: dict[str, Any] = {"color": "0.6", "linewidth": 0.8, "linestyle": ":"}
+"""A line to be compared with: chance, a threshold."""
+
+in_style = rc_context(
+    {
+        "axes.axisbelow": True,
+        "axes.labelsize": 8,
+        "axes.titlesize": 9,
+        "figure.titlesize": 10,
+        "grid.color": "0.93",
+        "legend.fontsize": 8,
+        "legend.title_fontsize": 8,
+        "lines.linewidth": 1.3,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+    }
+)
+"""The one look of the figures that commands draw, as a decorator; those for papers have their own, `paper_figures`."""
+
 
 class Look(NamedTuple):
     """How one set looks in every figure."""
@@ -53,6 +70,10 @@ class Look(NamedTuple):
     colour: str
     marker: str
     dashes: Any
+
+    @property
+    def line(self) -> dict[str, Any]:
+        return {"color": self.colour, "linestyle": self.dashes}
 
 
 def looks(splits: Iterable[str]) -> dict[str, Look]:
@@ -68,17 +89,10 @@ def looks(splits: Iterable[str]) -> dict[str, Look]:
     return found
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of some inches."""
-    figure = DrawnFigure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def legend_below(figure: Figure, axis: Axes, ncols: int = 2, **options: Any) -> None:
     """The legend of one of a figure's panels, below all of them."""
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=ncols, frameon=False, **{"fontsize": 8, **options})
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols, frameon=False, **options)
 
 
 def draw_run(directory: ResultsDirectory, results: Sequence[Result], failed: Collection[str] = ()) -> None:
@@ -97,42 +111,52 @@ def auroc_figure(results: Sequence[Result], path: Path) -> None:
     save(draw_aurocs(results), path)
 
 
+@in_style
 def draw_aurocs(results: Sequence[Result]) -> Figure:
     """Near- and far-OOD AUROC of every detector, one panel for each setting; bars are ± one std over seeds."""
     settings = [setting for setting in SETTINGS if any(result.setting == setting for result in results)]
     names = detectors_by_near_auroc(results, settings[0])[::-1]
     seeds = list(dict.fromkeys(result.seed for result in results))
-    figure = new_figure(4.6 * len(settings) + 1.4, 0.23 * len(names) + 1.5)
-    axes = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
+    figure = DrawnFigure(4.6 * len(settings) + 1.4, 0.23 * len(names) + 1.5)
+    axes = draw_grid(figure, len(settings), len(settings), sharey=True)
     for axis, setting in zip(axes, settings):
-        for group, row in GROUP_ROWS.items():
-            values = {
-                name: [r.auroc for r in results if (r.detector, r.setting, r.dataset) == (name, setting, row)]
-                for name in names
-            }
-            drawn = [(place, values[name]) for place, name in enumerate(names) if values[name]]
-            if drawn:
-                axis.errorbar(
-                    [np.mean(each) for _, each in drawn],
-                    [place for place, _ in drawn],
-                    xerr=[np.std(each) for _, each in drawn] if len(seeds) > 1 else None,
-                    fmt=MARKERS[group],
-                    color=COLOURS[group],
-                    markersize=5,
-                    elinewidth=1,
-                    label=f"{group}-OOD",
-                )
-        axis.axvline(50, color="0.6", linewidth=0.8, linestyle=":")
+        draw_auroc_points(axis, results, setting, names, markersize=5, elinewidth=1)
+        axis.axvline(50, **DOTTED)
         axis.set_title(TITLES[setting].split(" (")[0], fontsize=10)
-        axis.set_xlabel("AUROC (%)")
-        axis.grid(axis="y", color="0.92")
-        axis.set_axisbelow(True)
-    axes[0].set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
-    axes[0].set_ylim(-0.7, len(names) - 0.3)
+    axes[0].set_yticks(range(len(names)), names, parse_math=False)
     legend_below(figure, axes[0])
     networks = f"mean ± std over {len(seeds)} networks" if len(seeds) > 1 else "one network"
     figure.suptitle(f"OOD detection on {results[0].benchmark}, {networks}", fontsize=11)
     return figure
+
+
+def draw_auroc_points(
+    axis: Axes, results: Sequence[Result], setting: str, names: Sequence[str], **style: Any
+) -> list[float]:
+    """Mean AUROC of near and of far OOD, a row a detector from below, ± one std over networks that ends at 100.
+
+    Returns where the bars begin.
+    """
+    ends: list[float] = []
+    for group, row in GROUP_ROWS.items():
+        by_name: dict[str, list[float]] = {name: [] for name in names}
+        for result in results:
+            if (result.setting, result.dataset) == (setting, row) and result.detector in by_name:
+                by_name[result.detector].append(result.auroc)
+        drawn = [(place, values) for place, values in enumerate(by_name.values()) if values]
+        if not drawn:
+            continue
+        means, stds = (np.array([f(values) for _, values in drawn]) for f in (np.mean, np.std))
+        bars = [stds, np.minimum(stds, 100 - means).clip(0)] if max(len(values) for _, values in drawn) > 1 else None
+        axis.errorbar(
+            means, [place for place, _ in drawn], xerr=bars,
+            fmt=MARKERS[group], color=COLOURS[group], label=f"{group}-OOD", clip_on=False, **style,
+        )  # fmt: skip
+        ends += (means - stds).tolist()
+    axis.set_ylim(-0.7, len(names) - 0.3)
+    axis.set_xlabel("AUROC (%)")
+    axis.grid(axis="y")
+    return ends
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -142,10 +166,15 @@ def save(figure: Figure, path: Path) -> None:
 
 def rendered(figure: Figure, kind: str, dpi: int = 150) -> bytes:
     """The file of a figure, ``kind`` png or svg; the same figure gives the same bytes."""
-    for text in figure.findobj(Text):
-        if "$" in text.get_text():  # of a name: no text of this package is a formula
-            text.set_parse_math(False)
+    without_formulas(figure)
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "nci_plugin"}):
         figure.savefig(buffer, dpi=dpi, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
+
+
+def without_formulas(figure: Figure) -> None:
+    """Take ``$`` as it stands: in a figure of this package it is of a name."""
+    for text in figure.findobj(Text):
+        if "$" in text.get_text():
+            text.set_parse_math(False)

@@ -30,7 +30,6 @@ from nci_plugin.report.standing_figure import Bounds, standing_figure
 from nci_plugin.report.summary import (
     GLOSSARY,
     leaders,
-    mean_aurocs,
     not_comparable,
     what_collapse_says,
     what_was_tested,
@@ -40,6 +39,7 @@ from nci_plugin.report.tables import (
     alternatives_table,
     choices_rows,
     detectors_by_near_auroc,
+    mean_aurocs,
     setting_frame,
     setting_title,
 )

@@ -17,7 +17,7 @@ from nci_plugin.collapse.registry import EPOCHS, STAGES, columns
 from nci_plugin.diagnosis.record import StageRecord
 from nci_plugin.dynamics.trajectory import GROUPS, Trajectory
 from nci_plugin.report.dynamics_tables import ORTHO_DEV, symbol
-from nci_plugin.report.figures import DASHES, PALETTE
+from nci_plugin.report.figures import DASHES, DOTTED, PALETTE
 from nci_plugin.report.names import display_name
 
 MARKS = ("o", "D", "s", "^", "v", "P", "X", "*")
@@ -32,7 +32,6 @@ BESIDES = {
 """Panel along epochs -> its series that are no collapse metrics, and their labels."""
 
 LEGEND: dict[str, Any] = {"handlelength": 1.5, "labelspacing": 0.2, "borderpad": 0.2, "framealpha": 0.7}
-CHANCE: Any = {"color": "0.6", "linewidth": 0.8, "linestyle": ":"}
 
 
 @dataclass(frozen=True)
@@ -165,20 +164,19 @@ def draw_panel(axis: Axes, places: Sequence[float], panel: Panel, marker_size: f
         axis.set_ylim(low, high * (high / low) ** (0.2 * len(panel.lines)) if len(panel.lines) > 1 else high)
     elif panel.percent:
         if panel.is_auroc:
-            axis.axhline(50, **CHANCE)
+            axis.axhline(50, **DOTTED)
         axis.set_ylim(max(0.0, axis.get_ylim()[0]), 101)
     elif not any((values < 0).any() for values in panel.lines.values()):
         room = 1.05 if len(panel.lines) == 1 else 1 + 0.2 * len(panel.lines)  # for the legend
         axis.set_ylim(0, room * top or 1)
-    axis.grid(color="0.93")
-    axis.set_axisbelow(True)
+    axis.grid()
 
 
-def label_stages(axes: Sequence[Axes], last: Sequence[Axes], stages: Sequence[StageRecord], **font: Any) -> None:
+def label_stages(axes: Sequence[Axes], last: Sequence[Axes], stages: Sequence[StageRecord]) -> None:
     """Name the stages below the panels of the last row."""
     names = [stage.stage.rpartition(".")[2] for stage in stages]
     for axis in axes:
-        axis.set_xticks(range(len(names)), names, rotation=35, ha="right", parse_math=False, **font)
+        axis.set_xticks(range(len(names)), names, rotation=35, ha="right", parse_math=False)
         axis.tick_params(labelbottom=axis in last)
 
 

@@ -11,10 +11,10 @@ from matplotlib.text import Text
 from nci_plugin.benchmarks.benchmark import TEST
 from nci_plugin.checks import PluginError, check_choice
 from nci_plugin.evaluation.directory import ResultsDirectory
-from nci_plugin.evaluation.results import Result, complete
+from nci_plugin.evaluation.results import Result
+from nci_plugin.evaluation.run import Run
 from nci_plugin.report.figures import MOST
 from nci_plugin.report.paper_figures import DAGGER, WIDTHS, Scores, auroc_figure, roc_figure, score_figure, style
-from nci_plugin.report.selection import selected
 from nci_plugin.report.tables import detectors_by_near_auroc
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def figure(
 
 
 def _of_results(kind: str, path: Path, detectors: Sequence[str] | None, size: str) -> PaperFigure:
-    whole = complete(ResultsDirectory(path).read_one_benchmark())
-    results = [result for result in selected(whole, detectors) if result.setting == "ood"]
+    results = [result for result in Run.read(path).rows(detectors) if result.setting == "ood"]
     if not results:
         raise PluginError(f"results '{path}': have no rows of standard OOD; evaluate without --fsood")
     if kind == "auroc":

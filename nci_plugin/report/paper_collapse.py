@@ -5,7 +5,6 @@ Numbers are means over networks, with one standard deviation where there are sev
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,12 @@ from nci_plugin.diagnosis.explanation import over_networks
 from nci_plugin.diagnosis.record import StageRecord
 from nci_plugin.dynamics.conditions import cell
 from nci_plugin.dynamics.trajectory import Trajectory, find_trajectories, read_trajectory
-from nci_plugin.files import read_text
 from nci_plugin.report.class_figures import FEW_CLASSES, turned
-from nci_plugin.report.diagnosis_files import RECORD_BYTES, Stored, drawn_from, has_diagnosis, read_diagnoses
+from nci_plugin.report.diagnosis_files import Stored, drawn_from, has_diagnosis, read_diagnoses
+from nci_plugin.report.dynamics_files import read_onsets
 from nci_plugin.report.figures import PALETTE
 from nci_plugin.report.panels import Panel, draw_panels, epoch_panels, label_stages, shared_epochs, stage_panels
-from nci_plugin.report.paper_figures import FONTS, WIDTHS, PaperFigure, new_figure
+from nci_plugin.report.paper_figures import FONTS, WIDTHS, PaperFigure
 
 BINS = 30
 ACROSS = {"column": 2, "page": 4, "slide": 4}
@@ -32,7 +31,6 @@ ACROSS = {"column": 2, "page": 4, "slide": 4}
 
 IDEAL: dict[str, Any] = {"color": PALETTE[1], "linewidth": 1, "linestyle": "--"}
 MEAN: dict[str, Any] = {"color": "0.2", "linewidth": 0.8, "linestyle": ":"}
-ANALYSIS = "dynamics.json"
 
 
 def collapse_figure(diagnoses: Sequence[Stored], size: str = "column") -> PaperFigure:
@@ -62,7 +60,7 @@ def collapse_figure(diagnoses: Sequence[Stored], size: str = "column") -> PaperF
     inch, across = FONTS[size] / 72, 1 if size == "column" else len(panels)
     height = 0.36 * WIDTHS[size] if size == "column" else 0.75 * WIDTHS[size] / len(panels)
     words = max(map(len, names)) if few and turned(names) else 0
-    figure = new_figure(WIDTHS[size], -(-len(panels) // across) * (height + (2 + 0.5 * words) * inch))
+    figure = PaperFigure(WIDTHS[size], -(-len(panels) // across) * (height + (2 + 0.5 * words) * inch))
     for axis, draw in zip(figure.subplots(len(panels) // across, across, squeeze=False).ravel(), panels):
         draw(axis)
         axis.spines[["top", "right"]].set_visible(False)
@@ -132,20 +130,7 @@ def of_trajectories(directory: Path, **options: Any) -> PaperFigure:
     files = find_trajectories(directory)
     if not files:
         raise PluginError(f"'{directory}': has no trajectory.jsonl at or below it; run nci-ood dynamics first")
-    path = directory / ANALYSIS
-    path = path if path.is_file() else directory.parent / ANALYSIS  # of one run of several
-    onsets = _onsets(path) if path.is_file() else {}
-    return dynamics_figure([read_trajectory(file) for file in files], onsets, **options)
-
-
-def _onsets(path: Path) -> dict[str, int]:
-    """The epochs of the onsets that an analysis found, by run."""
-    again = "run nci-ood dynamics again"
-    try:
-        found = json.loads(read_text(path, "dynamics", RECORD_BYTES, again))["onsets"]
-        return {str(each["run"]): int(each["epoch"]) for each in found if each["outcome"] == "observed"}
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise PluginError(f"dynamics '{path}': cannot be read ({type(error).__name__}: {error}); {again}") from None
+    return dynamics_figure([read_trajectory(file) for file in files], read_onsets(directory), **options)
 
 
 def _check(detectors: Sequence[str] | None, known: set[str], what: str) -> None:
@@ -161,7 +146,7 @@ def _of(diagnoses: Sequence[Stored]) -> str:
 def _panels(panels: Sequence[Panel], places: Sequence[float], size: str) -> tuple[PaperFigure, list[Axes], list[Axes]]:
     across, inch = min(ACROSS[size], len(panels)), FONTS[size] / 72
     rows = -(-len(panels) // across)
-    figure = new_figure(WIDTHS[size], rows * (0.75 * WIDTHS[size] / across + 2 * inch) + 5 * inch)
+    figure = PaperFigure(WIDTHS[size], rows * (0.75 * WIDTHS[size] / across + 2 * inch) + 5 * inch)
     axes, last = draw_panels(figure, panels, places, across, marker_size=0.3 * FONTS[size])
     return figure, axes, last
 

@@ -6,7 +6,6 @@ digit is not enough for that, so what has no rank (a metric that nobody compared
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,6 +13,7 @@ from itertools import groupby
 import pandas as pd
 
 from nci_plugin.evaluation.results import METRICS, Result
+from nci_plugin.evaluation.written import latex_escaped, markdown_rows, tabular
 from nci_plugin.report.names import display_name
 from nci_plugin.report.tables import (
     MAIN_METRICS,
@@ -32,17 +32,6 @@ Ranks = Mapping[str, Mapping[str, str]]
 
 COMPARED = METRICS["auroc"]
 BEST = "no detector has a better AUROC in this column by more than chance (DeLong and Holm, 5 %)"
-LATEX = {
-    "\\": r"\textbackslash{}",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "²": r"$^2$",
-    "|": r"\textbar{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
 
 
 def paper_table(
@@ -74,8 +63,8 @@ def written(table: Table, form: str) -> str:
     if form == "text":
         return table.text()
     if form == "markdown":
-        return "\n".join([*_markdown_rows(table.rows), "", "; ".join([table.title, *table.notes])])
-    return _latex_rows([list(map(_escaped, row)) for row in table.rows], [table.title, *table.notes])
+        return "\n".join([*markdown_rows(table.rows), "", "; ".join([table.title, *table.notes])])
+    return _latex_rows([list(map(latex_escaped, row)) for row in table.rows], [table.title, *table.notes])
 
 
 def _text(frame: pd.DataFrame, notes: Sequence[str], ranked: bool) -> str:
@@ -87,50 +76,33 @@ def _text(frame: pd.DataFrame, notes: Sequence[str], ranked: bool) -> str:
 def _markdown(frame: pd.DataFrame, notes: Sequence[str], ranked: bool) -> str:
     header = ["detector", *(f"{group} {metric}" for group, metric in frame.columns)]
     rows = [[display_name(name), *frame.loc[name]] for name in frame.index]
-    return "\n".join([*_markdown_rows([header, *rows]), "", "; ".join([*notes, *([f"bold: {BEST}"] * ranked)])])
-
-
-def _markdown_rows(rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
-    return [lines[0], f"|---|{'---:|' * (len(rows[0]) - 1)}", *lines[1:]]
+    return "\n".join([*markdown_rows([header, *rows]), "", "; ".join([*notes, *([f"bold: {BEST}"] * ranked)])])
 
 
 def _latex(frame: pd.DataFrame, notes: Sequence[str], ranked: bool) -> str:
     groups = [(group, len(list(columns))) for group, columns in groupby(group for group, _ in frame.columns)]
     above, rules, first = [""], [], 2
     for group, count in groups:
-        above.append(rf"\multicolumn{{{count}}}{{c}}{{{_escaped(group)}}}")
+        above.append(rf"\multicolumn{{{count}}}{{c}}{{{latex_escaped(group)}}}")
         rules.append(rf"\cmidrule(lr){{{first}-{first + count - 1}}}")
         first += count
-    rows = [[_escaped(display_name(name)), *frame.loc[name]] for name in frame.index]
-    header = ["detector", *(_escaped(metric) for _, metric in frame.columns)]
+    rows = [[latex_escaped(display_name(name)), *frame.loc[name]] for name in frame.index]
+    header = ["detector", *(latex_escaped(metric) for _, metric in frame.columns)]
     over = [" & ".join(above) + r" \\", "".join(rules)]
     return _latex_rows([header, *rows], [*notes, *([f"bold: {BEST}"] * ranked)], over)
 
 
 def _latex_rows(rows: Sequence[Sequence[str]], notes: Sequence[str], over: Sequence[str] = ()) -> str:
     """A table with booktabs; the cells are LaTeX, ``notes`` are text, and ``over`` are lines above the header."""
-    header, *rows = rows
     lines = [
+        "% \\usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_escaped('; '.join(notes))}}}",
-        rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
-        r"\toprule",
-        *over,
-        " & ".join(header) + r" \\",
-        r"\midrule",
-        *(" & ".join(row) + r" \\" for row in rows),
-        r"\bottomrule",
-        r"\end{tabular}",
+        rf"\caption{{{latex_escaped('; '.join(notes))}}}",
+        *tabular(rows, over),
         r"\end{table}",
     ]
-    return "\n".join(["% \\usepackage{booktabs}", *lines])
-
-
-def _escaped(text: str) -> str:
-    """Text as LaTeX prints it."""
-    return re.sub(r"[\\&%$#_{}~^±²|<>]", lambda found: LATEX[found.group()], text)
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -146,5 +118,5 @@ class _Form:
 FORMS = {
     "text": _Form(_text, lambda cell: cell, "{}*", "{} "),
     "markdown": _Form(_markdown, lambda cell: cell.replace("±", " ± "), "**{}**"),
-    "latex": _Form(_latex, _escaped, r"\textbf{{{}}}"),
+    "latex": _Form(_latex, latex_escaped, r"\textbf{{{}}}"),
 }

@@ -17,7 +17,8 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from nci_plugin.benchmarks.benchmark import FAR, NEAR
-from nci_plugin.report.figures import COLOURS, new_figure
+from nci_plugin.evaluation.drawn import DrawnFigure
+from nci_plugin.report.figures import COLOURS, in_style
 from nci_plugin.report.names import display_name
 
 Bounds = tuple[float, float]
@@ -32,6 +33,7 @@ LINE = {"arrowstyle": "-", "linewidth": 0.6, "color": "0.35"}
 ANGLES = [pi * each / 8 for each in range(16)]
 
 
+@in_style
 def standing_figure(
     near: Mapping[str, float],
     far: Mapping[str, float],
@@ -45,7 +47,7 @@ def standing_figure(
     names = [name for name in near if name in far]
     if not names:
         return None
-    figure = new_figure(10.0, 6.2)
+    figure = DrawnFigure(10.0, 6.2)
     axis = figure.subplots()
     for name in names:
         colour = COLOURS[NEAR] if name in leading else "0.45"
@@ -59,8 +61,7 @@ def standing_figure(
         ticks.set_major_locator(FixedLocator(TICKS))
     axis.set_xlabel("near-OOD AUROC (%)")
     axis.set_ylabel("far-OOD AUROC (%)")
-    axis.grid(color="0.93")
-    axis.set_axisbelow(True)
+    axis.grid()
     for bounds, limit in ((axis.get_xlim(), axis.set_xlim), (axis.get_ylim(), axis.set_ylim)):
         limit(max(bounds[0], 0), 100.2)
     what = ", stretched towards 100"
@@ -84,7 +85,7 @@ def _label(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, float]]
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # what is placed stays where it is
     canvas = figure.canvas
-    assert isinstance(canvas, FigureCanvasAgg)  # as new_figure makes them
+    assert isinstance(canvas, FigureCanvasAgg)  # as DrawnFigure makes it
     renderer = canvas.get_renderer()
     inside, scale = axis.get_window_extent(), figure.dpi / 72
     places = {name: axis.transData.transform(point) for name, point in points.items()}

@@ -23,7 +23,7 @@ from nci_plugin.benchmarks.benchmark import GROUP_ROWS, OOD_VALIDATION
 from nci_plugin.evaluation.identity import unrecorded
 from nci_plugin.evaluation.results import SETTINGS, Result
 from nci_plugin.report.names import display_name
-from nci_plugin.report.tables import data_sets
+from nci_plugin.report.tables import data_sets, mean_aurocs
 
 if TYPE_CHECKING:  # torch, which a page without a diagnosis does without
     from nci_plugin.diagnosis.explanation import Explanation
@@ -161,15 +161,6 @@ def not_comparable(results: Sequence[Result], whole: Sequence[Result]) -> str:
         said.append("standard and full-spectrum numbers are about different ID images")
     said.append("FPR@95 is on OpenOOD's side, not on that of most papers")
     return f"{'; '.join(said)}."
-
-
-def mean_aurocs(results: Sequence[Result], group: str, setting: str) -> dict[str, float]:
-    """Of every detector, in percent, over networks; empty where the benchmark lacks the group."""
-    found: dict[str, list[float]] = {}
-    for each in results:
-        if (each.setting, each.dataset) == (setting, GROUP_ROWS[group]):
-            found.setdefault(each.detector, []).append(each.auroc)
-    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def _named(detectors: Sequence[str], means: Mapping[str, float] | None = None) -> str:

@@ -45,15 +45,19 @@ def texts(tables: Iterable[Table]) -> Iterator[str]:
         said.update(each.notes)
 
 
+def mean_aurocs(results: Sequence[Result], group: str, setting: str) -> dict[str, float]:
+    """Of every detector, in percent, over networks; empty where the benchmark lacks the group."""
+    found: dict[str, list[float]] = {}
+    for each in results:
+        if (each.setting, each.dataset) == (setting, GROUP_ROWS[group]):
+            found.setdefault(each.detector, []).append(each.auroc)
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
 def detectors_by_near_auroc(results: Sequence[Result], setting: str) -> list[str]:
     """Detectors of a setting, best mean near-OOD AUROC first (far-OOD where the benchmark has no near set)."""
-    ranked: dict[str, list[float]] = {}
-    here = [result for result in results if result.setting == setting]
-    row = GROUP_ROWS["near"] if any(result.group == "near" for result in here) else GROUP_ROWS["far"]
-    for result in here:
-        if result.dataset == row:
-            ranked.setdefault(result.detector, []).append(result.auroc)
-    return sorted(ranked, key=lambda name: -float(np.mean(ranked[name])))
+    means = mean_aurocs(results, "near", setting) or mean_aurocs(results, "far", setting)
+    return sorted(means, key=lambda name: -means[name])
 
 
 def setting_table(

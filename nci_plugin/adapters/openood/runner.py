@@ -28,6 +28,7 @@ from nci_plugin.evaluation.search import Timer, choose, not_searched
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.features.forward import prepared
 from nci_plugin.metrics import auroc
+from nci_plugin.networks.calling import random_states_kept
 
 SEED = 0
 """Of the random numbers that some methods draw in their setup or while they score."""
@@ -90,7 +91,7 @@ def run(
                 id_scores = scores(VALIDATION)
                 validated = auroc(id_scores, scores(OOD_VALIDATION))
             if alternatives is not None:
-                with _random_state(device):  # what OpenOOD draws next is what it would have drawn
+                with random_states_kept():  # what OpenOOD draws next is what it would have drawn
                     alternatives.add(
                         values, id_scores, validated, lambda split: inferred(stored_batches(split, bank.batch_size))
                     )
@@ -151,20 +152,8 @@ def _host(benchmark: Benchmark, device: torch.device) -> Iterator[None]:
     known = mock.patch.dict(num_classes_dict, {benchmark.name: benchmark.num_classes})
     quiet = io.StringIO()
     silent = contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet)
-    with cuda_on(device), known, _random_state(device), torch.enable_grad(), silent[0], silent[1]:
+    with cuda_on(device), known, random_states_kept(), torch.enable_grad(), silent[0], silent[1]:
         yield
-
-
-@contextlib.contextmanager
-def _random_state(device: torch.device) -> Iterator[None]:
-    """Every generator that OpenOOD's methods draw from is afterwards as it was before."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            random.setstate(python_state)
 
 
 def seed() -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from openood.datasets.imglist_dataset import ImglistDataset
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, default_collate
+from torch.utils.data import DataLoader, SubsetRandomSampler, default_collate
 from tqdm.auto import tqdm
 
+from nci_plugin.benchmarks.samples import is_plain
 from nci_plugin.detectors.base import Training
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.collector import Collector, training_statistics
@@ -117,13 +118,9 @@ def _content(loader: Any) -> Hashable:
     """What a loader will give: the content of OpenOOD's image lists; anything else only as the object itself."""
     if type(loader) is not DataLoader or loader.collate_fn is not default_collate:
         return _Same(loader)
-    sampler, batches, dataset = loader.sampler, loader.batch_sampler, loader.dataset
-    in_order = type(sampler) is SequentialSampler
-    shuffled = (
-        type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(sampler.data_source)
-    )
-    if not (in_order or shuffled) or type(batches) is not BatchSampler or batches.sampler is not sampler:
+    if not is_plain(loader) or isinstance(loader.sampler, SubsetRandomSampler):
         return _Same(loader)
+    dataset = loader.dataset
     content: Hashable = _Same(dataset)
     if type(dataset) is ImglistDataset:
         # Its lines, directory and transforms. A transform of the user's, a lambda say, may have no pickle.

@@ -1,4 +1,4 @@
-"""The Results of one evaluation, and what the leaderboard calls its network and detectors."""
+"""What the leaderboard calls a run's network and detectors."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nci_plugin.benchmarks.benchmark import GROUP_ROWS
-from nci_plugin.checks import PluginError, check_known
-from nci_plugin.evaluation import identity
-from nci_plugin.evaluation.directory import ResultsDirectory
-from nci_plugin.evaluation.results import Result, complete
+from nci_plugin.checks import PluginError
+from nci_plugin.evaluation.run import Run
 from nci_plugin.leaderboard.board import BOARDS, Board
 
 ALIASES = {
@@ -37,62 +34,13 @@ DESCRIPTIONS = {
 """What OpenOOD's names of directories and checkpoints say; the first pattern that is found counts."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """The rows of one ``results/<name>/results.jsonl``, all of one benchmark."""
-
-    path: Path
-    results: Sequence[Result]
-
-    @classmethod
-    def read(cls, path: Path) -> Run:
-        """Raises PluginError unless there are results of one benchmark."""
-        return cls(path, ResultsDirectory(path).read_one_benchmark())
-
-    @property
-    def benchmark(self) -> str:
-        return self.results[0].benchmark
-
-    @property
-    def detectors(self) -> list[str]:
-        return list(dict.fromkeys(result.detector for result in self.results))
-
-    @property
-    def incomplete(self) -> list[str]:
-        """Detectors that were not scored for every seed: their mean would be another number."""
-        whole = {result.detector for result in complete(self.results)}
-        return [name for name in self.detectors if name not in whole]
-
-    @property
-    def unrecorded(self) -> str:
-        """What the rows do not record of where they came from, in words; empty where nothing is missing."""
-        return identity.unrecorded([result.provenance for result in self.results])
-
-    def select(self, detectors: Sequence[str] | None) -> list[str]:
-        """The detectors asked for (None: every complete one); raises PluginError on unknown and incomplete ones."""
-        for name in detectors or ():
-            check_known(f"detector in '{self.path}'", name, self.detectors)
-            if name in self.incomplete:
-                raise PluginError(f"detector '{name}': was not scored for every seed in '{self.path}'; evaluate again")
-        return list(dict.fromkeys(detectors or (name for name in self.detectors if name not in self.incomplete)))
-
-    def group(self, detector: str, setting: str, group: str) -> list[Result]:
-        """The rows of a group's mean, one for each seed."""
-        wanted = (detector, setting, GROUP_ROWS[group])
-        return [each for each in self.results if (each.detector, each.setting, each.dataset) == wanted]
-
-    def line(self, result: Result) -> str:
-        """Where a row lies: ``results.jsonl line 7``."""
-        return f"{ResultsDirectory(self.path).results_file.name} line {self.results.index(result) + 1}"
-
-    def check_submittable(self) -> None:
-        """Raise PluginError if the leaderboard has no board of this benchmark."""
-        if self.benchmark not in BOARDS:
-            raise PluginError(
-                f"results '{self.path}': are of '{self.benchmark}', which is no benchmark of OpenOOD's leaderboard"
-                f" ({', '.join(BOARDS)}); its numbers stand only beside each other: nci-ood leaderboard rank"
-                f" {self.path}"
-            )
+def check_submittable(run: Run) -> None:
+    """Raise PluginError if the leaderboard has no board of a run's benchmark."""
+    if run.benchmark not in BOARDS:
+        raise PluginError(
+            f"results '{run.path}': are of '{run.benchmark}', which is no benchmark of OpenOOD's leaderboard"
+            f" ({', '.join(BOARDS)}); its numbers stand only beside each other: nci-ood leaderboard rank {run.path}"
+        )
 
 
 @dataclass(frozen=True)
