@@ -269,7 +269,7 @@ def test_a_sound_detector_passes():
         (LearnsWithoutUnderscore, "must end in an underscore, got mean"),
         (ForgetsItsArgument, "must store its arguments under their names"),
         (HasNoPaper, "paper must be a nci_plugin.Paper"),
-        (OneNumber, r"must have the shape \(200,\), got \(\)"),
+        (OneNumber, r"one score for each of 200 rows, got shape \(\)"),
     ],
 )
 def test_what_breaks_the_contract_is_named(cls, message):
