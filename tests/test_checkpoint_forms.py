@@ -260,6 +260,10 @@ def test_odd_tensors_are_one_line(tmp_path: Path, kind: str) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_a_nested_tensor_is_one_line(tmp_path: Path) -> None:
     nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    try:
+        torch.save(nested, tmp_path / "alone.pt")
+    except RuntimeError:
+        pytest.skip("this torch cannot save one")
     refused({**STATE, "fc.bias": nested}, tmp_path / "a.pt")
     refused({**STATE, "more": nested}, tmp_path / "a.pt")
 

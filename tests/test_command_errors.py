@@ -89,6 +89,8 @@ def test_a_directory_where_a_table_is_to_be(tiny: Tiny) -> None:
 @pytest.mark.parametrize("name", ["scandir", "mkdir", "stat"])
 def test_what_the_system_refuses(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
     """As another user would see a directory that is root's; tests may run as root, who sees all."""
+    if name != "scandir" and sys.version_info < (3, 10):
+        pytest.skip("pathlib of Python 3.9 holds functions of its own, which a test cannot replace")
     real: Callable[..., Any] = getattr(os, name)
 
     def refuse(path: Any = ".", *arguments: Any, **options: Any) -> Any:

@@ -429,7 +429,9 @@ def test_values_of_groups_and_their_data_sets(metric):
     np.testing.assert_allclose([each.by_network for each in alone], [each.by_network for each in made])
     assert all(np.isnan(each.low) for each in alone)
     one = values(replace(samples, scores={"d0": samples.scores["d0"]}), Choice(metric), intervals=True)
-    assert one[0] == made[0], "of one detector alone"
+    ends = {"low": made[0].low, "high": made[0].high}
+    assert replace(one[0], **ends) == made[0], "of one detector alone"
+    np.testing.assert_allclose([one[0].low, one[0].high], list(ends.values()), rtol=1e-12)
 
 
 def test_ranks_are_what_the_differences_leave():

@@ -31,6 +31,7 @@ from nci_plugin.detectors.base import Detector
 from nci_plugin.detectors.knn import KNN
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.cut import PROBE_ROWS
+from tests.helpers.precision import skip_unless_computed
 
 TRAIN, VAL, TEST, OOD = rows(120, 1), rows(60, 2), rows(40, 3), rows(30, 4, ood=True)
 
@@ -507,6 +508,7 @@ def test_the_same_network_loads_however_it_is_wrapped(how: str, tmp_path: Path, 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_another_precision_loads_with_a_line(dtype: torch.dtype, tmp_path: Path) -> None:
+    skip_unless_computed(dtype)
     detector, model = fitted()
     path = detector.save(tmp_path / "d.safetensors")
     cast = network().to(dtype)

@@ -14,6 +14,7 @@ from nci_plugin.detectors.neco import NECO
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.architecture import architecture_of
 from nci_plugin.networks.cut import Cut
+from tests.helpers.precision import skip_unless_computed
 
 K, P = 4, 16
 IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -265,6 +266,7 @@ def test_logits_that_are_not_those_of_the_head_are_refused(kind: str, wrong: str
 @pytest.mark.parametrize("cast", [False, True])
 def test_logits_of_another_precision_are_sound(precision: torch.dtype, cast: bool) -> None:
     """Also those that were cast to float32 since."""
+    skip_unless_computed(precision)
     network = built(SOUND["plain"])
     features, _ = features_of(network)
     with torch.no_grad():

@@ -206,7 +206,7 @@ class Shifted(torch.nn.Module):
     def __init__(self, shift: float) -> None:
         super().__init__()
         self.fc, self.shift = torch.nn.Linear(192, 3), shift
-        torch.nn.init.normal_(self.fc.weight, generator=torch.Generator().manual_seed(0))
+        self.fc.weight.data = torch.randn(3, 192, generator=torch.Generator().manual_seed(0))
         torch.nn.init.zeros_(self.fc.bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

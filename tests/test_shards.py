@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import sys
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -141,6 +142,8 @@ HOSTILE: dict[str, tuple[Members, str]] = {
 @pytest.mark.parametrize("what", HOSTILE)
 def test_members_that_cannot_be_used(what: str, tmp_path: Path) -> None:
     members, reason = HOSTILE[what]
+    if what == "nothing" and sys.version_info < (3, 10):
+        reason = "Invalid argument"  # tarfile of Python 3.9 cannot read a file without members
     with pytest.raises(PluginError) as refused:
         read(shard(tmp_path / "a.tar", members))
     assert reason in str(refused.value)

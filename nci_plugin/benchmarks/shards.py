@@ -81,7 +81,7 @@ class ImageShards:
             except PluginError as error:
                 raise PluginError(f"image shard '{path}': {error}; {REMEDY}") from None
             except (tarfile.TarError, ValueError, OSError, EOFError, OverflowError, RecursionError) as error:
-                reason = str(error.args[0] if error.args else error)
+                reason = getattr(error, "strerror", None) or str(error.args[0] if error.args else error)
                 raise PluginError(f"image shard '{path}': cannot be read ({reason}); {REMEDY}") from None
             ends.append(len(columns[0]))
         places, sizes, labels = (torch.from_numpy(np.array(each, np.int64)) for each in columns)
