@@ -5,7 +5,7 @@ Usage: python missing_requirements.py [EXTRA...]
 Reads the requirements from setup.cfg, or from oldest-constraints.txt in a checkout of OpenOOD that the scripts were
 copied into, and needs no network. The lines are
 
-    missing torch>=2.1
+    missing torch>=2.1.0
     unsuited scikit-learn>=1.3.0 (1.0.2 is installed)
     unlinked nci_plugin (not installed from this checkout)
 """

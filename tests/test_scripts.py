@@ -197,7 +197,7 @@ def test_unsuited_package_of_an_active_environment_is_left_alone(sandbox):
 
 
 def test_torchvision_that_does_not_load_is_one_line_and_goes_again(sandbox):
-    sandbox.answer("missing", "missing torchvision>=0.15.2\n")
+    sandbox.answer("missing", "missing torchvision>=0.16.0\n")
     sandbox.answer("freeze", "torch==2.13.0+cpu\ntorchvision==0.28.0\n")
     sandbox.answer("mismatch")
     assert_one_line_error(sandbox.run_active("eval_nci.sh"), "(torch==2.13.0+cpu torchvision==0.28.0)", "same version")
