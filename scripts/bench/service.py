@@ -29,8 +29,9 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 CLASSES, TRAINING, CALIBRATION = 10, 600, 40
 """More training images than features, or matrices would be thinner than they are in use."""
 
-DETECTORS = [name for name in names() if "N" not in detector_class(name).per_row.split()]
-"""On statistics or logits; what KNN adds grows with its bank."""
+DETECTORS = [name for name in names() if "N" not in detector_class(name).per_row.split() and name != "nci_auto"]
+"""On statistics or logits: what KNN adds grows with its bank. nci_auto scores as nci does, and cannot be tuned on images
+that a random network takes for one class."""
 
 SHARE, LEAST_MS = 0.03, 0.1
 """What a module may add to the bare network, whichever is larger."""
