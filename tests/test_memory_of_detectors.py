@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nci_plugin import files
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.checks import PluginError
 from nci_plugin.config import load_detector
@@ -75,11 +76,64 @@ def test_our_own_are_refused_before_they_fit(monkeypatch: pytest.MonkeyPatch) ->
             detector.fit(split, head, split)
 
 
-def test_processes_of_a_machine_share_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "MemTotal: 9000 kB\nMemAvailable: 4000 kB\n")
+def write_meminfo(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with 4000 KiB that are free and no control groups."""
+    (directory / "proc" / "self").mkdir(parents=True)
+    (directory / "proc" / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 4000 kB\n")
+    monkeypatch.setattr(files, "PROC", directory / "proc")
+    monkeypatch.setattr(files, "GROUPS", directory / "cgroup")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+
+
+def test_processes_of_a_machine_share_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_meminfo(tmp_path, monkeypatch)
     assert free_memory() == 4000 * 1024
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # as torchrun sets it
     assert free_memory() == 1000 * 1024
+
+
+V1, V2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")
+UNLIMITED = str(2**63 - 4096)
+"""As version 1 writes it."""
+
+
+@pytest.mark.parametrize(
+    ("line", "names", "group", "limit", "cached", "free"),
+    [
+        ("0::/job/7", V2, "job/7", "3000", "inactive_file 400", 3000 - 1000 + 400),
+        ("0::/job/7", V2, "job", "3000", "inactive_file 0", 2000),  # of a group around it
+        ("0::/", V2, "", "3000", "inactive_file 400", 2400),  # of a container, which sees its own group as the root
+        ("0::/../other", V2, "", "3000", "inactive_file 400", 2400),
+        ("0::/job/7", V2, "job/7", "900", "inactive_file 10", 0),
+        ("0::/job/7", V2, "job/7", "max", "inactive_file 400", 4000 * 1024),
+        ("0::/job/7", V2, "job/7", "9999999", "inactive_file 0", 4000 * 1024),  # more than the machine has
+        ("0::/job/7", V2, "job/7", "3000", "", 4000 * 1024),  # nothing is known of its pages
+        ("0::/other", V2, "job", "3000", "inactive_file 0", 4000 * 1024),
+        ("4:memory:/job/7", V1, "job/7", "3000", "inactive_file 1\ntotal_inactive_file 400", 2400),
+        ("4:memory:/docker/7", V1, "", "3000", "total_inactive_file 400", 2400),  # of a container
+        ("4:memory:/job", V1, "job", UNLIMITED, "total_inactive_file 400", 4000 * 1024),
+        ("3:cpu:/job", V1, "job", "3000", "total_inactive_file 400", 4000 * 1024),
+        ("no line of it", V2, "", "3000", "inactive_file 400", 4000 * 1024),
+    ],
+)
+def test_a_limit_of_a_control_group(
+    line: str, names: tuple[str, ...], group: str, limit: str, cached: str, free: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    write_meminfo(tmp_path, monkeypatch)
+    (tmp_path / "proc/self/cgroup").write_text(f"9:name=systemd:/\n{line}\n")
+    directory = tmp_path / "cgroup" / ("memory" if names == V1 else "") / group
+    directory.mkdir(parents=True)
+    for name, text in zip((*names, "memory.stat"), (limit, "1000", f"anon 600\n{cached}")):
+        (directory / name).write_text(f"{text}\n")
+    assert free_memory() == free
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert free_memory() == free // 4
+
+
+def test_a_system_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PROC", tmp_path)
+    assert free_memory() == sys.maxsize
 
 
 def test_sizes() -> None:
