@@ -90,8 +90,8 @@ def feature_rows(what: str, values: Any) -> Tensor:
     return rows
 
 
-def as_numbers(what: str, values: Any) -> Tensor:
-    """Real numbers, or True and False, as a dense tensor on the CPU without a graph; raises PluginError on others."""
+def as_numbers(what: str, values: Any, device: torch.device | str = "cpu") -> Tensor:
+    """Numbers, True and False too, as a dense tensor without a graph on ``device``; raises PluginError on others."""
     if isinstance(values, (list, tuple)) and values and all(isinstance(each, Tensor) for each in values):
         if len({each.shape for each in values}) > 1:
             raise PluginError(f"{what}: must have one shape, got {shown([tuple(each.shape) for each in values])}")
@@ -112,7 +112,7 @@ def as_numbers(what: str, values: Any) -> Tensor:
         raise PluginError(f"{what}: must be a dense tensor, got one that is {kind}; convert it first")
     if values.is_complex():
         raise PluginError(f"{what}: must be real numbers, got {str(values.dtype).removeprefix('torch.')}")
-    return values.detach().cpu()
+    return values.detach().to(device)
 
 
 def _tensor(what: str, values: Any) -> Tensor:

@@ -1,30 +1,42 @@
-"""Scores on every device that is there agree with the CPU's, and blocks are halved where its memory runs out."""
+"""Fits and scores on every device that is there agree with the CPU's, and go on where its memory runs out."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from second_device import CPU, DEVICE, SecondDevice
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nci_plugin import config
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import Detector, Paper
 from nci_plugin.evaluation.scoring import score_split, score_splits, scores_on
+from nci_plugin.evaluation.search import fit
+from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.processes import ALONE
 from nci_plugin.features.split import FeatureSplit
+from nci_plugin.networks.head import LinearHead
 from nci_plugin.testing import CollapsedFeatures
 
 THERE = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+
+BANK = [name for name in registry.names() if registry.create(name).fits_on is FitsOn.BANK]
+KEEP_THE_BANK = ("knn", "knn_l1")
+"""Detectors that learn nothing from training features but keep them."""
 
 
 def small(name: str) -> Detector:
     detector = config.load_detector(name).detector
     given = {key: value for key, value in {"k": 10, "K": 10, "d": 4}.items() if key in detector.hyperparameter_names()}
     return detector.set_hyperparameters(**given)
+
+
+def fitted(name: str, toy: CollapsedFeatures, device: torch.device = CPU) -> Detector:
+    return fit(small(name), replace(toy.bank, device=device))
 
 
 def split_of(toy: CollapsedFeatures, features: Tensor) -> FeatureSplit:
@@ -35,36 +47,104 @@ def split_of(toy: CollapsedFeatures, features: Tensor) -> FeatureSplit:
 @pytest.mark.parametrize("device", [device for device, is_there in THERE.items() if is_there])
 @pytest.mark.parametrize("name", registry.names())
 def test_a_device_gives_the_cpus_scores(name: str, device: str, toy: CollapsedFeatures) -> None:
-    detector = small(name)
-    toy.fit(detector)
+    detector = fitted(name, toy, torch.device(device))
     split = split_of(toy, torch.cat([toy.test, toy.far]))
-    expected = score_split(detector, split)
+    expected = score_split(fitted(name, toy), split)
     found = score_splits(detector, {"": split}, ALONE, torch.device(device))[""]
     assert found.dtype == expected.dtype
     assert (np.abs(found - expected) <= 1e-5 * np.maximum(1, np.abs(expected))).all()
     assert detector.any_device
 
 
-DECIDES = ("knn", "knn_l1", "ora")
-"""Detectors that look at numbers on the way, which a fake tensor lacks."""
+@pytest.mark.device
+@pytest.mark.parametrize("device", [device for device, is_there in THERE.items() if is_there])
+@pytest.mark.parametrize("name", BANK)
+def test_a_device_learns_the_same_bits_every_time(name: str, device: str, toy: CollapsedFeatures) -> None:
+    """As processes that fit for themselves must: sums over classes are made in a fixed order."""
+    one, other = (vars(fitted(name, toy, torch.device(device))) for _ in range(2))
+    assert all(torch.equal(value, other[key]) for key, value in one.items() if isinstance(value, Tensor))
 
 
-@pytest.mark.parametrize("name", [name for name in registry.names() if name not in DECIDES])
+@pytest.mark.parametrize("name", registry.names())
 def test_nothing_that_was_learned_stays_on_another_device(name: str, toy: CollapsedFeatures) -> None:
-    """Without a GPU: tensors that have a shape, a type and the device ``cuda``, beside which no other may take part."""
-    detector = small(name)
-    toy.fit(detector)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        features = torch.empty(7, toy.head.num_features, device="cuda")
-        logits = torch.empty(7, toy.head.num_classes, device="cuda")
-        scores = detector.score(features, logits)
-    assert scores.device.type == "cuda"
-    assert scores.shape == (7,)
+    """Without a GPU: on a second device that has the CPU's numbers the scores are the CPU's, to the bit."""
+    features = torch.cat([toy.test, toy.far])
+    logits, detector = toy.head.logits(features), fitted(name, toy)
+    with SecondDevice() as device:
+        scores = detector.score(features.to(DEVICE), logits.to(DEVICE))
+        assert scores.device == DEVICE
+        assert torch.equal(scores.cpu(), fitted(name, toy).score(features, logits))
+    assert device.ran
+
+
+@pytest.mark.parametrize("name", BANK)
+def test_training_features_are_learned_from_on_the_device(name: str, toy: CollapsedFeatures) -> None:
+    """As above; what was learned lies on the CPU afterwards, and the training features where they did."""
+    expected = fitted(name, toy)
+    with SecondDevice() as device:
+        detector = fitted(name, toy, DEVICE)
+    assert device.ran or name in KEEP_THE_BANK
+    for attribute, value in vars(detector).items():
+        of_cpu = getattr(expected, attribute)
+        if isinstance(value, Tensor):
+            assert type(value) is Tensor
+            assert torch.equal(value, of_cpu)
+        elif isinstance(value, FeatureSplit):
+            assert value.device is None
+            assert torch.equal(value.features, of_cpu.features)
+        else:
+            assert value == of_cpu
+
+
+@pytest.mark.parametrize("name", sorted({*registry.names()} - {*BANK}))
+def test_what_fits_on_statistics_fits_on_the_cpu(name: str, toy: CollapsedFeatures) -> None:
+    with SecondDevice() as device:
+        fitted(name, toy, DEVICE)
+    assert not device.ran
 
 
 def test_what_stays_on_another_device_is_noticed() -> None:
-    with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(RuntimeError, match="device"):
-        torch.empty(7, 3, device="cuda") - torch.ones(3)
+    with SecondDevice(), pytest.raises(RuntimeError, match="two devices"):
+        torch.ones(7, 3).to(DEVICE) - torch.ones(3)
+
+
+def test_mps_has_no_float64() -> None:
+    detector = small("vim")
+    assert detector.runs_on(DEVICE) == DEVICE
+    assert detector.runs_on(torch.device("mps")) == torch.device("cpu")
+
+
+class Large(Detector):
+    """Fits where there is memory for it, which is on the CPU."""
+
+    name = "large"
+    paper = Paper("", "", "", 0, "")
+    fits_on = FitsOn.BANK
+    any_device = True
+    text = "out of memory"
+
+    def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
+        self.mean_ = torch.cat([chunk.features for chunk in training.chunks()]).mean(dim=0)
+        if self.mean_.device == DEVICE:
+            raise RuntimeError(self.text)
+
+    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+        return logits.amax(dim=1)
+
+
+def test_a_fit_for_which_memory_runs_out_is_made_on_the_cpu(
+    toy: CollapsedFeatures, caplog: pytest.LogCaptureFixture
+) -> None:
+    bank = replace(toy.bank, device=DEVICE)
+    with SecondDevice(), caplog.at_level(logging.WARNING):
+        detector = fit(Large(), bank)
+        assert torch.equal(vars(detector)["mean_"], toy.train.mean(dim=0))
+        broken = Large()
+        broken.text = "shapes do not match"
+        with pytest.raises(RuntimeError, match="do not match"):
+            fit(broken, bank)
+    (record,) = caplog.records
+    assert record.getMessage() == "detector 'large': the memory of lazy:0 ran out, it fits on the CPU"
 
 
 class Small(Detector):

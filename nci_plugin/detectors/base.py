@@ -29,6 +29,8 @@ from nci_plugin.networks.head import LinearHead
 
 Training = Union[ClassStatistics, FeatureSplit, None]
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -74,8 +76,8 @@ class Detector(ABC):
     score is the difference of, where that may be far above its own: scores that differ by rounding of it are refused.
     With ``block_bytes`` ``_score`` sees so many rows at a time that a copy of them in float64 has up to that size: one
     that makes several copies stays in a processor's cache.
-    ``any_device`` says that ``_score`` answers on whatever device the features are, as those of this package do; others
-    get them on the CPU.
+    ``any_device`` says that ``_score`` answers on whatever device the features are and ``_fit`` learns on that of the
+    training features, as those of this package do; others get them on the CPU.
     ``display`` is how papers write the ``name``, which it is where a class does not say it.
     ``per_row`` is what the time of scoring a row grows with, a product of `Sizes`.
     ``formula`` counts the versions of the equation under one name: scores of two versions are not to be compared.
@@ -107,7 +109,8 @@ class Detector(ABC):
 
         Args:
             training: what ``fits_on`` says: nothing (None), ClassStatistics of the features or of their `unit_rows`, or
-                the training features themselves.
+                the training features themselves, which are learned from on their ``device`` (see `runs_on`). What was
+                learned lies on the CPU.
             head: the classifier's last linear layer, W (K, P) and b (K,).
             validation: features of the ID validation split, for detectors that calibrate on them; never OOD samples.
 
@@ -139,7 +142,14 @@ class Detector(ABC):
             )
         rows = len(training) if isinstance(training, FeatureSplit) else 0
         self.check_memory(Sizes(rows, len(validation or ()), head.num_features, head.num_classes))
-        self._fit(training, head, validation)
+        device = CPU
+        if isinstance(training, FeatureSplit):
+            device = self.runs_on(training.device or CPU)
+            training = training.to(device)
+        self._fit(training, head.to(device), None if validation is None else validation.to(device))
+        if device != CPU:
+            learned = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+            vars(self).update({name: value.to(CPU) for name, value in learned.items()})
         self.num_features_ = head.num_features
         return self
 
@@ -166,6 +176,10 @@ class Detector(ABC):
                     f" {came}; correct it"
                 )
         return scores[0] if len(scores) == 1 else torch.cat(scores)
+
+    def runs_on(self, device: torch.device) -> torch.device:
+        """Where it computes if asked for ``device``: on the CPU in place of MPS, which has no float64, or of any."""
+        return device if self.any_device and device.type != "mps" else CPU
 
     def _fit(self, training: Any, head: LinearHead, validation: FeatureSplit | None) -> None:  # noqa: B027
         """Learn; nothing to learn unless a sub-class says so."""

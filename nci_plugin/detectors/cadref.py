@@ -35,12 +35,12 @@ class CARef(Detector):
     fits_on = FitsOn.BANK
 
     def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
-        sums = torch.zeros(head.num_classes, head.num_features, dtype=torch.float64)
-        counts, energies = torch.zeros(head.num_classes, dtype=torch.float64), 0.0
+        sums = torch.zeros_like(head.weight, dtype=torch.float64)
+        counts, energies = torch.zeros_like(head.bias, dtype=torch.float64), 0.0
         for chunk in training.chunks():
-            logits = chunk.logits.cpu().double()
+            logits = chunk.logits.double()
             predicted = logits.argmax(dim=1)
-            sums.index_add_(0, predicted, chunk.features.cpu().double())
+            sums.index_put_((predicted,), chunk.features.double(), accumulate=True)
             counts += torch.bincount(predicted, minlength=head.num_classes)
             energies += float(torch.logsumexp(logits, dim=1).sum())
         overall = sums.sum(dim=0) / counts.sum()

@@ -44,7 +44,7 @@ class KLM(Detector):
     def _fit(self, training: None, head: LinearHead, validation: FeatureSplit | None) -> None:
         if validation is None or not len(validation):
             raise PluginError(f"detector '{self.name}': reads mean predictions off id/val, which is empty; add images")
-        log_p = torch.log_softmax(validation.logits.cpu().double(), dim=1)
+        log_p = torch.log_softmax(validation.logits.double(), dim=1)
         predicted = log_p.argmax(dim=1)
         groups = [log_p[predicted == k] for k in predicted.unique()]
         self.log_means_ = torch.stack([rows.logsumexp(dim=0) - torch.tensor(len(rows)).log() for rows in groups])

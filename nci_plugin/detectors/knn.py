@@ -81,7 +81,7 @@ class KNN(Detector):
         return self.K
 
     def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
-        self.training_ = training
+        self.training_ = training.to(None)  # where it is stored
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         return -self._distance(features)

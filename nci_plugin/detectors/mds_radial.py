@@ -45,11 +45,11 @@ class MDSRadial(Detector):
         check_number(f"detector '{self.name}': exponent", self.exponent)
 
     def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
-        total = sum(float(lengths(chunk.features.cpu().double()).sum()) for chunk in training.chunks())
+        total = sum(float(lengths(chunk.features.double()).sum()) for chunk in training.chunks())
         self.length_ = total / len(training) or 1.0
-        statistics = ClassStatistics(head.num_classes, head.num_features)
+        statistics = ClassStatistics(head.num_classes, head.num_features, head.weight.device)
         for chunk in training.chunks():
-            statistics.update(self._radial(chunk.features.cpu()), chunk.labels.cpu())
+            statistics.update(self._radial(chunk.features), chunk.labels)
         self.whitening_ = whitening(within_covariance(statistics))
         self.centres_ = statistics.means[present_classes(statistics)] @ self.whitening_
 

@@ -63,7 +63,7 @@ class NCIGated(Detector):
                 f"detector '{self.name}': calibrates on at least 2 samples of the ID validation split, got"
                 f" {0 if validation is None else len(validation)}; add images to id/val"
             )
-        features, predicted = validation.features.cpu().double(), validation.logits.argmax(dim=1).cpu()
+        features, predicted = validation.features.double(), validation.predictions
         self.centre_, self.weight_ = features.mean(dim=0), head.weight.double()
         found = class_directions(training, head, (unit_rows(features), predicted))
         self.mean_, self.factor_, self.directions_ = found.mean, found.factor, found.directions @ found.factor

@@ -48,10 +48,10 @@ class NCIPlus(FeatureProximity):
 
     def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
         sums = torch.stack([chunk.features.sum(dim=0, dtype=torch.float64) for chunk in training.chunks()])
-        self.mean_, self.weight_ = sums.sum(dim=0).cpu() / len(training), head.weight.detach().double()
-        terms = ClassStatistics(head.num_classes, 2)
+        self.mean_, self.weight_ = sums.sum(dim=0) / len(training), head.weight.detach().double()
+        terms = ClassStatistics(head.num_classes, 2, head.weight.device)
         for chunk in training.chunks():
-            terms.update(self._terms(chunk.features, chunk.logits).cpu(), chunk.logits.argmax(dim=1).cpu())
+            terms.update(self._terms(chunk.features, chunk.logits), chunk.logits.argmax(dim=1))
         within = terms.within_scatter.diagonal() / terms.num_samples
         p_means, norm_mean = shrunk_means(terms, within)[:, 0], terms.global_mean[1]
         self.centres_ = torch.stack([p_means, norm_mean.expand_as(p_means)], dim=1)  # of pScore and norm, (K, 2)

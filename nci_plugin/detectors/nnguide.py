@@ -65,8 +65,8 @@ class NNGuide(Detector):
         missing = max(self.K, math.ceil(len(training) * self.alpha))
         guides: list[Tensor] = []
         for chunk in training.chunks():
-            energy = torch.logsumexp(chunk.logits[:missing].cpu().double(), dim=1)
-            guides.append(unit_rows(chunk.features[:missing].cpu()) * energy[:, None])
+            energy = torch.logsumexp(chunk.logits[:missing].double(), dim=1)
+            guides.append(unit_rows(chunk.features[:missing]) * energy[:, None])
             missing -= len(guides[-1])
             if not missing:
                 break

@@ -37,7 +37,7 @@ class RAS(Detector):
     per_row = "P P"
 
     def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
-        sums = [chunk.features.cpu().double().sort(dim=1).values.sum(dim=0) for chunk in training.chunks()]
+        sums = [chunk.features.double().sort(dim=1).values.sum(dim=0) for chunk in training.chunks()]
         self.profile_ = torch.stack(sums).sum(dim=0) / len(training)
         self.weight_, self.bias_ = head.weight.double(), head.bias.double()
 

@@ -50,7 +50,7 @@ class ReAct(Detector):
             raise PluginError(
                 f"detector '{self.name}': reads its threshold off id/val, which is empty; add images to it"
             )
-        self.threshold_ = float(np.percentile(validation.features.cpu().numpy(), self.percentile))
+        self.threshold_ = float(np.percentile(validation.features.numpy(), self.percentile))
         self.weight_, self.bias_ = head.weight.double(), head.bias.double()
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:

@@ -55,16 +55,16 @@ class ViM(Detector):
             raise PluginError(f"detector '{self.name}': dim must be below the {width} features, got {self.dim_}")
         weight, bias = head.weight.double(), head.bias.double()
         self.origin_ = -torch.linalg.pinv(weight, rtol=max(weight.shape) * FLOAT32_STEP) @ bias  # weights are float32
-        scatter = torch.zeros(width, width, dtype=torch.float64)
+        scatter = weight.new_zeros(width, width)
         for chunk in training.chunks():
-            rows = chunk.features.cpu().double() - self.origin_
+            rows = chunk.features.double() - self.origin_
             scatter += rows.T @ rows
         variances, vectors = torch.linalg.eigh(scatter)
         self.residual_ = vectors[:, : width - self.dim_]
         largest = residual = longest = 0.0
         for chunk in training.chunks():
-            rows = chunk.features.cpu().double() - self.origin_
-            largest += float(chunk.logits.cpu().double().amax(dim=1).sum())
+            rows = chunk.features.double() - self.origin_
+            largest += float(chunk.logits.double().amax(dim=1).sum())
             residual += float(lengths(rows @ self.residual_).sum())
             longest += float(lengths(rows).sum())
         if residual <= FLOAT32_STEP * longest:

@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import Detector
+from nci_plugin.detectors.base import CPU, Detector
 from nci_plugin.evaluation.contestant import check_scores
 from nci_plugin.features.processes import ALONE, Processes
 from nci_plugin.features.split import CHUNK_ROWS, Chunk, FeatureSplit
-
-CPU = torch.device("cpu")
 
 PROBE_ROWS, SAME = 8, 1e-5
 """Rows that every process scores, and how far the scores may differ, relative to the larger of 1 and the score."""
@@ -63,8 +61,7 @@ def scores_on(device: torch.device, detector: Detector, blocks: Iterable[Chunk])
 
     Where its memory runs out the blocks are halved from there on, and a line says so.
     """
-    if device.type == "mps" or not detector.any_device:
-        device = CPU
+    device = detector.runs_on(device)
     scores: list[Tensor] = []
     most = CHUNK_ROWS
     for block in blocks:
@@ -74,7 +71,7 @@ def scores_on(device: torch.device, detector: Detector, blocks: Iterable[Chunk])
             try:
                 scores.append(detector.score(part.features.to(device), part.logits.to(device)))
             except (RuntimeError, MemoryError) as error:
-                if len(part) == 1 or not _ran_out(error):
+                if len(part) == 1 or not ran_out(error):
                     raise
                 most = len(part) // 2
                 logger.warning(
@@ -86,7 +83,7 @@ def scores_on(device: torch.device, detector: Detector, blocks: Iterable[Chunk])
     return torch.cat(scores).cpu()
 
 
-def _ran_out(error: Exception) -> bool:
+def ran_out(error: Exception) -> bool:
     """Whether memory ran out: libraries of a GPU and the CPU's allocator say so in the text of a RuntimeError alone."""
     return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or bool(OUT_OF_MEMORY.search(str(error)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,17 +11,20 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TRAIN, VALIDATION, Benchmark
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import Detector
+from nci_plugin.detectors.base import CPU, Detector
 from nci_plugin.evaluation.alternatives import SEARCHED, Alternatives
 from nci_plugin.evaluation.contestant import Answers, Contestant, check_ranking
 from nci_plugin.evaluation.precision import shift
-from nci_plugin.evaluation.scoring import check_same_fit, score_split, score_splits
+from nci_plugin.evaluation.scoring import check_same_fit, ran_out, score_split, score_splits
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.metrics import auroc
+
+logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 """The value of a hyper-parameter that a detector learns; what it learned is its attribute of that name and ``_``."""
@@ -200,16 +204,30 @@ class Timer:
 
 
 def fit(detector: Detector, bank: FeatureBank) -> Detector:
-    """Fit a detector on what it needs of the bank, in every process: what it learns need not travel."""
-    training = {
-        FitsOn.NOTHING: None,
-        FitsOn.STATISTICS: bank.statistics,
-        FitsOn.UNIT_STATISTICS: bank.unit_statistics,
-        FitsOn.BANK: bank.splits.get(TRAIN),
-    }[detector.fits_on]
+    """Fit a detector on what it needs of the bank, in every process: what it learns need not travel.
+
+    Training features are learned from on the bank's device, or on the CPU where its memory runs out.
+    """
+    rows = bank.splits.get(TRAIN)
+
+    def fit_on(device: torch.device) -> None:
+        training = {
+            FitsOn.NOTHING: None,
+            FitsOn.STATISTICS: bank.statistics,
+            FitsOn.UNIT_STATISTICS: bank.unit_statistics,
+            FitsOn.BANK: None if rows is None else rows.to(device),
+        }[detector.fits_on]
+        detector.fit(training, bank.head, bank.splits.get(VALIDATION))
 
     def learn() -> dict[str, Tensor]:
-        detector.fit(training, bank.head, bank.splits.get(VALIDATION))
+        try:
+            fit_on(bank.device)
+            return {}
+        except (RuntimeError, MemoryError) as error:
+            if detector.runs_on(bank.device) == CPU or not ran_out(error):
+                raise
+        logger.warning("detector '%s': the memory of %s ran out, it fits on the CPU", detector.name, bank.device)
+        fit_on(CPU)
         return {}
 
     bank.processes.together(learn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,12 +26,19 @@ class Chunk:
     def rows(self, start: int, stop: int) -> Chunk:
         return Chunk(self.features[start:stop], self.logits[start:stop], self.labels[start:stop])
 
+    def to(self, device: torch.device) -> Chunk:
+        return Chunk(self.features.to(device), self.logits.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureSplit:
-    """Features, logits and labels of one split, as the shards in which they were stored (memory-mapped)."""
+    """Features, logits and labels of one split, as the shards in which they were stored (memory-mapped).
+
+    What is read of it, but for ``shards``, is put on ``device``; None leaves it where it lies.
+    """
 
     shards: Sequence[Chunk]
+    device: torch.device | None = None
 
     @classmethod
     def of(cls, features: Tensor, logits: Tensor, labels: Tensor) -> FeatureSplit:
@@ -45,31 +52,36 @@ class FeatureSplit:
     def num_features(self) -> int:
         return self.shards[0].features.shape[1]
 
+    def to(self, device: torch.device | str | None) -> FeatureSplit:
+        """The same split, put on another device as it is read."""
+        return replace(self, device=None if device is None else torch.device(device))
+
     @property
     def features(self) -> Tensor:
         """All features (n, P), copied into memory where there is more than one shard."""
-        return _joined([shard.features for shard in self.shards])
+        return self._joined([shard.features for shard in self.shards])
 
     @property
     def logits(self) -> Tensor:
         """All logits (n, K)."""
-        return _joined([shard.logits for shard in self.shards])
+        return self._joined([shard.logits for shard in self.shards])
 
     @property
     def labels(self) -> Tensor:
         """All labels (n,), -1 = OOD."""
-        return _joined([shard.labels for shard in self.shards])
+        return self._joined([shard.labels for shard in self.shards])
 
     @property
     def predictions(self) -> Tensor:
         """Predicted classes (n,): argmax of the logits."""
-        return _joined([shard.logits.argmax(dim=1) for shard in self.shards])
+        return self._joined([shard.logits.argmax(dim=1) for shard in self.shards])
 
     def chunks(self, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
         """The split in order, at most ``rows`` rows at a time."""
         for shard in self.shards:
             for start in range(0, len(shard), rows):
-                yield shard.rows(start, start + rows)
+                chunk = shard.rows(start, start + rows)
+                yield chunk if self.device is None else chunk.to(self.device)
 
     def rows(self, start: int, stop: int) -> Chunk:
         """Rows ``start`` up to ``stop``; copied only where they lie in more than one shard."""
@@ -79,8 +91,8 @@ class FeatureSplit:
             if low < high:
                 parts.append(shard.rows(low, high))
             first += len(shard)
-        return Chunk(*(_joined([getattr(part, field) for part in parts]) for field in vars(parts[0])))
+        return Chunk(*(self._joined([getattr(part, field) for part in parts]) for field in vars(parts[0])))
 
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return whole if self.device is None else whole.to(self.device)

@@ -43,6 +43,7 @@ class ClassStatistics:
     that batches, shards and shuffled orders agree to rounding and nothing cancels when the mean is large against the
     spread.
     A class that never came has count 0 and a mean of zeros that means nothing: mask it with ``counts > 0``.
+    They are kept on ``device``, which must have float64; batches are moved there.
 
     >>> import torch
     >>> statistics = ClassStatistics(num_classes=2, num_features=1)
@@ -51,7 +52,7 @@ class ClassStatistics:
     ([2.0, 10.0], 2.0)
     """
 
-    def __init__(self, num_classes: int, num_features: int) -> None:
+    def __init__(self, num_classes: int, num_features: int, device: torch.device | str = "cpu") -> None:
         self.num_classes, self.num_features = num_classes, num_features
         shapes = {
             "counts": (num_classes,),
@@ -61,10 +62,10 @@ class ClassStatistics:
             "l1_norm_sums": (num_classes,),
             "l2_norm_sums": (num_classes,),
         }
-        self._merged = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
+        self._merged = {name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes.items()}
         # Rows wait here in float64; allocated once, so that memory does not grow with the number of samples.
-        self._rows = torch.empty(0, num_features, dtype=torch.float64)
-        self._labels = torch.empty(0, dtype=torch.long)
+        self._rows = torch.empty(0, num_features, dtype=torch.float64, device=device)
+        self._labels = torch.empty(0, dtype=torch.long, device=device)
         self._waiting = 0
 
     # ---------------------------------------------------------------- state
@@ -127,7 +128,7 @@ class ClassStatistics:
 
         Raises PluginError on a wrong width, NaN, infinity and labels as `id_labels` does; nothing is merged then.
         """
-        features = as_numbers("statistics: features", features)
+        features = as_numbers("statistics: features", features, self._rows.device)
         check_width("statistics", features, self.num_features)
         check_finite("statistics", features)
         labels = id_labels("statistics", labels, len(features), self.num_classes)
@@ -195,7 +196,9 @@ class ClassStatistics:
         counts = torch.bincount(labels, minlength=self.num_classes).double()
 
         def class_sums(values: Tensor) -> Tensor:
-            return values.new_zeros((self.num_classes, *values.shape[1:])).index_add_(0, labels, values)
+            """By `index_put_`, which adds in a fixed order on a GPU too: the same bits every time."""
+            sums = values.new_zeros((self.num_classes, *values.shape[1:]))
+            return sums.index_put_((labels,), values, accumulate=True)
 
         batch = {
             "counts": counts,

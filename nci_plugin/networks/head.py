@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from nci_plugin.checks import PluginError
@@ -38,6 +39,9 @@ class LinearHead:
         weight = layer.weight.detach().cpu().float().clone()
         bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().cpu().float().clone()
         return cls(weight, bias, network, architecture)
+
+    def to(self, device: torch.device) -> LinearHead:
+        return replace(self, weight=self.weight.to(device), bias=self.bias.to(device))
 
     @property
     def num_classes(self) -> int:
