@@ -31,6 +31,9 @@ Training = Union[ClassStatistics, FeatureSplit, None]
 
 CPU = torch.device("cpu")
 
+AUTO = "auto"
+"""The value of a hyper-parameter that a detector learns; what it learned is its attribute of that name and ``_``."""
+
 
 @dataclass(frozen=True)
 class Sizes:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_choice, check_number
 from nci_plugin.collapse.geometry import lengths
-from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
+from nci_plugin.detectors.base import AUTO, FLOAT32_STEP, Detector, Paper, in_range_of
 from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
@@ -31,9 +31,6 @@ NCI_PAPER = Paper(
     2025,
     "https://arxiv.org/abs/2311.01479",
 )
-
-AUTO = "auto"
-"""The value of ``alpha`` that NCI learns from the ID validation split."""
 
 AUTO_SHARES = (0.0, *(10.0 ** (step / 4) for step in range(-12, 5)))
 """What ``alpha: auto`` chooses from: 0, and 0.001 to 10 times the quotient of the spreads of pScore and norm."""

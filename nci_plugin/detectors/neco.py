@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_choice
-from nci_plugin.detectors.base import Detector, Paper
+from nci_plugin.detectors.base import AUTO, Detector, Paper
 from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
@@ -52,15 +52,15 @@ class NECO(Detector):
     )
     fits_on = FitsOn.STATISTICS
     fit_reads = ("dim", "scale", "max_logit", "raw_norm")
-    raw_norm: bool | str = "auto"  # of an object that was pickled before there was this option
+    raw_norm: bool | str = AUTO  # of an object that was pickled before there was this option
     per_row = "P P"
 
     def __init__(
         self,
         dim: int | float = 0.9,
         scale: bool = True,
-        max_logit: bool | str = "auto",
-        raw_norm: bool | str = "auto",
+        max_logit: bool | str = AUTO,
+        raw_norm: bool | str = AUTO,
     ) -> None:
         self.dim = dim
         self.scale = scale
@@ -76,8 +76,8 @@ class NECO(Detector):
                 f" got {self.dim!r}"
             )
         check_choice(f"detector '{self.name}': scale", self.scale, (True, False))
-        check_choice(f"detector '{self.name}': max_logit", self.max_logit, ("auto", True, False))
-        check_choice(f"detector '{self.name}': raw_norm", self.raw_norm, ("auto", True, False))
+        check_choice(f"detector '{self.name}': max_logit", self.max_logit, (AUTO, True, False))
+        check_choice(f"detector '{self.name}': raw_norm", self.raw_norm, (AUTO, True, False))
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         covariance = training.covariance
@@ -99,8 +99,8 @@ class NECO(Detector):
         self.components_ = components.flip(1)[:, : self.dim_].contiguous()  # a view would keep all of them
         network, names = head.network.lower(), f"{head.network} {head.architecture}".lower()
         is_raw = not self.scale or any(family in names for family in RAW_NORM)
-        self.max_logit_ = NO_MAX_LOGIT not in network if self.max_logit == "auto" else bool(self.max_logit)
-        self.raw_norm_ = is_raw if self.raw_norm == "auto" else bool(self.raw_norm)
+        self.max_logit_ = NO_MAX_LOGIT not in network if self.max_logit == AUTO else bool(self.max_logit)
+        self.raw_norm_ = is_raw if self.raw_norm == AUTO else bool(self.raw_norm)
         self.network_ = head.network and f"{head.network}{head.architecture and f' ({head.architecture})'}"
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class NECO(Detector):
     def explain_choice(self) -> str:
         factor = "times" if self.max_logit_ else "without"
         length = "raw" if self.raw_norm_ else "standardised"
-        undecided = [name for name in ("max_logit", "raw_norm") if getattr(self, name) == "auto"]
+        undecided = [name for name in ("max_logit", "raw_norm") if getattr(self, name) == AUTO]
         reason = f" for {self.network_}" if undecided else ""
         if undecided and not self.network_:
             reason = f" (the network's architecture is not known: set {' and '.join(undecided)})"

@@ -7,13 +7,11 @@ from torch import Tensor
 
 from nci_plugin.checks import PluginError, check_number
 from nci_plugin.collapse.geometry import lengths
-from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
+from nci_plugin.detectors.base import AUTO, FLOAT32_STEP, Detector, Paper, in_range_of
 from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.head import LinearHead
-
-AUTO = "auto"
 
 
 @register_detector

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TRAIN, VALIDATION, Benchmark
 from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import CPU, Detector
+from nci_plugin.detectors.base import AUTO, CPU, Detector
 from nci_plugin.evaluation.alternatives import SEARCHED, Alternatives
 from nci_plugin.evaluation.contestant import Answers, Contestant, check_ranking
 from nci_plugin.evaluation.precision import shift
@@ -25,9 +25,6 @@ from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.metrics import auroc
 
 logger = logging.getLogger(__name__)
-
-AUTO = "auto"
-"""The value of a hyper-parameter that a detector learns; what it learned is its attribute of that name and ``_``."""
 
 
 @dataclass(frozen=True)
