@@ -54,7 +54,7 @@ class Processes:
 
     def __init__(self, rank: int = 0, size: int = 1, store: Any = None) -> None:
         self.rank, self.size, self._store = rank, size, store
-        self._waits, self._collects = 0, False
+        self._waits, self._group = 0, None
 
     @property
     def is_first(self) -> bool:
@@ -155,22 +155,39 @@ class Processes:
 
         try:
             self.wait()
-            if not self._collects:  # gloo: what is gathered lies on the CPU, a few bytes an image
-                group: dict[str, Any] = {"rank": self.rank, "world_size": self.size}
-                group["store"] = distributed.PrefixStore("collectives", self._store)
-                distributed.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT), **group)
-                self._collects = True
+            if self._group is None:
+                self._group = self._collective_group()
             lengths = [torch.zeros(1, dtype=torch.long) for _ in range(self.size)]
-            distributed.all_gather(lengths, torch.tensor([len(said)]))
+            distributed.all_gather(lengths, torch.tensor([len(said)]), self._group)
             longest = int(max(lengths))
             answers = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
             mine = torch.frombuffer(bytearray(said.ljust(longest, b"\0")), dtype=torch.uint8)
-            distributed.all_gather(answers, mine)
+            distributed.all_gather(answers, mine, self._group)
         except PluginError as error:
             raise Lost(str(error)) from None
         except RuntimeError as error:
             raise Lost(self._gone(str(error).split("\n", 1)[0][:120])) from None
         return [answer[:length].numpy().tobytes() for answer, length in zip(answers, map(int, lengths))]
+
+    def _collective_group(self) -> Any:
+        """A group of gloo's: what is gathered lies on the CPU, a few bytes an image.
+
+        Where the caller has a group already, of NCCL's say, it is beside that one.
+        """
+        from torch import distributed
+
+        timeout = timedelta(seconds=TIMEOUT)
+        if not distributed.is_initialized():
+            store = distributed.PrefixStore("collectives", self._store)
+            distributed.init_process_group("gloo", timeout=timeout, store=store, rank=self.rank, world_size=self.size)
+            return distributed.group.WORLD
+        theirs = distributed.get_rank(), distributed.get_world_size()
+        if theirs != (self.rank, self.size):
+            raise PluginError(
+                f"torch.distributed: its group says that this is process {theirs[0]} of {theirs[1]}, the environment"
+                f" that it is {self.rank} of {self.size}; start both with torchrun"
+            )
+        return distributed.new_group(timeout=timeout, backend="gloo")
 
     def _gone(self, reason: str) -> str:
         try:
@@ -181,8 +198,8 @@ class Processes:
         return f"{names} ({reason}); {GO_ON}"
 
     def _leave(self) -> None:
-        if self._collects:
-            torch.distributed.destroy_process_group()
+        if self._group is not None and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group(self._group)
 
     def _count(self, key: str, more: int = 0) -> int:
         """A counter that all processes see."""
@@ -234,6 +251,9 @@ class Processes:
 
 ALONE = Processes()
 
+_stores: list[Any] = []
+"""The counters of each use of `joined` by this process: another one may still ask those of an earlier use."""
+
 
 @contextmanager
 def joined() -> Iterator[Processes]:
@@ -245,15 +265,18 @@ def joined() -> Iterator[Processes]:
     if size == 1 or "RANK" not in os.environ:
         yield ALONE
         return
+    from torch.distributed import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     try:
         store, rank, size = next(iter(rendezvous("env://")))
     except (ValueError, RuntimeError) as error:
         raise PluginError(f"{size} processes: cannot join ({error}); start them with torchrun") from None
-    processes = Processes(rank, size, store)
+    _stores.append(PrefixStore(f"nci_plugin/{len(_stores)}", store))  # the launcher's own outlives this use
+    processes = Processes(rank, size, _stores[-1])
     stop = threading.Event()
-    threading.Thread(target=processes._beat, args=(stop,), daemon=True).start()
+    beats = threading.Thread(target=processes._beat, args=(stop,), daemon=True)
+    beats.start()
     try:
         yield processes
     except KeyboardInterrupt:  # torchrun ends all processes if one dies
@@ -267,4 +290,5 @@ def joined() -> Iterator[Processes]:
     finally:
         processes._end()
         stop.set()
+        beats.join(LINGER_SECONDS)  # Python's end, while it asks for a counter, would be an abort
         processes._leave()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -200,6 +204,76 @@ def test_torchrun_when_a_process_dies(whole: Whole) -> None:
 
 
 # -------------------------------------------------------------------- Processes
+
+
+def in_a_crew(size: int, work: Callable[[], None]) -> None:
+    """Work in several processes, with counters that outlive it, as torchrun's do."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    launched = {"MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
+
+    def child() -> None:
+        os.environ.update({name: str(value) for name, value in launched.items()})
+        work()
+
+    children = crew(["list"], size, before=child)
+    assert [each.wait() for each in children] == [0] * size, "".join(each.text for each in children)
+
+
+def ranks(here: Processes) -> list[int]:
+    return [int(each["rank"]) for each in here.together(lambda: {"rank": torch.tensor(here.rank)})]
+
+
+def test_joined_again(tmp_path: Path) -> None:
+    """What processes told one another the first time is not taken for an answer the second time."""
+
+    def work() -> None:
+        for number in range(3):
+            with joined() as here:
+                assert ranks(here) == [0, 1]
+                time.sleep(0.2 * here.rank)
+                (tmp_path / f"{number}-{here.rank}").touch()
+                here.wait()
+                assert (tmp_path / f"{number}-1").exists()
+
+    in_a_crew(2, work)
+
+
+def test_no_thread_outlives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is in torch's code when Python ends aborts the process."""
+    monkeypatch.setattr(Processes, "_beat", lambda self, stop: (stop.wait(), time.sleep(0.3)))
+
+    def work() -> None:
+        before = threading.active_count()
+        with joined():
+            assert threading.active_count() == before + 1
+        assert threading.active_count() == before
+
+    in_a_crew(2, work)
+
+
+def of_cuda_alone(*arguments: Any) -> Any:
+    return torch.distributed.ProcessGroupGloo(*arguments)
+
+
+def test_beside_a_group_that_takes_no_tensors_of_the_cpu() -> None:
+    """As a training script's of NCCL: what is gathered goes through a group of its own, and theirs is left."""
+
+    def work() -> None:
+        distributed = torch.distributed
+        distributed.Backend.register_backend("of_cuda_alone", of_cuda_alone, devices=["cuda"])
+        distributed.init_process_group("of_cuda_alone")
+        with pytest.raises(RuntimeError, match="cpu"):
+            distributed.all_reduce(torch.ones(1))
+        for _ in range(2):
+            with joined() as here:
+                assert ranks(here) == [0, 1]
+        assert distributed.get_backend() == "of_cuda_alone"
+        os.environ["RANK"] = str(1 - here.rank)
+        named = r"says that this is process \d of 2, the environment that it is"
+        with pytest.raises(PluginError, match=named), joined() as here:
+            ranks(here)
+
+    in_a_crew(2, work)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
