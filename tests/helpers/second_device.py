@@ -21,6 +21,7 @@ class There(Tensor):
     """A tensor on the second device; ``here`` has its numbers, on the CPU."""
 
     here: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # the older torch would make answers of its class
 
     @staticmethod
     def __new__(cls, here: Tensor) -> There:
