@@ -198,8 +198,9 @@ class Processes:
         return f"{names} ({reason}); {GO_ON}"
 
     def _leave(self) -> None:
-        if self._group is not None and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group(self._group)
+        group, self._group = self._group, None  # its threads end with the last reference to it
+        if group is not None and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group(group)
 
     def _count(self, key: str, more: int = 0) -> int:
         """A counter that all processes see."""
