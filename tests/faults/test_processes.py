@@ -239,14 +239,17 @@ def test_joined_again(tmp_path: Path) -> None:
 
 
 def test_no_thread_outlives_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is in torch's code when Python ends aborts the process."""
+    """Neither Python's nor gloo's: one that wants Python when that ends aborts the process."""
     monkeypatch.setattr(Processes, "_beat", lambda self, stop: (stop.wait(), time.sleep(0.3)))
 
     def work() -> None:
         before = threading.active_count()
-        with joined():
+        with joined() as here:
+            assert ranks(here) == [0, 1]
             assert threading.active_count() == before + 1
         assert threading.active_count() == before
+        names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]  # as Linux shows them
+        assert "gloo" not in "".join(names)
 
     in_a_crew(2, work)
 
