@@ -49,7 +49,8 @@ class _Passed:
 def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, validation: Any) -> None:
     """Fit several OODDetectors on one network in one pass over its images, each as `OODDetector.fit` would.
 
-    Preprocessing, class names, head and batch size are those of the first. All are fitted, or none where one raises.
+    Preprocessing, class names, head, batch size and store are those of the first. All are fitted, or none where one
+    raises.
     """
     detectors = [new_detector(each.detector) for each in asked]
     for detector in detectors:
@@ -94,7 +95,7 @@ def _pass(
     for each, is_tuned in zip(asked, tuned):
         _check_enough(len(opened) - (len(opened) // 2 if is_tuned else 0), each.tpr)
     options = ExtractionOptions(
-        str(device), settings.batch_size, settings.workers, head_name, progress=settings.progress
+        str(device), settings.batch_size, settings.workers, head_name, settings.store, settings.progress
     )
     bank = extract(model, Benchmark("service", num_classes, {TEST: "", **splits}), needed, options, splits)
     probe = Probe.of(model, head_name, first.shape[1:])
