@@ -198,7 +198,7 @@ def recommend(
         training = Subset(training, np.sort(drawn).tolist())
     splits = {VALIDATION: opened.split, TRAIN: training}
     benchmark = Benchmark("service", num_classes, {TEST: "", **splits})
-    options = ExtractionOptions(str(device), like.batch_size, like.workers, cut.head_name, progress=like.progress)
+    options = ExtractionOptions(str(device), like.batch_size, like.workers, cut.head_name, like.store, like.progress)
     bank = extract(model, benchmark, {FitsOn.BANK}, options, splits)
     choosing, _ = halves(bank.splits[VALIDATION], like.seed)
     ranking, left_out = rank(candidates, bank.splits[TRAIN], choosing, bank.head, like.seed)

@@ -13,7 +13,7 @@ from torch import nn
 
 from nci_plugin.benchmarks.benchmark import TEST, TRAIN, VALIDATION, Benchmark
 from nci_plugin.benchmarks.image_list import Preprocessing
-from nci_plugin.checks import PluginError, check_choice, check_number
+from nci_plugin.checks import PluginError, check_choice, check_number, one_line
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import file, images, preprocessing
 from nci_plugin.deploy.calibration import Calibration, least_samples
@@ -49,7 +49,8 @@ class _Passed:
 def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, validation: Any) -> None:
     """Fit several OODDetectors on one network in one pass over its images, each as `OODDetector.fit` would.
 
-    Preprocessing, class names, head and batch size are those of the first. All are fitted, or none where one raises.
+    Preprocessing, class names, head, batch size and store are those of the first. All are fitted, or none where one
+    raises: PluginError, which names the detector, whatever its own code raises.
     """
     detectors = [new_detector(each.detector) for each in asked]
     for detector in detectors:
@@ -59,7 +60,15 @@ def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, val
     check_network(model)
     tuned = [each.holdout or detector.needs_validation for each, detector in zip(asked, detectors)]
     passed = _pass(asked, detectors, tuned, model, train, validation)
-    found = [_fitted(*each, passed) for each in zip(asked, detectors, tuned)]
+    found = []
+    for each, detector, is_tuned in zip(asked, detectors, tuned):
+        try:
+            found.append(_fitted(each, detector, is_tuned, passed))
+        except PluginError:
+            raise
+        except Exception as error:  # a detector of the user's, or memory that ran out
+            reason = f"{type(error).__name__}: {error}"
+            raise PluginError(one_line(f"detector '{detector.name}': {reason}; mend it, or name another")) from error
     for each, fitted in zip(asked, found):
         each.keep(fitted, model)
 
@@ -94,7 +103,7 @@ def _pass(
     for each, is_tuned in zip(asked, tuned):
         _check_enough(len(opened) - (len(opened) // 2 if is_tuned else 0), each.tpr)
     options = ExtractionOptions(
-        str(device), settings.batch_size, settings.workers, head_name, progress=settings.progress
+        str(device), settings.batch_size, settings.workers, head_name, settings.store, settings.progress
     )
     bank = extract(model, Benchmark("service", num_classes, {TEST: "", **splits}), needed, options, splits)
     probe = Probe.of(model, head_name, first.shape[1:])
