@@ -28,13 +28,13 @@ JSON_BYTES = 2**24
 CHECKSUM = "checksum"
 
 
-def read_yaml(path: Path, what: str, remedy: str) -> Any:
+def load_yaml(path: Path) -> Any:
     """Parse a YAML file of at most 256 KiB.
 
     Raises PluginError naming the file and the line where it is no YAML, names a key twice, or is deeper or, with its
-    aliases written out, larger than any config is. FileNotFoundError and NotADirectoryError are left to the caller.
+    aliases written out, larger than any config is.
     """
-    text = read_text(path, what, YAML_BYTES, remedy)
+    text = read_text(path, "config", YAML_BYTES, "correct it, or pass another")
     loader = yaml.SafeLoader("")
     try:
         loader = yaml.SafeLoader(text)
@@ -48,7 +48,7 @@ def read_yaml(path: Path, what: str, remedy: str) -> Any:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         place = f" line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or str(error)
-        raise PluginError(f"{what} '{path}'{place}: not valid YAML ({reason}); {remedy}") from None
+        raise PluginError(f"config '{path}'{place}: not valid YAML ({reason}); correct it") from None
     finally:
         loader.dispose()
 
@@ -56,8 +56,7 @@ def read_yaml(path: Path, what: str, remedy: str) -> Any:
 def read_json(path: Path, what: str, remedy: str, limit: int = JSON_BYTES) -> Any:
     """Parse a JSON file of at most ``limit`` bytes, 16 MiB unless it says.
 
-    Raises PluginError where it is no JSON or names a key twice. FileNotFoundError and NotADirectoryError are left to
-    the caller.
+    Raises PluginError where it is no JSON or names a key twice, and as `open_regular` does.
     """
     text = read_text(path, what, limit, remedy)
     try:
@@ -141,14 +140,6 @@ def _check_keys(node: yaml.MappingNode, loader: yaml.SafeLoader) -> None:
                 None, None, f"the key {shown(key)} stands there twice", key_node.start_mark
             )
         keys.add(key)
-
-
-def load_yaml(path: Path) -> Any:
-    """Parse a YAML file; raises PluginError naming the file and the line."""
-    try:
-        return read_yaml(path, "config", "correct it")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise PluginError(f"config '{path}': {error.strerror}") from None
 
 
 def config_directory() -> Path:

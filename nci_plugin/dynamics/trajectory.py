@@ -234,10 +234,7 @@ def _check_run(name: Any) -> None:
 
 def _parse(path: Path) -> tuple[Trajectory | None, bool]:
     """What a file holds, None without a whole header; and whether its last line is whole."""
-    try:
-        text = read_text(path, "trajectory", FILE_BYTES, "move it away")
-    except (FileNotFoundError, NotADirectoryError):
-        raise PluginError(f"trajectory '{path}': there is no such file; log a run first") from None
+    text = read_text(path, "trajectory", FILE_BYTES, "log the run again, or move it away")
     *lines, rest = text.split("\n")
     if rest:
         logger.warning("%s: line %d was cut by a kill, it is left out", path, len(lines) + 1)

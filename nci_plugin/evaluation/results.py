@@ -123,10 +123,7 @@ def _fits(annotation: str, value: Any) -> bool:
 def read_results(path: Path) -> list[Result]:
     """All rows of a JSON-lines file; raises PluginError naming the line that cannot be read."""
     results = []
-    try:
-        text = read_text(path, "results", RESULTS_BYTES, "move it away")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise PluginError(f"results '{path}': {error.strerror}") from None
+    text = read_text(path, "results", RESULTS_BYTES, "evaluate again, or move it away")
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
         try:
             results.append(Result.from_json(line))

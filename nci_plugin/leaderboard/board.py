@@ -92,11 +92,7 @@ class Table:
     @classmethod
     def read(cls, path: Path, columns: Sequence[str]) -> Table:
         """Raises PluginError unless the file has these columns and a cell for each in every line."""
-        remedy = "pass the checkout's directory with --board"
-        try:
-            text = read_text(path, "leaderboard", LARGEST_FILE, remedy)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise PluginError(f"leaderboard '{path}': {error.strerror}; {remedy}") from None
+        text = read_text(path, "leaderboard", LARGEST_FILE, "pass the checkout's directory with --board")
         table = cls(path, tuple(io.StringIO(text, newline="")))
         if not table.lines or _cells(table.lines[0]) != list(columns):
             raise PluginError(f"leaderboard '{path}': must have the columns {','.join(columns)}; restore the file")

@@ -99,10 +99,7 @@ def drawn_from(results: Path) -> Iterator[None]:
 
 
 def _read_json(path: Path, of: Callable[[Mapping[str, Any]], T]) -> T:
-    try:
-        content = read_json(path, "diagnosis", AGAIN, RECORD_BYTES)
-    except OSError as error:
-        raise PluginError(f"diagnosis '{path}': {error.strerror}; {AGAIN}") from None
+    content = read_json(path, "diagnosis", AGAIN, RECORD_BYTES)
     try:
         if not isinstance(content, dict):
             raise PluginError("not a diagnosis")
