@@ -24,14 +24,12 @@ from nci_plugin.deploy.choice import (
     HELD_OUT,
     KINDS,
     MIDPOINTS,
-    MeasuredRow,
     Recommendation,
-    measured_rows,
     rank,
     statistics_of,
-    track_record,
 )
 from nci_plugin.deploy.inspection import diagnose, explain
+from nci_plugin.deploy.track_record import MeasuredRow, measured_rows, track_record
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.head import LinearHead
 

@@ -17,10 +17,11 @@ from nci_plugin.checks import PluginError, check_finite
 from nci_plugin.deploy import file, images, preprocessing
 from nci_plugin.deploy.calibration import CONFIDENCE, POOLED, TPR, Threshold
 from nci_plugin.deploy.fitting import fit_together
-from nci_plugin.deploy.network import check_network, device_of, layer_named, layer_of
+from nci_plugin.deploy.network import check_network, layer_named, layer_of
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
 from nci_plugin.features.forward import prepared
+from nci_plugin.networks.calling import device_of
 from nci_plugin.networks.cut import Cut
 
 if TYPE_CHECKING:

@@ -223,14 +223,7 @@ def batches(source: Any, preprocessing: Preprocessing | None, batch_size: int) -
     if isinstance(source, Tensor):
         yield from source.split(batch_size)
         return
-    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
-        source = ImageFolder(Path(source), needed(preprocessing, f"the folder '{source}'")).read(None)
-    elif isinstance(source, (str, os.PathLike, Image.Image)):
-        source = [source]
-    elif isinstance(source, ImageList):
-        source = source.read()
-    check_ends(source)
-    samples: Any = source if isinstance(source, ImageFiles) else open_samples(source, None, preprocessing)
+    samples = open_unlabelled(source, preprocessing)
     batch: list[Tensor] = []
     for index in range(len(samples)):
         item = samples[index]
@@ -240,6 +233,20 @@ def batches(source: Any, preprocessing: Preprocessing | None, batch_size: int) -
         if len(batch) == batch_size or index + 1 == len(samples):
             yield stacked(batch)
             batch = []
+
+
+def open_unlabelled(source: Any, preprocessing: Preprocessing | None) -> Samples | ImageFiles:
+    """What `batches` reads: item i is an image with a label that nobody asks for, or the reason why there is none."""
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        return ImageFolder(Path(source), needed(preprocessing, f"the folder '{source}'")).read(None)
+    if isinstance(source, ImageList):
+        return source.read()
+    if isinstance(source, (str, os.PathLike, Image.Image)):
+        source = [source]
+    if isinstance(source, Tensor):  # whatever shape the model's images have
+        source = list(source)
+    check_ends(source)
+    return open_samples(source, None, preprocessing)
 
 
 def stacked(images: list[Tensor]) -> Tensor:
