@@ -20,11 +20,11 @@ from nci_plugin.collapse.registry import of_training
 from nci_plugin.config import benchmark_names
 from nci_plugin.dynamics.analysis import Analysis, analyse
 from nci_plugin.dynamics.checkpoints import CheckpointRun, find_runs, read_history, with_history
+from nci_plugin.dynamics.epoch import EpochRecord
 from nci_plugin.dynamics.measure import DETECTORS, MEMORY_BYTES, Meter, measure_bank, network_numbers
 from nci_plugin.dynamics.onset import OnsetRule
 from nci_plugin.dynamics.trajectory import (
     FILE_NAME,
-    EpochRecord,
     Trajectory,
     TrajectoryFile,
     find_trajectories,

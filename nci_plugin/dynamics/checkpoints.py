@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from nci_plugin.checks import PluginError, check_number
-from nci_plugin.dynamics.trajectory import EpochRecord
+from nci_plugin.dynamics.epoch import EpochRecord
 from nci_plugin.files import read_text
 
 EPOCH = re.compile(r"epoch[-_= ]?(\d{1,9})(?!\d)", re.IGNORECASE)
