@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nci_plugin.checks import PluginError, check_number, check_output_file
-from nci_plugin.cli.commands import Drift
+from nci_plugin.cli.service_commands import Drift
 from nci_plugin.deploy.drift import drift, read_scores
 from nci_plugin.deploy.file import read
 from nci_plugin.deploy.score_log import run_path

@@ -11,7 +11,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from nci_plugin.checks import PluginError, check_writable
 from nci_plugin.cli import service
-from nci_plugin.cli.commands import Score
+from nci_plugin.cli.service_commands import Score
 from nci_plugin.deploy.calibration import level_of
 from nci_plugin.deploy.score_log import ScoreLog
 from nci_plugin.deploy.stream import image_names, listed_names, score_files
