@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nci_plugin.checks import PluginError
 from nci_plugin.dynamics.analysis import Analysis
+from nci_plugin.dynamics.onset import ONSET
 from nci_plugin.parsing import read_json, write_json
 from nci_plugin.report.diagnosis_files import RECORD_BYTES
 from nci_plugin.report.dynamics_figures import analysis_figures, of_runs
@@ -26,7 +27,7 @@ def read_onsets(directory: Path) -> dict[str, int]:
     again = "run nci-ood dynamics again"
     found = read_json(paths[0], "dynamics", again, RECORD_BYTES)
     try:
-        onsets = [each for each in found["onsets"] if each["outcome"] == "observed"]
+        onsets = [each for each in found["onsets"] if each["outcome"] == ONSET]
         return {str(each["run"]): int(each["epoch"]) for each in onsets}
     except (ValueError, LookupError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
