@@ -282,7 +282,7 @@ def log(directory: Path, onset: int, **conditions: Any) -> None:
 def test_trajectories_are_analysed_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With figures, PNG alone."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr("nci_plugin.report.dynamics_files.SUFFIXES", (".png",))
+    monkeypatch.setattr("nci_plugin.report.figures.SUFFIXES", (".png",))
     for depth in (2, 4):
         for seed in range(3):
             log(tmp_path / "runs" / f"d{depth}s{seed}", 50 * depth, depth=depth, seed=seed)
