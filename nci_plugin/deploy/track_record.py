@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
+import pandas as pd
 
 CLOSE = 1.0
 """Points of AUROC: a choice within so many of the best is called right."""
@@ -58,9 +57,8 @@ class MeasuredRow:
 
 def measured_rows() -> list[MeasuredRow]:
     """What was measured, on all networks."""
-    text = resources.files("nci_plugin.deploy").joinpath("data/recommended.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(io.StringIO(text))
-    return [MeasuredRow(row["network"], row["detector"], float(row["truth"]), float(row["rule"])) for row in rows]
+    with resources.files("nci_plugin.deploy").joinpath("data/recommended.csv").open(encoding="utf-8") as file:
+        return [MeasuredRow(*row) for row in pd.read_csv(file).itertuples(index=False)]
 
 
 def track_record(names: Iterable[str], rows: Sequence[MeasuredRow] | None = None) -> TrackRecord:

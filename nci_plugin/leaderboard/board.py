@@ -141,14 +141,16 @@ def _cells(line: str) -> list[str]:
         raise PluginError(f"leaderboard: a line cannot be read ({error}), {shown(line)}; restore the file") from None
 
 
+@dataclass(frozen=True)
 class Board:
     """The rows of every benchmark, and the link of every alias.
 
     ``name`` is how messages call it.
     """
 
-    def __init__(self, results: Path, papers: Path, name: str) -> None:
-        self.results, self.papers_file, self.name = results, papers, name
+    results: Path
+    papers_file: Path
+    name: str
 
     @classmethod
     def snapshot(cls) -> Board:
