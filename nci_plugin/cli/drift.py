@@ -19,7 +19,7 @@ def run(options: Drift) -> int:
         check_output_file("--figure", options.figure, SUFFIXES)
     fitted = read(options.detector)
     _check_detector(options)
-    tpr = fitted.settings["tpr"] if options.tpr is None else options.tpr
+    tpr = fitted.level(options.tpr)
     found = drift(fitted.calibration, read_scores(options.scores, options.last), tpr, options.confidence)
     print(found)
     if options.figure is not None:

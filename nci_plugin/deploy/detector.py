@@ -146,7 +146,7 @@ class OODDetector:
         """
         parts = list(self._answers(source))
         scores, labels = (torch.cat([part[index] for part in parts]) for index in (0, 1))
-        tpr = self.fitted.settings["tpr"] if tpr is None else tpr
+        tpr = self.fitted.level(tpr)
         rows, classes = scores.numpy(), labels.numpy()
         return Predictions(
             labels,
@@ -196,13 +196,13 @@ class OODDetector:
         }
 
     def _thresholds(self, tpr: float | None, confidence: float) -> dict[int, Threshold]:
-        return self.fitted.calibration.thresholds(self.fitted.settings["tpr"] if tpr is None else tpr, confidence)
+        return self.fitted.calibration.thresholds(self.fitted.level(tpr), confidence)
 
     def drift(self, scores: Any, tpr: float | None = None, confidence: float = CONFIDENCE) -> Drift:
         """How a window of scores (m,), of ID images as one hopes, differs from the calibration scores."""
         from nci_plugin.deploy.drift import drift
 
-        return drift(self.fitted.calibration, scores, self.fitted.settings["tpr"] if tpr is None else tpr, confidence)
+        return drift(self.fitted.calibration, scores, self.fitted.level(tpr), confidence)
 
     # ---------------------------------------------------------------- keep
 
@@ -246,8 +246,7 @@ class OODDetector:
         """One nn.Module of network and detector: images -> logits, score, is_ood; see `ScoringModule`."""
         from nci_plugin.deploy.module import scoring_module
 
-        tpr = self.fitted.settings["tpr"] if tpr is None else tpr
-        return scoring_module(self.fitted, self.model_ if model is None else model, tpr)
+        return scoring_module(self.fitted, self.model_ if model is None else model, self.fitted.level(tpr))
 
     @property
     def fitted(self) -> file.Fitted:

@@ -64,6 +64,10 @@ class Fitted:
     settings: Mapping[str, Any]
     chosen_by: str
 
+    def level(self, tpr: float | None) -> float:
+        """The share of ID images to be called ID: ``tpr``, or what was set before fitting where that is None."""
+        return self.settings["tpr"] if tpr is None else tpr
+
 
 def checked_path(path: Any) -> Path:
     """The path of a file; raises PluginError on what is no path, and on a directory."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from torch import Tensor, nn
 
-from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST, TRAIN, VALIDATION, Benchmark
+from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST, TRAIN, VALIDATION, Benchmark, splits_of_group
 from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.checks import PluginError, check_number
 from nci_plugin.config import load_detector
@@ -69,9 +70,7 @@ class Inspection(Diagnosis):
 
         said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences)
         header, *rows = collapse_table([SINGLE], [self.record]).rows
-        cells = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-        names = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-        return f"<ul>{said}</ul><table><thead><tr>{names}</tr></thead><tbody>{cells}</tbody></table>"
+        return f"<ul>{said}</ul>{pd.DataFrame(rows, columns=header).to_html(index=False)}"
 
 
 SHOWN = ("nc1_quotient", "nc2_etf_error", "nc3_self_duality")
@@ -141,12 +140,7 @@ def diagnose(
     labelled = {TRAIN: train, **({} if validation is None else {VALIDATION: validation}), TEST: test}
     others: dict[str, Any] = {}
     for group, sources in ((NEAR, near), (FAR, far)):
-        if not isinstance(sources, (Mapping, type(None))):
-            raise PluginError(
-                f"{group}: must be a mapping of data sets' names to their images, got {type(sources).__name__}; pass"
-                f' {group}={{"name": images}}'
-            )
-        others.update({f"{group}/{name}": source for name, source in (sources or {}).items()})
+        others.update(splits_of_group(group, group, sources))
     passing = Passing.of(model, like, f"images of {TRAIN}", *labelled.values())
     setups = [load_detector(name) for name in DETECTORS]
     bank, benchmark, names = _passed(passing, labelled, others, {FitsOn.STATISTICS})
