@@ -93,7 +93,7 @@ def typed(kind: Any, value: Any, where: str) -> Any:
     outer, inner = get_origin(kind), get_args(kind)
     if outer is Union:  # Optional: "X | None" cannot be read from a dataclass before Python 3.10
         return None if value is None else typed(inner[0], value, where)
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         kinds = _kinds(kind)
         check_keys(where, value, kinds, [each.name for each in fields(kind) if _has_no_default(each)])
         return kind(**{name: typed(kinds[name], each, f"{where}: '{name}'") for name, each in value.items()})

@@ -121,7 +121,7 @@ def _hashed(files: ImageFiles, numbers: Iterable[int]) -> list[list[int]]:
     digests = []
     for number in numbers:
         path = Path(_path(files, files.names[number]))
-        data = read_file(path, f"image{files.source.place(number)}", IMAGE_BYTES, "put it back, or replace it")
+        data = read_file(path, "image", IMAGE_BYTES, f"put it back, or replace it{files.source.place(number)}")
         digests.append(list(blake2b(data, digest_size=16).digest()))
     return digests
 

@@ -55,8 +55,8 @@ def find(on: Service) -> Served:
             f"'{on.images}': how its images become the network's input is not known; pass --mean and --std, with"
             " --pre-size and --img-size, as in the network's test"
         )
-    sources = (_source(path, found, on.data_root) for path in (train, validation))
-    return Served(model, *sources, found, job.workers)
+    train_source, validation_source = (_source(path, found, on.data_root) for path in (train, validation))
+    return Served(model, train_source, validation_source, found, job.workers)
 
 
 def network_of(path: Path, network: Network, passing: Pass) -> tuple[OODDetector, Job]:
