@@ -26,6 +26,7 @@ from tiny import Tiny
 from nci_plugin import OODDetector, PluginError
 from nci_plugin.cli.main import main
 from nci_plugin.deploy.drift import drift, read_scores
+from nci_plugin.deploy.file import read
 from nci_plugin.deploy.score_log import COLUMNS, ScoreLog
 from nci_plugin.deploy.stream import image_names, score_files
 from nci_plugin.report.class_figures import duality_figure
@@ -147,6 +148,48 @@ def test_bad_options_of_fit_are_one_line_and_write_nothing(
     assert [path for path in sorted(place.rglob("*")) if "__pycache__" not in str(path)] == [
         path for path in before if "__pycache__" not in str(path)
     ]
+
+
+STOPPED = """
+from pathlib import Path
+PASSED = Path(__file__).with_name("passed")
+
+class Stopped(nn.Sequential):
+    def forward(self, images):
+        with PASSED.open("a") as file:
+            file.write(f"{len(images)}\\n")
+        if PASSED.with_name("stop").exists() and len(PASSED.read_text().splitlines()) == 30:
+            raise KeyboardInterrupt
+        return super().forward(images)
+
+def stopped(num_classes=4):
+    return Stopped(*make(num_classes))
+"""
+
+
+@pytest.mark.parametrize(("name", "again"), [("nci", 120), ("knn", 180 - 25 * 4)])
+def test_an_interrupted_fit_goes_on_where_it_was(
+    place: Path, tmp_path: Path, name: str, again: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Features are kept as they come, statistics every ten seconds: there the validation images do not pass again."""
+    (tmp_path / "net.py").write_text(served.NETWORK + STOPPED, encoding="utf-8")
+    (tmp_path / "stop").touch()
+    output, passed = tmp_path / "d.safetensors", tmp_path / "passed"
+    net = ["--net", f"{tmp_path / 'net.py'}:stopped", "--ckpt-path", str(place / "net.pt"), "--device", "cpu"]
+    arguments = ["fit", str(place), *net, *STEPS, "--output", str(output), "--batch-size", "4", "--detectors", name]
+    assert main(arguments) == 130
+    assert f"is kept in '{output}.pass'" in capsys.readouterr().out
+    assert not output.exists()
+    (tmp_path / "stop").unlink()
+    passed.unlink()
+    (tmp_path / f"{output.name}.pass" / "mine.txt").touch()
+    assert main(arguments) == 0
+    looked_at = 8 + 8 + 4 + 2 * 8  # the network and what was kept are looked at with a few images
+    assert sum(map(int, passed.read_text().split())) <= again + looked_at
+    assert [path.name for path in (tmp_path / f"{output.name}.pass").iterdir()] == ["mine.txt"]
+    assert main(fit(place, "--batch-size", "4", "--detectors", name, output="whole.safetensors")) == 0
+    got, whole = (read(path) for path in (output, place / "whole.safetensors"))
+    assert np.array_equal(got.calibration.scores, whole.calibration.scores)
 
 
 def test_fit_needs_a_network_validation_images_and_a_preprocessing(

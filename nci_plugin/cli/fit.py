@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nci_plugin.checks import PluginError, check_output_file
 from nci_plugin.cli import service
@@ -11,9 +14,13 @@ from nci_plugin.deploy.choice import recommend
 from nci_plugin.deploy.detector import OODDetector
 from nci_plugin.deploy.fitting import fit_together, new_detector
 from nci_plugin.deploy.state import check_storable
+from nci_plugin.features.extract import SECONDS
+from nci_plugin.files import locked
 
 SUFFIXES = (".safetensors",)
 RECOMMENDED = "recommended"
+PASS = ".pass"
+"""Behind the first file's name: the directory of what the pass has finished, until all files are written."""
 
 
 def run(options: Fit) -> int:
@@ -30,32 +37,51 @@ def run(options: Fit) -> int:
                 )
     names = service.class_names(options.class_names)
     served = service.find(on)
+    first = next(iter(outputs.values()))
+    passed = first.with_name(first.name + PASS)
+    settings: dict[str, Any] = {
+        "preprocessing": served.steps,
+        "class_names": names,
+        "tpr": options.tpr,
+        "by_class": options.by_class,
+        "seed": options.seed,
+        "bank_rows": options.bank_rows,
+        "batch_size": on.passing.batch_size,
+        "workers": served.workers,
+        "head": on.network.head,
+        "store": passed / "features",
+    }
+    with locked(passed):
+        try:
+            detectors = _fitted(outputs, served, settings)
+        except BaseException:
+            if settings["store"].is_dir():
+                print(f"what has passed is kept in '{passed}' for the next run; remove it if there will be none")
+            raise
+        for output, detector in detectors.items():
+            detector.save(output)
+            print(detector)
+            for group, threshold in detector.thresholds().items() if options.by_class else [("", detector.threshold())]:
+                print(f"threshold{f' of {group}' if group else ''}: {threshold}")
+            print(f"written to {output}")
+        for made in (settings["store"], passed / SECONDS):
+            shutil.rmtree(made, ignore_errors=True)  # Windows keeps files that are mapped
+    return 0
+
+
+def _fitted(
+    outputs: Mapping[str, Path], served: service.Served, settings: Mapping[str, Any]
+) -> dict[Path, OODDetector]:
+    """The detectors by the file that each is to be written to, fitted together."""
     detectors: dict[Path, OODDetector] = {}
     for name, output in outputs.items():
-        detectors[output] = OODDetector(
-            name,
-            preprocessing=served.steps,
-            class_names=names,
-            tpr=options.tpr,
-            by_class=options.by_class,
-            seed=options.seed,
-            bank_rows=options.bank_rows,
-            batch_size=on.passing.batch_size,
-            workers=served.workers,
-            head=on.network.head,
-        )
+        detectors[output] = OODDetector(name, **settings)
         if name == RECOMMENDED:
             found = recommend(served.model, served.train, served.validation, like=detectors[output])
             print(found)
             detectors[output] = found.detector
     fit_together(list(detectors.values()), served.model, served.train, served.validation)
-    for output, detector in detectors.items():
-        detector.save(output)
-        print(detector)
-        for group, threshold in detector.thresholds().items() if options.by_class else [("", detector.threshold())]:
-            print(f"threshold{f' of {group}' if group else ''}: {threshold}")
-        print(f"written to {output}")
-    return 0
+    return detectors
 
 
 def _outputs(options: Fit) -> dict[str, Path]:

@@ -71,6 +71,8 @@ class OODDetector:
         batch_size, workers: of the pass in `fit`. The scores of an image may change with the batch size by rounding.
         head: name of the last linear layer, where it is not found by itself.
         progress: show a progress bar on a terminal in `fit`.
+        store: a directory where a pass, of `fit` say, keeps what it has finished of image files: one that was stopped
+            goes on from there, and another detector's takes what it needs. It is yours to remove. None = in memory.
 
     Nothing is computed here. Raises PluginError in `fit` on settings that cannot be used.
     """
@@ -90,6 +92,7 @@ class OODDetector:
         workers: int = 0,
         head: str | None = None,
         progress: bool = True,
+        store: str | Path | None = None,
     ) -> None:
         self.detector = detector
         self.preprocessing = preprocessing
@@ -97,6 +100,7 @@ class OODDetector:
         self.tpr, self.by_class, self.seed = tpr, by_class, seed
         self.bank_rows, self.holdout = bank_rows, holdout
         self.batch_size, self.workers, self.head, self.progress = batch_size, workers, head, progress
+        self.store = None if store is None else Path(store)
         self._fitted: file.Fitted | None = None
 
     # ---------------------------------------------------------------- fit

@@ -46,7 +46,8 @@ class _Passed:
 def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, validation: Any) -> None:
     """Fit several OODDetectors on one network in one pass over its images, each as `OODDetector.fit` would.
 
-    Preprocessing, class names, head and batch size are those of the first. All are fitted, or none where one raises.
+    Preprocessing, class names, head, batch size and store are those of the first. All are fitted, or none where one
+    raises.
     """
     detectors = [new_detector(each.detector) for each in asked]
     for detector in detectors:

@@ -62,5 +62,7 @@ class Passing:
         """What one pass over opened splits leaves, and the benchmark of them."""
         benchmark = Benchmark(name, self.num_classes, {TEST: "", **splits})
         asked, device = self.settings, str(device_of(self.model))
-        options = ExtractionOptions(device, asked.batch_size, asked.workers, self.head_name, progress=asked.progress)
+        options = ExtractionOptions(
+            device, asked.batch_size, asked.workers, self.head_name, asked.store, asked.progress
+        )
         return extract(self.model, benchmark, needed, options, splits), benchmark

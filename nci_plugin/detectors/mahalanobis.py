@@ -39,21 +39,18 @@ class MDSPlusPlus(Detector):
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.whitening_ = whitening(within_covariance(training))  # (P, rank)
+        self._check_directions(training)
+        self.centres_ = training.means[present_classes(training)] @ self.whitening_
+
+    def _check_directions(self, training: ClassStatistics) -> None:
         if training.covariance.trace() <= FLOAT32_STEP**2:
             raise PluginError(
                 f"detector '{self.name}': all training features have the same direction; leave this detector out"
             )
-        self.centres_ = training.means[present_classes(training)] @ self.whitening_
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        return in_range_of(-self._nearest(unit_rows(features)), like=logits)
-
-    def _nearest(self, rows: Tensor) -> Tensor:
-        """The squared distance of each row (n, P) to the nearest class mean, (n,)."""
-        centres = self.centres_.to(rows.device)
-        whitened = rows @ self.whitening_.to(rows.device)
-        nearest = closeness(whitened, centres).argmax(dim=1)
-        return (whitened - centres.index_select(0, nearest)).square().sum(dim=1)
+        whitened = unit_rows(features) @ self.whitening_.to(features.device)
+        return in_range_of(-squared_distance(whitened, self.centres_.to(features.device)), like=logits)
 
 
 @register_detector
@@ -68,25 +65,44 @@ class RMDSPlusPlus(MDSPlusPlus):
 
     name = "rmds_pp"
     display = "RMDS++"
+    formula = 2
+    per_row = "P K"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
-        super()._fit(training, head, validation)
-        self.is_zero_ = not means_differ(training.means[present_classes(training)])
-        self.background_ = whitening(training.covariance)
-        within, over_all = self.whitening_.shape[1], self.background_.shape[1]
+        """Whitened by Sigma_W, Sigma is I + B with B = sum_k n_k / N (mu_k - mu)(mu_k - mu)^T, so that the distances
+        differ only in the span of the class means, along whose axes I + B is diagonal.
+        """
+        whiten = whitening(within_covariance(training))
+        self._check_directions(training)
+        present = present_classes(training)
+        self.is_zero_ = not means_differ(training.means[present])
+        within, over_all = whiten.shape[1], whitening(training.covariance).shape[1]
         if within < over_all and not self.is_zero_:
             raise PluginError(
                 f"detector '{self.name}': features vary within classes in {within} directions and over all samples in"
                 f" {over_all}, so its two distances cannot be compared; add training images, or leave it out"
             )
         self.mean_ = training.global_mean
+        means = (training.means[present] - self.mean_) @ whiten
+        share = training.counts[present] / training.counts.sum()
+        _, spread, axes = torch.linalg.svd(share.sqrt()[:, None] * means, full_matrices=False)
+        self.variances_ = 1 + spread.square()
+        self.axes_ = whiten @ axes.T  # (P, min(K, rank))
+        self.centres_ = means @ axes.T
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         if self.is_zero_:
             return torch.zeros_like(logits[:, 0])
-        rows = unit_rows(features)
-        background = ((rows - self.mean_.to(rows.device)) @ self.background_.to(rows.device)).square().sum(dim=1)
-        return in_range_of(background - self._nearest(rows), like=logits)
+        axes, centres, variances = (each.to(features.device) for each in (self.axes_, self.centres_, self.variances_))
+        x = (unit_rows(features) - self.mean_.to(features.device)) @ axes
+        background = (x.square() / variances).sum(dim=1)
+        return in_range_of(background - squared_distance(x, centres), like=logits)
+
+
+def squared_distance(rows: Tensor, centres: Tensor) -> Tensor:
+    """From each row (n, P) to the nearest of centres (K, P), (n,)."""
+    nearest = closeness(rows, centres).argmax(dim=1)
+    return (rows - centres.index_select(0, nearest)).square().sum(dim=1)
 
 
 def means_differ(means: Tensor) -> bool:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from nci_plugin.checks import check_number
-from nci_plugin.collapse.geometry import closeness, lengths, present_classes, whitening
+from nci_plugin.collapse.geometry import lengths, present_classes, whitening
 from nci_plugin.collapse.variability import within_covariance
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
+from nci_plugin.detectors.mahalanobis import squared_distance
 from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
-from nci_plugin.features.statistics import ClassStatistics, unit_rows
+from nci_plugin.features.statistics import ClassStatistics, quotient
 from nci_plugin.networks.head import LinearHead
 
 
@@ -56,11 +56,8 @@ class MDSRadial(Detector):
     def _radial(self, features: Tensor) -> Tensor:
         """h / ||h||^exponent of rows (n, P), the length in units of the mean of the training samples."""
         rows = features.double() / self.length_
-        radius = lengths(rows)[:, None]
-        return torch.where(radius > 0, unit_rows(rows) * radius ** (1 - self.exponent), 0.0)
+        return quotient(rows, lengths(rows)[:, None] ** self.exponent)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         whitened = self._radial(features) @ self.whitening_.to(features.device)
-        centres = self.centres_.to(whitened)
-        nearest = closeness(whitened, centres).argmax(dim=1)
-        return in_range_of(-(whitened - centres.index_select(0, nearest)).square().sum(dim=1), like=logits)
+        return in_range_of(-squared_distance(whitened, self.centres_.to(features.device)), like=logits)
