@@ -149,8 +149,12 @@ def stored_files(tiny: Tiny) -> dict[str, bytes | None]:
     return {path: data for path, data in tree(tiny.root / "features").items() if data is not None}
 
 
-@pytest.mark.parametrize("after", [3, 6])
-def test_statistics_that_were_left_at_different_shards(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "left"), [(3, 4, []), (6, 7, []), (6, 4, ["part-0of1-00002", "unit-part-0of1-00001"])]
+)
+def test_statistics_that_were_left_at_different_shards(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, first: int, second: int, left: list[str]
+) -> None:
     """Interrupted with the statistics of the features alone, then with both: each goes on where it was."""
     monkeypatch.setattr("nci_plugin.features.shard_collector.STATISTICS_SECONDS", 0)
     bank_of(tiny, BOTH)
@@ -158,11 +162,12 @@ def test_statistics_that_were_left_at_different_shards(tiny: Tiny, monkeypatch: 
     (tiny.root / "features").rename(tiny.root / "whole")
     stop = tiny.net.parent / "interrupt_after"
     tiny.passes()
-    for passes, training in ((after, {FitsOn.STATISTICS}), (after + 1, BOTH)):
+    for passes, training in ((first, {FitsOn.STATISTICS}), (second, BOTH)):
         stop.write_text(str(passes))
         with pytest.raises(KeyboardInterrupt):
             bank_of(tiny, training)
         tiny.passes()
+    assert sorted(path.name.rpartition("-")[0] for path in (tiny.root / "features").rglob("*part-*")) == left
     stop.unlink()
     bank_of(tiny, BOTH)
     assert stored_files(tiny) == whole
