@@ -399,6 +399,22 @@ def test_a_detector_of_ones_own_gives_one_score_a_row(answer: Any) -> None:
 # -------------------------------------------------------------------- preprocessing
 
 
+def test_what_a_detector_of_ones_own_raises_is_named_and_nothing_is_fitted() -> None:
+    class Raises(Detector):
+        """Raises."""
+
+        name = "raises"
+
+        def _score(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+            raise ValueError("what\nit says")
+
+    both = [new("msp"), new(Raises())]
+    with pytest.raises(PluginError, match=r"^detector 'raises': ValueError: what it says; mend it") as raised:
+        fit_together(both, network(), TRAIN, VAL)
+    assert isinstance(raised.value.__cause__, ValueError)
+    assert "not fitted" in repr(both[0])
+
+
 def test_preprocessing_of_weights_and_transforms_gives_the_same_pixels() -> None:
     weights = ResNet18_Weights.IMAGENET1K_V1
     found = stated(weights)

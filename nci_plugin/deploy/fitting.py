@@ -13,7 +13,7 @@ from torch import nn
 
 from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION
 from nci_plugin.benchmarks.image_list import Preprocessing
-from nci_plugin.checks import PluginError, check_choice, check_number
+from nci_plugin.checks import PluginError, check_choice, check_number, one_line
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import file, images
 from nci_plugin.deploy.calibration import Calibration, least_samples
@@ -47,7 +47,7 @@ def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, val
     """Fit several OODDetectors on one network in one pass over its images, each as `OODDetector.fit` would.
 
     Preprocessing, class names, head, batch size and store are those of the first. All are fitted, or none where one
-    raises.
+    raises: PluginError, which names the detector, whatever its own code raises.
     """
     detectors = [new_detector(each.detector) for each in asked]
     for detector in detectors:
@@ -56,7 +56,15 @@ def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, val
         _check_settings(each)
     tuned = [each.holdout or detector.needs_validation for each, detector in zip(asked, detectors)]
     passed = _pass(asked, detectors, tuned, model, train, validation)
-    found = [_fitted(*each, passed) for each in zip(asked, detectors, tuned)]
+    found = []
+    for each, detector, is_tuned in zip(asked, detectors, tuned):
+        try:
+            found.append(_fitted(each, detector, is_tuned, passed))
+        except PluginError:
+            raise
+        except Exception as error:  # a detector of the user's, or memory that ran out
+            reason = f"{type(error).__name__}: {error}"
+            raise PluginError(one_line(f"detector '{detector.name}': {reason}; mend it, or name another")) from error
     for each, fitted in zip(asked, found):
         each.keep(fitted, model)
 
