@@ -165,7 +165,7 @@ def read_training(directory: Path) -> Mapping[str, Any] | None:
     remedy = "move it away"
     try:
         raw = read_json(path, "training", remedy)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
     where = f"training '{path}'"
     if not isinstance(raw, dict):

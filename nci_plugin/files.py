@@ -42,11 +42,15 @@ _held: set[FileLock] = set()
 logger = logging.getLogger(__name__)
 
 
+class NotThere(PluginError, FileNotFoundError):
+    """A file is not there: FileNotFoundError to whoever can do without it, one line to everybody else."""
+
+
 def open_regular(path: Path, what: str, remedy: str) -> BinaryIO:
     """Open a regular file to read its bytes, unbuffered; ``what`` and ``remedy`` are parts of the error's text.
 
-    Raises PluginError if it cannot be read or is no regular file: a pipe or a device might never end.
-    FileNotFoundError and NotADirectoryError are left to the caller, as a file that is not there often is no error.
+    Raises PluginError if it cannot be read, NotThere where that is the reason, or is no regular file: a pipe or a
+    device might never end.
     """
     try:
         # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
@@ -56,10 +60,9 @@ def open_regular(path: Path, what: str, remedy: str) -> BinaryIO:
         except OSError:  # a directory
             os.close(descriptor)
             raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise PluginError(f"{what} '{path}': {getattr(error, 'strerror', None) or error}; {remedy}") from None
+        kind = NotThere if isinstance(error, (FileNotFoundError, NotADirectoryError)) else PluginError
+        raise kind(f"{what} '{path}': {getattr(error, 'strerror', None) or error}; {remedy}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         file.close()
         raise PluginError(f"{what} '{path}': must be a regular file; {remedy}")

@@ -194,7 +194,7 @@ def _read_manifest(checkout: Path) -> tuple[Digests, list[str]]:
     path, remedy = checkout / MANIFEST, "remove the installed files by hand"
     try:
         raw = read_json(path, "manifest", remedy)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return {}, []
     try:
         recorded: Digests = {name: {digest} for name, digest in raw["files"].items()}
@@ -211,12 +211,17 @@ def _read_manifest(checkout: Path) -> tuple[Digests, list[str]]:
 
 
 def _check_inside(checkout: Path, names: Iterable[str]) -> None:
-    """Raise PluginError where a link leads out of the checkout: what lies there is neither written nor removed."""
+    """Raise PluginError where a link leads out of the checkout: what lies there is neither written nor removed.
+
+    And where a file is in the place of a directory.
+    """
     root = checkout.resolve()
     for parent in sorted({str(PurePosixPath(name).parent) for name in names}):
         there = (root / parent).resolve()
         if there != root and root not in there.parents:
             raise PluginError(f"'{checkout / parent}': a link leads to '{there}', out of the checkout; remove the link")
+        if there.is_file():
+            raise PluginError(f"'{checkout / parent}': is a file, where a directory must be; move it away")
 
 
 def _check_writable(directory: Path) -> None:
@@ -258,8 +263,6 @@ def _read(path: Path) -> bytes | None:
         return read_file(path, "file", LARGEST_FILE, "move it away")
     except FileNotFoundError:
         return None
-    except NotADirectoryError as error:
-        raise PluginError(f"cannot read '{path}': {error.strerror}") from None
 
 
 def _digest(content: bytes) -> str:

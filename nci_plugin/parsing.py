@@ -6,14 +6,16 @@ What comes back is a tree of bounded size and depth, in which every key of a map
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 import nci_plugin
-from nci_plugin.checks import PluginError, shown
+from nci_plugin.checks import PluginError, check_keys, shown
 from nci_plugin.files import digest, read_text, write_atomically
 
 YAML_BYTES = 2**18
@@ -27,14 +29,25 @@ YAML_DEPTH = 50
 JSON_BYTES = 2**24
 CHECKSUM = "checksum"
 
+PLAIN: dict[Any, Any] = {str: str, int: int, float: (int, float), bool: bool}
+KINDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    Mapping: "a mapping",
+    Sequence: "a list",
+}
+"""What `typed` calls them."""
 
-def read_yaml(path: Path, what: str, remedy: str) -> Any:
+
+def load_yaml(path: Path) -> Any:
     """Parse a YAML file of at most 256 KiB.
 
     Raises PluginError naming the file and the line where it is no YAML, names a key twice, or is deeper or, with its
-    aliases written out, larger than any config is. FileNotFoundError and NotADirectoryError are left to the caller.
+    aliases written out, larger than any config is.
     """
-    text = read_text(path, what, YAML_BYTES, remedy)
+    text = read_text(path, "config", YAML_BYTES, "correct it, or pass another")
     loader = yaml.SafeLoader("")
     try:
         loader = yaml.SafeLoader(text)
@@ -48,7 +61,7 @@ def read_yaml(path: Path, what: str, remedy: str) -> Any:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         place = f" line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or str(error)
-        raise PluginError(f"{what} '{path}'{place}: not valid YAML ({reason}); {remedy}") from None
+        raise PluginError(f"config '{path}'{place}: not valid YAML ({reason}); correct it") from None
     finally:
         loader.dispose()
 
@@ -56,8 +69,7 @@ def read_yaml(path: Path, what: str, remedy: str) -> Any:
 def read_json(path: Path, what: str, remedy: str, limit: int = JSON_BYTES) -> Any:
     """Parse a JSON file of at most ``limit`` bytes, 16 MiB unless it says.
 
-    Raises PluginError where it is no JSON or names a key twice. FileNotFoundError and NotADirectoryError are left to
-    the caller.
+    Raises PluginError where it is no JSON or names a key twice, and as `open_regular` does.
     """
     text = read_text(path, what, limit, remedy)
     try:
@@ -69,6 +81,29 @@ def read_json(path: Path, what: str, remedy: str, limit: int = JSON_BYTES) -> An
 def write_json(path: Path, content: Mapping[str, Any], durable: bool = True) -> None:
     """Write JSON that `read_json` reads, whole or not at all (see `write_atomically`); raises ValueError on NaN."""
     write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n", durable)
+
+
+def typed(kind: Any, value: Any, where: str) -> Any:
+    """What JSON holds as an annotation says: of a dataclass an instance, whose fields are read in the same way.
+
+    A ``kind`` is str, int, float, bool, Any, a dataclass, a Mapping of texts to a kind, a Sequence of one, or Optional.
+    Raises PluginError, which begins with ``where``, on a value of another kind, and on a field that is unknown or
+    missing.
+    """
+    outer, inner = get_origin(kind), get_args(kind)
+    if outer is Union:  # Optional: "X | None" cannot be read from a dataclass before Python 3.10
+        return None if value is None else typed(inner[0], value, where)
+    if isinstance(kind, type) and is_dataclass(kind):
+        kinds = _kinds(kind)
+        check_keys(where, value, kinds, [each.name for each in fields(kind) if _has_no_default(each)])
+        return kind(**{name: typed(kinds[name], each, f"{where}: '{name}'") for name, each in value.items()})
+    if outer is Mapping and isinstance(value, dict):
+        return {name: typed(inner[1], each, f"{where}: '{name}'") for name, each in value.items()}
+    if outer is Sequence and isinstance(value, list):
+        return [typed(inner[0], each, where) for each in value]
+    if kind is Any or (outer is None and isinstance(value, PLAIN[kind]) and isinstance(value, bool) == (kind is bool)):
+        return value
+    raise PluginError(f"{where}: must be {KINDS[outer or kind]}, got {shown(value)}")
 
 
 def checked_line(content: Mapping[str, Any], allow_nan: bool = True) -> str:
@@ -84,6 +119,13 @@ def read_checked_line(line: str) -> tuple[Any, bool | None]:
     raw = json.loads(line)
     stated = raw.pop(CHECKSUM, None) if isinstance(raw, dict) else None
     return raw, None if stated is None else stated == digest(json.dumps(raw))
+
+
+_kinds = cache(get_type_hints)
+
+
+def _has_no_default(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -141,14 +183,6 @@ def _check_keys(node: yaml.MappingNode, loader: yaml.SafeLoader) -> None:
                 None, None, f"the key {shown(key)} stands there twice", key_node.start_mark
             )
         keys.add(key)
-
-
-def load_yaml(path: Path) -> Any:
-    """Parse a YAML file; raises PluginError naming the file and the line."""
-    try:
-        return read_yaml(path, "config", "correct it")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise PluginError(f"config '{path}': {error.strerror}") from None
 
 
 def config_directory() -> Path:

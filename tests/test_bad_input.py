@@ -806,13 +806,11 @@ def drop_split(path: Path) -> None:
 def test_damaged_features_are_made_again(
     tiny: Tiny,
     capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
     pattern: str,
     again: list[int],
     damage: Callable[[Path], None],
 ) -> None:
     """Silently, and no more of them than needed. One shard holds one batch here."""
-    monkeypatch.setattr("nci_plugin.features.collector.SHARD_BYTES", 1)
     small_k = tiny.root / "knn3.yml"
     small_k.write_text("postprocessor: {name: knn, postprocessor_args: {K: 3}}\n")
     arguments = tiny.eval("msp", "nci", str(small_k))

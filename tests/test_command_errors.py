@@ -341,6 +341,8 @@ def test_every_command_has_a_module_that_runs_it() -> None:
         "commands",
         "groups",
         "leaderboard_commands",
+        "service_commands",
+        "tool_commands",
         "options",
         "parser",
         "network",

@@ -362,9 +362,8 @@ def test_detectors_that_fit_on_statistics_store_no_training_features(tiny: Tiny)
 
 @pytest.mark.parametrize("after", [3, 4, 12])
 @pytest.mark.parametrize("training", ["bank", "statistics"])
-def test_interrupted_run_goes_on(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, after: int, training: str) -> None:
+def test_interrupted_run_goes_on(tiny: Tiny, after: int, training: str) -> None:
     """Interrupted after so many passes; a shard holds one batch here."""
-    monkeypatch.setattr("nci_plugin.features.collector.SHARD_BYTES", 1)
     detectors = ["msp", "nci", small_knn(tiny)] if training == "bank" else ["msp", "nci"]
     assert command(tiny.eval(*detectors, output=tiny.root / "whole"))[0] == 0
     whole = len(tiny.passes())

@@ -24,14 +24,12 @@ from nci_plugin.deploy.choice import (
     HELD_OUT,
     KINDS,
     MIDPOINTS,
-    MeasuredRow,
     Recommendation,
-    measured_rows,
     rank,
     statistics_of,
-    track_record,
 )
 from nci_plugin.deploy.inspection import diagnose, explain
+from nci_plugin.deploy.track_record import MeasuredRow, measured_rows, track_record
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.head import LinearHead
 
@@ -117,7 +115,7 @@ def test_a_diagnosis_has_metrics_sentences_and_figures() -> None:
             lambda model: explain(model, torch.zeros(3, 9, 9), TRAIN, VAL, like=quiet()),
             "image: must be .3, 8, 8., .* got",
         ),
-        (lambda model: diagnose(model, TRAIN, TEST, near=[OOD], like=quiet()), "near: must be a mapping"),
+        (lambda model: diagnose(model, TRAIN, TEST, near=[OOD], like=quiet()), "near must map names of data sets"),
         (lambda model: diagnose(model, TRAIN, None, like=quiet()), "images of id/test: must be a Dataset"),
         (lambda model: recommend(model, TRAIN, VAL, [], like=quiet()), "detectors: must be at least"),
         (lambda model: recommend(model, TRAIN, VAL, like=3), "like: must be an OODDetector"),

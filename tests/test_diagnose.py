@@ -66,7 +66,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tiny, tuple[int, str,
     tiny = Tiny(tmp_path_factory.mktemp("tiny"), seeds=len(SEEDS))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
-        patch.setattr("nci_plugin.report.diagnosis_figures.SUFFIXES", (".png",))
+        patch.setattr("nci_plugin.report.figures.SUFFIXES", (".png",))
         answer = command(diagnose(tiny, "--layers", ckpt_path=tiny.checkpoints))
     return tiny, answer
 
@@ -145,7 +145,7 @@ def test_figures_are_drawn_and_drawn_again_the_same_from_files_alone(run, monkey
             assert min(image.size) > 300
             assert len(set(image.convert("L").resize((64, 64)).tobytes())) > 8  # something is on it
         (tiny.output / path).unlink()
-    monkeypatch.setattr("nci_plugin.report.diagnosis_figures.SUFFIXES", (".png",))
+    monkeypatch.setattr("nci_plugin.report.figures.SUFFIXES", (".png",))
     monkeypatch.setattr("nci_plugin.cli.diagnose.extract", None)
     tiny.passes()
     code, again, err = command(["diagnose", str(tiny.output)])

@@ -172,6 +172,7 @@ def _numbers(collapse: Any) -> dict[str, float]:
 def test_files_that_do_not_fit_in_memory_give_the_same_numbers(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command(dynamics(tiny, tiny.root / "run"))[0] == 0
     monkeypatch.setattr("nci_plugin.cli.dynamics.MEMORY_BYTES", 0)
+    monkeypatch.setattr("nci_plugin.cli.dynamics.Meter", None)  # which holds decoded images
     other = tiny.root / "other"
     assert command(dynamics(tiny, tiny.root / "run", output=other))[0] == 0
     for first, second in zip(logged(tiny).records, read_trajectory(other / "run").records):
@@ -183,6 +184,7 @@ def test_files_that_do_not_fit_in_memory_give_the_same_numbers(tiny: Tiny, monke
 
 def test_features_that_lie_in_the_output_stay(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nci_plugin.cli.dynamics.MEMORY_BYTES", 0)
+    monkeypatch.setattr("nci_plugin.cli.dynamics.Meter", None)  # which writes no features
     there = tiny.output / "features" / "of-an-evaluation"
     there.parent.mkdir(parents=True)
     there.write_text("hours of work")
@@ -282,7 +284,7 @@ def log(directory: Path, onset: int, **conditions: Any) -> None:
 def test_trajectories_are_analysed_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With figures, PNG alone."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr("nci_plugin.report.dynamics_files.SUFFIXES", (".png",))
+    monkeypatch.setattr("nci_plugin.report.figures.SUFFIXES", (".png",))
     for depth in (2, 4):
         for seed in range(3):
             log(tmp_path / "runs" / f"d{depth}s{seed}", 50 * depth, depth=depth, seed=seed)

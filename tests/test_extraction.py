@@ -24,9 +24,9 @@ from nci_plugin.config import load_benchmark
 from nci_plugin.diagnosis.layers import measure_layers
 from nci_plugin.evaluation.precision import shift
 from nci_plugin.features.bank import FeatureBank, FitsOn
-from nci_plugin.features.collector import Layout
 from nci_plugin.features.extract import extract
 from nci_plugin.features.options import ExtractionOptions, check_amp
+from nci_plugin.features.shard_collector import Layout
 from nci_plugin.features.statistics import ClassStatistics, unit_rows
 from nci_plugin.features.store import SplitStore
 
@@ -39,7 +39,7 @@ STAGED = ("test", "near", "near2", "far")
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
     """A shard holds one batch here."""
-    monkeypatch.setattr("nci_plugin.features.collector.SHARD_BYTES", 1)
+    monkeypatch.setattr("nci_plugin.features.shard_collector.SHARD_BYTES", 1)
     monkeypatch.setattr("nci_plugin.report.figures.auroc_figure", draw_nothing)
     monkeypatch.setattr("nci_plugin.report.diagnosis_figures.draw", lambda results: [])
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
@@ -149,20 +149,25 @@ def stored_files(tiny: Tiny) -> dict[str, bytes | None]:
     return {path: data for path, data in tree(tiny.root / "features").items() if data is not None}
 
 
-@pytest.mark.parametrize("after", [3, 6])
-def test_statistics_that_were_left_at_different_shards(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "left"), [(3, 4, []), (6, 7, []), (6, 4, ["part-0of1-00002", "unit-part-0of1-00001"])]
+)
+def test_statistics_that_were_left_at_different_shards(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, first: int, second: int, left: list[str]
+) -> None:
     """Interrupted with the statistics of the features alone, then with both: each goes on where it was."""
-    monkeypatch.setattr("nci_plugin.features.collector.STATISTICS_SECONDS", 0)
+    monkeypatch.setattr("nci_plugin.features.shard_collector.STATISTICS_SECONDS", 0)
     bank_of(tiny, BOTH)
     whole = stored_files(tiny)
     (tiny.root / "features").rename(tiny.root / "whole")
     stop = tiny.net.parent / "interrupt_after"
     tiny.passes()
-    for passes, training in ((after, {FitsOn.STATISTICS}), (after + 1, BOTH)):
+    for passes, training in ((first, {FitsOn.STATISTICS}), (second, BOTH)):
         stop.write_text(str(passes))
         with pytest.raises(KeyboardInterrupt):
             bank_of(tiny, training)
         tiny.passes()
+    assert sorted(path.name.rpartition("-")[0] for path in (tiny.root / "features").rglob("*part-*")) == left
     stop.unlink()
     bank_of(tiny, BOTH)
     assert stored_files(tiny) == whole
@@ -236,7 +241,7 @@ def test_layers_after_an_evaluation_pass_what_they_need_again_and_say_so(tiny: T
 
 @pytest.mark.parametrize("after", [4, 6, 9, 15])
 def test_interrupted_layers_go_on(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    monkeypatch.setattr("nci_plugin.features.collector.STATISTICS_SECONDS", 0)
+    monkeypatch.setattr("nci_plugin.features.shard_collector.STATISTICS_SECONDS", 0)
     assert command(layers(tiny))[0] == 0
     whole, passes = stored(tiny.output), len(tiny.passes())
     tiny.output.rename(tiny.root / "whole")

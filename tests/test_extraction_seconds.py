@@ -22,7 +22,7 @@ BATCH = 4
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
     """A shard holds one batch here."""
-    monkeypatch.setattr("nci_plugin.features.collector.SHARD_BYTES", 1)
+    monkeypatch.setattr("nci_plugin.features.shard_collector.SHARD_BYTES", 1)
     return Tiny(tmp_path / "tiny")
 
 

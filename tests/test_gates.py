@@ -80,9 +80,12 @@ def test_a_name_that_no_file_can_have_is_refused(tmp_path):
             read_file(tmp_path / name, "list", 100, "pass another")
 
 
-def test_a_file_that_is_not_there_is_left_to_the_caller(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        read_file(tmp_path / "none", "list", 100, "pass another")
+def test_a_file_that_is_not_there_is_an_error_in_one_line_that_a_caller_can_do_without(tmp_path):
+    (tmp_path / "file").touch()
+    for name, reason in (("none", "No such file or directory"), ("file/none", "Not a directory")):
+        for kind in (FileNotFoundError, PluginError):
+            with pytest.raises(kind, match=f"^list '{tmp_path / name}': {reason}; pass another$"):
+                read_file(tmp_path / name, "list", 100, "pass another")
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):

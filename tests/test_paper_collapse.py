@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from nci_plugin import PluginError, figure
 from nci_plugin.diagnosis.explanation import explain
 from nci_plugin.diagnosis.network import Diagnosis
 from nci_plugin.diagnosis.record import StageRecord
+from nci_plugin.dynamics.onset import CENSORED, ONSET, Onset
 from nci_plugin.dynamics.trajectory import EpochRecord, TrajectoryFile
 from nci_plugin.report.diagnosis_files import write_diagnosis, write_explanation
 from nci_plugin.report.paper_figures import WIDTHS
@@ -60,8 +61,8 @@ def trained(tmp_path):
     for seed, nc1 in enumerate((1.0, 3.0)):
         run = f"r_s{seed}"
         write_run(tmp_path / run, run, nc1, {"architecture": "MLP", "seed": seed}, (1, 2, 3) if seed else (1, 2, 3, 4))
-    onsets = [{"run": "r_s0", "epoch": 2, "outcome": "observed"}, {"run": "r_s1", "epoch": 3, "outcome": "censored"}]
-    (tmp_path / "dynamics.json").write_text(json.dumps({"onsets": onsets}))
+    onsets = [Onset("r_s0", ONSET, 2, 1, None), Onset("r_s1", CENSORED, 3, 2, None)]
+    (tmp_path / "dynamics.json").write_text(json.dumps({"onsets": list(map(asdict, onsets))}))
     return tmp_path
 
 

@@ -467,8 +467,7 @@ def without(tiny: Tiny, *keys: str) -> None:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made and not rendered, which would take seconds."""
-    for module in ("diagnosis_figures", "dynamics_files"):
-        monkeypatch.setattr(f"nci_plugin.report.{module}.save", lambda figure, path: None)
+    monkeypatch.setattr("nci_plugin.report.figures.save", lambda figure, path: None)
 
 
 @pytest.mark.parametrize("written", [{}, None, {"near": {"datasets": []}}])

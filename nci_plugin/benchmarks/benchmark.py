@@ -80,6 +80,16 @@ mapping of both; an image is a preprocessed tensor, or a path or PIL image, for 
 """
 
 
+def splits_of_group(what: str, group: str, sources: Mapping[str, Source] | None) -> dict[str, Source]:
+    """The sources of a group's data sets by split; raises PluginError, which begins with ``what``, on no mapping."""
+    if not isinstance(sources, (Mapping, type(None))):
+        raise PluginError(
+            f"{what} must map names of data sets to their images, got {type(sources).__name__}; pass"
+            f" {group}={{'a name': ...}}"
+        )
+    return {f"{group}/{name}": source for name, source in (sources or {}).items()}
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """A named set of splits.
@@ -120,12 +130,7 @@ class Benchmark:
         single = {TRAIN: train, VALIDATION: val, TEST: test, OOD_VALIDATION: ood_val}
         splits = {split: source for split, source in single.items() if source is not None}
         for group, sources in ((CSID, csid), (NEAR, near), (FAR, far)):
-            if not isinstance(sources, (Mapping, type(None))):
-                raise PluginError(
-                    f"benchmark '{name}': {group} must map names of data sets to their images, got"
-                    f" {type(sources).__name__}; pass {group}={{'a name': ...}}"
-                )
-            splits.update({f"{group}/{data_set}": source for data_set, source in (sources or {}).items()})
+            splits.update(splits_of_group(f"benchmark '{name}': {group}", group, sources))
         return cls(name, num_classes, splits, preprocessing)
 
     def __post_init__(self) -> None:

@@ -35,9 +35,8 @@ def read_image(path: Path, transform: Callable[[Image.Image], T], remedy: str, p
     """
     try:
         data = read_file(path, f"image{place}", IMAGE_BYTES, remedy)
-    except OSError as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise PluginError(f"image '{path}'{place}: {reason}; {remedy}") from None
+    except FileNotFoundError:
+        raise PluginError(f"image '{path}'{place}: there is no such file; {remedy}") from None
     return decoded(data, f"image '{path}'{place}", transform, remedy)
 
 

@@ -121,10 +121,7 @@ def _hashed(files: ImageFiles, numbers: Iterable[int]) -> list[list[int]]:
     digests = []
     for number in numbers:
         path = Path(_path(files, files.names[number]))
-        try:
-            data = read_file(path, "image", IMAGE_BYTES, "replace the file")
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise PluginError(f"image '{path}'{files.source.place(number)}: {error.strerror}; put it back") from None
+        data = read_file(path, "image", IMAGE_BYTES, f"put it back, or replace it{files.source.place(number)}")
         digests.append(list(blake2b(data, digest_size=16).digest()))
     return digests
 

@@ -158,10 +158,8 @@ class ImageList:
         remedy = "lay the benchmark's lists under the data root or pass --data-root"
         try:
             return Lines(self.path, "image list", LIST_BYTES, remedy)
-        except OSError as error:
-            raise MissingFiles(
-                f"image list '{self.path}': {error.strerror}; {remedy}", f"the list {self.imglist_path}"
-            ) from None
+        except FileNotFoundError as error:
+            raise MissingFiles(str(error), f"the list {self.imglist_path}") from None
 
     def parsed(self, line: str, index: int) -> tuple[str, int]:
         """Path and label of a line; raises PluginError on one that cannot be used."""

@@ -124,7 +124,7 @@ def _check_classes(benchmark: Benchmark, splits: Mapping[str, Any]) -> None:
                 f"benchmark '{benchmark.name}': sub-folders of '{folders[first].directory}' and"
                 f" '{folders[name].directory}' are other classes, '{other}' is in one alone; name them alike"
             )
-    named = {name: indices for name, source in sources.items() if (indices := _class_to_idx(source))}
+    named = {name: indices for name, source in sources.items() if (indices := class_to_idx(source))}
     for name, indices in named.items():
         first = next(iter(named))
         for each in indices:
@@ -135,9 +135,9 @@ def _check_classes(benchmark: Benchmark, splits: Mapping[str, Any]) -> None:
                 )
 
 
-def _class_to_idx(source: Any) -> Mapping[str, int]:
-    """The classes by name of torchvision's data sets, also of a Subset; empty where labels are made otherwise."""
-    while isinstance(source, Subset):
+def class_to_idx(source: Any) -> Mapping[str, int]:
+    """The classes by name of torchvision's data sets, also below loaders and Subsets; empty where labels are others."""
+    while isinstance(source, (DataLoader, Subset)):
         source = source.dataset
     indices = getattr(source, "class_to_idx", None)
     changed = getattr(source, "target_transform", None) is not None

@@ -166,13 +166,13 @@ def open_samples(source: Any, num_classes: int | None, preprocessing: Preprocess
     if isinstance(first := samples[0], PluginError):
         raise first
     if num_classes is not None:
-        _check_repeats(samples)
+        check_repeats(samples, REPEATED)
     return samples
 
 
-def _check_repeats(samples: Samples) -> None:
-    """Raise PluginError where one of the first samples is another one when it is fetched again."""
-    for index in range(min(REPEATED, len(samples))):
+def check_repeats(samples: Samples, count: int) -> None:
+    """Raise PluginError where one of the first ``count`` samples is another one when it is fetched again."""
+    for index in range(min(count, len(samples))):
         before, after = samples[index], samples[index]
         if isinstance(before, PluginError) or isinstance(after, PluginError):
             return  # said in the pass, with its place

@@ -74,7 +74,7 @@ class ImageShards:
         paths = self.files()
         columns, ends = (array("q"), array("q"), array("q")), []
         for path in paths:
-            file = _opened(path)
+            file = open_regular(path, "image shard", REMEDY)
             try:
                 with file:
                     _look_through(group_by_keys(_members(path, file, num_classes is not None)), columns, num_classes)
@@ -151,7 +151,7 @@ class ShardedImages(Images):
         hashes = []
         for path in self.paths:
             hasher = blake2b(digest_size=16)
-            with _opened(path) as file:
+            with open_regular(path, "image shard", REMEDY) as file:
                 while data := file.read(HASHED_BYTES):
                     hasher.update(data)
             hashes.append(hasher.hexdigest())
@@ -162,7 +162,7 @@ class ShardedImages(Images):
         if self._open is None or self._open[0] != shard:
             if self._open is not None:
                 self._open[2]()
-            file = _opened(self.paths[shard])
+            file = open_regular(self.paths[shard], "image shard", REMEDY)
             self._open = shard, file, weakref.finalize(self, file.close)
         return self._open[1]
 
@@ -174,13 +174,6 @@ def _local(path: Any) -> Path:
     if not text.endswith(".tar"):
         raise PluginError(f"image shard {shown(path)}: must be the path of a file that ends in .tar")
     return Path(text)
-
-
-def _opened(path: Path) -> BinaryIO:
-    try:
-        return open_regular(path, "image shard", REMEDY)
-    except OSError as error:
-        raise PluginError(f"image shard '{path}': {error.strerror}; put it back") from None
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:

@@ -80,7 +80,7 @@ def _write_numbers(
     record = {
         "nci_plugin": __version__,
         "comparisons": [each.record() for each in comparisons],
-        "over_benchmarks": [each.record() for each in tests],
+        "over_benchmarks": [asdict(each) for each in tests],
         "worst_groups": {
             benchmark: {detector: [asdict(group) for group in groups] for detector, groups in by_detector.items()}
             for benchmark, by_detector in worst.items()

@@ -16,7 +16,7 @@ from nci_plugin import __version__, api
 from nci_plugin.adapters.openood.checkout import find_checkout, import_openood
 from nci_plugin.adapters.openood.roots import find_roots
 from nci_plugin.checks import PluginError
-from nci_plugin.cli.commands import Doctor
+from nci_plugin.cli.tool_commands import Doctor
 from nci_plugin.config import load_benchmark
 from nci_plugin.detectors import registry
 from nci_plugin.evaluation.benchmark_files import BUILT_IN

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nci_plugin.checks import PluginError, check_number, check_output_file
-from nci_plugin.cli.commands import Drift
+from nci_plugin.cli.service_commands import Drift
 from nci_plugin.deploy.drift import drift, read_scores
 from nci_plugin.deploy.file import read
 from nci_plugin.deploy.score_log import run_path
@@ -19,7 +19,7 @@ def run(options: Drift) -> int:
         check_output_file("--figure", options.figure, SUFFIXES)
     fitted = read(options.detector)
     _check_detector(options)
-    tpr = fitted.settings["tpr"] if options.tpr is None else options.tpr
+    tpr = fitted.level(options.tpr)
     found = drift(fitted.calibration, read_scores(options.scores, options.last), tpr, options.confidence)
     print(found)
     if options.figure is not None:

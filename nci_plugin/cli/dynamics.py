@@ -18,13 +18,13 @@ from nci_plugin.cli.commands import Dynamics
 from nci_plugin.cli.network import Job
 from nci_plugin.collapse.registry import of_training
 from nci_plugin.config import benchmark_names
-from nci_plugin.dynamics.analysis import Analysis, analyse
+from nci_plugin.dynamics.analysis import Analysis, analyse, check_names
 from nci_plugin.dynamics.checkpoints import CheckpointRun, find_runs, read_history, with_history
+from nci_plugin.dynamics.epoch import EpochRecord
 from nci_plugin.dynamics.measure import DETECTORS, MEMORY_BYTES, Meter, measure_bank, network_numbers
 from nci_plugin.dynamics.onset import OnsetRule
 from nci_plugin.dynamics.trajectory import (
     FILE_NAME,
-    EpochRecord,
     Trajectory,
     TrajectoryFile,
     find_trajectories,
@@ -59,10 +59,7 @@ def run(options: Dynamics) -> int:
     logged = {path: find_trajectories(path) for path in options.paths if path.is_dir()}
     runs = [read_trajectory(file) for files in logged.values() for file in files]
     to_measure = find_runs([path for path in options.paths if not logged.get(path)])
-    names = [*(each.run for each in runs), *(each.name for each in to_measure)]
-    repeated = {name for name in names if names.count(name) > 1}
-    if repeated:
-        raise PluginError(f"run '{min(repeated)}': there are two of that name; rename a directory, or pass one of them")
+    check_names([*(each.run for each in runs), *(each.name for each in to_measure)])
     output = options.data.output or Path("results") / f"{options.paths[0].resolve().name}_dynamics"
     with locked(output):
         for each in runs:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nci_plugin.cli import service
-from nci_plugin.cli.commands import Export
 from nci_plugin.cli.groups import Pass
+from nci_plugin.cli.service_commands import Export
 from nci_plugin.deploy.export import FORMATS, export
 
 

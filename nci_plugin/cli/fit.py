@@ -9,7 +9,7 @@ from typing import Any
 
 from nci_plugin.checks import PluginError, check_output_file
 from nci_plugin.cli import service
-from nci_plugin.cli.commands import Fit
+from nci_plugin.cli.service_commands import Fit
 from nci_plugin.deploy.choice import recommend
 from nci_plugin.deploy.detector import OODDetector
 from nci_plugin.deploy.fitting import fit_together, new_detector
@@ -24,20 +24,19 @@ PASS = ".pass"
 
 
 def run(options: Fit) -> int:
+    on = options.on
     outputs = _outputs(options)
     for name, output in outputs.items():
         if name != RECOMMENDED:
             check_storable(new_detector(name))
         check_output_file("--output", output, SUFFIXES)
-        for source in (options.network.ckpt_path, Path(options.images), options.val):
+        for source in (on.network.ckpt_path, Path(on.images), on.val):
             if source is not None and output.exists() and source.exists() and output.samefile(source):
                 raise PluginError(
                     f"--output '{output}': is an input of this command, which it would replace; name another"
                 )
     names = service.class_names(options.class_names)
-    served = service.find(
-        options.images, options.val, options.steps, options.network, options.passing, options.data_root
-    )
+    served = service.find(on)
     first = next(iter(outputs.values()))
     passed = first.with_name(first.name + PASS)
     settings: dict[str, Any] = {
@@ -47,9 +46,9 @@ def run(options: Fit) -> int:
         "by_class": options.by_class,
         "seed": options.seed,
         "bank_rows": options.bank_rows,
-        "batch_size": options.passing.batch_size,
+        "batch_size": on.passing.batch_size,
         "workers": served.workers,
-        "head": options.network.head,
+        "head": on.network.head,
         "store": passed / "features",
     }
     with locked(passed):

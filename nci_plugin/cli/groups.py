@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nci_plugin.cli.options import group, number_or_auto, option
+from nci_plugin.cli.options import argument, group, number_or_auto, option
 
 RESULTS = "a directory that 'nci-ood eval' wrote to"
 DEVICE = "auto, cuda, cuda:N, mps or cpu (auto)"
@@ -64,6 +64,24 @@ class Pass:
     )
 
 
+IMAGES = (
+    "training images: a folder with one sub-folder a class (or with train/ and val/ of such), a list of lines 'path"
+    " label', or the name or YAML file of a benchmark, whose validation images calibrate"
+)
+
+
+@dataclass(frozen=True)
+class Service:
+    """The images and the network of a service."""
+
+    images: str = argument("IMAGES", IMAGES)
+    val: Path | None = option(None, "validation images, as a folder or list like IMAGES (IMAGES/val)", "PATH")
+    steps: Steps = group(Steps)
+    data_root: Path | None = option(None, "directory that the paths in image lists are relative to (the list's)", "DIR")
+    network: Network = group(Network)
+    passing: Pass = group(Pass, without=("amp",))
+
+
 @dataclass(frozen=True)
 class RowNames:
     """How a row is to be named on the leaderboard, and on which copy of it."""
@@ -76,3 +94,12 @@ class RowNames:
     )
     outlier_data: bool = option(False, "outliers were used in training (No)")
     alias: tuple[str, ...] = option((), "the board's names of detectors (the usual)", "DETECTOR=NAME")
+
+
+@dataclass(frozen=True)
+class BoardRows:
+    """Which results become rows of the leaderboard, and how these are named."""
+
+    results: Path = argument("RESULTS", RESULTS)
+    detectors: tuple[str, ...] | None = option(None, "detectors to be rows (all)", "NAME")
+    names: RowNames = group(RowNames)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nci_plugin.cli.commands import Install
+from nci_plugin.cli.tool_commands import Install
 from nci_plugin.installation import apply, plan_installation, plan_removal
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from nci_plugin.adapters.openood.roots import find_roots
 from nci_plugin.checks import PluginError, check_known, check_number, pairs
-from nci_plugin.cli.groups import RowNames
+from nci_plugin.cli.groups import BoardRows
 from nci_plugin.cli.leaderboard_commands import LeaderboardApply, LeaderboardCompare, LeaderboardRank, LeaderboardRows
 from nci_plugin.comparison.compare import standings
 from nci_plugin.evaluation.directory import ResultsDirectory
@@ -33,12 +33,12 @@ class Rows:
     entries: Sequence[Entry]
 
     @classmethod
-    def of(cls, results: Path, detectors: Sequence[str] | None, names: RowNames) -> Rows:
+    def of(cls, asked: BoardRows) -> Rows:
         """Raises PluginError if there can be none."""
-        run = Run.read(results)
+        run, names = Run.read(asked.results), asked.names
         check_submittable(run)
         board = Board.checkout(names.board) if names.board else Board.snapshot()
-        selected = run.select(detectors)
+        selected = run.select(asked.detectors)
         aliases = pairs("--alias", names.alias)
         for name in aliases:
             check_known("detector of --alias", name, selected)
@@ -66,7 +66,7 @@ class Rows:
 
 
 def run_rows(options: LeaderboardRows) -> int:
-    rows = Rows.of(options.results, options.detectors, options.names)
+    rows = Rows.of(options.asked)
     links = rows.links(options.link)
     for name in dict.fromkeys(entry.board for entry in rows.entries):
         print(f"results/{name}.csv")
@@ -77,7 +77,7 @@ def run_rows(options: LeaderboardRows) -> int:
     if links:
         print("utils/papers.csv")
         print("\n".join(csv_line(pair) for pair in links.items()) + "\n")
-    rows.print_notes(options.detectors)
+    rows.print_notes(options.asked.detectors)
     if options.explain:
         for entry in rows.entries:
             print(f"\n{entry.board}: {csv_line(cells_of(entry.row))}")
@@ -97,13 +97,13 @@ def _write_issues(rows: Rows, links: dict[str, str], directory: Path) -> None:
 
 
 def run_apply(options: LeaderboardApply) -> int:
-    rows = Rows.of(options.results, options.detectors, replace(options.names, board=options.board))
+    rows = Rows.of(options.asked)
     changes = plan(rows.entries, rows.links(options.link), rows.board)
     for before, after in changes:
         print(diff(before, after, options.board))
     if changes:
         print()
-    rows.print_notes(options.detectors)
+    rows.print_notes(options.asked.detectors)
     if not changes:
         print(f"{options.board}: has these rows already, nothing to change")
     elif options.dry_run:
@@ -117,8 +117,8 @@ def run_apply(options: LeaderboardApply) -> int:
 
 def run_rank(options: LeaderboardRank) -> int:
     check_number("--around", options.around, least=0, whole=True)
-    run = Run.read(options.results)
-    detectors = run.select(options.detectors)
+    run = Run.read(options.asked.results)
+    detectors = run.select(options.asked.detectors)
     known = standings(run.path, detectors, run.settings)
     if run.benchmark not in BOARDS:
         print(
@@ -128,7 +128,7 @@ def run_rank(options: LeaderboardRank) -> int:
         for text in own_ranks(run, detectors, known.ranks):
             print(f"\n{text}")
     else:
-        rows = Rows.of(options.results, options.detectors, options.names)
+        rows = Rows.of(options.asked)
         for entry in rows.entries:
             row, board = entry.row, rows.board
             print(
@@ -139,7 +139,7 @@ def run_rank(options: LeaderboardRank) -> int:
             print("".join(f"{note}\n" for note in rows.notes(entry)))
     if known.note:
         print(known.note)
-    _print_left_out(run, options.detectors)
+    _print_left_out(run, options.asked.detectors)
     return 0
 
 
@@ -149,7 +149,7 @@ def run_compare(options: LeaderboardCompare) -> int:
     results = options.results or _find_results(options.benchmark, options.detector)
     if Run.read(results).benchmark != options.benchmark:
         raise PluginError(f"results '{results}': are not of '{options.benchmark}'; pass others with --results")
-    rows = Rows.of(results, [options.detector], options.names)
+    rows = Rows.of(BoardRows(results, (options.detector,), options.names))
     print(f"results: {rows.run.path}")
     if rows.run.unrecorded:
         print(rows.run.unrecorded)

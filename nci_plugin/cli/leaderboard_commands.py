@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from nci_plugin.cli.groups import RESULTS, RowNames
+from nci_plugin.cli.groups import BoardRows, RowNames
 from nci_plugin.cli.options import argument, command, group, option
 
 ACTIONS = {
@@ -22,9 +22,7 @@ ACTIONS = {
 class LeaderboardRows:
     """Print the rows, and the lines of papers.csv that they need."""
 
-    results: Path = argument("RESULTS", RESULTS)
-    detectors: tuple[str, ...] | None = option(None, "detectors to be rows (all)", "NAME")
-    names: RowNames = group(RowNames)
+    asked: BoardRows = group(BoardRows)
     explain: bool = option(False, "trace every number to the results it came from")
     issue: bool = option(
         False, "write the text of OpenOOD's leaderboard issue for each detector, with its CSV files beside it"
@@ -38,10 +36,8 @@ class LeaderboardRows:
 class LeaderboardApply:
     """Add the rows to a checkout of the leaderboard, or update them there."""
 
-    results: Path = argument("RESULTS", RESULTS)
     board: Path = option(MISSING, "a checkout of OpenOOD's leaderboard branch", "PATH")
-    detectors: tuple[str, ...] | None = option(None, "detectors to be rows (all)", "NAME")
-    names: RowNames = group(RowNames, without=("board",))
+    asked: BoardRows = group(BoardRows, without=("board",))
     dry_run: bool = option(False, "show the diff, change nothing")
     link: tuple[str, ...] = option((), "papers of names that the board lacks (the detector's)", "NAME=URL")
 
@@ -51,9 +47,7 @@ class LeaderboardApply:
 class LeaderboardRank:
     """Say where the results would stand, and what they cannot be compared with."""
 
-    results: Path = argument("RESULTS", RESULTS)
-    detectors: tuple[str, ...] | None = option(None, "detectors to be rows (all)", "NAME")
-    names: RowNames = group(RowNames)
+    asked: BoardRows = group(BoardRows)
     around: int = option(3, "rows shown above and below (3)", "N")
 
 

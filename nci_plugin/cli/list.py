@@ -7,7 +7,7 @@ from typing import Any
 
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.adapters.openood import methods
-from nci_plugin.cli.commands import List
+from nci_plugin.cli.tool_commands import List
 from nci_plugin.config import benchmark_names, detector_names, load_benchmark, load_detector
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.report.terminal import folded, with_prose

@@ -40,7 +40,10 @@ def argument(metavar: str, help: str, default: Any = MISSING, **settings: Any) -
 
 
 def group(options: type, without: Collection[str] = ()) -> Any:
-    """A field that holds the options of a group, of which those that a command is ``without`` keep their default."""
+    """A field that holds the options of a group, of which those that a command is ``without`` keep their default.
+
+    A group may hold groups.
+    """
     return field(default_factory=options, metadata={"group": options, "without": without})
 
 

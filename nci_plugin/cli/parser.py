@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nci_plugin import __version__
-from nci_plugin.cli import commands  # noqa: F401 - it registers them
+from nci_plugin.cli import commands, service_commands, tool_commands  # noqa: F401 - they register them, in this order
 from nci_plugin.cli.leaderboard_commands import ACTIONS
 from nci_plugin.cli.options import COMMANDS
 
@@ -60,7 +60,7 @@ def _add_options(parser: argparse.ArgumentParser, options: type, without: Collec
             continue
         settings = dict(each.metadata)
         if "group" in settings:
-            _add_options(parser, settings["group"], settings["without"])
+            _add_options(parser, settings["group"], {*without, *settings["without"]})
             continue
         also, positional = settings.pop("also", None), settings.pop("positional", False)
         target: Any = parser

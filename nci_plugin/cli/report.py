@@ -8,7 +8,7 @@ from nci_plugin.comparison.compare import standings
 from nci_plugin.evaluation.results import file_name
 from nci_plugin.evaluation.run import Run
 from nci_plugin.files import write_atomically
-from nci_plugin.report.figures import SUFFIXES, save
+from nci_plugin.report.figures import save_all
 from nci_plugin.report.page import detector_figures, page
 
 
@@ -25,8 +25,6 @@ def run(options: Report) -> int:
     print(f"written to {output}: {len(text.encode()) / 2**20:.1f} MiB")
     if options.figures:
         folder = options.results / "detectors"
-        for detector, figure in figures.items():
-            for suffix in SUFFIXES:
-                save(figure, folder / f"{file_name(detector)}{suffix}")
+        save_all(((file_name(detector), figure) for detector, figure in figures.items()), folder)
         print(f"written to {folder}: *.png, *.svg")
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nci_plugin.adapters.openood import scripts
 from nci_plugin.checks import PluginError
-from nci_plugin.cli.commands import Run
+from nci_plugin.cli.tool_commands import Run
 from nci_plugin.config import config_directory
 from nci_plugin.features.options import resolve_device
 from nci_plugin.files import move_aside

@@ -11,7 +11,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from nci_plugin.checks import PluginError, check_writable
 from nci_plugin.cli import service
-from nci_plugin.cli.commands import Score
+from nci_plugin.cli.service_commands import Score
 from nci_plugin.deploy.calibration import level_of
 from nci_plugin.deploy.score_log import ScoreLog
 from nci_plugin.deploy.stream import image_names, listed_names, score_files
@@ -34,7 +34,7 @@ def run(options: Score) -> int:
             f"detector file '{options.detector}': was fitted on tensors, so how image files become the network's input"
             " is not known; fit it with preprocessing=, or on folders"
         )
-    tpr = detector.fitted.settings["tpr"] if options.tpr is None else options.tpr
+    tpr = detector.fitted.level(options.tpr)
     detector.fitted.calibration.thresholds(tpr)  # too few samples for it are refused before the first row
     run_of = {
         "detector": digest(options.detector.read_bytes()),

@@ -15,7 +15,7 @@ from nci_plugin.benchmarks.benchmark import TEST, TRAIN, VALIDATION, Benchmark
 from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
 from nci_plugin.checks import PluginError
-from nci_plugin.cli.groups import Data, Network, Pass, Steps
+from nci_plugin.cli.groups import Data, Network, Pass, Service, Steps
 from nci_plugin.cli.network import Job, stated
 from nci_plugin.config import benchmark_names
 from nci_plugin.deploy import preprocessing
@@ -40,24 +40,23 @@ class Served:
     workers: int
 
 
-def find(
-    images: str, val: Path | None, steps: Steps, network: Network, passing: Pass, data_root: Path | None
-) -> Served:
+def find(on: Service) -> Served:
     """The images that a user names, and the network; raises PluginError on what is not there or does not fit."""
-    if images in benchmark_names() or images.endswith((".yml", ".yaml")):
-        return _of_benchmark(images, val, steps, network, passing, data_root)
-    job = Job.of(NAME, network, Data(), passing)
-    train, validation = _places(Path(images), val)
-    given = stated(steps, job.weights)
-    num_classes = _count(train, data_root)
+    if on.images in benchmark_names() or on.images.endswith((".yml", ".yaml")):
+        return _of_benchmark(on)
+    job = Job.of(NAME, on.network, Data(), on.passing)
+    train, validation = _places(Path(on.images), on.val)
+    given = stated(on.steps, job.weights)
+    num_classes = _count(train, on.data_root)
     model = _network(job, num_classes)
     found = given or preprocessing.of_timm(model)
     if found is None:
         raise PluginError(
-            f"'{images}': how its images become the network's input is not known; pass --mean and --std, with"
+            f"'{on.images}': how its images become the network's input is not known; pass --mean and --std, with"
             " --pre-size and --img-size, as in the network's test"
         )
-    return Served(model, _source(train, found, data_root), _source(validation, found, data_root), found, job.workers)
+    train_source, validation_source = (_source(path, found, on.data_root) for path in (train, validation))
+    return Served(model, train_source, validation_source, found, job.workers)
 
 
 def network_of(path: Path, network: Network, passing: Pass) -> tuple[OODDetector, Job]:
@@ -87,16 +86,14 @@ def class_names(given: tuple[str, ...] | None) -> list[str] | None:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _of_benchmark(
-    name: str, val: Path | None, steps: Steps, network: Network, passing: Pass, data_root: Path | None
-) -> Served:
-    if val is not None or steps != Steps():
+def _of_benchmark(on: Service) -> Served:
+    name = on.images
+    if on.val is not None or on.steps != Steps():
         raise PluginError(f"benchmark '{name}': has its own validation images and preprocessing; leave --val out")
-    job = Job.of(name, network, Data(data_root=data_root), passing)
+    job = Job.of(name, on.network, Data(data_root=on.data_root), on.passing)
     inputs = job.find_one(name)
     for split in (TRAIN, VALIDATION):
-        if split not in inputs.splits:
-            raise PluginError(f"benchmark '{name}': the split '{split}' is missing; add it to the YAML")
+        inputs.benchmark.check_has(split)
     if len(inputs.checkpoints) > 1:
         first = next(iter(inputs.checkpoints.values()))
         raise PluginError(

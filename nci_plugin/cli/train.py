@@ -8,7 +8,7 @@ from typing import Any
 from nci_plugin import built_in
 from nci_plugin.adapters.openood.roots import find_roots
 from nci_plugin.checks import PluginError, check_known, check_number, check_writable
-from nci_plugin.cli.commands import Train
+from nci_plugin.cli.tool_commands import Train
 from nci_plugin.config import load_benchmark
 from nci_plugin.features.options import resolve_device
 

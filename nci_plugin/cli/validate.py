@@ -6,7 +6,7 @@ import torch
 
 from nci_plugin.adapters.openood.roots import find_roots
 from nci_plugin.benchmarks.benchmark import TRAIN
-from nci_plugin.cli.commands import Validate
+from nci_plugin.cli.tool_commands import Validate
 from nci_plugin.config import describe_config, load_benchmark
 from nci_plugin.evaluation.thin import counted, sentence
 from nci_plugin.inputs import check_data

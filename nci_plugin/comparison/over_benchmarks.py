@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,9 +69,6 @@ class OverBenchmarks:
     pairs: Sequence[tuple[str, str, float]] = ()
     ties: Sequence[Sequence[str]] = ()
     reason: str = ""
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def over_benchmarks(comparisons: Sequence[Comparison]) -> list[OverBenchmarks]:

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, betabinom
+from scipy.stats import beta, betabinom, binomtest
 
 from nci_plugin.checks import PluginError, check_number
 
@@ -185,10 +185,8 @@ def clopper_pearson(successes: int, n: int, confidence: float = CONFIDENCE) -> t
 
     For a threshold that was fixed before these samples came, and not on them (Clopper & Pearson 1934).
     """
-    tail = (1 - confidence) / 2
-    low = float(beta.ppf(tail, successes, n - successes + 1)) if successes else 0.0
-    high = float(beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
-    return low, high
+    low, high = binomtest(successes, n).proportion_ci(confidence)
+    return float(low), float(high)
 
 
 def rejections(threshold: Threshold, m: int, confidence: float = CONFIDENCE) -> tuple[int, int]:

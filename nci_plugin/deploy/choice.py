@@ -15,11 +15,8 @@ How often the first of this ranking was right is measured on networks whose OOD 
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -27,25 +24,22 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
-from nci_plugin.benchmarks.benchmark import TEST, TRAIN, VALIDATION, Benchmark
+from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse import CollapseMetrics, measure
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
 from nci_plugin.deploy.detector import OODDetector, settings_of
 from nci_plugin.deploy.fitting import detector_names, halves
-from nci_plugin.deploy.network import check_network, device_of
+from nci_plugin.deploy.passing import Passing
 from nci_plugin.deploy.state import forget_scored
+from nci_plugin.deploy.track_record import TrackRecord, measured_rows, track_record
 from nci_plugin.detectors.base import Detector
 from nci_plugin.evaluation.search import fit
 from nci_plugin.features.bank import FeatureBank, FitsOn
-from nci_plugin.features.extract import extract
-from nci_plugin.features.forward import prepared
-from nci_plugin.features.options import ExtractionOptions
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics, unit_rows
 from nci_plugin.metrics import auroc
-from nci_plugin.networks.cut import PROBE_ROWS, Cut
 from nci_plugin.networks.head import LinearHead
 
 CANDIDATES = ("msp", "mls", "ebo", "nci", "nci_plus", "pscore", "neco", "mds_pp", "rmds_pp", "knn", "nc1", "nc4", "ora")
@@ -57,8 +51,6 @@ TRAINING_IMAGES = 20_000
 PARTS = 5
 MIDPOINTS, HELD_OUT, SHUFFLED = "midpoints", "held-out classes", "shuffled features"
 KINDS = (MIDPOINTS, HELD_OUT, SHUFFLED)
-CLOSE = 1.0
-"""Points of AUROC: a choice within so many of the best is called right."""
 
 
 @dataclass(frozen=True)
@@ -72,35 +64,6 @@ class Candidate:
     @property
     def mean(self) -> float:
         return float(np.mean(list(self.by_kind.values())))
-
-
-@dataclass(frozen=True)
-class TrackRecord:
-    """How the rule did on ``networks`` networks whose OOD sets are known.
-
-    ``right`` of them had a first that was within `CLOSE` points of the best candidate; ``loss`` is how many points of
-    AUROC it lies below the best, in the mean. ``fixed`` are those of always taking one detector: for each network the
-    best in the mean over the *others*, which was ``names`` most often.
-    """
-
-    networks: int
-    right: int
-    loss: float
-    fixed_right: int
-    fixed_loss: float
-    fixed_name: str
-
-    def __str__(self) -> str:
-        better = self.loss < self.fixed_loss
-        verdict = "better" if better else "no better"
-        advice = "" if better else f" (where nothing else is known, take {self.fixed_name})"
-        return (
-            f"on {self.networks} networks whose OOD sets are known, the first of this ranking was within {CLOSE:g}"
-            f" point of the best in {self.right}, and {self.loss:.2f} points of AUROC below it in the mean; always"
-            f" taking the detector that was best on the other networks (most often {self.fixed_name}) was so in"
-            f" {self.fixed_right}, and {self.fixed_loss:.2f} points below: the ranking is"
-            f" {verdict} than that fixed choice there{advice}"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,27 +145,18 @@ def recommend(
     like = settings_of(like)
     names = detector_names(CANDIDATES if detectors is None else detectors)
     candidates = {name: load_detector(name).detector for name in names}
-    check_network(model)
-    device, steps = device_of(model), like.preprocessing_for(model, train, validation)
-    first = images.first_images("validation images", validation, steps, PROBE_ROWS)
-    with prepared(model, device):
-        cut = Cut.of(model, first.to(device), like.head)
-    num_classes = cut.head.num_classes
-    opened = images.open_labelled("validation images", validation, num_classes, steps)
-    labelled = images.open_labelled("training images", train, num_classes, steps)
-    images.agreed_names([opened, labelled], like.class_names, num_classes)
+    passing = Passing.of(model, like, "validation images", validation, train)
+    opened, labelled = passing.open("validation images", validation), passing.open("training images", train)
+    images.agreed_names([opened, labelled], like.class_names, passing.num_classes)
     training: Any = labelled.split
     images.check_apart(training, opened.split)
     if len(training) > TRAINING_IMAGES:
         drawn = np.random.default_rng(like.seed).permutation(len(training))[:TRAINING_IMAGES]
         training = Subset(training, np.sort(drawn).tolist())
-    splits = {VALIDATION: opened.split, TRAIN: training}
-    benchmark = Benchmark("service", num_classes, {TEST: "", **splits})
-    options = ExtractionOptions(str(device), like.batch_size, like.workers, cut.head_name, like.store, like.progress)
-    bank = extract(model, benchmark, {FitsOn.BANK}, options, splits)
+    bank, _ = passing.bank({VALIDATION: opened.split, TRAIN: training}, {FitsOn.BANK})
     choosing, _ = halves(bank.splits[VALIDATION], like.seed)
     ranking, left_out = rank(candidates, bank.splits[TRAIN], choosing, bank.head, like.seed)
-    statistics = statistics_of(bank.splits[TRAIN], num_classes)
+    statistics = statistics_of(bank.splits[TRAIN], passing.num_classes)
     rows = {"train": len(training), "validation": len(choosing)}
     measured = set(names) <= {row.detector for row in measured_rows()}
     return Recommendation(
@@ -306,53 +260,6 @@ def _auroc(
     if not all(np.isfinite(each).all() for each in scores):
         raise PluginError("gives scores that are no numbers")
     return auroc(*scores)
-
-
-# -------------------------------------------------------------------- how often it was right
-
-
-@dataclass(frozen=True)
-class MeasuredRow:
-    """A candidate on a network whose OOD sets are known: its true AUROC and the rule's, in percent."""
-
-    network: str
-    detector: str
-    truth: float
-    rule: float
-
-
-def measured_rows() -> list[MeasuredRow]:
-    """What was measured, on all networks."""
-    text = resources.files("nci_plugin.deploy").joinpath("data/recommended.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(io.StringIO(text))
-    return [MeasuredRow(row["network"], row["detector"], float(row["truth"]), float(row["rule"])) for row in rows]
-
-
-def track_record(names: Iterable[str], rows: Sequence[MeasuredRow] | None = None) -> TrackRecord:
-    """How the rule, and a fixed choice by leaving one network out, would have done among these candidates."""
-    wanted = set(names)
-    by_network: dict[str, dict[str, MeasuredRow]] = {}
-    for row in measured_rows() if rows is None else rows:
-        if row.detector in wanted:
-            by_network.setdefault(row.network, {})[row.detector] = row
-    rule_losses, fixed_losses, fixed_names = [], [], []
-    for network, there in by_network.items():
-        best = max(row.truth for row in there.values())
-        rule_losses.append(best - max(there.values(), key=lambda row: row.rule).truth)
-        others = [each for name, each in by_network.items() if name != network]
-        everywhere = [name for name in there if all(name in each for each in others)]
-        means = {name: np.mean([each[name].truth for each in others]) for name in everywhere}
-        fixed = max(means, key=lambda name: means[name])
-        fixed_names.append(fixed)
-        fixed_losses.append(best - there[fixed].truth)
-    return TrackRecord(
-        len(by_network),
-        sum(loss <= CLOSE for loss in rule_losses),
-        float(np.mean(rule_losses)),
-        sum(loss <= CLOSE for loss in fixed_losses),
-        float(np.mean(fixed_losses)),
-        max(sorted(set(fixed_names)), key=fixed_names.count),
-    )
 
 
 def _number(value: float | None) -> str:

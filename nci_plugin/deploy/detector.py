@@ -17,10 +17,11 @@ from nci_plugin.checks import PluginError, check_finite
 from nci_plugin.deploy import file, images, preprocessing
 from nci_plugin.deploy.calibration import CONFIDENCE, POOLED, TPR, Threshold
 from nci_plugin.deploy.fitting import fit_together
-from nci_plugin.deploy.network import check_network, device_of, layer_named, layer_of
+from nci_plugin.deploy.network import check_network, layer_named, layer_of
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
 from nci_plugin.features.forward import prepared
+from nci_plugin.networks.calling import device_of
 from nci_plugin.networks.cut import Cut
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class OODDetector:
         batch_size, workers: of the pass in `fit`. The scores of an image may change with the batch size by rounding.
         head: name of the last linear layer, where it is not found by itself.
         progress: show a progress bar on a terminal in `fit`.
-        store: a directory where the pass of `fit` keeps what it has finished, of image files: one that was stopped
+        store: a directory where a pass, of `fit` say, keeps what it has finished of image files: one that was stopped
             goes on from there, and another detector's takes what it needs. It is yours to remove. None = in memory.
 
     Nothing is computed here. Raises PluginError in `fit` on settings that cannot be used.
@@ -149,7 +150,7 @@ class OODDetector:
         """
         parts = list(self._answers(source))
         scores, labels = (torch.cat([part[index] for part in parts]) for index in (0, 1))
-        tpr = self.fitted.settings["tpr"] if tpr is None else tpr
+        tpr = self.fitted.level(tpr)
         rows, classes = scores.numpy(), labels.numpy()
         return Predictions(
             labels,
@@ -199,13 +200,13 @@ class OODDetector:
         }
 
     def _thresholds(self, tpr: float | None, confidence: float) -> dict[int, Threshold]:
-        return self.fitted.calibration.thresholds(self.fitted.settings["tpr"] if tpr is None else tpr, confidence)
+        return self.fitted.calibration.thresholds(self.fitted.level(tpr), confidence)
 
     def drift(self, scores: Any, tpr: float | None = None, confidence: float = CONFIDENCE) -> Drift:
         """How a window of scores (m,), of ID images as one hopes, differs from the calibration scores."""
         from nci_plugin.deploy.drift import drift
 
-        return drift(self.fitted.calibration, scores, self.fitted.settings["tpr"] if tpr is None else tpr, confidence)
+        return drift(self.fitted.calibration, scores, self.fitted.level(tpr), confidence)
 
     # ---------------------------------------------------------------- keep
 
@@ -249,8 +250,7 @@ class OODDetector:
         """One nn.Module of network and detector: images -> logits, score, is_ood; see `ScoringModule`."""
         from nci_plugin.deploy.module import scoring_module
 
-        tpr = self.fitted.settings["tpr"] if tpr is None else tpr
-        return scoring_module(self.fitted, self.model_ if model is None else model, tpr)
+        return scoring_module(self.fitted, self.model_ if model is None else model, self.fitted.level(tpr))
 
     @property
     def fitted(self) -> file.Fitted:

@@ -105,7 +105,7 @@ def _difference(detector: OODDetector, images: Tensor, run: Run, device: torch.d
     expected = detector.predict(images, tpr)
     scores, labels = expected.scores.double().numpy(), expected.labels.numpy()
     one_by_one = [np.concatenate(parts) for parts in zip(*(run(image[None].to(device)) for image in images))]
-    thresholds = detector.fitted.calibration.thresholds(detector.fitted.settings["tpr"] if tpr is None else tpr)
+    thresholds = detector.fitted.calibration.thresholds(detector.fitted.level(tpr))
     values = np.array([float(each) for each in thresholds.values()])
     largest = 0.0
     for logits, found, is_ood in (run(images.to(device)), one_by_one):

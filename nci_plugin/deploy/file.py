@@ -64,6 +64,10 @@ class Fitted:
     settings: Mapping[str, Any]
     chosen_by: str
 
+    def level(self, tpr: float | None) -> float:
+        """The share of ID images to be called ID: ``tpr``, or what was set before fitting where that is None."""
+        return self.settings["tpr"] if tpr is None else tpr
+
 
 def checked_path(path: Any) -> Path:
     """The path of a file; raises PluginError on what is no path, and on a directory."""
@@ -112,10 +116,7 @@ def write(fitted: Fitted, path: Path) -> None:
 def read(path: Path) -> Fitted:
     """Read what `write` wrote; raises PluginError on anything else, and where a byte of it was changed."""
     where = f"detector file '{path}'"
-    try:
-        data = read_file(path, "detector file", FILE_BYTES, "pass a file that OODDetector.save wrote")
-    except OSError as error:
-        raise PluginError(f"{where}: {error.strerror}; pass a file that 'nci-ood fit' wrote") from None
+    data = read_file(path, "detector file", FILE_BYTES, "pass a file that 'nci-ood fit' or OODDetector.save wrote")
     record, tensors = _parsed(data, where)
     if record.get("format") != FORMAT:
         raise PluginError(f"{where}: is of format {shown(record.get('format'))}, this version reads {FORMAT}; {AGAIN}")

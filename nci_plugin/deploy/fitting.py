@@ -11,24 +11,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from nci_plugin.benchmarks.benchmark import TEST, TRAIN, VALIDATION, Benchmark
+from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION
 from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.checks import PluginError, check_choice, check_number, one_line
 from nci_plugin.config import load_detector
-from nci_plugin.deploy import file, images, preprocessing
+from nci_plugin.deploy import file, images
 from nci_plugin.deploy.calibration import Calibration, least_samples
-from nci_plugin.deploy.network import Fingerprint, Probe, check_network, device_of, inner_name
+from nci_plugin.deploy.network import Fingerprint, Probe, inner_name
+from nci_plugin.deploy.passing import Passing
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
 from nci_plugin.evaluation.contestant import check_ranking
 from nci_plugin.evaluation.scoring import score_split
 from nci_plugin.evaluation.search import fit
 from nci_plugin.features.bank import FeatureBank, FitsOn
-from nci_plugin.features.extract import extract
-from nci_plugin.features.forward import prepared
-from nci_plugin.features.options import ExtractionOptions
 from nci_plugin.features.split import FeatureSplit
-from nci_plugin.networks.cut import PROBE_ROWS, Cut
 
 if TYPE_CHECKING:
     from nci_plugin.deploy.detector import OODDetector
@@ -57,7 +54,6 @@ def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, val
         detector.check_hyperparameters()
     for each in asked:
         _check_settings(each)
-    check_network(model)
     tuned = [each.holdout or detector.needs_validation for each, detector in zip(asked, detectors)]
     passed = _pass(asked, detectors, tuned, model, train, validation)
     found = []
@@ -81,17 +77,12 @@ def _pass(
     train: Any,
     validation: Any,
 ) -> _Passed:
-    settings, device = asked[0], device_of(model)
-    steps = preprocessing.agreed(settings.preprocessing, model, train, validation)
-    first = images.first_images("validation images", validation, steps, PROBE_ROWS)
-    with prepared(model, device):
-        cut = Cut.of(model, first.to(device), settings.head)
-    head_name, num_classes = cut.head_name, cut.head.num_classes
-    opened = images.open_labelled("validation images", validation, num_classes, steps)
+    passing = Passing.of(model, asked[0], "validation images", validation, train)
+    opened = passing.open("validation images", validation)
     splits: dict[str, Any] = {VALIDATION: opened.split}
     labelled, needed = [opened], {detector.fits_on for detector in detectors} - {FitsOn.NOTHING}
     if needed:
-        training = images.open_labelled("training images", train, num_classes, steps)
+        training = passing.open("training images", train)
         labelled.append(training)
         splits[TRAIN] = training.split
         images.check_apart(training.split, opened.split)
@@ -99,15 +90,13 @@ def _pass(
             _check_rows(detector, len(training), each.bank_rows)
     else:
         images.check_apart(train, validation)
-    names = images.agreed_names(labelled, settings.class_names, num_classes)
+    names = images.agreed_names(labelled, asked[0].class_names, passing.num_classes)
     for each, is_tuned in zip(asked, tuned):
         _check_enough(len(opened) - (len(opened) // 2 if is_tuned else 0), each.tpr)
-    options = ExtractionOptions(
-        str(device), settings.batch_size, settings.workers, head_name, settings.store, settings.progress
-    )
-    bank = extract(model, Benchmark("service", num_classes, {TEST: "", **splits}), needed, options, splits)
-    probe = Probe.of(model, head_name, first.shape[1:])
-    return _Passed(bank, Fingerprint.of(model, head_name), inner_name(model, head_name), probe, steps, names)
+    bank, _ = passing.bank(splits, needed)
+    head = passing.head_name
+    probe = Probe.of(model, head, passing.image_shape)
+    return _Passed(bank, Fingerprint.of(model, head), inner_name(model, head), probe, passing.steps, names)
 
 
 def _fitted(settings: OODDetector, detector: Detector, tuned: bool, passed: _Passed) -> file.Fitted:

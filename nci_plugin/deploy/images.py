@@ -7,7 +7,7 @@ nothing would show it. So what comes is looked at before it is used, and refused
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing
-from nci_plugin.benchmarks.samples import Collated, Samples, Selected, open_samples
+from nci_plugin.benchmarks.opening import class_to_idx
+from nci_plugin.benchmarks.samples import Collated, Samples, Selected, check_repeats, open_samples
 from nci_plugin.checks import PluginError, one_line, shown
 from nci_plugin.rows import id_labels
 
@@ -56,7 +57,8 @@ def open_labelled(what: str, source: Any, num_classes: int, preprocessing: Prepr
             return LabelledImages(files, ())
         _check_complete(source)
         samples = open_samples(source, num_classes, preprocessing)
-        _check_steady(samples)
+        _check_floats(samples)
+        check_repeats(samples, REPEATED)
     except PluginError as error:
         raise PluginError(f"{what}: {error}") from None
     return LabelledImages(samples, _class_names(source, num_classes))
@@ -155,32 +157,21 @@ def check_ends(source: Any) -> None:
         )
 
 
-def _check_steady(samples: Any) -> None:
-    """Raise PluginError where one of the first samples is no floats, or another one when it is fetched again."""
+def _check_floats(samples: Any) -> None:
     for index in range(min(REPEATED, len(samples))):
-        before, after = samples[index], samples[index]
-        if isinstance(before, PluginError):
-            raise before
-        if not before[0].is_floating_point():
+        item = samples[index]
+        if isinstance(item, PluginError):
+            raise item
+        if not item[0].is_floating_point():
             raise PluginError(
-                f"image {index} holds {str(before[0].dtype).removeprefix('torch.')}, not floats: scale and normalise it"
+                f"image {index} holds {str(item[0].dtype).removeprefix('torch.')}, not floats: scale and normalise it"
                 f" as in the network's test; {TEST_PREPROCESSING}"
-            )
-        if isinstance(after, PluginError) or not (torch.equal(before[0], after[0]) and before[1] == after[1]):
-            raise PluginError(
-                f"image {index} is another one when it is fetched again: the data are augmented, or drawn at random;"
-                f" {TEST_PREPROCESSING}"
             )
 
 
 def _class_names(source: Any, num_classes: int) -> tuple[str, ...]:
     """The names of a torchvision data set's classes, by index."""
-    while isinstance(source, (DataLoader, Subset)):
-        source = source.dataset
-    indices = getattr(source, "class_to_idx", None)
-    if getattr(source, "target_transform", None) is not None or not isinstance(indices, Mapping):
-        return ()
-    names = {index: name for name, index in indices.items()}
+    names = {index: name for name, index in class_to_idx(source).items()}
     if set(names) != {*range(num_classes)}:
         return ()
     return tuple(one_line(str(names[index])) for index in range(num_classes))
@@ -223,14 +214,7 @@ def batches(source: Any, preprocessing: Preprocessing | None, batch_size: int) -
     if isinstance(source, Tensor):
         yield from source.split(batch_size)
         return
-    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
-        source = ImageFolder(Path(source), needed(preprocessing, f"the folder '{source}'")).read(None)
-    elif isinstance(source, (str, os.PathLike, Image.Image)):
-        source = [source]
-    elif isinstance(source, ImageList):
-        source = source.read()
-    check_ends(source)
-    samples: Any = source if isinstance(source, ImageFiles) else open_samples(source, None, preprocessing)
+    samples = open_unlabelled(source, preprocessing)
     batch: list[Tensor] = []
     for index in range(len(samples)):
         item = samples[index]
@@ -240,6 +224,20 @@ def batches(source: Any, preprocessing: Preprocessing | None, batch_size: int) -
         if len(batch) == batch_size or index + 1 == len(samples):
             yield stacked(batch)
             batch = []
+
+
+def open_unlabelled(source: Any, preprocessing: Preprocessing | None) -> Samples | ImageFiles:
+    """What `batches` reads: item i is an image with a label that nobody asks for, or the reason why there is none."""
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        return ImageFolder(Path(source), needed(preprocessing, f"the folder '{source}'")).read(None)
+    if isinstance(source, ImageList):
+        return source.read()
+    if isinstance(source, (str, os.PathLike, Image.Image)):
+        source = [source]
+    if isinstance(source, Tensor):  # whatever shape the model's images have
+        source = list(source)
+    check_ends(source)
+    return open_samples(source, None, preprocessing)
 
 
 def stacked(images: list[Tensor]) -> Tensor:

@@ -8,29 +8,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+import pandas as pd
 from torch import Tensor, nn
 
-from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST, TRAIN, VALIDATION, Benchmark
-from nci_plugin.benchmarks.folder import ImageFolder
-from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
-from nci_plugin.benchmarks.samples import open_samples
+from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST, TRAIN, VALIDATION, Benchmark, splits_of_group
+from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.checks import PluginError, check_number
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
 from nci_plugin.deploy.detector import OODDetector, settings_of
 from nci_plugin.deploy.fitting import detector_names
-from nci_plugin.deploy.network import check_network, device_of
+from nci_plugin.deploy.passing import Passing
 from nci_plugin.diagnosis import DETECTORS, explanation
 from nci_plugin.diagnosis.image import Explanation, explain_image
 from nci_plugin.diagnosis.network import Diagnosis, diagnose_network
 from nci_plugin.evaluation.contestant import Scores
 from nci_plugin.evaluation.evaluate import evaluate_bank, training_needed
 from nci_plugin.features.bank import FeatureBank, FitsOn
-from nci_plugin.features.extract import extract
-from nci_plugin.features.forward import prepared
-from nci_plugin.features.options import ExtractionOptions
-from nci_plugin.networks.cut import PROBE_ROWS, Cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,9 +70,7 @@ class Inspection(Diagnosis):
 
         said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences)
         header, *rows = collapse_table([SINGLE], [self.record]).rows
-        cells = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-        names = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-        return f"<ul>{said}</ul><table><thead><tr>{names}</tr></thead><tbody>{cells}</tbody></table>"
+        return f"<ul>{said}</ul>{pd.DataFrame(rows, columns=header).to_html(index=False)}"
 
 
 SHOWN = ("nc1_quotient", "nc2_etf_error", "nc3_self_duality")
@@ -109,17 +101,16 @@ def explain(
     setups = [load_detector(name) for name in detector_names(detectors)]
     like = settings_of(like)
     check_number("tpr", tpr, above=0, most=1)
-    steps = like.preprocessing_for(model, train, validation)
+    passing = Passing.of(model, like, "validation images", validation, train)
     source = image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
-    batch = next(images.batches(source, steps, 1))
+    batch = next(images.batches(source, passing.steps, 1))
     needed = training_needed(setups) | {FitsOn.STATISTICS}
-    first = images.first_images("validation images", validation, steps, 1)
-    if batch.shape[1:] != first.shape[1:]:
+    if batch.shape[1:] != passing.image_shape:
         raise PluginError(
-            f"image: must be {tuple(first.shape[1:])}, as the validation images, got {tuple(batch.shape[1:])};"
+            f"image: must be {tuple(passing.image_shape)}, as the validation images, got {tuple(batch.shape[1:])};"
             " preprocess it as them"
         )
-    bank, _, names = _passed(model, {TRAIN: train, VALIDATION: validation}, {}, needed, like, steps)
+    bank, _, names = _passed(passing, {TRAIN: train, VALIDATION: validation}, {}, needed)
     return replace(explain_image(batch[:1], bank, setups, tpr), class_names=names)
 
 
@@ -149,57 +140,29 @@ def diagnose(
     labelled = {TRAIN: train, **({} if validation is None else {VALIDATION: validation}), TEST: test}
     others: dict[str, Any] = {}
     for group, sources in ((NEAR, near), (FAR, far)):
-        if not isinstance(sources, (Mapping, type(None))):
-            raise PluginError(
-                f"{group}: must be a mapping of data sets' names to their images, got {type(sources).__name__}; pass"
-                f' {group}={{"name": images}}'
-            )
-        others.update({f"{group}/{name}": source for name, source in (sources or {}).items()})
-    steps = like.preprocessing_for(model, *labelled.values())
+        others.update(splits_of_group(group, group, sources))
+    passing = Passing.of(model, like, f"images of {TRAIN}", *labelled.values())
     setups = [load_detector(name) for name in DETECTORS]
-    bank, benchmark, names = _passed(model, labelled, others, {FitsOn.STATISTICS}, like, steps)
+    bank, benchmark, names = _passed(passing, labelled, others, {FitsOn.STATISTICS})
     evaluation = evaluate_bank(bank, benchmark, setups)
     found = diagnose_network(bank, benchmark, evaluation, seed="", second_pass=True)
     return Inspection(replace(found.record, class_names=names), found.arrays, evaluation.scores)
 
 
 def _passed(
-    model: nn.Module,
-    labelled: Mapping[str, Any],
-    others: Mapping[str, Any],
-    needed: Collection[FitsOn],
-    like: OODDetector,
-    steps: Preprocessing | None,
+    passing: Passing, labelled: Mapping[str, Any], others: Mapping[str, Any], needed: Collection[FitsOn]
 ) -> tuple[FeatureBank, Benchmark, tuple[str, ...]]:
     """What one pass over labelled splits and OOD splits leaves, their benchmark, and the names of the classes."""
-    check_network(model)
-    device = device_of(model)
-    first_name = next(iter(labelled))
-    first = images.first_images(first_name, labelled[first_name], steps, PROBE_ROWS)
-    with prepared(model, device):
-        cut = Cut.of(model, first.to(device), like.head)
-    num_classes = cut.head.num_classes
-    opened = {
-        name: images.open_labelled(f"images of {name}", source, num_classes, steps) for name, source in labelled.items()
-    }
-    names = images.agreed_names(opened.values(), like.class_names, num_classes)
+    opened = {name: passing.open(f"images of {name}", source) for name, source in labelled.items()}
+    names = images.agreed_names(opened.values(), passing.settings.class_names, passing.num_classes)
     splits: dict[str, Any] = {name: each.split for name, each in opened.items()}
-    for name, source in others.items():
-        splits[name] = _open_ood(name, source, steps)
-    benchmark = Benchmark("images", num_classes, {TEST: "", **splits})
-    options = ExtractionOptions(str(device), like.batch_size, like.workers, cut.head_name, progress=like.progress)
-    return extract(model, benchmark, needed, options, splits), benchmark, names
+    splits.update({name: _open_ood(name, source, passing.steps) for name, source in others.items()})
+    return *passing.bank(splits, needed, "images"), names
 
 
 def _open_ood(name: str, source: Any, steps: Preprocessing | None) -> Any:
     try:
-        if isinstance(source, (str, Path)):
-            return ImageFolder(images.directory(source), images.needed(steps, f"the folder '{source}'")).read(None)
-        if isinstance(source, ImageList):
-            return source.read()
-        if isinstance(source, torch.Tensor):
-            source = list(source)
-        images.check_ends(source)
-        return open_samples(source, None, steps)
+        folder = isinstance(source, (str, Path))
+        return images.open_unlabelled(images.directory(source) if folder else source, steps)
     except PluginError as error:
         raise PluginError(f"images of {name}: {error}") from None

@@ -12,9 +12,9 @@ from nci_plugin.checks import PluginError
 from nci_plugin.deploy.calibration import POOLED
 from nci_plugin.deploy.file import Fitted
 from nci_plugin.deploy.graph import graph_of
-from nci_plugin.deploy.network import check_network, device_of, layer_named, probe_images
+from nci_plugin.deploy.network import check_network, layer_named, probe_images
 from nci_plugin.features.forward import prepared
-from nci_plugin.networks.calling import COMPILED_FROM, logits_in, without_autocast, without_replicas
+from nci_plugin.networks.calling import COMPILED_FROM, device_of, logits_in, unwrapped, without_autocast
 from nci_plugin.networks.cut import Cut
 
 
@@ -124,9 +124,7 @@ def scoring_module(fitted: Fitted, model: nn.Module, tpr: float) -> ScoringModul
 
 def _tapped(model: nn.Module, head: str, where: str) -> nn.Module:
     """A copy of a network that shares its weights, in eval mode, uncompiled, with a `_Tap` in its head's place."""
-    network = without_replicas(model)
-    while isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):
-        network = without_replicas(inner)
+    network = unwrapped(model)
     shared: dict[int, Any] = {}
     for module in network.modules():
         for value in [*vars(module).values(), *module._parameters.values(), *module._buffers.values()]:

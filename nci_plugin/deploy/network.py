@@ -14,6 +14,7 @@ from nci_plugin.features.fingerprint import tensor_bytes
 from nci_plugin.features.forward import prepared
 from nci_plugin.files import digest
 from nci_plugin.networks.architecture import architecture_of
+from nci_plugin.networks.calling import device_of
 from nci_plugin.networks.cut import COARSE_STEPS, SAME_FEATURES, Cut
 from nci_plugin.networks.linear import check_weights
 
@@ -191,8 +192,3 @@ class Probe:
                     " images: it is wrapped in something that changes them, or its code was changed; pass it as it was"
                     " in fit"
                 )
-
-
-def device_of(network: nn.Module) -> torch.device:
-    """The device of a network's first weight."""
-    return next((tensor.device for tensor in [*network.parameters(), *network.buffers()]), torch.device("cpu"))

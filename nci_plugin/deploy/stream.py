@@ -115,39 +115,30 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """One row a name, in order."""
     good = [image for image in images if isinstance(image, Tensor)]
-    try:
-        answers: Iterator[dict[str, Any]] = _answers(detector, good, tpr) if good else iter(())
-    except PluginError:  # NaN in one of them, or another size: each by itself, to name which
-        return [
-            _row(name, image if isinstance(image, PluginError) else _alone(detector, image, tpr))
-            for name, image in zip(names, images)
-        ]
+    answers = iter(_answers(detector, good, tpr))
     return [
         _row(name, image if isinstance(image, PluginError) else next(answers)) for name, image in zip(names, images)
     ]
 
 
-def _answers(detector: OODDetector, images: list[Tensor], tpr: float | None) -> Iterator[dict[str, Any]]:
-    found = detector.predict(stacked(images), tpr)
-    values = zip(found.classes, found.scores.tolist(), found.p_values.tolist(), found.is_ood.tolist())
-    return iter(
-        [
-            {
-                "class": name,
-                "score": float(f"{score:.9g}"),  # all digits of a float32
-                "p_value": float(f"{p_value:.9g}"),
-                "verdict": OOD if is_ood else ID,
-            }
-            for name, score, p_value, is_ood in values
-        ]
-    )
-
-
-def _alone(detector: OODDetector, image: Tensor, tpr: float | None) -> dict[str, Any] | PluginError:
+def _answers(detector: OODDetector, images: list[Tensor], tpr: float | None) -> list[dict[str, Any] | PluginError]:
+    """What the detector says of each image; where one of them gives NaN or has another size, that is said of it."""
+    if not images:
+        return []
     try:
-        return next(_answers(detector, [image], tpr))
+        found = detector.predict(stacked(images), tpr)
     except PluginError as error:
-        return error
+        return [error] if len(images) == 1 else [_answers(detector, [image], tpr)[0] for image in images]
+    values = zip(found.classes, found.scores.tolist(), found.p_values.tolist(), found.is_ood.tolist())
+    return [
+        {
+            "class": name,
+            "score": float(f"{score:.9g}"),  # all digits of a float32
+            "p_value": float(f"{p_value:.9g}"),
+            "verdict": OOD if is_ood else ID,
+        }
+        for name, score, p_value, is_ood in values
+    ]
 
 
 def _row(name: str, answer: Mapping[str, Any] | PluginError) -> dict[str, Any]:

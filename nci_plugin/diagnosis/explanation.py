@@ -14,17 +14,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from scipy.stats import permutation_test, rankdata
 
 from nci_plugin.benchmarks.benchmark import FAR, NEAR, Split
-from nci_plugin.checks import PluginError
 from nci_plugin.collapse import METRICS
-from nci_plugin.diagnosis.record import DiagnosisRecord
+from nci_plugin.diagnosis.record import DiagnosisRecord, Value
 
 GROUPS = (NEAR, FAR)
+Correlation = Optional[Mapping[str, float]]
 LEVEL = 0.05
 PERMUTATIONS = 9999
 
@@ -80,10 +80,10 @@ class PropertyRow:
     group: str
     score: str
     metric_name: str
-    at_collapse: float | None
-    metric: Sequence[float | None]
-    auroc: Sequence[float | None]
-    correlation: Mapping[str, float] | None
+    at_collapse: Value
+    metric: Sequence[Value]
+    auroc: Sequence[Value]
+    correlation: Correlation
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,6 @@ class Explanation:
     def to_dict(self) -> dict[str, Any]:
         """JSON without NaN."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> Explanation:
-        """What `to_dict` gave; raises PluginError where it is of another kind."""
-        try:
-            rows = [PropertyRow(**row) for row in saved["properties"]]
-            return cls(saved["checkpoints"], rows, list(map(str, saved["sentences"])))
-        except (LookupError, TypeError) as error:
-            raise PluginError(f"not as this version writes it ({type(error).__name__}: {error})") from None
 
 
 def explain(records: Sequence[DiagnosisRecord]) -> Explanation:

@@ -43,14 +43,19 @@ class Analysis:
         }
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raise PluginError where two runs have one name."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise PluginError(f"run '{repeated[0]}': there are two of that name; rename a directory, or pass one of them")
+
+
 def analyse(runs: Sequence[Trajectory], rule: OnsetRule) -> Analysis:
     """Analyse some runs; raises PluginError where two have one name, or one does not log the rule's metric.
 
     Predictors see the rule's phase alone; detection is over all of a run.
     """
-    repeated = [name for name, count in Counter(run.run for run in runs).items() if count > 1]
-    if repeated:
-        raise PluginError(f"run '{repeated[0]}': there are two of that name; rename one of them, or pass one")
+    check_names([run.run for run in runs])
     onsets = {run.run: find_onset(run, rule) for run in runs}
     parts = [run.in_phase(rule.phase) for run in runs] if rule.phase else runs
     return Analysis(

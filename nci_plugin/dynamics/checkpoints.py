@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from nci_plugin.checks import PluginError, check_number
-from nci_plugin.dynamics.trajectory import EpochRecord
+from nci_plugin.dynamics.epoch import EpochRecord
 from nci_plugin.files import read_text
 
 EPOCH = re.compile(r"epoch[-_= ]?(\d{1,9})(?!\d)", re.IGNORECASE)
@@ -101,10 +102,8 @@ def read_history(directory: Path) -> dict[int, Mapping[str, Any]]:
     is something else.
     """
     for name in HISTORIES:
-        try:
+        with suppress(FileNotFoundError):  # the other one may be there
             return _parse_history(directory / name)
-        except (FileNotFoundError, NotADirectoryError):
-            pass  # the other one may be there
     return {}
 
 

@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from nci_plugin.collapse.registry import EPOCHS, columns
 from nci_plugin.dynamics.detection import measured
-from nci_plugin.dynamics.intervals import LEAST, RESAMPLES, Interval, known_mean, percentiles
+from nci_plugin.dynamics.intervals import LEAST, RESAMPLES, SEED, Interval, known_mean, percentiles
 from nci_plugin.dynamics.trajectory import Trajectory
 
 Table = NDArray[Any]
@@ -37,7 +37,7 @@ class Correlation:
     within_interval: Interval
 
 
-def correlations(runs: Sequence[Trajectory], resamples: int = RESAMPLES, seed: int = 0) -> list[Correlation]:
+def correlations(runs: Sequence[Trajectory], resamples: int = RESAMPLES) -> list[Correlation]:
     """Every metric along EPOCHS that is logged with every detector and group, over the checkpoints that have both."""
     metrics = [name for name in columns(EPOCHS) if any(run.logs(name) for run in runs)]
     pairs = list(dict.fromkeys((detector, group) for run in runs for detector, group, _ in measured(run)))
@@ -54,7 +54,7 @@ def correlations(runs: Sequence[Trajectory], resamples: int = RESAMPLES, seed: i
             blocks = [(a[rows], v[rows]) for (a, v), rows in zip(blocks, kept) if rows.any()]
             if blocks:
                 names = [(metrics[m], *pairs[p]) for p in some for m in others]
-                found.update(zip(names, _correlate(names, blocks, resamples, seed)))
+                found.update(zip(names, _correlate(names, blocks, resamples)))
     return [found[(name, *pair)] for pair in pairs for name in metrics if (name, *pair) in found]
 
 
@@ -68,7 +68,7 @@ def spearman(first: Table, second: Table) -> Table:
 
 
 def _correlate(
-    names: Sequence[tuple[str, str, str]], blocks: Sequence[tuple[Table, Table]], resamples: int, seed: int
+    names: Sequence[tuple[str, str, str]], blocks: Sequence[tuple[Table, Table]], resamples: int
 ) -> list[Correlation]:
     """``blocks`` are (AUROC, metrics) of the checkpoints of each run, ``names`` those of all pairs of their columns."""
 
@@ -77,7 +77,7 @@ def _correlate(
 
     each_run = np.array([of([block]) for block in blocks])
     size = (resamples if len(blocks) >= LEAST else 0, len(blocks))
-    draws = np.random.default_rng(seed).integers(len(blocks), size=size)
+    draws = np.random.default_rng(SEED).integers(len(blocks), size=size)
     rhos = np.array([of([blocks[place] for place in drawn]) for drawn in draws]).reshape(-1, len(names))
     withins = known_mean(each_run[draws], axis=1)
     return [

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 LEVEL = 0.95
-RESAMPLES = 1000
+RESAMPLES, SEED = 1000, 0
 LEAST = 5
 """Runs that an interval needs: percentile intervals of fewer are far too narrow."""
 
@@ -19,7 +19,7 @@ Interval = Optional[tuple[float, float]]
 T = TypeVar("T")
 
 
-def bootstrap(runs: Sequence[T], statistic: Callable[[Sequence[T]], float | None], seed: int = 0) -> Interval:
+def bootstrap(runs: Sequence[T], statistic: Callable[[Sequence[T]], float | None]) -> Interval:
     """Percentile interval (LEVEL) of a statistic of some runs, resampled with replacement (Efron & Tibshirani 1993).
 
     Resamples in which the statistic is undefined (None) are left out; None where more than half of them are, or with
@@ -30,13 +30,13 @@ def bootstrap(runs: Sequence[T], statistic: Callable[[Sequence[T]], float | None
         value = statistic([runs[index] for index in drawn])
         return np.nan if value is None else value
 
-    return _interval(np.arange(len(runs)), of_drawn, False, seed)
+    return _interval(np.arange(len(runs)), of_drawn, vectorized=False)
 
 
-def bootstrap_mean(values: Iterable[float | None], seed: int = 0) -> Interval:
+def bootstrap_mean(values: Iterable[float | None]) -> Interval:
     """`bootstrap` of the mean over the runs that have a value, of one value a run (None: it has none)."""
     numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    return _interval(numbers, known_mean, True, seed)
+    return _interval(numbers, known_mean, vectorized=True)
 
 
 def percentiles(values: NDArray[Any]) -> Interval:
@@ -69,13 +69,13 @@ def _known(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None and not np.isnan(value)]
 
 
-def _interval(values: NDArray[Any], statistic: Callable[..., Any], vectorized: bool, seed: int) -> Interval:
+def _interval(values: NDArray[Any], statistic: Callable[..., Any], vectorized: bool) -> Interval:
     if len(values) < LEAST:
         return None
     with warnings.catch_warnings():  # of a distribution with undefined values, which `percentiles` counts
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         drawn = stats.bootstrap(
             (values,), statistic, vectorized=vectorized, n_resamples=RESAMPLES, method="percentile",
-            random_state=np.random.default_rng(seed),
+            random_state=np.random.default_rng(SEED),
         )  # fmt: skip
     return percentiles(drawn.bootstrap_distribution)

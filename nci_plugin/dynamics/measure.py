@@ -16,7 +16,8 @@ from nci_plugin.benchmarks.benchmark import FAR, GROUP_ROWS, NEAR, TEST, TRAIN, 
 from nci_plugin.benchmarks.opening import image_batches, open_splits
 from nci_plugin.checks import PluginError, check_known, check_number
 from nci_plugin.collapse.registry import of_training
-from nci_plugin.dynamics.trajectory import GROUPS, EpochRecord, Value
+from nci_plugin.dynamics.epoch import EpochRecord, Value
+from nci_plugin.dynamics.trajectory import GROUPS
 from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.evaluate import evaluate_bank
 from nci_plugin.features.bank import FeatureBank, FitsOn

@@ -23,8 +23,9 @@ from torch.utils.data import DataLoader
 from nci_plugin.benchmarks.samples import images_and_labels
 from nci_plugin.checks import PluginError, check_known, check_number
 from nci_plugin.collapse.registry import EPOCHS, columns
+from nci_plugin.dynamics.epoch import EpochRecord
 from nci_plugin.dynamics.measure import collapse_numbers, network_numbers, training_numbers
-from nci_plugin.dynamics.trajectory import Condition, EpochRecord, Trajectory, TrajectoryFile
+from nci_plugin.dynamics.trajectory import Condition, Trajectory, TrajectoryFile
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.collector import Collector, training_statistics
 from nci_plugin.features.forward import Forward, prepared

@@ -8,17 +8,18 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nci_plugin.checks import PluginError, check_keys, check_number, check_row_name, did_you_mean, shown
+from nci_plugin.checks import PluginError, check_number, check_row_name, did_you_mean
+from nci_plugin.dynamics.epoch import NUMBERS, EpochRecord, Value
 from nci_plugin.files import read_text, write_atomically
-from nci_plugin.parsing import checked_line, read_checked_line
+from nci_plugin.parsing import checked_line, read_checked_line, typed
 
 logger = logging.getLogger(__name__)
 
@@ -33,68 +34,10 @@ FN = "mean_norm_l2"
 GROUPS = ("near", "far", "fsood near", "fsood far")
 """Groups of OOD sets in ``EpochRecord.auroc``; ``fsood``: covariate-shifted samples count as ID."""
 
-ORTHO_DEV = "ortho_dev"
-
 LAST_PHASE = "last"
 """Stands for the phase that a run is in at its end: the squared error's in the protocol of arXiv 2604.00230."""
 
-Value = Optional[float]
 Condition = Union[str, float, int, bool]
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One network of a run, after ``epoch`` epochs (0: before the first). Raises PluginError on NaN or infinity.
-
-    Args:
-        train_loss: mean over the training set, in the unit of the loss (nats for cross-entropy).
-        train_accuracy, test_accuracy: percent.
-        collapse: the collapse metrics of one number by name; None where a metric has no value.
-        weight_norm: ||.||_2 over all parameters.
-        auroc: percent, by detector and group (GROUPS).
-        probe: numbers of a robustness probe or of any other measurement.
-        phase: of a training in phases, e.g. ``ce`` and then ``mse``.
-        train_from: what train_loss and train_accuracy were read from.
-        ortho_dev: NC5 by group of OOD sets, ``near`` and ``far``, the unweighted mean over its sets; 0 at collapse.
-        weights, data: digests of the weights that were measured, and of all else that the numbers come from: the
-            benchmark's images, the network's code, and detectors that were configured by files of their own.
-    """
-
-    epoch: int
-    train_loss: Value = None
-    train_accuracy: Value = None
-    test_accuracy: Value = None
-    collapse: Mapping[str, Value] = field(default_factory=dict)
-    weight_norm: Value = None
-    auroc: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
-    probe: Mapping[str, Any] | None = None
-    phase: str = ""
-    train_from: str = ""
-    weights: str = ""
-    data: str = ""
-    ortho_dev: Mapping[str, Value] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_number("trajectory: epoch", self.epoch, least=0, whole=True)
-        _check_numbers(f"trajectory: epoch {self.epoch}", asdict(self))
-
-    @property
-    def numbers(self) -> dict[str, Value]:
-        """Losses and accuracies, the collapse metrics, and ``ortho_dev near`` and ``ortho_dev far``, by name."""
-        ortho_dev = {f"{ORTHO_DEV} {group}": value for group, value in self.ortho_dev.items()}
-        return {**{name: getattr(self, name) for name in _NUMBERS}, **self.collapse, **ortho_dev}
-
-
-_NUMBERS = ("train_loss", "train_accuracy", "test_accuracy", "weight_norm")
-_KINDS = {
-    "collapse": dict,
-    "auroc": dict,
-    "ortho_dev": dict,
-    "phase": str,
-    "train_from": str,
-    "weights": str,
-    "data": str,
-}
 
 
 @dataclass(frozen=True)
@@ -116,7 +59,7 @@ class Trajectory:
     @property
     def _names(self) -> list[str]:
         """Of the ``numbers`` of some record."""
-        return list(dict.fromkeys((*_NUMBERS, *(key for record in self.records for key in record.numbers))))
+        return list(dict.fromkeys((*NUMBERS, *(key for record in self.records for key in record.numbers))))
 
     def series(self, name: str) -> NDArray[np.float64]:
         """A number of each record, (epochs,), NaN where it has none.
@@ -157,6 +100,13 @@ class Trajectory:
 
 def _array(values: Iterable[Value]) -> NDArray[np.float64]:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class _Header:
+    version: int
+    run: str
+    conditions: Mapping[str, Any]
 
 
 class TrajectoryFile:
@@ -226,18 +176,15 @@ def find_trajectories(directory: Path) -> list[Path]:
     return sorted(directory.rglob(FILE_NAME))
 
 
-def _check_run(name: Any) -> None:
+def _check_run(name: str) -> None:
     """The gate of names for a run's, which may be that of a directory in another: ``cifar10_resnet18/s0``."""
-    for part in name.split("/") if isinstance(name, str) else [name]:
+    for part in name.split("/"):
         check_row_name("run", part)
 
 
 def _parse(path: Path) -> tuple[Trajectory | None, bool]:
     """What a file holds, None without a whole header; and whether its last line is whole."""
-    try:
-        text = read_text(path, "trajectory", FILE_BYTES, "move it away")
-    except (FileNotFoundError, NotADirectoryError):
-        raise PluginError(f"trajectory '{path}': there is no such file; log a run first") from None
+    text = read_text(path, "trajectory", FILE_BYTES, "log the run again, or move it away")
     *lines, rest = text.split("\n")
     if rest:
         logger.warning("%s: line %d was cut by a kill, it is left out", path, len(lines) + 1)
@@ -250,7 +197,7 @@ def _parse(path: Path) -> tuple[Trajectory | None, bool]:
             if number == 1:
                 header = _read_header(line)
                 continue
-            record = _record(_read_line(line))
+            record: EpochRecord = typed(EpochRecord, _read_line(line), "epoch")
             if record.epoch in records:
                 raise PluginError(f"epoch {record.epoch} stands there twice")
             records[record.epoch] = record
@@ -262,22 +209,18 @@ def _parse(path: Path) -> tuple[Trajectory | None, bool]:
 
 def _read_header(line: str) -> Trajectory:
     """The run of a header, without records."""
-    raw = _read_line(line)
-    names = ("version", "run", "conditions")
-    check_keys("header", raw, names, names)
-    if raw["version"] != VERSION:
-        raise PluginError(f"is of version {shown(raw['version'])}, this is {VERSION}")
-    _check_run(raw["run"])
-    if not isinstance(raw["conditions"], dict):
-        raise PluginError(f"'conditions' is {shown(raw['conditions'])}")
-    for name, value in raw["conditions"].items():
+    header: _Header = typed(_Header, _read_line(line), "header")
+    if header.version != VERSION:
+        raise PluginError(f"is of version {header.version}, this is {VERSION}")
+    _check_run(header.run)
+    for name, value in header.conditions.items():
         if not isinstance(value, (str, bool)):
             check_number(f"condition {name}", value)
-    return Trajectory(raw["run"], raw["conditions"], [])
+    return Trajectory(header.run, header.conditions, [])
 
 
 def _header(trajectory: Trajectory) -> str:
-    return _line({"version": VERSION, "run": trajectory.run, "conditions": dict(trajectory.conditions)})
+    return _line(asdict(_Header(VERSION, trajectory.run, dict(trajectory.conditions))))
 
 
 def _line(content: Mapping[str, Any]) -> str:
@@ -289,23 +232,3 @@ def _read_line(line: str) -> dict[str, Any]:
     if not unchanged:
         raise PluginError("not a line that this version wrote, its checksum differs")
     return raw
-
-
-def _record(raw: dict[str, Any]) -> EpochRecord:
-    check_keys("epoch", raw, [each.name for each in fields(EpochRecord)], ["epoch"])
-    for name, kind in _KINDS.items():
-        if name in raw and not isinstance(raw[name], kind):
-            raise PluginError(f"'{name}' is {raw[name]!r}")
-    return EpochRecord(**raw)
-
-
-def _check_numbers(where: str, value: Any) -> None:
-    """Raise unless all leaves are finite numbers, None or text."""
-    if isinstance(value, Mapping):
-        for key, each in value.items():
-            _check_numbers(f"{where}: {key}", each)
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            _check_numbers(where, each)
-    elif value is not None and not isinstance(value, (str, bool)):
-        check_number(where, value)

@@ -7,18 +7,19 @@ far-OOD test sets are scored too, so the same search can be read off with any of
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nci_plugin.benchmarks.benchmark import FAR, NEAR, OOD_VALIDATION, TEST, Source, Split
 from nci_plugin.benchmarks.image_list import ImageList
-from nci_plugin.checks import PluginError, shown
+from nci_plugin.checks import PluginError, check_number
 from nci_plugin.metrics import auroc
+from nci_plugin.parsing import typed
 
 if TYPE_CHECKING:  # the report reads what was recorded, without torch
     from nci_plugin.features.split import FeatureSplit
@@ -38,13 +39,16 @@ MOST_ROWS = 1000
 """Rows of a split that are scored for every value, evenly spaced: as many as OpenOOD's validation sets mostly have."""
 
 
+Percent = Optional[float]
+
+
 @dataclass(frozen=True)
 class Alternative:
     """The values that an OOD set would have chosen, and the mean AUROC in percent of near and far sets with them."""
 
     values: Mapping[str, Any]
-    near: float | None
-    far: float | None
+    near: Percent
+    far: Percent
 
 
 @dataclass
@@ -104,20 +108,14 @@ def read_alternatives(provenance: Mapping[str, Any]) -> dict[str, Alternative]:
 
     Raises PluginError on anything else.
     """
-    record = provenance.get(ALTERNATIVES, {})
+    where = f"result: '{ALTERNATIVES}'"
     try:
-        found = {str(name): Alternative(**each) for name, each in record.items()}
-        sound = all(isinstance(each.values, Mapping) and _numbers((each.near, each.far)) for each in found.values())
-    except (AttributeError, TypeError):
-        sound = False
-    if not sound:
-        raise PluginError(f"result: '{ALTERNATIVES}' is {shown(record)}; evaluate again")
+        found: dict[str, Alternative] = typed(Mapping[str, Alternative], provenance.get(ALTERNATIVES, {}), where)
+        for value in (value for each in found.values() for value in (each.near, each.far) if value is not None):
+            check_number(f"{where}: an AUROC", value, least=-1, most=101)
+    except PluginError as error:
+        raise PluginError(f"{error}; evaluate again") from None
     return found
-
-
-def _numbers(values: Sequence[Any]) -> bool:
-    """Whether these are percentages, or None."""
-    return all(value is None or (isinstance(value, (int, float)) and -1 < value < 101) for value in values)
 
 
 def thinned(split: FeatureSplit) -> FeatureSplit:

@@ -261,10 +261,7 @@ def read_npz(path: Path, what: str, remedy: str) -> dict[str, np.ndarray]:
     Raises PluginError, which names it as ``what`` and says what to do, if it is damaged, no regular file, or would
     take more memory than such a file can need.
     """
-    try:
-        data = read_file(path, what, NPZ_BYTES, remedy)
-    except FileNotFoundError as error:
-        raise PluginError(f"{what} '{path}': {error.strerror}; {remedy}") from None
+    data = read_file(path, what, NPZ_BYTES, remedy)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as members:
             inflated = sum(member.file_size for member in members.infolist())

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import pandas as pd
 
-from nci_plugin.checks import PluginError, check_choice, check_keys, check_number, check_row_name, shown
+from nci_plugin.checks import PluginError, check_choice, check_number, check_row_name, shown
 from nci_plugin.files import read_text
 from nci_plugin.metrics import METRIC_COLUMNS, OODMetrics
-from nci_plugin.parsing import checked_line, read_checked_line
+from nci_plugin.parsing import checked_line, read_checked_line, typed
 
 SETTINGS = ("ood", "fsood")
 METRICS = {"fpr95": "FPR@95", "auroc": "AUROC", "aupr_in": "AUPR_IN", "aupr_out": "AUPR_OUT", "acc": "ACC"}
@@ -30,6 +30,9 @@ RESULTS_BYTES = 2**28
 DATA_SET_GROUPS = ("near", "far")
 ROUNDING = 1e-6
 """Percent that a metric may lie outside 0..100: areas are sums of rounded terms."""
+
+
+Percent = Optional[float]
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Result:
     chosen_by: str
     seconds: Mapping[str, float]
     provenance: Mapping[str, Any]
-    fpr_at_id_tpr95: float | None = None
+    fpr_at_id_tpr95: Percent = None
 
     def __repr__(self) -> str:
         of = ", ".join(filter(None, (self.detector, self.setting, f"{self.group}/{self.dataset}", self.seed)))
@@ -76,19 +79,13 @@ class Result:
     @classmethod
     def from_json(cls, line: str) -> Result:
         """Parse what `to_json` wrote; raises PluginError on anything else. A line without a checksum is not checked."""
-        names = [field.name for field in fields(cls)]
         try:
             raw, unchanged = read_checked_line(line)
-            check_keys("result", raw, names, [field.name for field in fields(cls) if field.default is MISSING])
+            result: Result = typed(cls, raw, "result")
             if unchanged is False:
                 raise PluginError("its checksum differs: it was changed since")
-            values = dict(raw)
         except (ValueError, RecursionError, PluginError) as error:
             raise PluginError(f"result: not a line that this version wrote ({error}); evaluate again") from None
-        for field in fields(cls):
-            if not _fits(str(field.type), values.get(field.name)):
-                raise PluginError(f"result: '{field.name}' is {shown(values[field.name])}; evaluate again")
-        result = cls(**values)
         result.check()
         return result
 
@@ -112,21 +109,10 @@ class Result:
 PHASES = ("fit", "search", "score")
 
 
-def _fits(annotation: str, value: Any) -> bool:
-    """Whether JSON gave what the annotation of a field of Result says; those not named here are mappings."""
-    if annotation == "float | None":
-        return value is None or _fits("float", value)
-    kinds: dict[str, Any] = {"str": str, "int": int, "float": (int, float)}
-    return isinstance(value, kinds.get(annotation, dict)) and not isinstance(value, bool)
-
-
 def read_results(path: Path) -> list[Result]:
     """All rows of a JSON-lines file; raises PluginError naming the line that cannot be read."""
     results = []
-    try:
-        text = read_text(path, "results", RESULTS_BYTES, "move it away")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise PluginError(f"results '{path}': {error.strerror}") from None
+    text = read_text(path, "results", RESULTS_BYTES, "evaluate again, or move it away")
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
         try:
             results.append(Result.from_json(line))

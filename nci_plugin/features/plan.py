@@ -16,10 +16,11 @@ from nci_plugin.benchmarks.opening import image_batches
 from nci_plugin.benchmarks.shards import ShardedImages
 from nci_plugin.checks import PluginError, check_finite, check_width
 from nci_plugin.features.bank import FitsOn
-from nci_plugin.features.collector import Collector, Layout, ShardCollector, training_statistics
+from nci_plugin.features.collector import Collector, training_statistics
 from nci_plugin.features.fingerprint import network_digest
 from nci_plugin.features.forward import Forward, Passed
 from nci_plugin.features.options import ExtractionOptions, check_amp, resolve_device
+from nci_plugin.features.shard_collector import Layout, ShardCollector
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.store import SplitStore
 from nci_plugin.files import digest, digest_of

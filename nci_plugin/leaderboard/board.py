@@ -92,11 +92,7 @@ class Table:
     @classmethod
     def read(cls, path: Path, columns: Sequence[str]) -> Table:
         """Raises PluginError unless the file has these columns and a cell for each in every line."""
-        remedy = "pass the checkout's directory with --board"
-        try:
-            text = read_text(path, "leaderboard", LARGEST_FILE, remedy)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise PluginError(f"leaderboard '{path}': {error.strerror}; {remedy}") from None
+        text = read_text(path, "leaderboard", LARGEST_FILE, "pass the checkout's directory with --board")
         table = cls(path, tuple(io.StringIO(text, newline="")))
         if not table.lines or _cells(table.lines[0]) != list(columns):
             raise PluginError(f"leaderboard '{path}': must have the columns {','.join(columns)}; restore the file")
@@ -145,14 +141,16 @@ def _cells(line: str) -> list[str]:
         raise PluginError(f"leaderboard: a line cannot be read ({error}), {shown(line)}; restore the file") from None
 
 
+@dataclass(frozen=True)
 class Board:
     """The rows of every benchmark, and the link of every alias.
 
     ``name`` is how messages call it.
     """
 
-    def __init__(self, results: Path, papers: Path, name: str) -> None:
-        self.results, self.papers_file, self.name = results, papers, name
+    results: Path
+    papers_file: Path
+    name: str
 
     @classmethod
     def snapshot(cls) -> Board:

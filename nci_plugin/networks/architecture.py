@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from nci_plugin.networks.calling import without_replicas
+from nci_plugin.networks.calling import unwrapped
 
 FAMILIES = re.compile("(?i:resnet|deit|swin|visiontransformer)|V[iI][tT]|^vit")
 """Parts of names that say what a network is, for the rules that go by it (NECO's)."""
@@ -24,9 +24,7 @@ def architecture_of(network: nn.Module, head: str) -> tuple[str, str]:
     architecture names a family counts; then of the modules that hold over 90 % of the parameters. Where none does, it
     is the outermost one.
     """
-    outermost = without_replicas(network)
-    while isinstance(inner := getattr(outermost, "_orig_mod", None), nn.Module):  # of a compiled network
-        outermost = without_replicas(inner)
+    outermost = unwrapped(network)
     for module in [*reversed(_holders(network, head)), *_trunk(outermost)]:
         name, architecture = type(module).__name__, _timm_architecture(module)
         if FAMILIES.search(name) or FAMILIES.search(architecture):

@@ -26,6 +26,19 @@ def without_replicas(network: nn.Module) -> nn.Module:
     return network
 
 
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network itself, inside what DataParallel, DistributedDataParallel and torch.compile put around it."""
+    network = without_replicas(network)
+    while isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):
+        network = without_replicas(inner)
+    return network
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """The device of a network's first weight."""
+    return next((tensor.device for tensor in [*network.parameters(), *network.buffers()]), torch.device("cpu"))
+
+
 @contextmanager
 def without_autocast() -> Iterator[None]:
     """The arithmetic that tensors' own types ask for, also inside a torch.autocast of the caller's."""

@@ -74,7 +74,7 @@ def factory_source(spec: str) -> str:
 def _import_file(path: Path, where: str, form: str, prefix: str) -> Any:
     try:
         content = read_file(path, f"{where}: file", LARGEST_FILE, f"expected {form}")
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         raise PluginError(f"{where}: there is no file '{path}'; expected {form}") from None
     # Named by its content: two files of one name are two modules.
     module_name = f"{prefix}_{path.stem}_{digest(content)[:8]}"

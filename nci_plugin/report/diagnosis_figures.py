@@ -16,7 +16,7 @@ from nci_plugin.evaluation.drawn import DrawnFigure, draw_grid
 from nci_plugin.report import class_figures
 from nci_plugin.report.class_figures import FEW_CLASSES
 from nci_plugin.report.diagnosis_files import FOLDER, Stored, read_diagnoses, read_explanation
-from nci_plugin.report.figures import COLOURS, MARKERS, SUFFIXES, in_style, legend_below, looks, save
+from nci_plugin.report.figures import COLOURS, MARKERS, in_style, legend_below, looks, save_all
 from nci_plugin.report.names import display_name
 from nci_plugin.report.panels import draw_panels, label_stages, stage_panels
 from nci_plugin.report.score_figures import roc_figure, score_histograms, suptitle
@@ -27,12 +27,7 @@ DRAWN_FIRST = (CSID, FAR, NEAR, "id")
 
 def draw(results: Path) -> list[str]:
     """Write every figure of ``results/diagnosis``; returns their paths below ``results``, without suffix."""
-    drawn = []
-    for name, figure in figures(results):
-        for suffix in SUFFIXES:
-            save(figure, results / FOLDER / f"{name}{suffix}")
-        drawn.append(f"{FOLDER}/{name}")
-    return drawn
+    return save_all(((f"{FOLDER}/{name}", figure) for name, figure in figures(results)), results)
 
 
 def figures(results: Path) -> Iterator[tuple[str, Figure]]:

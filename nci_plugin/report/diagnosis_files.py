@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.diagnosis import DETECTORS
 from nci_plugin.evaluation.directory import ResultsDirectory, read_npz, write_npz
-from nci_plugin.parsing import read_json, write_json
+from nci_plugin.parsing import read_json, typed, write_json
 
 if TYPE_CHECKING:  # torch, which a report without a diagnosis does not need
     from nci_plugin.diagnosis.explanation import Explanation
@@ -64,7 +64,8 @@ def has_diagnosis(results: Path) -> bool:
 def read_explanation(results: Path) -> Explanation:
     from nci_plugin.diagnosis.explanation import Explanation
 
-    return _read_json(results / FOLDER / f"{EXPLANATION}.json", Explanation.from_dict)
+    path = results / FOLDER / f"{EXPLANATION}.json"
+    return _read_json(path, lambda saved: typed(Explanation, saved, "not as this version writes it"))
 
 
 def read_diagnoses(results: Path) -> list[Stored]:
@@ -99,10 +100,7 @@ def drawn_from(results: Path) -> Iterator[None]:
 
 
 def _read_json(path: Path, of: Callable[[Mapping[str, Any]], T]) -> T:
-    try:
-        content = read_json(path, "diagnosis", AGAIN, RECORD_BYTES)
-    except OSError as error:
-        raise PluginError(f"diagnosis '{path}': {error.strerror}; {AGAIN}") from None
+    content = read_json(path, "diagnosis", AGAIN, RECORD_BYTES)
     try:
         if not isinstance(content, dict):
             raise PluginError("not a diagnosis")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 from nci_plugin.checks import PluginError
 from nci_plugin.dynamics.analysis import Analysis
+from nci_plugin.dynamics.onset import ONSET
 from nci_plugin.parsing import read_json, write_json
 from nci_plugin.report.diagnosis_files import RECORD_BYTES
 from nci_plugin.report.dynamics_figures import analysis_figures, of_runs
-from nci_plugin.report.figures import SUFFIXES, save
+from nci_plugin.report.figures import save_all
 
 ANALYSIS = "dynamics.json"
 
@@ -26,7 +28,7 @@ def read_onsets(directory: Path) -> dict[str, int]:
     again = "run nci-ood dynamics again"
     found = read_json(paths[0], "dynamics", again, RECORD_BYTES)
     try:
-        onsets = [each for each in found["onsets"] if each["outcome"] == "observed"]
+        onsets = [each for each in found["onsets"] if each["outcome"] == ONSET]
         return {str(each["run"]): int(each["epoch"]) for each in onsets}
     except (ValueError, LookupError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
@@ -35,10 +37,5 @@ def read_onsets(directory: Path) -> dict[str, int]:
 
 def draw(analysis: Analysis, output: Path) -> list[str]:
     """Write every figure, as PNG and SVG; returns their paths below ``output``, without suffix."""
-    drawn = []
-    figures = [(f"{run.run}/{name}", figure) for run, name, figure in of_runs(analysis)]
-    for path, figure in [*figures, *analysis_figures(analysis)]:
-        for suffix in SUFFIXES:
-            save(figure, output / f"{path}{suffix}")
-        drawn.append(path)
-    return drawn
+    figures = ((f"{run.run}/{name}", figure) for run, name, figure in of_runs(analysis))
+    return save_all(chain(figures, analysis_figures(analysis)), output)

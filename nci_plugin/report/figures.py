@@ -164,6 +164,16 @@ def save(figure: Figure, path: Path) -> None:
     write_atomically(path, rendered(figure, path.suffix[1:]), durable=False)  # drawn again by the same command
 
 
+def save_all(figures: Iterable[tuple[str, Figure]], directory: Path) -> list[str]:
+    """Write figures in every one of SUFFIXES; returns their paths below the directory, without suffix."""
+    drawn = []
+    for name, figure in figures:
+        for suffix in SUFFIXES:
+            save(figure, directory / f"{name}{suffix}")
+        drawn.append(name)
+    return drawn
+
+
 def rendered(figure: Figure, kind: str, dpi: int = 150) -> bytes:
     """The file of a figure, ``kind`` png or svg; the same figure gives the same bytes."""
     without_formulas(figure)

@@ -25,8 +25,9 @@ from stored import Network, networks
 
 from nci_plugin import evaluate
 from nci_plugin.config import load_detector
-from nci_plugin.deploy.choice import CANDIDATES, CLOSE, KINDS, MeasuredRow, rank, track_record
+from nci_plugin.deploy.choice import CANDIDATES, KINDS, rank
 from nci_plugin.deploy.fitting import drawn, halves
+from nci_plugin.deploy.track_record import CLOSE, MeasuredRow, track_record
 from nci_plugin.files import write_atomically
 
 TRAINING_ROWS = 20_000

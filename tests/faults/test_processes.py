@@ -69,7 +69,7 @@ def test_the_same_numbers(whole: Whole, size: int) -> None:
 
 
 def test_statistics_of_unit_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nci_plugin.features.collector.STATISTICS_SECONDS", 0)
+    monkeypatch.setattr("nci_plugin.features.shard_collector.STATISTICS_SECONDS", 0)
     whole = Whole(Tiny(tmp_path), ["msp", "nci", "mds_pp"])
     assert [child.wait() for child in crew(whole.arguments("out"), 2)] == [0, 0]
     here, alone = (whole.tiny.root / name for name in ("out", "whole"))

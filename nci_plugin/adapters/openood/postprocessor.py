@@ -14,7 +14,7 @@ from openood.utils.config import Config
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from nci_plugin.adapters.openood.training_pass import device_of, features_of, training_pass
+from nci_plugin.adapters.openood.training_pass import features_of, training_pass
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import Training
 from nci_plugin.evaluation.configuration import parse_detector
@@ -22,6 +22,7 @@ from nci_plugin.evaluation.contestant import check_scores
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.fingerprint import weights_digest
 from nci_plugin.features.split import FeatureSplit
+from nci_plugin.networks.calling import device_of
 from nci_plugin.networks.cut import Cut
 from nci_plugin.networks.head import LinearHead
 from nci_plugin.rows import whole_labels

@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from nci_plugin.features.forward import Forward
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.files import digest
+from nci_plugin.networks.calling import device_of
 from nci_plugin.networks.cut import PROBE_ROWS, Cut
 from nci_plugin.networks.head import LinearHead
 
@@ -92,11 +92,6 @@ def features_of(network: nn.Module, loader: Any, head_name: str | None) -> tuple
     bar = tqdm(loader, desc="setup", disable=None)
     forward, passed = Forward.of_loader(network, device_of(network), bar, "validation loader", head_name)
     return forward, FeatureSplit([each.chunk for each in passed])
-
-
-def device_of(network: nn.Module) -> torch.device:
-    """Where the network's first parameter, or buffer, is; the CPU if it has neither."""
-    return next((tensor.device for tensor in chain(network.parameters(), network.buffers())), torch.device("cpu"))
 
 
 def _pass(network: nn.Module, loader: Any, with_features: bool) -> TrainingPass:

@@ -1,0 +1,68 @@
+"""A model and its images on their way into the one pass, whatever is asked of them: opened, checked, and passed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from nci_plugin.benchmarks.benchmark import TEST, Benchmark
+from nci_plugin.benchmarks.image_list import Preprocessing
+from nci_plugin.deploy import images
+from nci_plugin.deploy.network import check_network
+from nci_plugin.features.bank import FeatureBank, FitsOn
+from nci_plugin.features.extract import extract
+from nci_plugin.features.forward import prepared
+from nci_plugin.features.options import ExtractionOptions
+from nci_plugin.networks.calling import device_of
+from nci_plugin.networks.cut import PROBE_ROWS, Cut
+
+if TYPE_CHECKING:
+    from nci_plugin.deploy.detector import OODDetector
+
+
+@dataclass(frozen=True, eq=False)
+class Passing:
+    """A model with the head that its first images show, and the preprocessing that its images agree on.
+
+    ``settings`` are those of an OODDetector, and ``image_shape`` is that of a preprocessed image.
+    """
+
+    model: nn.Module
+    settings: OODDetector
+    steps: Preprocessing | None
+    head_name: str
+    num_classes: int
+    image_shape: torch.Size
+
+    @classmethod
+    def of(cls, model: nn.Module, settings: OODDetector, what: str, source: Any, *others: Any) -> Passing:
+        """Find the head on the images of ``source``, which errors call ``what``; ``others`` must be preprocessed alike.
+
+        Raises PluginError on what is no network, on images that cannot be read and where no head is found.
+        """
+        check_network(model)
+        steps = settings.preprocessing_for(model, source, *others)
+        first = images.first_images(what, source, steps, PROBE_ROWS)
+        device = device_of(model)
+        with prepared(model, device):
+            cut = Cut.of(model, first.to(device), settings.head)
+        return cls(model, settings, steps, cut.head_name, cut.head.num_classes, first.shape[1:])
+
+    def open(self, what: str, source: Any) -> images.LabelledImages:
+        """Images with labels of the model's classes; raises PluginError, which begins with ``what``, on others."""
+        return images.open_labelled(what, source, self.num_classes, self.steps)
+
+    def bank(
+        self, splits: Mapping[str, Any], needed: Collection[FitsOn], name: str = "service"
+    ) -> tuple[FeatureBank, Benchmark]:
+        """What one pass over opened splits leaves, and the benchmark of them."""
+        benchmark = Benchmark(name, self.num_classes, {TEST: "", **splits})
+        asked, device = self.settings, str(device_of(self.model))
+        options = ExtractionOptions(
+            device, asked.batch_size, asked.workers, self.head_name, asked.store, asked.progress
+        )
+        return extract(self.model, benchmark, needed, options, splits), benchmark
