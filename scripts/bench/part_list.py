@@ -87,6 +87,7 @@ def _without_images(options: argparse.Namespace, wanted: set[str]) -> Iterator[P
     yield Part("d", "collapse metrics", "collapse.py", sizes(["--samples=10000", *small], ["--samples=100000"]))
     yield Part("f", "comparing detectors", "comparison.py", sizes(["--detectors=4", "--samples=4000"]))
     small_service = ["--networks", "resnet18", "--batch-sizes", "1", "8", "--image-size", "32", "--rounds", "1"]
+    small_service += ["--detectors", "msp", "nci", "nci_gated"]
     device = [f"--device={options.device}"]
     yield Part("c", "a detector beside its classifier", "service.py", [*device, *sizes(small_service)])
     diagnosed = sorted({str(path.parent) for path in options.results.glob("*/diagnosis")})
