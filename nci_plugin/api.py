@@ -29,7 +29,7 @@ from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.extract import extract
 from nci_plugin.features.options import ExtractionOptions, check_amp, resolve_device
 from nci_plugin.features.processes import ALONE, Processes
-from nci_plugin.files import free_memory
+from nci_plugin.machine import free_memory
 from nci_plugin.networks.factory import import_named
 from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.linear import check_weights

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nci_plugin import files
+from nci_plugin import machine
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.checks import PluginError
 from nci_plugin.config import load_detector
@@ -18,7 +18,7 @@ from nci_plugin.detectors import base, nnguide, registry
 from nci_plugin.detectors.base import Sizes
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
-from nci_plugin.files import free_memory
+from nci_plugin.machine import free_memory
 from nci_plugin.networks.head import LinearHead
 
 N, P, K = 60, 6, 3
@@ -80,8 +80,8 @@ def write_meminfo(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with 4000 KiB that are free and no control groups."""
     (directory / "proc" / "self").mkdir(parents=True)
     (directory / "proc" / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 4000 kB\n")
-    monkeypatch.setattr(files, "PROC", directory / "proc")
-    monkeypatch.setattr(files, "GROUPS", directory / "cgroup")
+    monkeypatch.setattr(machine, "PROC", directory / "proc")
+    monkeypatch.setattr(machine, "GROUPS", directory / "cgroup")
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
 
 
@@ -132,7 +132,7 @@ def test_a_limit_of_a_control_group(
 
 
 def test_a_system_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "PROC", tmp_path)
+    monkeypatch.setattr(machine, "PROC", tmp_path)
     assert free_memory() == sys.maxsize
 
 

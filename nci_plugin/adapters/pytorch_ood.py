@@ -22,7 +22,7 @@ from nci_plugin.detectors.mahalanobis import class_means, means_differ
 from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
-from nci_plugin.files import free_memory
+from nci_plugin.machine import free_memory
 from nci_plugin.networks.head import LinearHead
 
 PREFIX = PYTORCH_OOD

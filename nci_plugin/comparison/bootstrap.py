@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nci_plugin.files import usable_cores
+from nci_plugin.machine import usable_cores
 from nci_plugin.metrics.counts import Counts, SortedScores
 
 LEAST_REPLICATES = 1000

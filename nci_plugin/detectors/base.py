@@ -23,7 +23,7 @@ from nci_plugin.checks import PluginError, check_keys, check_width
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import CHUNK_ROWS, FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
-from nci_plugin.files import free_memory
+from nci_plugin.machine import free_memory
 from nci_plugin.networks.calling import without_autocast
 from nci_plugin.networks.head import LinearHead
 

@@ -10,7 +10,7 @@ import torch
 
 from nci_plugin.checks import PluginError, check_choice, check_number
 from nci_plugin.features.processes import ALONE, Processes
-from nci_plugin.files import usable_cores
+from nci_plugin.machine import usable_cores
 
 AMP: dict[str, torch.dtype | None] = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions of torch.autocast by name; ``none`` leaves the network's own, float32."""

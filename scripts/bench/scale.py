@@ -124,15 +124,15 @@ def one(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def pretend(gigabytes: float) -> None:
     """Let only so much memory be free, less what this process has."""
-    from nci_plugin import files
+    from nci_plugin import machine
 
     def free() -> int:
         return int(1e9 * gigabytes - 2**20 * private_mb())
 
     for module in list(sys.modules.values()):
-        if getattr(module, "free_memory", None) is files.free_memory and module is not files:
+        if getattr(module, "free_memory", None) is machine.free_memory and module is not machine:
             module.free_memory = free  # type: ignore[attr-defined]
-    files.free_memory = free
+    machine.free_memory = free
 
 
 def main(arguments: list[str] | None = None) -> None:
