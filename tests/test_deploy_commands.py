@@ -192,6 +192,24 @@ def test_an_interrupted_fit_goes_on_where_it_was(
     assert np.array_equal(got.calibration.scores, whole.calibration.scores)
 
 
+def test_a_file_that_cannot_be_written_loses_no_pass(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise PluginError("cannot write: the disk is full")
+
+    arguments = ["fit", str(place), *network(place), *STEPS, "--output", str(tmp_path / "d.safetensors")]
+    with monkeypatch.context() as patch:
+        patch.setattr(OODDetector, "save", full)
+        assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert "the disk is full" in printed.err
+    assert "what has passed is kept" in printed.out
+    assert (tmp_path / "d.safetensors.pass" / "features").is_dir()
+    assert main(arguments) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["d.safetensors"]
+
+
 def test_fit_needs_a_network_validation_images_and_a_preprocessing(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,17 +53,13 @@ def run(options: Fit) -> int:
     }
     with locked(passed):
         try:
-            detectors = _fitted(outputs, served, settings)
-        except BaseException:
+            for output, detector in _fitted(outputs, served, settings).items():
+                detector.save(output)
+                _say(detector, output, options.by_class)
+        except BaseException:  # of whatever kind: it is only told where the work is, and goes on
             if settings["store"].is_dir():
                 print(f"what has passed is kept in '{passed}' for the next run; remove it if there will be none")
             raise
-        for output, detector in detectors.items():
-            detector.save(output)
-            print(detector)
-            for group, threshold in detector.thresholds().items() if options.by_class else [("", detector.threshold())]:
-                print(f"threshold{f' of {group}' if group else ''}: {threshold}")
-            print(f"written to {output}")
         for made in (settings["store"], passed / SECONDS):
             shutil.rmtree(made, ignore_errors=True)  # Windows keeps files that are mapped
     return 0
@@ -82,6 +78,13 @@ def _fitted(
             detectors[output] = found.detector
     fit_together(list(detectors.values()), served.model, served.train, served.validation)
     return detectors
+
+
+def _say(detector: OODDetector, output: Path, by_class: bool) -> None:
+    print(detector)
+    for group, threshold in detector.thresholds().items() if by_class else [("", detector.threshold())]:
+        print(f"threshold{f' of {group}' if group else ''}: {threshold}")
+    print(f"written to {output}")
 
 
 def _outputs(options: Fit) -> dict[str, Path]:
