@@ -36,16 +36,16 @@ def _left_in_groups() -> Iterator[int]:
 
     Unused pages of files can be given back, so they count as free.
     """
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         text = (PROC / "self/cgroup").read_text()
         for controllers, path in re.findall("^[^:]*:([^:]*):/*(.*)$", text, re.MULTILINE):
             root, names = GROUPS, ("memory.max", "memory.current", "inactive_file")
             if controllers:
-                root = GROUPS / "memory"
+                root = GROUPS / "memory"  # also where it is mounted together with others, by a link
                 names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
             group = root / path
             around = [each for each in (group, *group.parents) if each == root or root in each.parents]
-            for directory in around if controllers in ("", "memory") else ():
+            for directory in around if controllers == "" or "memory" in controllers.split(",") else ():
                 with suppress(OSError, ValueError, KeyError):  # no limit, or a group that is not to be seen from here
                     limit, used = (int((directory / name).read_text()) for name in names[:2])
                     pages = dict(line.split() for line in (directory / "memory.stat").read_text().splitlines())

@@ -112,6 +112,7 @@ UNLIMITED = str(2**63 - 4096)
         ("4:memory:/job/7", V1, "job/7", "3000", "inactive_file 1\ntotal_inactive_file 400", 2400),
         ("4:memory:/docker/7", V1, "", "3000", "total_inactive_file 400", 2400),  # of a container
         ("4:memory:/job", V1, "job", UNLIMITED, "total_inactive_file 400", 4000 * 1024),
+        ("4:cpu,memory:/job/7", V1, "job/7", "3000", "total_inactive_file 400", 2400),
         ("3:cpu:/job", V1, "job", "3000", "total_inactive_file 400", 4000 * 1024),
         ("no line of it", V2, "", "3000", "inactive_file 400", 4000 * 1024),
     ],
@@ -133,6 +134,9 @@ def test_a_limit_of_a_control_group(
 
 def test_a_system_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "PROC", tmp_path)
+    assert free_memory() == sys.maxsize
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/cgroup").write_bytes(b"0::/\xff\n")
     assert free_memory() == sys.maxsize
 
 
