@@ -116,6 +116,37 @@ def test_a_zero_feature_stays_zero() -> None:
     assert bank.unit_statistics.l2_norm_sums.tolist() == [1.0, 1.0]
 
 
+class Switched(torch.nn.Module):
+    """May compute something else with the same weights and source."""
+
+    def __init__(self, used: int = 0, shift: float = 0.0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(12, 3, bias=False) for _ in range(2))
+        for head in self.heads:
+            head.weight.data = torch.randn(3, 12, generator=generator)
+        self.used, self.shift = used, shift
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled = torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
+        return self.heads[self.used](pooled + self.shift)
+
+
+@pytest.mark.parametrize("training", [{FitsOn.BANK}, {FitsOn.STATISTICS}])
+@pytest.mark.parametrize("lost", ["none", "00000-*"])
+@pytest.mark.parametrize("change", [{"used": 1}, {"shift": 1.0}])
+def test_what_another_network_left_is_not_used(tiny: Tiny, training: Any, lost: str, change: dict[str, Any]) -> None:
+    """Another head on the same features too, and where the first shard of a split is not there any more."""
+    benchmark = load_benchmark(str(tiny.yaml)).with_data_root(tiny.data)
+    settings = ExtractionOptions("cpu", 4, store=tiny.root / "features", progress=False)
+    extract(Switched(), benchmark, training, settings)
+    extract(Switched(), benchmark, training, settings)
+    for path in (tiny.root / "features").rglob(lost):
+        path.unlink()
+    with pytest.raises(PluginError, match="are not what the network gives now"):
+        extract(Switched(**change), benchmark, training, settings)
+
+
 def test_stored_unit_statistics_are_used_again(tiny: Tiny) -> None:
     first = bank_of(tiny, BOTH)
     before = tree(tiny.root / "features")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
@@ -24,12 +25,15 @@ from nci_plugin.features.forward import Passed, prepared
 from nci_plugin.features.options import ExtractionOptions, resolve_device
 from nci_plugin.features.plan import Plan, make_plan
 from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.store import SplitStore
 from nci_plugin.files import free_bytes, read_text, write_atomically
 from nci_plugin.networks.head import LinearHead
 from nci_plugin.progress import progress
 
 SECONDS = "extraction_seconds"
 """The directory beside that of the features: by network the seconds of all visits together, null where unknown."""
+
+SECONDS_FILE = re.compile(r"[0-9a-f]{32}\.json")
 
 UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3}
 
@@ -108,13 +112,14 @@ def _run(plan: Plan) -> float | None:
 
     if options.begin is not None:
         options.begin()
-    shown = options.progress and options.processes.is_first
+    shown, checked = options.progress and options.processes.is_first, False
     total = sum(each.layout.rows_of(*each.numbers) for each in plan.passing.values())
     with progress("extract", "img", total, shown) as bar:
         for name, collector in plan.passing.items():
             missing = collector.missing()
-            if name == plan.probed and plan.forward is not None:
-                collector.check_stored(plan.forward, name)
+            if not checked and plan.forward is not None and (stored := collector.first_stored()) is not None:
+                collector.check_stored(plan.forward, name, stored, plan.first_images(name, stored))
+                checked = True
             passed, to_pass = _passed(plan, name, missing, bar.update), set(missing)
             for number in collector.numbers:
                 if number not in to_pass:
@@ -130,10 +135,24 @@ def _run(plan: Plan) -> float | None:
     return seconds()
 
 
+def remove_stored(store: Path) -> None:
+    """Remove what an extraction left at its ``store`` and beside it; files of other names stay.
+
+    What the system still holds open stays too: Windows keeps files that are mapped.
+    """
+    for directory in (store, store.with_name(SECONDS)):
+        for path in (*sorted(directory.rglob("*"), reverse=True), directory):
+            with suppress(OSError):
+                if path.is_dir() and not path.is_symlink():
+                    path.rmdir()
+                elif SplitStore.is_name(path.name) or (directory != store and SECONDS_FILE.fullmatch(path.name)):
+                    path.unlink()
+
+
 def _seconds_before(plan: Plan, file: Path | None) -> float | None:
     """What earlier visits took: 0 where nothing is stored, None where something is that says no time."""
     if file is not None and file.is_file():
-        with suppress(ValueError, TypeError):
+        with suppress(PluginError, ValueError, TypeError):
             return float(json.loads(read_text(file, "seconds", 100, "remove it")))
         return None
     stores = [each.store for each in plan.passing.values() if each.store is not None]

@@ -134,11 +134,11 @@ class Forward:
         """The stages that have an output which can be pooled, in the order in which they run, and its width."""
         return {name: output.shape[1] for name, output in self(self.probe, stages=True)[2].items()}
 
-    def gives(self, images: Tensor, then: Tensor) -> bool:
-        """Whether the features of images are, but for rounding, those of ``then``, which may have more rows."""
-        now = self(images)[0].cpu()
+    def gives(self, images: Tensor, features: Tensor, logits: Tensor) -> bool:
+        """Whether images have, but for rounding, these features and logits, which may be of more images."""
         tolerance = SAME_FEATURES if self.dtype is None else COARSE_STEPS * torch.finfo(self.dtype).eps
-        return bool((now - then[: len(now)]).abs().max() <= tolerance * now.abs().max())
+        pairs = zip((each.cpu() for each in self(images)[:2]), (features, logits))
+        return all(bool((now - then[: len(now)]).abs().max() <= tolerance * now.abs().max()) for now, then in pairs)
 
     def __call__(
         self, images: Tensor, stages: bool = False, float32: bool = False

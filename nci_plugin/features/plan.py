@@ -36,8 +36,8 @@ COMPARED_ROWS = 1024
 class Plan:
     """One extraction: all ``images``, the splits of them that pass, and those ``given`` as features.
 
-    ``forward`` is the network where images pass, and its head was found on those of the split ``probed``. ``training``
-    holds what is needed of the training split. ``started`` is the time on `time.perf_counter`.
+    ``forward`` is the network where images pass. ``training`` holds what is needed of the training split. ``started``
+    is the time on `time.perf_counter`.
     """
 
     benchmark: Benchmark
@@ -46,7 +46,6 @@ class Plan:
     head: LinearHead
     fingerprint: str
     forward: Forward | None
-    probed: str
     images: Mapping[str, Any]
     passing: Mapping[str, ShardCollector]
     given: Mapping[str, FeatureSplit]
@@ -57,6 +56,11 @@ class Plan:
         """The batches (images, labels) of a split that begin at these rows."""
         pinned, size = self.device.type == "cuda", self.options.batch_size
         return image_batches(name, self.images[name], size, self.options.workers, pinned, starts)
+
+    def first_images(self, name: str, number: int) -> Tensor:
+        """A few images with which a shard of a split begins."""
+        start = self.passing[name].layout.starts(number)[0]
+        return next(image_batches(name, self.images[name], _few(self.options), starts=[start]))[0]
 
 
 def make_plan(
@@ -85,8 +89,7 @@ def make_plan(
         if probed:
             raise PluginError(f"split '{probed}': images need a network; got a linear head alone")
     elif probed:
-        rows = min(PROBE_ROWS, options.batch_size)
-        probe = next(image_batches(probed, images[probed], rows, starts=[0]))[0]
+        probe = next(image_batches(probed, images[probed], _few(options), starts=[0]))[0]
         forward = Forward.of(network, device, probe, options.head, options.amp)
         head, fingerprint = forward.head, network_digest(network, device, options.batch_size, options.amp)
         widths = forward.stage_widths() if stages else {}
@@ -117,8 +120,12 @@ def make_plan(
             kept = widths if Split.parse(name).is_tested and not name.startswith(CSID) else {}
             passing[name] = ShardCollector(*where, head.num_classes, {}, stages=kept)
     return Plan(
-        *(benchmark, options, device, head, fingerprint, forward, probed, images, passing, given, collector, started)
+        *(benchmark, options, device, head, fingerprint, forward, images, passing, given, collector, started)
     )
+
+
+def _few(options: ExtractionOptions) -> int:
+    return min(PROBE_ROWS, options.batch_size)
 
 
 def _store(name: str, split: Any, options: ExtractionOptions, fingerprint: str) -> SplitStore | None:

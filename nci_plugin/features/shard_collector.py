@@ -139,12 +139,17 @@ class ShardCollector(Collector):
             )
         ]
 
-    def check_stored(self, forward: Forward, name: str) -> None:
-        """Raise PluginError unless the network gives what `missing` found stored of the first images, its probe."""
-        if self.store is not None and 0 in self._shards and not forward.gives(forward.probe, self._shards[0].features):
+    def first_stored(self) -> int | None:
+        """The first shard that `missing` found stored, if there is one."""
+        return min(self._shards, default=None) if self.store is not None else None
+
+    def check_stored(self, forward: Forward, name: str, number: int, images: Tensor) -> None:
+        """Raise PluginError unless the network gives what is stored of ``images``, the first of shard ``number``."""
+        stored = self._shards[number]
+        if self.store is not None and not forward.gives(images, stored.features, stored.logits):
             raise PluginError(
-                f"stored features of split '{name}' in '{self.store.directory}' are not what the network"
-                " gives now; the network's code changed what it computes without changing its source: delete that"
+                f"stored features of split '{name}' in '{self.store.directory}' are not what the network gives now; its"
+                " code, or the images, changed without changing the source, or size and time of the files: delete that"
                 " directory"
             )
 

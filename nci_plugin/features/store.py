@@ -24,6 +24,8 @@ from nci_plugin.features.split import Chunk, FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.files import digest, write_atomically
 
+FINISHED = "split.json"
+
 
 class SplitStore:
     """The directory of one stored split.
@@ -38,9 +40,14 @@ class SplitStore:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
+    @classmethod
+    def is_name(cls, name: str) -> bool:
+        """Whether a file has a name that this class gives."""
+        return name == FINISHED or cls.FILE_NAME.fullmatch(name) is not None
+
     @property
     def is_finished(self) -> bool:
-        return (self.directory / "split.json").is_file()
+        return (self.directory / FINISHED).is_file()
 
     # ---------------------------------------------------------------- features
 
@@ -72,7 +79,7 @@ class SplitStore:
 
     def finish(self, rows: int, provenance: Mapping[str, Any]) -> None:
         """Say that all shards are there."""
-        path, text = self.directory / "split.json", json.dumps({"rows": rows, **provenance}, indent=1) + "\n"
+        path, text = self.directory / FINISHED, json.dumps({"rows": rows, **provenance}, indent=1) + "\n"
         if not path.is_file() or path.read_bytes() != text.encode():
             write_atomically(path, text)
 
@@ -82,12 +89,12 @@ class SplitStore:
             return None
         shards = self.shards()
         try:
-            whole = sum(map(len, shards.values())) == json.loads((self.directory / "split.json").read_text())["rows"]
+            whole = sum(map(len, shards.values())) == json.loads((self.directory / FINISHED).read_text())["rows"]
         except (ValueError, TypeError, KeyError):
             whole = False
         if whole and list(shards) == list(range(len(shards))):
             return FeatureSplit(list(shards.values()))
-        (self.directory / "split.json").unlink(missing_ok=True)
+        (self.directory / FINISHED).unlink(missing_ok=True)
         return None
 
     # ---------------------------------------------------------------- statistics

@@ -33,7 +33,7 @@ from nci_plugin.networks.head import LinearHead
 class TrainingPass:
     """What one pass left: the head and its name, both statistics, and the features only if a detector asked for them.
 
-    ``probe`` are a few of the images with their features.
+    ``probe`` are a few of the images with their features and logits.
     """
 
     head_name: str
@@ -41,7 +41,7 @@ class TrainingPass:
     statistics: ClassStatistics
     unit_statistics: ClassStatistics
     bank: FeatureSplit | None
-    probe: tuple[Tensor, Tensor]
+    probe: tuple[Tensor, Tensor, Tensor]
 
     def training(self, fits_on: FitsOn) -> Training:
         """What a detector fits on."""
@@ -103,9 +103,9 @@ def _pass(network: nn.Module, loader: Any, with_features: bool) -> TrainingPass:
     for passed in batches:
         collector.add(passed)
     statistics, unit_statistics = collector.statistics.values()
-    features = forward(probe)[0].cpu()
+    features, logits = (each.cpu() for each in forward(probe)[:2])
     return TrainingPass(
-        forward.cut.head_name, head, statistics, unit_statistics, collector.split, (probe.cpu(), features)
+        forward.cut.head_name, head, statistics, unit_statistics, collector.split, (probe.cpu(), features, logits)
     )
 
 
