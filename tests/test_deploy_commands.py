@@ -182,11 +182,14 @@ def test_an_interrupted_fit_goes_on_where_it_was(
     assert not output.exists()
     (tmp_path / "stop").unlink()
     passed.unlink()
-    (tmp_path / f"{output.name}.pass" / "mine.txt").touch()
+    kept = tmp_path / f"{output.name}.pass"
+    mine = {kept / "mine.txt", kept / "features" / "mine.txt", kept / "extraction_seconds" / "mine.txt"}
+    for path in mine:
+        path.touch()
     assert main(arguments) == 0
     looked_at = 8 + 8 + 4 + 2 * 8  # the network and what was kept are looked at with a few images
     assert sum(map(int, passed.read_text().split())) <= again + looked_at
-    assert [path.name for path in (tmp_path / f"{output.name}.pass").iterdir()] == ["mine.txt"]
+    assert {path for path in kept.rglob("*") if not path.is_dir()} == mine
     assert main(fit(place, "--batch-size", "4", "--detectors", name, output="whole.safetensors")) == 0
     got, whole = (read(path) for path in (output, place / "whole.safetensors"))
     assert np.array_equal(got.calibration.scores, whole.calibration.scores)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ from nci_plugin.cli.service_commands import Fit
 from nci_plugin.deploy.choice import recommend
 from nci_plugin.deploy.detector import OODDetector
 from nci_plugin.deploy.fitting import fit_together, new_detector
+from nci_plugin.deploy.passing import STORE
 from nci_plugin.deploy.state import check_storable
-from nci_plugin.features.extract import SECONDS
+from nci_plugin.features.extract import remove_stored
 from nci_plugin.files import locked
 
 SUFFIXES = (".safetensors",)
 RECOMMENDED = "recommended"
 PASS = ".pass"
-"""Behind the first file's name: the directory of what the pass has finished, until all files are written."""
+"""Behind the name of --output: the directory of what the pass has finished, until all files are written."""
 
 
 def run(options: Fit) -> int:
@@ -37,8 +37,7 @@ def run(options: Fit) -> int:
                 )
     names = service.class_names(options.class_names)
     served = service.find(on)
-    first = next(iter(outputs.values()))
-    passed = first.with_name(first.name + PASS)
+    passed = options.output.with_name(options.output.name + PASS)
     settings: dict[str, Any] = {
         "preprocessing": served.steps,
         "class_names": names,
@@ -49,7 +48,7 @@ def run(options: Fit) -> int:
         "batch_size": on.passing.batch_size,
         "workers": served.workers,
         "head": on.network.head,
-        "store": passed / "features",
+        "store": passed,
     }
     with locked(passed):
         try:
@@ -57,11 +56,10 @@ def run(options: Fit) -> int:
                 detector.save(output)
                 _say(detector, output, options.by_class)
         except BaseException:  # of whatever kind: it is only told where the work is, and goes on
-            if settings["store"].is_dir():
+            if (passed / STORE).is_dir():
                 print(f"what has passed is kept in '{passed}' for the next run; remove it if there will be none")
             raise
-        for made in (settings["store"], passed / SECONDS):
-            shutil.rmtree(made, ignore_errors=True)  # Windows keeps files that are mapped
+        remove_stored(passed / STORE)
     return 0
 
 

@@ -100,7 +100,7 @@ class OODDetector:
         self.tpr, self.by_class, self.seed = tpr, by_class, seed
         self.bank_rows, self.holdout = bank_rows, holdout
         self.batch_size, self.workers, self.head, self.progress = batch_size, workers, head, progress
-        self.store = None if store is None else Path(store)
+        self.store = store
         self._fitted: file.Fitted | None = None
 
     # ---------------------------------------------------------------- fit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from nci_plugin.benchmarks.benchmark import TEST, Benchmark
 from nci_plugin.benchmarks.image_list import Preprocessing
+from nci_plugin.checks import PluginError, shown
 from nci_plugin.deploy import images
 from nci_plugin.deploy.network import check_network
 from nci_plugin.features.bank import FeatureBank, FitsOn
@@ -22,6 +24,10 @@ from nci_plugin.networks.cut import PROBE_ROWS, Cut
 
 if TYPE_CHECKING:
     from nci_plugin.deploy.detector import OODDetector
+
+
+STORE = "features"
+"""The directory of the stored features, in that of a pass."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +48,12 @@ class Passing:
     def of(cls, model: nn.Module, settings: OODDetector, what: str, source: Any, *others: Any) -> Passing:
         """Find the head on the images of ``source``, which errors call ``what``; ``others`` must be preprocessed alike.
 
-        Raises PluginError on what is no network, on images that cannot be read and where no head is found.
+        Raises PluginError on what is no network, on images that cannot be read, where no head is found, and on a
+        ``store`` that is no directory's name.
         """
         check_network(model)
+        if not isinstance(settings.store, (str, Path, type(None))) or settings.store == "":
+            raise PluginError(f"store: must be a directory, or None for memory, got {shown(settings.store)}; name one")
         steps = settings.preprocessing_for(model, source, *others)
         first = images.first_images(what, source, steps, PROBE_ROWS)
         device = device_of(model)
@@ -62,7 +71,6 @@ class Passing:
         """What one pass over opened splits leaves, and the benchmark of them."""
         benchmark = Benchmark(name, self.num_classes, {TEST: "", **splits})
         asked, device = self.settings, str(device_of(self.model))
-        options = ExtractionOptions(
-            device, asked.batch_size, asked.workers, self.head_name, asked.store, asked.progress
-        )
+        store = None if asked.store is None else Path(asked.store) / STORE
+        options = ExtractionOptions(device, asked.batch_size, asked.workers, self.head_name, store, asked.progress)
         return extract(self.model, benchmark, needed, options, splits), benchmark
