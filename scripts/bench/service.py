@@ -25,6 +25,7 @@ from nci_plugin import OODDetector
 from nci_plugin.deploy.fitting import fit_together
 from nci_plugin.detectors.registry import detector_class, names
 from nci_plugin.features.options import resolve_device
+from nci_plugin.networks.resnet import ResNet18_32x32
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 CLASSES, TRAINING, CALIBRATION = 10, 600, 40
@@ -33,6 +34,9 @@ CLASSES, TRAINING, CALIBRATION = 10, 600, 40
 DETECTORS = [name for name in names() if "N" not in detector_class(name).per_row.split() and name != "nci_auto"]
 """On statistics or logits: what KNN adds grows with its bank. nci_auto scores as nci does, and cannot be tuned on
 images that a random network takes for one class."""
+
+IMAGE_SIZES = {"resnet18": 224, "vit_tiny": 224, "resnet18_32x32": 32}
+"""Networks, and the pixels of the images that they are made for."""
 
 SHARE, LEAST_MS = 0.03, 0.1
 """What a module may add to the bare network, whichever is larger."""
@@ -48,6 +52,8 @@ class ViTTiny(torchvision.models.VisionTransformer):
 def network(name: str, image_size: int) -> nn.Module:
     if name == "vit_tiny":
         made: nn.Module = ViTTiny(image_size)
+    elif name == "resnet18_32x32":
+        made = ResNet18_32x32(num_classes=CLASSES)
     else:
         made = torchvision.models.get_model(name, num_classes=CLASSES)
     head = next(each for each in reversed(list(made.modules())) if isinstance(each, nn.Linear))
@@ -74,17 +80,17 @@ def runner(module: nn.Module, batch: Tensor) -> Callable[[], None]:
 def measure(options: Any) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(options.seed)
     device = resolve_device(options.device)
-    sizes = {"image_size": options.image_size, "rounds": options.rounds}
-    report: dict[str, Any] = {"sizes": sizes, "above_the_bound": {}}
+    report: dict[str, Any] = {"sizes": {"rounds": options.rounds, "image_size": {}}, "above_the_bound": {}}
     torch.manual_seed(options.seed)
     for name in options.networks:
-        model = network(name, options.image_size).to(device)
-        train, val = (images(count, options.image_size, generator) for count in (TRAINING, CALIBRATION))
+        pixels = report["sizes"]["image_size"][name] = options.image_size or IMAGE_SIZES.get(name, 224)
+        model = network(name, pixels).to(device)
+        train, val = (images(count, pixels, generator) for count in (TRAINING, CALIBRATION))
         fitted = [OODDetector(detector, batch_size=20, progress=False) for detector in options.detectors]
         fit_together(fitted, model, train, val)
         modules: dict[str, nn.Module] = {name: each.module() for name, each in zip(options.detectors, fitted)}
         for size in options.batch_sizes:
-            batch = images(size, options.image_size, generator).tensors[0].to(device)
+            batch = images(size, pixels, generator).tensors[0].to(device)
             rounds = options.rounds if size > 1 else 20 * options.rounds
             bare, over = [], []
             for detector, module in modules.items():
@@ -103,10 +109,10 @@ def measure(options: Any) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     made = parser(__doc__)
-    made.add_argument("--networks", nargs="+", default=["resnet18", "vit_tiny"], metavar="NAME")
+    made.add_argument("--networks", nargs="+", default=list(IMAGE_SIZES), metavar="NAME")
     made.add_argument("--detectors", nargs="+", default=list(DETECTORS), metavar="NAME")
     made.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 200], metavar="N", help="(1 200)")
-    made.add_argument("--image-size", type=int, default=64, metavar="N", help="pixels (64)")
+    made.add_argument("--image-size", type=int, metavar="N", help="pixels (those that a network is made for)")
     made.add_argument("--rounds", type=int, default=9, metavar="N", help="timed; at batch 1 20 times as many (9)")
     made.add_argument("--clock", default="wall", choices=CLOCKS, help="cpu: where others use the machine too (wall)")
     made.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (cpu)")
