@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from measuring import PrivatePeak, parser, publish, timed
 
@@ -30,7 +31,7 @@ def peak(lines: int, options: argparse.Namespace) -> float:
     from PIL import Image
 
     from nci_plugin import Benchmark, ImageList, Preprocessing, evaluate
-    from nci_plugin.features import collector, plan
+    from nci_plugin.features import plan, shard_collector
 
     def zeros(
         name: str, split: Any, size: int, workers: int = 0, pinned: bool = False, starts: Iterable[int] = ()
@@ -40,8 +41,9 @@ def peak(lines: int, options: argparse.Namespace) -> float:
             yield torch.rand(len(labels), 3, 2, 2, generator=generator), labels
 
     generator = torch.Generator().manual_seed(options.seed)
-    plan.image_batches = zeros  # type: ignore[assignment]
-    collector.SHARD_BYTES = 2**18  # as small a share of a short list as of a long one: a shard passes as a whole
+    patch.object(plan, "image_batches", zeros).start()
+    # As small a share of a short list as of a long one: a shard passes as a whole.
+    patch.object(shard_collector, "SHARD_BYTES", 2**18).start()
     preprocessing = Preprocessing(2, 2, ((0.5,) * 3, (0.5,) * 3))
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
