@@ -52,8 +52,7 @@ class ScoringModule(nn.Module):
                 " the network's test images, and pass one image as a batch of one"
             )
         joined = logits_in(self.network(images.to(self._dtype)))
-        features = joined.narrow(1, 0, self.num_features)
-        logits = joined.narrow(1, self.num_features, joined.shape[1] - self.num_features)
+        features, logits = joined.tensor_split((self.num_features,), dim=1)
         if torch.is_autocast_enabled():  # of the caller's, for the network: the score is not computed in bfloat16
             with without_autocast():
                 score = self.equation(features.double(), logits).float()

@@ -133,11 +133,13 @@ def logits_in(output: Any, name: str = "", only: bool = False) -> Tensor:
     Raises PluginError, with the ``name`` of the network's class, on anything else; if they must be the ``only`` output
     of their shape, on a tuple with another one too.
     """
+    if isinstance(output, Tensor):
+        return output
     logits: Any = getattr(output, "logits", None)
     if logits is None and isinstance(output, Mapping):
         logits = output.get("logits")
-    elif logits is None:
-        logits = (output[0] if output else None) if isinstance(output, (tuple, list)) else output
+    elif logits is None and isinstance(output, (tuple, list)):
+        logits = output[0] if output else None
     if not isinstance(logits, Tensor):
         empty = isinstance(output, (tuple, list, Mapping)) and not output
         kind = f"an empty {type(output).__name__}" if empty else type(output).__name__
