@@ -221,7 +221,7 @@ work, so that seconds are of the process's CPU; {sizes["memory"]:g} GB were said
 private memory (RssAnon) above what the process had with the bank open. The largest resident peak, pages of the stored
 features included, was {measured["largest_peak_MB"] / 1000:.1f} GB; what is in the table took
 {measured["total_cpu_s"] / 60:.0f} minutes.
-{f"Not measured: {missing}." if missing else ""} {_estimated(measured.get("estimated_hours", {}))}
+{f"Not measured: {missing}." if missing else ""}
 
 The time of scoring grows with the tested rows times the product that is named, which follows from the equation; the
 constant is the CPU time of the measured run, its search left out, divided by both.
@@ -230,12 +230,6 @@ constant is the CPU time of the measured run, its search left out, divided by bo
     yield from header("name", *columns)
     for name in config.detector_names():
         yield row(f"`{name}`", *_costs(config.load_detector(name).detector, Sizes(**counts), tested, rows.get(name)))
-
-
-def _estimated(hours: Mapping[str, float]) -> str:
-    """A sentence about those that take too long to be run."""
-    each = ", ".join(f"`{name}` {value:.1f} h" for name, value in hours.items())
-    return f"By the CPU time of one block of {CHUNK_ROWS} rows with 10 classes they take: {each}." if each else ""
 
 
 def _costs(detector: Detector, sizes: Sizes, tested: int, measured: Mapping[str, Any] | None) -> Iterator[str]:
