@@ -1,12 +1,13 @@
 """Memory and time of every detector on a large synthetic bank, one process each.
 
     python scripts/bench/scale.py --bank DIR [--json PATH] [--classes K] [--features P] [--train N] [--test N]
-                                  [--memory GB] [--detectors NAME ...] [--fresh]
+                                  [--memory GB] [--detectors NAME ...] [--fresh] [--together]
 
 The bank is made once and stored as `extract` stores features. Each detector is fitted, searched and scored on it as
 ``eval`` does, in a process of its own, whose peak of resident and of private memory (RssAnon) is read. What is finished
 is written to the JSON file, and the same command goes on from there. ``--memory`` is what is said to be free, so that
-detectors which need more are left out as they would be on a machine of that size.
+detectors which need more are left out as they would be on a machine of that size. ``--together`` measures all of them
+one after the other in a single process instead, as one ``eval`` goes; the JSON file keeps both.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from measuring import PrivatePeak, parser, peak_mb, private_mb, publish, timed
 from nci_plugin import api
 from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TEST, TRAIN, VALIDATION, Benchmark
 from nci_plugin.benchmarks.image_list import OOD_LABEL
+from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.evaluate import evaluate_bank
+from nci_plugin.evaluation.evaluation import Evaluation
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.features.split import Chunk
 from nci_plugin.features.statistics import ClassStatistics, unit_rows
@@ -100,26 +103,37 @@ def load(options: argparse.Namespace) -> FeatureBank:
     return FeatureBank(head, found, statistics[""], unit_statistics=statistics["unit"])
 
 
-def one(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """What one detector takes on the bank, in this process."""
+def here(names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+    """What detectors take on the bank one after the other, in this process."""
     if options.memory is not None:
         pretend(options.memory)
     benchmark = Benchmark("scale", options.classes, {split: options.bank for split in rows_of(options)})
-    setups, bank, before = api.resolve_detectors(name), load(options), private_mb()
+    setups, bank, before = api.resolve_detectors(names), load(options), private_mb()
     began = time.process_time()
+
+    def finished(setup: Contestant, part: Evaluation) -> None:
+        print(f"{time.process_time() - began:.0f} s of CPU: {setup.name} is finished", file=sys.stderr, flush=True)
+
     with PrivatePeak() as peak:
-        wall, evaluation = timed(lambda: evaluate_bank(bank, benchmark, setups))
-    result = next(iter(evaluation.results), None)
+        wall, evaluation = timed(lambda: evaluate_bank(bank, benchmark, setups, finished=finished))
     return {
-        "seconds": dict(result.seconds) if result else {},
         "wall_s": wall,
         "cpu_s": time.process_time() - began,
         "peak_MB": peak_mb(),
         "peak_private_MB": peak.most_mb,
         "private_before_MB": before,
-        "failure": evaluation.failures.get(name, ""),
-        "near_auroc": result.auroc if result else None,
+        "threads": torch.get_num_threads(),
+        "failures": dict(evaluation.failures),
+        "seconds": {result.detector: dict(result.seconds) for result in evaluation.results},
+        "near_auroc": {result.detector: result.auroc for result in evaluation.results},
     }
+
+
+def row_of(name: str, taken: Mapping[str, Any]) -> dict[str, Any]:
+    """What was taken by one detector in a process of its own."""
+    row = dict(taken, failure=taken["failures"].get(name, ""), seconds=taken["seconds"].get(name, {}))
+    row["near_auroc"] = taken["near_auroc"].get(name)
+    return {key: row[key] for key in row if key not in ("failures", "threads")}
 
 
 def pretend(gigabytes: float) -> None:
@@ -146,10 +160,11 @@ def main(arguments: list[str] | None = None) -> None:
     made.add_argument("--detectors", nargs="+", default=["all"], metavar="NAME", help="detectors (all)")
     made.add_argument("--without", nargs="+", default=[], metavar="NAME", help="detectors to leave out")
     made.add_argument("--fresh", action="store_true", help="measure again what the JSON file has")
-    made.add_argument("--one", metavar="NAME", help="only print what this detector takes")
+    made.add_argument("--together", action="store_true", help="all detectors in a single process")
+    made.add_argument("--here", nargs="+", metavar="NAME", help="only print what these take in this process")
     options = made.parse_args(arguments)
-    if options.one is not None:
-        print(json.dumps(one(options.one, options)))
+    if options.here is not None:
+        print(json.dumps(here(options.here, options)))
         return
     if not (options.bank / "head.pt").is_file():
         make(options)
@@ -161,28 +176,33 @@ def main(arguments: list[str] | None = None) -> None:
     setups = api.resolve_detectors(options.detectors, options.without)
     setups, left_out = api.affordable(setups, options.detectors, options.classes)
     rows |= {name: {"failure": f"left out of 'all': {reason}"} for name, reason in left_out.items()}
-    for name in sorted((setup.name for setup in setups), key=lambda each: SLOW.index(each) if each in SLOW else -1):
+    ordered = sorted((setup.name for setup in setups), key=lambda each: SLOW.index(each) if each in SLOW else -1)
+    together = found.get("together") if found.get("sizes") == sizes else None
+    if options.together:
+        together = in_a_process(ordered, options)
+        ordered = []
+    for name in ordered:
         if name not in rows:
-            row = rows[name] = in_a_process(name, options)
+            row = rows[name] = row_of(name, in_a_process([name], options))
             told = row["failure"] or f"{row['wall_s']:.1f} s, {row['peak_MB']:.0f} MB"
             print(f"{name}: {told}", file=sys.stderr, flush=True)
             if options.json is not None:
-                write_atomically(options.json, json.dumps(report(rows, sizes)))
-    publish(report(rows, sizes), options.json)
+                write_atomically(options.json, json.dumps(report(rows, sizes, together)))
+    publish(report(rows, sizes, together), options.json)
 
 
-def in_a_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
+def in_a_process(names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     same = [f"--{each}={getattr(options, each)}" for each in ("bank", "classes", "features", "train", "test", "seed")]
     same += [] if options.memory is None else [f"--memory={options.memory}"]
-    command = [sys.executable, __file__, f"--one={name}", *same]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, __file__, *same, "--here", *names]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [""])[-1]
-        return {"failure": f"ended with {done.returncode}: {last}"}
+        failures = dict.fromkeys(names, f"the process ended with {done.returncode}")
+        return {"failures": failures, "seconds": {}, "near_auroc": {}}
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def report(rows: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+def report(rows: Mapping[str, Any], sizes: Mapping[str, Any], together: Mapping[str, Any] | None) -> dict[str, Any]:
     scored = [row for row in rows.values() if not row["failure"]]
     return {
         "scored": len(scored),
@@ -195,6 +215,7 @@ def report(rows: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
         "validation": VALIDATION_ROWS[VALIDATION],
         "threads": torch.get_num_threads(),
         "detectors": rows,
+        "together": together,
     }
 
 
