@@ -1,6 +1,6 @@
 """Scores as a graph: each detector's equation without a branch on data, for one nn.Module that can be exported.
 
-Everything is computed in float64, so that no shorter form that could cancel is needed. A detector is taken as it is,
+Features are float64, so that no shorter form that could cancel is needed. A detector is taken as it is,
 but for those that go through their bank in blocks (KNN, NNGuide), compute some rows twice (ORA) or take long (NCI-G),
 which are written down here once more. The tests compare all with the detectors.
 """
@@ -37,14 +37,13 @@ class Plain(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self._detector = copy.copy(detector)
-        self._names = [name for name, value in vars(detector).items() if is_learned(name) and isinstance(value, Tensor)]
-        for name in self._names:
-            self.register_buffer(name, getattr(detector, name).clone())
+        for name, value in vars(detector).items():
+            if is_learned(name) and isinstance(value, Tensor):
+                self.register_buffer(name, value.clone())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        for name in self._names:
-            setattr(self._detector, name, getattr(self, name))
-        return self._detector._score(features, logits.double())
+        vars(self._detector).update(self._buffers)  # which a move or an export puts others in the place of
+        return self._detector._score(features, logits)
 
 
 class Gated(nn.Module):
@@ -162,7 +161,7 @@ class Guided(nn.Module):
 
 @singledispatch
 def graph_of(detector: Detector) -> nn.Module:
-    """The module (features (n, P) in float64, logits (n, K)) -> scores (n,) of a fitted detector."""
+    """The module (features (n, P) in float64, logits (n, K) as they came) -> scores (n,) of a fitted detector."""
     return Plain(detector)
 
 

@@ -8,6 +8,7 @@ whose docstring gives the formula and the citation; the file is found by being t
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from abc import ABC, abstractmethod
@@ -79,8 +80,9 @@ class Detector(ABC):
     score is the difference of, where that may be far above its own: scores that differ by rounding of it are refused.
     With ``block_bytes`` ``_score`` sees so many rows at a time that a copy of them in float64 has up to that size: one
     that makes several copies stays in a processor's cache.
-    ``any_device`` says that ``_score`` answers on whatever device the features are and ``_fit`` learns on that of the
-    training features, as those of this package do; others get them on the CPU.
+    ``any_device`` says that ``_score`` answers on whatever device the features are, where `score` brings the tensors
+    that were learned, and ``_fit`` learns on that of the training features, as those of this package do; others get
+    them on the CPU.
     ``display`` is how papers write the ``name``, which it is where a class does not say it.
     ``per_row`` is what the time of scoring a row grows with, a product of `Sizes`.
     ``formula`` counts the versions of the equation under one name: scores of two versions are not to be compared.
@@ -150,9 +152,7 @@ class Detector(ABC):
             device = self.runs_on(training.device or CPU)
             training = training.to(device)
         self._fit(training, head.to(device), None if validation is None else validation.to(device))
-        if device != CPU:
-            learned = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-            vars(self).update({name: value.to(CPU) for name, value in learned.items()})
+        vars(self).update(vars(self._on(CPU)))
         self.num_features_ = head.num_features
         return self
 
@@ -170,7 +170,8 @@ class Detector(ABC):
         rows = len(features)
         if self.block_bytes is not None:
             rows = max(1, self.block_bytes // (8 * (features.shape[1] + logits.shape[1])))
-        scores = [self._score(*block) for block in zip(features.split(rows), logits.split(rows))]
+        there = self._on(features.device)
+        scores = [there._score(*block) for block in zip(features.split(rows), logits.split(rows))]
         for score, block in zip(scores, features.split(rows)):
             if not isinstance(score, Tensor) or score.shape != block.shape[:1]:
                 came = f"shape {tuple(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
@@ -179,6 +180,15 @@ class Detector(ABC):
                     f" {came}; correct it"
                 )
         return scores[0] if len(scores) == 1 else torch.cat(scores)
+
+    def _on(self, device: torch.device) -> Detector:
+        """Itself, or a shallow copy with the tensors that it learned on ``device`` where they are elsewhere."""
+        learned = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        if all(value.device == device for value in learned.values()):
+            return self
+        there = copy.copy(self)
+        vars(there).update({name: value.to(device) for name, value in learned.items()})
+        return there
 
     def runs_on(self, device: torch.device) -> torch.device:
         """Where it computes if asked for ``device``: on the CPU in place of MPS, which has no float64, or of any."""

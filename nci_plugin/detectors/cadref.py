@@ -51,14 +51,14 @@ class CARef(Detector):
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         rows, predicted = features.double(), logits.argmax(dim=1)
         length = rows.abs().sum(dim=1)
-        error = (rows - self.means_.to(rows).index_select(0, predicted)).abs().sum(dim=1) / length
+        error = (rows - self.means_.index_select(0, predicted)).abs().sum(dim=1) / length
         return in_range_of(-torch.where(length > 0, error, 1.0), like=logits)
 
     def _errors(self, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The parts (n,) of ||h - mu_c||_1 / ||h||_1 in which h - mu_c has the sign of w_c, and the other."""
         rows, predicted = features.double(), logits.argmax(dim=1)
-        offsets, length = rows - self.means_.to(rows).index_select(0, predicted), rows.abs().sum(dim=1)
-        along = offsets * self.weight_.to(rows).index_select(0, predicted).sign()
+        offsets, length = rows - self.means_.index_select(0, predicted), rows.abs().sum(dim=1)
+        along = offsets * self.weight_.index_select(0, predicted).sign()
         parts = [part.clamp(min=0).sum(dim=1) / length for part in (along, -along)]
         return torch.where(length > 0, parts[0], 0.0), torch.where(length > 0, parts[1], 1.0)
 

@@ -51,5 +51,5 @@ class DICE(Detector):
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         h = features.double()
-        sparse = h @ self.weight_.to(h).T + self.bias_.to(h)
+        sparse = h @ self.weight_.T + self.bias_
         return in_range_of(torch.logsumexp(sparse, dim=1), like=logits)

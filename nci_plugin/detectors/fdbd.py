@@ -58,6 +58,6 @@ class FDBD(Detector):
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         z, h = logits.double(), features.double()
         largest, predicted = z.max(dim=1)
-        distances = ((largest[:, None] - z) / self.gaps_.to(z.device).index_select(0, predicted)).sum(dim=1)
-        length = lengths(h - self.mean_.to(h.device) if self.distance_as_normalizer else h)
+        distances = ((largest[:, None] - z) / self.gaps_.index_select(0, predicted)).sum(dim=1)
+        length = lengths(h - self.mean_ if self.distance_as_normalizer else h)
         return in_range_of(torch.where(length > 0, distances / length, 0.0), like=logits)

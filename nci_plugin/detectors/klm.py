@@ -52,6 +52,6 @@ class KLM(Detector):
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         log_p = torch.log_softmax(logits.double(), dim=1)
         p = log_p.exp()
-        divergences = (p * log_p).sum(dim=1, keepdim=True) - p @ self.log_means_.to(p).T
+        divergences = (p * log_p).sum(dim=1, keepdim=True) - p @ self.log_means_.T
         nearest = divergences.amin(dim=1)
         return in_range_of(-torch.where(nearest > FLOAT32_STEP, nearest, 0.0), like=logits)  # below it is rounding of z

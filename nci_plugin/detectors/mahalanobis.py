@@ -49,8 +49,8 @@ class MDSPlusPlus(Detector):
             )
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        whitened = unit_rows(features) @ self.whitening_.to(features.device)
-        return in_range_of(-squared_distance(whitened, self.centres_.to(features.device)), like=logits)
+        whitened = unit_rows(features) @ self.whitening_
+        return in_range_of(-squared_distance(whitened, self.centres_), like=logits)
 
 
 @register_detector
@@ -93,10 +93,9 @@ class RMDSPlusPlus(MDSPlusPlus):
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         if self.is_zero_:
             return torch.zeros_like(logits[:, 0])
-        axes, centres, variances = (each.to(features.device) for each in (self.axes_, self.centres_, self.variances_))
-        x = (unit_rows(features) - self.mean_.to(features.device)) @ axes
-        background = (x.square() / variances).sum(dim=1)
-        return in_range_of(background - squared_distance(x, centres), like=logits)
+        x = (unit_rows(features) - self.mean_) @ self.axes_
+        background = (x.square() / self.variances_).sum(dim=1)
+        return in_range_of(background - squared_distance(x, self.centres_), like=logits)
 
 
 def squared_distance(rows: Tensor, centres: Tensor) -> Tensor:

@@ -59,5 +59,5 @@ class MDSRadial(Detector):
         return quotient(rows, lengths(rows)[:, None] ** self.exponent)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        whitened = self._radial(features) @ self.whitening_.to(features.device)
-        return in_range_of(-squared_distance(whitened, self.centres_.to(features.device)), like=logits)
+        whitened = self._radial(features) @ self.whitening_
+        return in_range_of(-squared_distance(whitened, self.centres_), like=logits)

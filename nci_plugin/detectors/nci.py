@@ -55,8 +55,8 @@ class FeatureProximity(Detector):
         self.mean_, self.weight_ = training.global_mean, head.weight.detach().double()
 
     def _p_score(self, features: Tensor, logits: Tensor) -> Tensor:
-        weight = self.weight_.to(features.device).index_select(0, logits.argmax(dim=1))
-        centred = features.double() - self.mean_.to(features.device)
+        weight = self.weight_.index_select(0, logits.argmax(dim=1))
+        centred = features.double() - self.mean_
         return quotient((weight * centred).sum(dim=1), lengths(centred))
 
     def _terms(self, features: Tensor, logits: Tensor) -> Tensor:

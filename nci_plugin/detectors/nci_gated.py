@@ -75,17 +75,17 @@ class NCIGated(Detector):
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         terms = self._terms(features.double(), logits.argmax(dim=1))
-        z = (terms - self.means_.to(terms)) / self.deviations_.to(terms)
+        z = (terms - self.means_) / self.deviations_
         p_score, cosine, distance = torch.special.log_ndtr(z).unbind(dim=1)
         veto = (distance - math.log(TAIL)).clamp(max=0)
         return in_range_of((p_score + cosine) / 2 + veto, like=logits)
 
     def _terms(self, features: Tensor, predicted: Tensor, product: Product = lambda x, y: (x * y).sum(dim=1)) -> Tensor:
         """s_1, s_2, s_3 of rows (n, P) in float64, (n, 3); ``product`` of whitened rows is their x^T A y."""
-        centred, weight = features - self.centre_.to(features), self.weight_.to(features).index_select(0, predicted)
+        centred, weight = features - self.centre_, self.weight_.index_select(0, predicted)
         p_score = quotient((weight * centred).sum(dim=1), lengths(centred))
-        x = (unit_rows(features) - self.mean_.to(features)) @ self.factor_.to(features)
-        d = self.directions_.to(features).index_select(0, predicted)
+        x = (unit_rows(features) - self.mean_) @ self.factor_
+        d = self.directions_.index_select(0, predicted)
         cosine = quotient(product(x, d), product(x, x).sqrt() * product(d, d).sqrt())
         return torch.stack([p_score, cosine, -product(x - d, x - d)], dim=1)
 

@@ -60,10 +60,8 @@ class NCIPlus(FeatureProximity):
         self.deviations_ = torch.where(deviations > rounding, deviations, 1.0)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        offsets = self._terms(features, logits) - self.centres_.to(features.device).index_select(
-            0, logits.argmax(dim=1)
-        )
-        u, v = (offsets / self.deviations_.to(features.device)).unbind(dim=1)
+        offsets = self._terms(features, logits) - self.centres_.index_select(0, logits.argmax(dim=1))
+        u, v = (offsets / self.deviations_).unbind(dim=1)
         x = -v - 0.5
         return in_range_of(u - x.clamp(min=0) - torch.log1p(torch.exp(-x.abs())), like=logits)  # exp(x) might overflow
 

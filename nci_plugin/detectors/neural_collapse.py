@@ -58,8 +58,8 @@ class NC1(Detector):
         self.whitening_ = whitening(within_covariance(training))  # (P, rank)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        offsets = features.double() - self.means_.to(features.device).index_select(0, _predicted(logits, self.classes_))
-        return in_range_of(-lengths(offsets @ self.whitening_.to(features.device)), like=logits)
+        offsets = features.double() - self.means_.index_select(0, _predicted(logits, self.classes_))
+        return in_range_of(-lengths(offsets @ self.whitening_), like=logits)
 
 
 @register_detector
@@ -87,8 +87,8 @@ class NC2(Detector):
         self.mean_, self.basis_ = global_mean(training), vectors.T
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        centred = features.double() - self.mean_.to(features.device)
-        return quotient(lengths(centred @ self.basis_.to(features.device)), lengths(centred)).to(logits)
+        centred = features.double() - self.mean_
+        return quotient(lengths(centred @ self.basis_), lengths(centred)).to(logits)
 
 
 @register_detector
@@ -108,8 +108,8 @@ class NC3(Detector):
         self.mean_, self.weight_ = global_mean(training), head.weight.detach().double()
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        centred = features.double() - self.mean_.to(features.device)
-        weight = self.weight_.to(features.device).index_select(0, logits.argmax(dim=1))
+        centred = features.double() - self.mean_
+        weight = self.weight_.index_select(0, logits.argmax(dim=1))
         return quotient((centred * weight).sum(dim=1), lengths(centred) * lengths(weight)).to(logits)
 
 
@@ -141,7 +141,7 @@ class NC4(Detector):
             )
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        h, means, own = features.double(), self.means_.to(features.device), _predicted(logits, self.classes_)
+        h, means, own = features.double(), self.means_, _predicted(logits, self.classes_)
         other = closeness(h, means).scatter(1, own[:, None], -torch.inf).argmax(dim=1)
         return in_range_of(lengths(h - means[other]) - lengths(h - means[own]), like=logits)
 
@@ -157,4 +157,4 @@ class NC5(NECO):
 
 def _predicted(logits: Tensor, classes: Tensor) -> Tensor:
     """Position in ``classes`` of the largest logit among them, (n,)."""
-    return logits.index_select(1, classes.to(logits.device)).argmax(dim=1)
+    return logits.index_select(1, classes).argmax(dim=1)

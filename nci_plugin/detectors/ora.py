@@ -58,18 +58,18 @@ class ORA(Detector):
         self.largest_offset_ = self.largest_weight_ * float(self.mean_.norm()) + float(head.bias.abs().max())
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        centred, predicted = features.double() - self.mean_.to(features.device), logits.argmax(dim=1)
+        centred, predicted = features.double() - self.mean_, logits.argmax(dim=1)
         distance = lengths(centred)
         angles, error = self._angles(logits.double(), predicted, distance)
         unsafe = ~(error <= ACCURACY).all(dim=1)  # not a number where h is mu
         if unsafe.any():
-            exact = centred[unsafe] @ self.weight_.to(centred).T + self.mean_logits_.to(centred)
+            exact = centred[unsafe] @ self.weight_.T + self.mean_logits_
             angles[unsafe] = self._angles(exact, predicted[unsafe], distance[unsafe])[0]
         return angles.amax(dim=1).to(logits)
 
     def _angles(self, logits: Tensor, predicted: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
         """The angles (n, K), 0 for the predicted class, and about how far rounding of the logits puts them off."""
-        gaps, of_mean, own = self.gaps_.to(logits)[predicted], self.mean_logits_.to(logits), predicted[:, None]
+        gaps, of_mean, own = self.gaps_[predicted], self.mean_logits_, predicted[:, None]
         to_boundary = (logits.gather(1, own) - logits) / gaps
         boundary = (of_mean - of_mean[own]) / gaps  # e: where the boundary lies, seen from the mean
         across = to_boundary + boundary  # a: where the feature lies

@@ -40,6 +40,6 @@ class PScoreDataFree(Detector):
         self.centre_ = -torch.linalg.pinv(weight - weight.mean(dim=0), rtol=rounding) @ (bias - bias.mean())
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        centred = features.double() - self.centre_.to(features.device)
-        weight = self.weight_.to(centred).index_select(0, logits.argmax(dim=1))
+        centred = features.double() - self.centre_
+        weight = self.weight_.index_select(0, logits.argmax(dim=1))
         return in_range_of(quotient((weight * centred).sum(dim=1), lengths(centred)), like=logits)

@@ -45,7 +45,7 @@ class RAS(Detector):
         rows, order = features.double().sort(dim=1)
         steps = rows.diff(dim=1) > EQUAL * rows[:, 1:].abs()
         groups = torch.nn.functional.pad(steps.long().cumsum(dim=1), (1, 0))  # of equal numbers, 0 to P - 1
-        profile, zeros = self.profile_.to(rows).expand(rows.shape), torch.zeros_like(rows)
+        profile, zeros = self.profile_.expand(rows.shape), torch.zeros_like(rows)
         means = zeros.scatter_add(1, groups, profile) / zeros.scatter_add(1, groups, torch.ones_like(rows)).clamp(min=1)
         shifted = zeros.scatter(1, order, means.gather(1, groups))
-        return in_range_of(torch.logsumexp(shifted @ self.weight_.to(rows).T + self.bias_.to(rows), dim=1), like=logits)
+        return in_range_of(torch.logsumexp(shifted @ self.weight_.T + self.bias_, dim=1), like=logits)

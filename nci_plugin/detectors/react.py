@@ -55,6 +55,4 @@ class ReAct(Detector):
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         clipped = features.double().clamp(max=self.threshold_)
-        return in_range_of(
-            torch.logsumexp(clipped @ self.weight_.to(clipped).T + self.bias_.to(clipped), dim=1), like=logits
-        )
+        return in_range_of(torch.logsumexp(clipped @ self.weight_.T + self.bias_, dim=1), like=logits)

@@ -45,5 +45,5 @@ class SCALE(Detector):
         kept = max(1, h.shape[1] - round(h.shape[1] * self.percentile / 100))
         largest = h.topk(kept, dim=1).values.sum(dim=1)
         r = h.sum(dim=1) / largest
-        scaled = (h * r.exp()[:, None]) @ self.weight_.to(h).T + self.bias_.to(h)
+        scaled = (h * r.exp()[:, None]) @ self.weight_.T + self.bias_
         return in_range_of(torch.logsumexp(scaled, dim=1), like=logits)

@@ -74,7 +74,7 @@ class ViM(Detector):
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         h = features.double()
-        virtual = self.alpha_ * lengths((h - self.origin_.to(h)) @ self.residual_.to(h))
+        virtual = self.alpha_ * lengths((h - self.origin_) @ self.residual_)
         return in_range_of(torch.logsumexp(logits.double(), dim=1) - virtual, like=logits)
 
     def explain_choice(self) -> str:

@@ -150,8 +150,8 @@ class WhitenedCosine(Detector):
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         rows = self._rows(features)
-        offsets = (rows - self.mean_.to(rows)) @ self.factor_.to(rows)
-        directions = self.directions_.to(rows).index_select(0, logits.argmax(dim=1))
+        offsets = (rows - self.mean_) @ self.factor_
+        directions = self.directions_.index_select(0, logits.argmax(dim=1))
         return in_range_of(cosines(offsets, directions), like=logits)
 
 
