@@ -1,8 +1,8 @@
 """Scores as a graph: each detector's equation without a branch on data, for one nn.Module that can be exported.
 
-Features are float64, so that no shorter form that could cancel is needed. A detector is taken as it is,
-but for those that go through their bank in blocks (KNN, NNGuide), compute some rows twice (ORA) or take long (NCI-G),
-which are written down here once more. The tests compare all with the detectors.
+A detector is taken as it is, but for those that go through their bank in blocks (KNN, NNGuide), compute some rows twice
+(ORA) or take long (NCI-G), which are written down here once more, in float64, so that no shorter form that could cancel
+is needed. The tests compare all with the detectors.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Gated(nn.Module):
 
     portable = False
     centre: Tensor
-    mean: Tensor
     factor: Tensor
+    origin: Tensor
     weight: Tensor
     directions: Tensor
     units: Tensor
@@ -66,8 +66,8 @@ class Gated(nn.Module):
         directions = detector.directions_
         for name, values in {
             "centre": detector.centre_,
-            "mean": detector.mean_,
             "factor": detector.factor_,
+            "origin": -detector.mean_ @ detector.factor_,
             "weight": detector.weight_ / self.deviations[0],
             "directions": directions,
             "units": unit_rows(directions) / self.deviations[1],
@@ -75,13 +75,14 @@ class Gated(nn.Module):
             self.register_buffer(name, values.clone())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        own = logits.argmax(dim=1)
+        own, dot = logits.argmax(dim=1), torch.linalg.vecdot
+        features = features.double()
         h = features - self.centre
-        x = (unit_rows(features) - self.mean) @ self.factor
-        p_score = quotient((h * self.weight.index_select(0, own)).sum(dim=1), lengths(h)) - self.means[0]
-        cosine = quotient((x * self.units.index_select(0, own)).sum(dim=1), lengths(x)) - self.means[1]
+        x = torch.addmm(self.origin, unit_rows(features), self.factor)
+        p_score = quotient(dot(h, self.weight.index_select(0, own)), lengths(h)) - self.means[0]
+        cosine = quotient(dot(x, self.units.index_select(0, own)), lengths(x)) - self.means[1]
         offsets = x - self.directions.index_select(0, own)
-        distance = (offsets * offsets).sum(dim=1) / -self.deviations[2] - self.means[2]
+        distance = dot(offsets, offsets) / -self.deviations[2] - self.means[2]
         log_p = _log_normal if self.portable else torch.special.log_ndtr
         return (log_p(p_score) + log_p(cosine)) / 2 + (log_p(distance) - math.log(TAIL)).clamp(max=0)
 
@@ -110,6 +111,7 @@ class Neighbour(nn.Module):
         self.register_buffer("bank", unit_rows(detector.training_.features).float())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        features = features.double()
         length = features.norm(dim=1, keepdim=True)
         unit = torch.where(length > 0, features / length.clamp(min=TINY), features)
         nearest = (unit.float() @ self.bank.T).topk(self.K, dim=1).indices[:, self.K - 1]
@@ -131,7 +133,7 @@ class Angle(nn.Module):
             self.register_buffer(name, getattr(detector, f"{name}_").clone())
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        centred, own = features - self.mean, logits.argmax(dim=1)
+        centred, own = features.double() - self.mean, logits.argmax(dim=1)
         exact, gaps = centred @ self.weight.T + self.mean_logits, self.gaps[own]
         to_boundary = (exact.gather(1, own[:, None]) - exact) / gaps
         boundary = (self.mean_logits - self.mean_logits[own][:, None]) / gaps
@@ -161,7 +163,7 @@ class Guided(nn.Module):
 
 @singledispatch
 def graph_of(detector: Detector) -> nn.Module:
-    """The module (features (n, P) in float64, logits (n, K) as they came) -> scores (n,) of a fitted detector."""
+    """The module (features (n, P), logits (n, K)) -> scores (n,), both in float32, of a fitted detector."""
     return Plain(detector)
 
 

@@ -55,9 +55,9 @@ class ScoringModule(nn.Module):
         features, logits = joined.tensor_split((self.num_features,), dim=1)
         if torch.is_autocast_enabled():  # of the caller's, for the network: the score is not computed in bfloat16
             with without_autocast():
-                score = self.equation(features.double(), logits).float()
+                score = self.equation(features.float(), logits.float()).float()
         else:
-            score = self.equation(features.double(), logits).float()
+            score = self.equation(features.float(), logits.float()).float()
         threshold = self.thresholds if self.thresholds.ndim == 0 else self.thresholds[logits.argmax(dim=1)]
         return logits, score, ~(score >= threshold)
 
