@@ -222,6 +222,7 @@ private memory (RssAnon) above what the process had with the bank open. The larg
 features included, was {measured["largest_peak_MB"] / 1000:.1f} GB; what is in the table took
 {measured["total_cpu_s"] / 60:.0f} minutes.
 {f"Not measured: {missing}." if missing else ""}
+{_together(measured.get("together"))}
 
 The time of scoring grows with the tested rows times the product that is named, which follows from the equation; the
 constant is the CPU time of the measured run, its search left out, divided by both.
@@ -230,6 +231,19 @@ constant is the CPU time of the measured run, its search left out, divided by bo
     yield from header("name", *columns)
     for name in config.detector_names():
         yield row(f"`{name}`", *_costs(config.load_detector(name).detector, Sizes(**counts), tested, rows.get(name)))
+
+
+def _together(taken: Mapping[str, Any] | None) -> str:
+    """The sentences on the run of all detectors in one process, where it was made."""
+    if taken is None:
+        return ""
+    minutes, clock = taken["cpu_s"] / 60, taken["wall_s"] / 60
+    failed = ", ".join(f"`{name}`" for name in taken["failures"])
+    return f"""
+One after the other in a single process (`--together`), {len(taken["seconds"])} detectors took {minutes:.0f} minutes
+of CPU with {taken["threads"]} threads, {clock:.0f} on the clock of a machine with other work. The resident peak was
+{taken["peak_MB"] / 1000:.1f} GB, the private one {taken["peak_private_MB"] / 1000:.1f} GB.
+{f"Failed: {failed}." if failed else ""}"""
 
 
 def _costs(detector: Detector, sizes: Sizes, tested: int, measured: Mapping[str, Any] | None) -> Iterator[str]:
