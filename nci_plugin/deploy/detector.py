@@ -21,7 +21,6 @@ from nci_plugin.deploy.network import check_network, layer_named, layer_of
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
 from nci_plugin.features.forward import prepared
-from nci_plugin.networks.calling import device_of
 from nci_plugin.networks.cut import Cut
 
 if TYPE_CHECKING:
@@ -163,7 +162,6 @@ class OODDetector:
     def _answers(self, source: Any) -> Iterator[tuple[Tensor, Tensor]]:
         """Scores (n,) and predicted classes (n,) of batches of images, on the CPU."""
         fitted, first = self.fitted, 0
-        device = device_of(self.model_)
         cut = Cut(self.model_, layer_named(self.model_, fitted.head, "detector"))
         for batch in images.batches(source, fitted.preprocessing, self.batch_size):
             if batch.shape[1:] != fitted.probe.shape:
@@ -171,12 +169,12 @@ class OODDetector:
                     f"images: must be {fitted.probe.shape} each, as in fit, got {tuple(batch.shape[1:])}; preprocess"
                     " them as the network's test images, and pass one image as a batch of one"
                 )
-            with prepared(self.model_, device):
+            with prepared(self.model_) as device:
                 features, logits = (each.cpu() for each in cut(batch.to(device)))
-            check_finite("images: their features", features, first)
-            check_finite("images: their logits", logits, first)
-            scores = fitted.detector.score(features, logits)
-            forget_scored(fitted.detector)
+                check_finite("images: their features", features, first)
+                check_finite("images: their logits", logits, first)
+                scores = fitted.detector.score(features, logits)  # alone too: it may keep what it scored
+                forget_scored(fitted.detector)
             yield scores, logits.argmax(dim=1)
             first += len(batch)
 

@@ -14,7 +14,7 @@ from nci_plugin.deploy.file import Fitted
 from nci_plugin.deploy.graph import graph_of
 from nci_plugin.deploy.network import check_network, layer_named, probe_images
 from nci_plugin.features.forward import prepared
-from nci_plugin.networks.calling import COMPILED_FROM, device_of, logits_in, unwrapped, without_autocast
+from nci_plugin.networks.calling import COMPILED_FROM, logits_in, unwrapped, without_autocast
 from nci_plugin.networks.cut import Cut
 
 
@@ -94,24 +94,22 @@ def scoring_module(fitted: Fitted, model: nn.Module, tpr: float) -> ScoringModul
     """
     where = f"module of detector '{fitted.detector.name}'"
     check_network(model)
-    fitted.network.check(model, layer_named(model, fitted.head, where), where)
-    fitted.probe.check(model, layer_named(model, fitted.head, where), where, fitted.network.dtype)
-    device = device_of(model)
-    num_features, num_classes = fitted.probe.features.shape[1], fitted.probe.logits.shape[1]
-    by_group = fitted.calibration.thresholds(tpr)
-    values = torch.tensor([float(by_group.get(label, by_group[POOLED])) for label in range(num_classes)])
-    thresholds = values if fitted.calibration.by_class else values[0]
-    tapped = _tapped(model, fitted.head, where)
-    images = probe_images(fitted.probe.shape).to(device)
-    dtype = _taken(tapped, images, where)
-    equation = graph_of(fitted.detector)
-    module = ScoringModule(tapped, equation, num_features, thresholds, dtype, fitted, tpr).eval()
-    module.equation.to(device)
-    module.thresholds = module.thresholds.to(device)
-    with prepared(model, device):
+    with prepared(model) as device:  # nothing of another thread's pass, a hook say, is copied
+        fitted.network.check(model, layer_named(model, fitted.head, where), where)
+        fitted.probe.check(model, layer_named(model, fitted.head, where), where, fitted.network.dtype)
+        num_features, num_classes = fitted.probe.features.shape[1], fitted.probe.logits.shape[1]
+        by_group = fitted.calibration.thresholds(tpr)
+        values = torch.tensor([float(by_group.get(label, by_group[POOLED])) for label in range(num_classes)])
+        thresholds = values if fitted.calibration.by_class else values[0]
+        tapped = _tapped(model, fitted.head, where)
+        images = probe_images(fitted.probe.shape).to(device)
+        dtype = _taken(tapped, images, where)
+        equation = graph_of(fitted.detector)
+        module = ScoringModule(tapped, equation, num_features, thresholds, dtype, fitted, tpr).eval()
+        module.equation.to(device)
+        module.thresholds = module.thresholds.to(device)
         features, logits = Cut(model, layer_named(model, fitted.head, where))(images)
-        with torch.no_grad():
-            joined = logits_in(tapped(images.to(dtype))).float()
+        joined = logits_in(tapped(images.to(dtype))).float()
     wanted = torch.cat([features, logits], dim=1)
     if joined.shape != wanted.shape or not torch.allclose(joined, wanted, rtol=1e-3, atol=1e-4):
         raise PluginError(
@@ -157,8 +155,7 @@ def _taken(network: nn.Module, images: Tensor, where: str) -> torch.dtype:
     weights = next((each.dtype for each in network.parameters() if each.is_floating_point()), images.dtype)
     for dtype in dict.fromkeys((images.dtype, weights)):
         try:
-            with torch.no_grad(), without_autocast():
-                network(images.to(dtype))
+            network(images.to(dtype))
             return dtype
         except RuntimeError as error:
             reason = str(error).split("\n", 1)[0][:120]

@@ -166,8 +166,7 @@ class Probe:
 
     @classmethod
     def of(cls, network: nn.Module, head: str, shape: Sequence[int]) -> Probe:
-        device = device_of(network)
-        with prepared(network, device):
+        with prepared(network) as device:
             features, logits = Cut(network, head)(probe_images(shape).to(device))
         return cls(tuple(shape), features.cpu(), logits.cpu())
 
