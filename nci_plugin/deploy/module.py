@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -23,7 +25,8 @@ class ScoringModule(nn.Module):
 
     Images (n, 3, H, W) are preprocessed. The network's weights are those of the model that it was made from, not
     copies, and it stays in eval mode whatever mode that is in. All is computed on the device of the images; move it as
-    any module, which moves the model's weights too. It is stateless: threads may share it. Call it under
+    any module, which moves the model too. Its types stay: the score is computed in float64, and what would change the
+    network's, ``half()`` say, raises PluginError. It is stateless: threads may share it. Call it under
     ``torch.inference_mode()``. A score that is NaN is called OOD.
     """
 
@@ -64,6 +67,22 @@ class ScoringModule(nn.Module):
     def train(self, mode: bool = True) -> ScoringModule:
         """It serves and is not trained: batch norm and dropout stay in eval mode."""
         return super().train(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> ScoringModule:
+        """What ``to``, ``cuda``, ``float`` and the like do: to another device, in the types that all is in."""
+        for dtype in {tensor.dtype for tensor in chain(self.network.parameters(), self.network.buffers())}:
+            changed = fn(torch.zeros(1, dtype=dtype)).dtype
+            if changed != dtype:
+                raise PluginError(
+                    f"module of detector '{self.detector}': its network is in {dtype}, and would be in {changed}; cast"
+                    " the model and load the detector with it, or call the module under torch.autocast"
+                )
+
+        def in_its_type(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(in_its_type, *args, **kwargs)
 
     def extra_repr(self) -> str:
         return f"{self.detector}, images {self.image_shape}, TPR {100 * self.tpr:g} %"
@@ -120,13 +139,16 @@ def scoring_module(fitted: Fitted, model: nn.Module, tpr: float) -> ScoringModul
 
 
 def _tapped(model: nn.Module, head: str, where: str) -> nn.Module:
-    """A copy of a network that shares its weights, in eval mode, uncompiled, with a `_Tap` in its head's place."""
+    """A copy of a network that shares its weights, in eval mode, uncompiled, with a `_Tap` in its head's place.
+
+    It shares what holds them too, so that a move of either, which puts other tensors there, is one of both.
+    """
     network = unwrapped(model)
     shared: dict[int, Any] = {}
     for module in network.modules():
-        for value in [*vars(module).values(), *module._parameters.values(), *module._buffers.values()]:
-            if isinstance(value, Tensor):
-                shared[id(value)] = value
+        holders = module._parameters, module._buffers
+        values = chain(vars(module).values(), *(each.values() for each in holders))
+        shared.update({id(each): each for each in [*holders, *(each for each in values if isinstance(each, Tensor))]})
     try:
         copied = copy.deepcopy(network, shared)
     except Exception as error:  # a lock, an open file, a generator: what the user's network holds
