@@ -592,6 +592,50 @@ def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
         with pytest.raises(PluginError, match="detector file"):
             OODDetector.load(path, model)
     with pytest.raises(PluginError, match="No such file"):
+@pytest.mark.parametrize("how", ["in place", "batch norm", "replaced", "loaded", "a layer", "moved"])
+def test_a_network_that_was_trained_on_is_refused_wherever_it_is_asked(how: str, tmp_path: Path) -> None:
+    detector, model = fitted()
+    assert len(detector.predict(TEST)) == 40
+    if how == "in place":
+        with torch.no_grad():
+            model[0].weight.mul_(1.01)
+    elif how == "batch norm":
+        model.train()(TEST.tensors[0])
+        model.eval()
+    elif how == "replaced":
+        model[6].weight = nn.Parameter(model[6].weight * 2)
+    elif how == "loaded":
+        model.load_state_dict(network(1).state_dict())
+    elif how == "a layer":
+        model[6] = copy.deepcopy(network(1)[6])
+    else:
+        model.double().float()
+        model[0].weight.data *= 2
+    for ask in (lambda: detector.score(TEST), lambda: detector.predict(TEST), lambda: detector.save(tmp_path / "d")):
+        with pytest.raises(PluginError, match="detector 'nci_plus': was fitted on Sequential .* with other weights"):
+            ask()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_weights_are_hashed_once_where_they_were_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, model = fitted()
+    expected, hashed = detector.score(TEST), []
+    check = type(detector.fitted.network).check
+    monkeypatch.setattr(type(detector.fitted.network), "check", lambda *args: hashed.append(1) or check(*args))
+    with torch.inference_mode():
+        assert torch.equal(detector.score(TEST), expected)
+    model.train()
+    assert torch.equal(detector.score(TEST), expected)
+    assert not hashed
+    model.load_state_dict(network().state_dict())
+    assert torch.equal(detector.score(TEST), expected)
+    assert torch.equal(detector.score(TEST), expected)
+    assert len(hashed) == 1
+    model.double()
+    with pytest.warns(UserWarning, match="in float32, this one is in float64"):
+        detector.score(TEST.tensors[0].double())
+
+
         OODDetector.load(tmp_path / "none.safetensors", model)
 
 

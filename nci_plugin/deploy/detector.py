@@ -17,10 +17,11 @@ from nci_plugin.checks import PluginError, check_finite
 from nci_plugin.deploy import file, images, preprocessing
 from nci_plugin.deploy.calibration import CONFIDENCE, POOLED, TPR, Threshold
 from nci_plugin.deploy.fitting import fit_together
-from nci_plugin.deploy.network import check_network, layer_named, layer_of
+from nci_plugin.deploy.network import Marks, check_network, layer_named, layer_of
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
 from nci_plugin.features.forward import prepared
+from nci_plugin.networks.calling import alone
 from nci_plugin.networks.cut import Cut
 
 if TYPE_CHECKING:
@@ -136,8 +137,8 @@ class OODDetector:
         """Scores (n,) of images, larger = ID, on the CPU.
 
         ``source``: preprocessed tensors (n, 3, H, W), a Dataset, a DataLoader (whose order is its data set's), a list,
-        a PIL image, an image's path, or a directory of images (by sorted path). Raises PluginError before `fit`, and
-        on images that cannot be read or give NaN.
+        a PIL image, an image's path, or a directory of images (by sorted path). Raises PluginError before `fit`, on
+        images that cannot be read or give NaN, and where the network's weights have changed since.
         """
         return torch.cat([scores for scores, _ in self._answers(source)])
 
@@ -161,7 +162,7 @@ class OODDetector:
 
     def _answers(self, source: Any) -> Iterator[tuple[Tensor, Tensor]]:
         """Scores (n,) and predicted classes (n,) of batches of images, on the CPU."""
-        fitted, first = self.fitted, 0
+        fitted, first = self._checked(), 0
         cut = Cut(self.model_, layer_named(self.model_, fitted.head, "detector"))
         for batch in images.batches(source, fitted.preprocessing, self.batch_size):
             if batch.shape[1:] != fitted.probe.shape:
@@ -209,8 +210,11 @@ class OODDetector:
     # ---------------------------------------------------------------- keep
 
     def save(self, path: str | Path) -> Path:
-        """Write the detector to one safetensors file, whole or not at all; raises PluginError if it cannot be."""
-        fitted, where = self.fitted, file.checked_path(path)
+        """Write the detector to one safetensors file, whole or not at all.
+
+        Raises PluginError if it cannot be, and where the network's weights have changed since `fit`.
+        """
+        fitted, where = self._checked(), file.checked_path(path)
         file.write(fitted, where)
         return where
 
@@ -242,7 +246,18 @@ class OODDetector:
 
     def keep(self, fitted: file.Fitted, model: nn.Module) -> None:
         """Take a fitted detector as one's own, with the network that it belongs to."""
-        self._fitted, self.model_ = fitted, model
+        self._fitted, self.model_, self._marks = fitted, model, Marks(model)
+
+    def _checked(self) -> file.Fitted:
+        """What was fitted; raises PluginError where the network has other weights now: trained on, say, or loaded."""
+        fitted, where = self.fitted, f"detector '{self.fitted.detector.name}'"
+        with alone(self.model_):  # or another thread may have it on another device for a while
+            if not self._marks.hold(self.model_):
+                line = fitted.network.check(self.model_, layer_of(self.model_, fitted.head, where), where)
+                if line:
+                    warnings.warn(line, stacklevel=3)
+                self._marks = Marks(self.model_)
+        return fitted
 
     def module(self, model: nn.Module | None = None, tpr: float | None = None) -> ScoringModule:
         """One nn.Module of network and detector: images -> logits, score, is_ood; see `ScoringModule`."""
