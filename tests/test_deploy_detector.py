@@ -71,6 +71,22 @@ def test_predictions_hold_together() -> None:
     assert detector.predict(TEST, tpr=0.5).is_ood.sum() > found.is_ood.sum()
 
 
+@pytest.mark.parametrize("tpr", [1e-13, 0.9999999999999, 0.999, 95, "0.9"])
+def test_a_tpr_that_cannot_be_is_refused_before_images_are_opened(tpr: Any) -> None:
+    detector, _ = fitted()
+    for ask in (lambda: detector.predict("nowhere", tpr=tpr), lambda: detector.module(tpr=tpr)):
+        with pytest.raises(PluginError, match="(?i)tpr"):
+            ask()
+
+
+def test_the_smallest_tpr_is_fitted_and_said() -> None:
+    detector, _ = fitted(tpr=1e-9)
+    largest = float(detector.fitted.calibration.scores[-1])
+    assert float(detector.threshold()) == largest
+    assert torch.equal(detector.predict(TEST).is_ood, detector.score(TEST) < largest)
+    assert detector.drift(detector.score(TEST)).n == 40
+
+
 def test_the_same_images_in_every_form(tmp_path: Path) -> None:
     """Folder, paths, PIL images, data sets, loaders in any order, dicts and tensors: one score an image."""
     folders(tmp_path, {"train": 60, "val": 40, "mixed": 12})
@@ -360,6 +376,7 @@ def test_what_a_bank_cannot_hold_is_refused_before_the_pass(settings: dict[str, 
     ("settings", "message"),
     [
         ({"tpr": 1.0}, "tpr"),
+        ({"tpr": 1e-13}, "tpr: must differ from 0 and 1"),
         ({"seed": -1}, "seed"),
         ({"bank_rows": 0}, "bank_rows"),
         ({"batch_size": 0}, "batch_size"),
@@ -575,23 +592,6 @@ def test_a_network_that_computes_something_else_with_the_same_weights_is_refused
         OODDetector.load(path, slightly)
 
 
-def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
-    detector, model = fitted(registry.create("msp"))
-    path = detector.save(tmp_path / "d.safetensors")
-    data = path.read_bytes()
-    generator = np.random.default_rng(0)
-    places = {0, 8, len(data) - 1, *generator.integers(0, len(data), 40).tolist()}
-    for place in places:
-        damaged = bytearray(data)
-        damaged[place] ^= 1 << int(generator.integers(8))
-        path.write_bytes(bytes(damaged))
-        with pytest.raises(PluginError, match="detector file"):
-            OODDetector.load(path, model)
-    for part in (b"", data[:100], data[: len(data) // 2], data + b"x"):
-        path.write_bytes(part)
-        with pytest.raises(PluginError, match="detector file"):
-            OODDetector.load(path, model)
-    with pytest.raises(PluginError, match="No such file"):
 @pytest.mark.parametrize("how", ["in place", "batch norm", "replaced", "loaded", "a layer", "moved"])
 def test_a_network_that_was_trained_on_is_refused_wherever_it_is_asked(how: str, tmp_path: Path) -> None:
     detector, model = fitted()
@@ -636,6 +636,23 @@ def test_the_same_weights_are_hashed_once_where_they_were_written_again(monkeypa
         detector.score(TEST.tensors[0].double())
 
 
+def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
+    detector, model = fitted(registry.create("msp"))
+    path = detector.save(tmp_path / "d.safetensors")
+    data = path.read_bytes()
+    generator = np.random.default_rng(0)
+    places = {0, 8, len(data) - 1, *generator.integers(0, len(data), 40).tolist()}
+    for place in places:
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << int(generator.integers(8))
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(PluginError, match="detector file"):
+            OODDetector.load(path, model)
+    for part in (b"", data[:100], data[: len(data) // 2], data + b"x"):
+        path.write_bytes(part)
+        with pytest.raises(PluginError, match="detector file"):
+            OODDetector.load(path, model)
+    with pytest.raises(PluginError, match="No such file"):
         OODDetector.load(tmp_path / "none.safetensors", model)
 
 
