@@ -125,6 +125,27 @@ def test_the_same_images_in_every_form(tmp_path: Path) -> None:
     assert torch.equal(by_loader.score(paths), expected)
 
 
+def test_a_folder_is_scored_by_sorted_path_and_says_which_files(tmp_path: Path) -> None:
+    """Files beside folders of any depth, whose order torchvision's ImageFolder has otherwise."""
+    folders(tmp_path, {"mixed": 8})
+    names = ["a/z.png", "a/b/x.png", "a-b/c.png", "b.png", "a.png", "a/b/c/0.png", "z/1.PNG", "B.png"]
+    for old, name in zip(sorted((tmp_path / "mixed").iterdir()), names):
+        (tmp_path / "deep" / name).parent.mkdir(parents=True, exist_ok=True)
+        old.rename(tmp_path / "deep" / name)
+    (tmp_path / "deep" / "no image.txt").touch()
+    detector, _ = fitted()
+    found = detector.predict(str(tmp_path / "deep"))
+    paths = [tmp_path / "deep" / name for name in sorted(names)]
+    assert found.files == tuple(map(str, paths))
+    assert torch.equal(found.scores, detector.score(paths))
+    assert torch.equal(found.scores, detector.score(tmp_path / "deep"))
+    for source in (paths[::-1], [(path, 0) for path in paths[::-1]]):
+        assert detector.predict(source).files == tuple(map(str, paths[::-1]))
+    assert detector.predict(paths[0]).files == (str(paths[0]),)
+    for source in (TEST, TEST.tensors[0], [Image.open(path) for path in paths], [paths[0], Image.open(paths[1])]):
+        assert detector.predict(source).files == ()
+
+
 @pytest.mark.parametrize("wrap", ["train mode", "half train", "data parallel", "sequential", "compiled"])
 def test_a_model_in_any_state_is_fitted_alike_and_left_as_it_was(wrap: str, compiler: None) -> None:
     plain = new().fit(network(), TRAIN, VAL)

@@ -135,7 +135,7 @@ def test_a_pass_in_a_pass_of_one_thread() -> None:
 
 def test_an_abandoned_pass_holds_nothing() -> None:
     detector, _ = slow()
-    begun = detector._answers([*TEST])
+    begun = detector._answers(TEST)
     detector.batch_size = 2
     next(begun)
     (answers,) = at_once(lambda: detector.score(TEST), times=1)

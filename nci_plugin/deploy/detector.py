@@ -33,13 +33,17 @@ DEFAULT = "nci_plus"
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Of n images: predicted classes (n,), scores (n,) (larger = ID), p-values (n,) and whether each is called OOD."""
+    """Of n images: predicted classes (n,), scores (n,) (larger = ID), p-values (n,) and whether each is called OOD.
+
+    ``files`` are the paths of images that came as files, in the same order, and empty for all others.
+    """
 
     labels: Tensor
     scores: Tensor
     p_values: Tensor
     is_ood: Tensor
     class_names: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -137,10 +141,11 @@ class OODDetector:
         """Scores (n,) of images, larger = ID, on the CPU.
 
         ``source``: preprocessed tensors (n, 3, H, W), a Dataset, a DataLoader (whose order is its data set's), a list,
-        a PIL image, an image's path, or a directory of images (by sorted path). Raises PluginError before `fit`, on
-        images that cannot be read or give NaN, and where the network's weights have changed since.
+        a PIL image, an image's path, or a directory of images, sorted by their paths in it. Raises PluginError before
+        `fit`, on images that cannot be read or give NaN, and where the network's weights have changed since.
         """
-        return torch.cat([scores for scores, _ in self._answers(source)])
+        opened = images.open_to_score(source, self.fitted.preprocessing)
+        return torch.cat([scores for scores, _ in self._answers(opened)])
 
     def predict(self, source: Any, tpr: float | None = None) -> Predictions:
         """`Predictions` of images as in `score`; an image is called OOD where its p-value is at most 1 - ``tpr``.
@@ -149,7 +154,8 @@ class OODDetector:
         mean over calibrations. ``tpr`` is that of the constructor if not given.
         """
         tpr = self.fitted.level(tpr)  # what is no TPR is refused before the pass
-        parts = list(self._answers(source))
+        opened = images.open_to_score(source, self.fitted.preprocessing)
+        parts = list(self._answers(opened))
         scores, labels = (torch.cat([part[index] for part in parts]) for index in (0, 1))
         rows, classes = scores.numpy(), labels.numpy()
         return Predictions(
@@ -158,13 +164,14 @@ class OODDetector:
             torch.from_numpy(self.fitted.calibration.p_values(rows, classes, tpr)),
             torch.from_numpy(self.fitted.calibration.is_ood(rows, classes, tpr)),
             self.fitted.class_names,
+            images.files_of(opened),
         )
 
-    def _answers(self, source: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    def _answers(self, opened: Any) -> Iterator[tuple[Tensor, Tensor]]:
         """Scores (n,) and predicted classes (n,) of batches of images, on the CPU."""
         fitted, first = self._checked(), 0
         cut = Cut(self.model_, layer_named(self.model_, fitted.head, "detector"))
-        for batch in images.batches(source, fitted.preprocessing, self.batch_size):
+        for batch in images.batches_of(opened, self.batch_size):
             if batch.shape[1:] != fitted.probe.shape:
                 raise PluginError(
                     f"images: must be {fitted.probe.shape} each, as in fit, got {tuple(batch.shape[1:])}; preprocess"
