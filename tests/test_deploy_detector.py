@@ -419,6 +419,47 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
 @pytest.mark.parametrize("path", [None, 3, "."])
 def test_what_is_no_path_of_a_file(path: Any) -> None:
     detector, model = fitted()
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    detector, _ = fitted()
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "link.safetensors").symlink_to("pipe.safetensors")
+    for name in ("pipe", "link"):
+        with pytest.raises(PluginError, match="is there and is no regular file"):
+            detector.save(tmp_path / f"{name}.safetensors")
+    assert (tmp_path / "pipe.safetensors").is_fifo()
+    assert (tmp_path / "link.safetensors").is_symlink()
+    os.mkfifo(tmp_path / "m.pt2")
+    with pytest.raises(PluginError, match="is there and is no regular file"):
+        export(detector, tmp_path / "m.pt2", "export", TEST)
+    with pytest.raises(PluginError, match="is there and is no regular file"):
+        check_output_file("--output", tmp_path / "pipe.safetensors", [".safetensors"])
+    (tmp_path / "a.safetensors").write_text("")
+    (tmp_path / "to.safetensors").symlink_to("a.safetensors")
+    detector.save(detector.save(tmp_path / "to.safetensors"))
+    detector.save(tmp_path / "new" / "d.safetensors")
+
+
+def test_images_of_two_sizes_are_refused_where_the_network_takes_any() -> None:
+    def sized(side: int, count: int, seed: int) -> TensorDataset:
+        images, labels = rows(count, seed).tensors
+        return TensorDataset(nn.functional.interpolate(images, size=side), labels)
+
+    for train, validation in ((sized(12, 120, 1), VAL), (TRAIN, sized(12, 60, 2))):
+        with pytest.raises(PluginError, match=r"training images: must be \(3, .*\) each, as the others are, got \(3, "):
+            new().fit(network(), train, validation)
+    new().fit(network(), sized(12, 120, 1), sized(12, 60, 2))
+
+
+def test_names_of_the_folders_in_another_order_are_refused(tmp_path: Path) -> None:
+    folders(tmp_path, {"train": 60, "val": 40})
+    sources = network(), tmp_path / "train", tmp_path / "val"
+    with pytest.raises(PluginError, match="in another order: class 0 is 'blue' there, got 'white'"):
+        new("msp", preprocessing=STEPS, class_names=NAMES[::-1]).fit(*sources)
+    for names in (NAMES, [f"the {name}" for name in NAMES[::-1]]):
+        assert new("msp", preprocessing=STEPS, class_names=names).fit(*sources).fitted.class_names == tuple(names)
+
+
     for use in (lambda: detector.save(path), lambda: OODDetector.load(path, model)):
         with pytest.raises(PluginError, match="detector file: must be the path of a file"):
             use()

@@ -178,14 +178,26 @@ def _class_names(source: Any, num_classes: int) -> tuple[str, ...]:
 
 
 def agreed_names(labelled: Iterable[LabelledImages], stated: Any, num_classes: int) -> tuple[str, ...]:
-    """The names of the classes, as stated, else as the data sets have them; raises PluginError where those differ."""
+    """The names of the classes, as stated, else as the data sets have them.
+
+    Raises PluginError where those of the data sets differ, and where the stated ones are theirs in another order.
+    """
     one, *others = list(dict.fromkeys(each.class_names for each in labelled if each.class_names)) or [()]
     for other in others:
         name = next(iter({*one} ^ {*other}), "their order")
         raise PluginError(
             f"class names: those of two sets of images differ, {name!r} is in one alone; name the classes of all alike"
         )
-    return one if stated is None else check_class_names(stated, num_classes)
+    if stated is None:
+        return one
+    names = check_class_names(stated, num_classes)
+    if names != one and {*names} == {*one}:
+        label = next(label for label, name in enumerate(one) if names[label] != name)
+        raise PluginError(
+            f"class_names: are those of the images in another order: class {label} is {one[label]!r} there, got"
+            f" {names[label]!r}; leave them out, or name the classes in the order of their labels"
+        )
+    return names
 
 
 def check_class_names(names: Any, num_classes: int) -> tuple[str, ...]:

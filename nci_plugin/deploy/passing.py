@@ -61,8 +61,18 @@ class Passing:
         return cls(model, settings, steps, cut.head_name, cut.head.num_classes, first.shape[1:])
 
     def open(self, what: str, source: Any) -> images.LabelledImages:
-        """Images with labels of the model's classes; raises PluginError, which begins with ``what``, on others."""
-        return images.open_labelled(what, source, self.num_classes, self.steps)
+        """Images with labels of the model's classes; raises PluginError, which begins with ``what``, on others.
+
+        A first image of another shape than `image_shape` is refused: some networks take any, to other features.
+        """
+        opened = images.open_labelled(what, source, self.num_classes, self.steps)
+        first = opened.split[0]
+        if not isinstance(first, PluginError) and first[0].shape != self.image_shape:  # an error is said in the pass
+            raise PluginError(
+                f"{what}: must be {tuple(self.image_shape)} each, as the others are, got {tuple(first[0].shape)};"
+                " preprocess all alike, as the network's test images"
+            )
+        return opened
 
     def bank(
         self, splits: Mapping[str, Any], needed: Collection[FitsOn], name: str = "service"
