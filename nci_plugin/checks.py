@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 import reprlib
+import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -174,6 +175,16 @@ def check_writable(directory: Path) -> None:
         ) from None
 
 
+def check_replaceable(path: Path) -> None:
+    """Raise where a file of that name would take the place of something else: of a pipe or a device, say."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # not there, or no name of a file: said by whoever writes it
+        return
+    if not stat.S_ISREG(mode):
+        raise PluginError(f"cannot write '{path}': is there and is no regular file; name another file")
+
+
 def existing(path: Path) -> Path:
     """The path if it is there, else the nearest above it that is."""
     return next((each for each in (path, *path.parents) if each.exists()), path)
@@ -185,6 +196,7 @@ def check_output_file(option: str, path: Path, suffixes: Sequence[str]) -> None:
         raise PluginError(f"{option}: must be a file named {suffixes[0]}, got '{path}'; name another")
     if path.is_dir():
         raise PluginError(f"{option}: must be a file, got the directory '{path}'; name a file in it")
+    check_replaceable(path)
     check_writable(path.parent)
 
 

@@ -19,7 +19,7 @@ from typing import BinaryIO, Union
 
 from filelock import FileLock, Timeout
 
-from nci_plugin.checks import PluginError, check_writable, existing
+from nci_plugin.checks import PluginError, check_replaceable, check_writable, existing
 
 Bytes = Union[bytes, memoryview]
 
@@ -102,8 +102,10 @@ def write_atomically(path: Path, data: Bytes | str | Sequence[Bytes], durable: b
     """Write a file beside its place, then rename it: a reader finds the old file or the new one, never a part.
 
     ``data`` may be parts, which are written one after the other.
-    ``durable`` also survives a power cut, at the cost of a wait for the disk. Raises PluginError if it cannot write.
+    ``durable`` also survives a power cut, at the cost of a wait for the disk. Raises PluginError if it cannot write,
+    and where what is there is no regular file.
     """
+    check_replaceable(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nci_plugin.checks import PluginError, check_choice, check_writable
+from nci_plugin.checks import PluginError, check_choice, check_replaceable, check_writable
 from nci_plugin.deploy import images as gate
 from nci_plugin.deploy.detector import OODDetector
 from nci_plugin.deploy.graph import Gated, Guided, Neighbour
@@ -66,6 +66,7 @@ def export(detector: OODDetector, path: str | Path, to: str, source: Any, tpr: f
     path = Path(path)
     if path.suffix != FORMATS[to]:
         raise PluginError(f"output '{path}': a file of '{to}' is named *{FORMATS[to]}; name it so")
+    check_replaceable(path)
     check_writable(path.parent)
     batch = next(gate.batches(source, detector.fitted.preprocessing, MOST_IMAGES))
     if len(batch) < 2:
