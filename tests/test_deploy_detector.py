@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import ResNet18_Weights
 
 from nci_plugin import Benchmark, OODDetector, PluginError, Preprocessing, evaluate
+from nci_plugin.checks import check_output_file
 from nci_plugin.deploy import file
+from nci_plugin.deploy.export import export
 from nci_plugin.deploy.fitting import drawn, fit_together, halves
 from nci_plugin.deploy.preprocessing import agreed, of_timm, of_transform, stated
 from nci_plugin.detectors import registry
@@ -416,9 +419,6 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
         new(**settings).fit(network(), TRAIN, VAL)
 
 
-@pytest.mark.parametrize("path", [None, 3, "."])
-def test_what_is_no_path_of_a_file(path: Any) -> None:
-    detector, model = fitted()
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
     detector, _ = fitted()
@@ -460,6 +460,9 @@ def test_names_of_the_folders_in_another_order_are_refused(tmp_path: Path) -> No
         assert new("msp", preprocessing=STEPS, class_names=names).fit(*sources).fitted.class_names == tuple(names)
 
 
+@pytest.mark.parametrize("path", [None, 3, "."])
+def test_what_is_no_path_of_a_file(path: Any) -> None:
+    detector, model = fitted()
     for use in (lambda: detector.save(path), lambda: OODDetector.load(path, model)):
         with pytest.raises(PluginError, match="detector file: must be the path of a file"):
             use()
@@ -718,7 +721,9 @@ def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
         OODDetector.load(tmp_path / "none.safetensors", model)
 
 
-def rewritten(path: Path, other: dict[str, Any] | None = None, **changes: Any) -> None:
+def rewritten(
+    path: Path, other: dict[str, Any] | None = None, more: dict[str, torch.Tensor] | None = None, **changes: Any
+) -> None:
     """The file with ``other`` tensors and values, and their checksum: what a hostile hand can make."""
     with safetensors.safe_open(path, "pt") as stored:
         record = json.loads(stored.metadata()["nci_plugin"])
@@ -726,6 +731,7 @@ def rewritten(path: Path, other: dict[str, Any] | None = None, **changes: Any) -
     record.pop("checksum")
     record.update(changes)
     tensors.update({name: change(tensors[name]).contiguous() for name, change in (other or {}).items()})
+    tensors.update(more or {})
     record["checksum"] = file._checksum(record, tensors)
     path.write_bytes(safetensors.torch.save(tensors, {"nci_plugin": json.dumps(record)}))
 
@@ -753,6 +759,12 @@ def rewritten(path: Path, other: dict[str, Any] | None = None, **changes: Any) -
         {"class_names": ["a"]},
         {"class_names": [1, 2, 3, 4]},
         {"detector": "pytorch_ood:entropy"},
+        {"format": True},
+        {"settings": {"tpr": 0.95, "by_class": "no", "seed": 0}},
+        {"settings": {"tpr": 0.95, "by_class": 0, "seed": 0}},
+        {"settings": {"tpr": 0.95, "by_class": False, "seed": "x"}},
+        {"settings": {"tpr": 1e-13, "by_class": False, "seed": 0}},
+        {"unknown": 1},
     ],
 )
 def test_a_file_that_was_made_up_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
@@ -763,6 +775,26 @@ def test_a_file_that_was_made_up_is_refused(changes: dict[str, Any], tmp_path: P
     rewritten(path, **changes)
     with pytest.raises(PluginError):
         OODDetector.load(path, model)
+
+
+@pytest.mark.parametrize("name", ["more", "learned.more_", "learned.mean_.weight", "probe.more"])
+def test_a_file_with_another_tensor_is_refused(name: str, tmp_path: Path) -> None:
+    detector, model = fitted("nci")
+    path = detector.save(tmp_path / "d.safetensors")
+    rewritten(path, more={name: torch.zeros(3)})
+    with pytest.raises(PluginError, match=f"the tensor '{name.removeprefix('learned.')}' is"):
+        OODDetector.load(path, model)
+
+
+def test_a_shape_of_images_that_would_take_all_memory_is_refused(tmp_path: Path) -> None:
+    detector, model = fitted("nci")
+    path = detector.save(tmp_path / "d.safetensors")
+    with safetensors.safe_open(path, "pt") as stored:
+        of = json.loads(stored.metadata()["nci_plugin"])["network"]
+    for shape, message in (([3, 8192, 8192], "at most 67108864 numbers"), ([], "no network takes")):
+        rewritten(path, network={**of, "image_shape": shape})
+        with pytest.raises(PluginError, match=message):
+            OODDetector.load(path, model)
 
 
 def with_nan(values: torch.Tensor) -> torch.Tensor:

@@ -20,10 +20,10 @@ import torchvision
 from torch import Tensor
 
 from nci_plugin.benchmarks.image_list import Preprocessing
-from nci_plugin.checks import PluginError, one_line, shown
+from nci_plugin.checks import PluginError, check_choice, check_keys, check_number, one_line, shown
 from nci_plugin.deploy.calibration import Calibration, check_enough, least_samples
 from nci_plugin.deploy.images import check_class_names
-from nci_plugin.deploy.network import Fingerprint, Probe
+from nci_plugin.deploy.network import Fingerprint, Probe, check_image_shape
 from nci_plugin.deploy.state import detector_from, forget_scored, state_of
 from nci_plugin.detectors.base import Detector
 from nci_plugin.features.fingerprint import tensor_bytes
@@ -34,8 +34,13 @@ KEY = "nci_plugin"
 """The name of the text in the file's metadata."""
 
 ROWS, SETTINGS = {"train", "validation_fit", "calibration"}, {"tpr", "by_class", "seed"}
-LARGEST_SIDE, MOST_SIDES = 2**13, 4
-"""Pixels of a side, and numbers, in the shape of an image."""
+KEYS = (
+    *("format", "detector", "formula", "hyperparameters", "learned", "chosen_by", "network", "preprocessing"),
+    *("class_names", "rows", "settings", "versions"),
+)
+TENSORS = {"calibration.scores", "calibration.classes", "probe.features", "probe.logits", "probe.scores"}
+LEARNED = "learned."
+"""What the name of a tensor begins with that the detector learned."""
 
 SAME_SCORE = 1e-3
 """Largest relative difference of a probe's scores that another processor or version explains."""
@@ -89,7 +94,7 @@ def write(fitted: Fitted, path: Path) -> None:
     state = state_of(fitted.detector)
     calibration = fitted.calibration
     tensors = {
-        **{f"learned.{name}": tensor for name, tensor in state.tensors.items()},
+        **{f"{LEARNED}{name}": tensor for name, tensor in state.tensors.items()},
         "calibration.scores": torch.from_numpy(calibration.scores.copy()),
         "calibration.classes": torch.from_numpy(calibration.classes.astype(np.int64)),
         "probe.features": fitted.probe.features,
@@ -124,7 +129,7 @@ def read(path: Path) -> Fitted:
     where = f"detector file '{path}'"
     data = read_file(path, "detector file", FILE_BYTES, "pass a file that 'nci-ood fit' or OODDetector.save wrote")
     record, tensors = _parsed(data, where)
-    if record.get("format") != FORMAT:
+    if type(record.get("format")) is not int or record["format"] != FORMAT:
         raise PluginError(f"{where}: is of format {shown(record.get('format'))}, this version reads {FORMAT}; {AGAIN}")
     if record.pop("checksum", None) != _checksum(record, tensors):
         raise PluginError(f"{where}: is damaged or was changed (its checksum differs); fetch it again, or {AGAIN}")
@@ -151,8 +156,12 @@ def _parsed(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, Tensor]]
 
 
 def _fitted(record: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Fitted:
+    check_keys(where, record, KEYS, KEYS)
     names = ("detector", "formula", "hyperparameters", "learned")
-    learned = {name.removeprefix("learned."): each for name, each in tensors.items() if name.startswith("learned.")}
+    learned = {name.removeprefix(LEARNED): each for name, each in tensors.items() if name.startswith(LEARNED)}
+    other = {name for name in tensors if not name.startswith(LEARNED)} ^ TENSORS
+    if other:
+        raise PluginError(f"the tensor {shown(min(other))} is missing, or nothing of a detector")
     network = dict(record["network"])
     head, shape = network.pop("head"), tuple(network.pop("image_shape"))
     settings = record["settings"]
@@ -165,7 +174,7 @@ def _fitted(record: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
         preprocessing=_preprocessing(record["preprocessing"], where),
         class_names=_texts(record["class_names"]),
         calibration=Calibration(
-            tensors["calibration.scores"].numpy(), tensors["calibration.classes"].numpy(), bool(settings["by_class"])
+            tensors["calibration.scores"].numpy(), tensors["calibration.classes"].numpy(), settings["by_class"]
         ),
         rows=record["rows"],
         settings=settings,
@@ -187,9 +196,7 @@ def _check(found: Fitted) -> None:
         or not ((classes >= 0) & (classes < num_classes)).all()
     ):
         raise PluginError(f"the calibration classes are not one of {num_classes} classes for each score")
-    shape = found.probe.shape
-    if not all(type(each) is int and 0 < each <= LARGEST_SIDE for each in shape) or len(shape) > MOST_SIDES:
-        raise PluginError(f"image_shape is {shown(shape)}, which no network takes")
+    check_image_shape(found.probe.shape)
     if found.class_names:
         check_class_names(found.class_names, num_classes)
     if set(found.rows) != ROWS or not all(type(each) is int and each >= 0 for each in found.rows.values()):
@@ -197,6 +204,8 @@ def _check(found: Fitted) -> None:
     if set(found.settings) != SETTINGS:
         raise PluginError(f"settings must be {', '.join(sorted(SETTINGS))}, got {shown(found.settings)}")
     least_samples(found.settings["tpr"])
+    check_choice("by_class", found.settings["by_class"], (True, False))
+    check_number("seed", found.settings["seed"], least=0, whole=True, most=2**63 - 1)
     for name, value in vars(found.detector).items():
         if isinstance(value, Tensor) and value.is_floating_point() and value.isnan().any():
             raise PluginError(f"{name} holds NaN")

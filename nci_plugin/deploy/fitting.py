@@ -17,7 +17,7 @@ from nci_plugin.checks import PluginError, check_choice, check_number, one_line
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import file, images
 from nci_plugin.deploy.calibration import Calibration, least_samples
-from nci_plugin.deploy.network import Fingerprint, Probe, inner_name
+from nci_plugin.deploy.network import Fingerprint, Probe, check_image_shape, inner_name
 from nci_plugin.deploy.passing import Passing
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
@@ -78,6 +78,7 @@ def _pass(
     validation: Any,
 ) -> _Passed:
     passing = Passing.of(model, asked[0], "validation images", validation, train)
+    check_image_shape(passing.image_shape)
     opened = passing.open("validation images", validation)
     splits: dict[str, Any] = {VALIDATION: opened.split}
     labelled, needed = [opened], {detector.fits_on for detector in detectors} - {FitsOn.NOTHING}

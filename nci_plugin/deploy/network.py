@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, shown
 from nci_plugin.features.fingerprint import tensor_bytes
 from nci_plugin.features.forward import prepared
 from nci_plugin.files import digest
@@ -28,6 +29,9 @@ PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Of weights, from the finest; a network that was cast to a coarser one has the fingerprint of that precision."""
 
 PROBE_IMAGES = 4
+LARGEST_SIDE, MOST_SIDES, MOST_NUMBERS = 2**13, 4, 2**26
+"""Pixels of a side, numbers in the shape and numbers in all of an image: four of the largest take 1 GiB."""
+
 TF32_STEP = 2.0**-10
 """Between the numbers that a GPU may round the factors of float32 products to."""
 
@@ -171,10 +175,23 @@ def _dtype(text: str) -> torch.dtype:
 # -------------------------------------------------------------------- the probe
 
 
+def check_image_shape(shape: Sequence[int]) -> None:
+    """Raise PluginError on a shape that no image has, or one too large to be made up."""
+    if not all(type(each) is int and 0 < each <= LARGEST_SIDE for each in shape) or not 0 < len(shape) <= MOST_SIDES:
+        raise PluginError(f"image_shape is {shown(tuple(shape))}, which no network takes")
+    if math.prod(shape) > MOST_NUMBERS:
+        raise PluginError(
+            f"image_shape is {shown(tuple(shape))}, and an image has at most {MOST_NUMBERS} numbers; make them smaller"
+        )
+
+
 def probe_images(shape: Sequence[int]) -> Tensor:
     """Images (4, *shape) that are the same wherever they are made: multiples of the golden ratio, in -2..2."""
-    numbers = torch.arange(PROBE_IMAGES * torch.Size(shape).numel(), dtype=torch.float64)
-    return ((numbers * 0.6180339887498949) % 1 * 4 - 2).float().reshape(PROBE_IMAGES, *shape)
+    numel, made = torch.Size(shape).numel(), torch.empty(PROBE_IMAGES, *shape, dtype=torch.float32)
+    for index, image in enumerate(made):  # one by one, as the numbers are in float64
+        numbers = torch.arange(index * numel, (index + 1) * numel, dtype=torch.float64)
+        image.copy_(((numbers * 0.6180339887498949) % 1 * 4 - 2).reshape(shape))
+    return made
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,10 +73,13 @@ def detector_from(values: Mapping[str, Any], tensors: Mapping[str, Tensor], wher
         )
     given = values.get("hyperparameters", {})
     detector = registry.create(cls.name, **{name: _decoded(where, name, each, {}) for name, each in given.items()})
+    left = dict(tensors)
     for name, value in values["learned"].items():
         if not is_learned(name) or isinstance(getattr(cls, name, None), property):
             raise PluginError(f"{where}: {shown(name)} is nothing that '{cls.name}' learns; fit it again")
-        setattr(detector, name, _decoded(f"{where}: {name}", name, value, tensors))
+        setattr(detector, name, _decoded(f"{where}: {name}", name, value, left))
+    if left:
+        raise PluginError(f"{where}: the tensor {shown(min(left))} is of nothing that it learned; fit it again")
     for name in _caches(detector):
         setattr(detector, name, {})
     return detector
@@ -127,14 +130,15 @@ def _plain(where: str, value: Any) -> Any:
     )
 
 
-def _decoded(where: str, name: str, value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _decoded(where: str, name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
+    """What a value of the JSON stands for; its tensors are taken out of ``tensors``."""
     if not isinstance(value, Mapping):
         return value
 
     def part(suffix: str = "") -> Tensor:
         if name + suffix not in tensors:
             raise PluginError(f"{where}: the tensor '{name}{suffix}' is missing; the file is damaged, fit it again")
-        return tensors[name + suffix]
+        return tensors.pop(name + suffix)
 
     kind = value.get(KIND)
     if kind == "tensor":
