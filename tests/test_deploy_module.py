@@ -119,6 +119,24 @@ def test_networks_that_return_more_than_logits(output: str) -> None:
     assert torch.allclose(detector.module()(TEST.tensors[0])[1], detector.score(TEST), atol=1e-4)
 
 
+@pytest.mark.parametrize("place", ["beside", "inside"])
+def test_a_head_that_is_called_by_another_of_its_names(place: str) -> None:
+    class Aliased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            inner = network()
+            self.trunk, self.fc = inner[:6], inner[6]
+            self.alias = self.fc if place == "beside" else nn.Sequential(nn.Identity(), self.fc)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.alias(self.trunk(images))
+
+    model = Aliased()
+    detector = OODDetector(progress=False).fit(model, rows(120, 1), rows(60, 2))
+    assert torch.allclose(detector.module()(TEST.tensors[0])[1], detector.score(TEST), atol=1e-4)
+    assert isinstance(model.fc, nn.Linear)
+
+
 def test_class_thresholds_are_those_of_the_predicted_class() -> None:
     detector, _ = fitted(by_class=True, tpr=0.9, class_names=NAMES)
     images = torch.cat([TEST.tensors[0], OOD.tensors[0]])

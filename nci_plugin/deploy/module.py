@@ -156,7 +156,7 @@ def _tapped(model: nn.Module, head: str, where: str) -> nn.Module:
         name = type(network).__name__
         raise PluginError(f"{where}: {name} cannot be copied ({reason}); take that out of it") from None
     for module in copied.modules():
-        for name, child in list(module.named_children()):
+        for name, child in list(module._modules.items()):
             while isinstance(inner := getattr(child, "_orig_mod", None), nn.Module):
                 child = inner
             setattr(module, name, child)
@@ -164,12 +164,13 @@ def _tapped(model: nn.Module, head: str, where: str) -> nn.Module:
             del vars(module)["forward"]
         vars(module).pop("_compiled_call_impl", None)
     name = layer_named(copied, head, where)
-    if not name:
-        copied = _Tap(copied)
-    else:
-        place, _, last = name.rpartition(".")
-        setattr(copied.get_submodule(place), last, _Tap(copied.get_submodule(name)))
-    return copied.eval()
+    linear = copied.get_submodule(name)
+    tap = _Tap(linear)
+    for module in list(copied.modules()):
+        for place, child in module._modules.items():
+            if child is linear:  # under each of its names: the network may call it by any
+                module._modules[place] = tap
+    return (copied if name else tap).eval()
 
 
 def _taken(network: nn.Module, images: Tensor, where: str) -> torch.dtype:
