@@ -79,7 +79,7 @@ def unwrapped(network: nn.Module) -> nn.Module:
 
 def device_of(network: nn.Module) -> torch.device:
     """The device of a network's first weight."""
-    return next((tensor.device for tensor in [*network.parameters(), *network.buffers()]), torch.device("cpu"))
+    return next((tensor.device for tensor in chain(network.parameters(), network.buffers())), torch.device("cpu"))
 
 
 @contextmanager
