@@ -123,8 +123,7 @@ def path_figure(analysis: Analysis) -> Figure:
         axis.axhline(analysis.rule.threshold, **DOTTED)
         axis.set_yscale("log", nonpositive="mask")
         axis.set_title(f"{', '.join(reference.group)}: {reference.n} of {len(runs)} runs with an onset")
-        axis.set_xlabel("mean length of the features (fn)")
-        axis.set_ylabel(METRICS[analysis.rule.metric].label)
+        axis.set(xlabel="mean length of the features (fn)", ylabel=METRICS[analysis.rule.metric].label)
     if few:
         handles = [each for axis in axes for each in axis.get_legend_handles_labels()[0]]
         figure.legend(handles=handles, loc="outside lower center", fontsize=7, frameon=False)

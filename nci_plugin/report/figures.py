@@ -153,8 +153,7 @@ def draw_auroc_points(
             fmt=MARKERS[group], color=COLOURS[group], label=f"{group}-OOD", clip_on=False, **style,
         )  # fmt: skip
         ends += (means - stds).tolist()
-    axis.set_ylim(-0.7, len(names) - 0.3)
-    axis.set_xlabel("AUROC (%)")
+    axis.set(ylim=(-0.7, len(names) - 0.3), xlabel="AUROC (%)")
     axis.grid(axis="y")
     return ends
 
