@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 
@@ -76,7 +77,8 @@ def compare(samples: Samples, choice: Choice) -> Comparison:
     if choice.against is not None:  # the others minus it
         place = names.index(choice.against)
         pairs = [(other, place) for other in range(len(names)) if other != place]
-    estimates = [_estimate(each, _contrasts(pairs, len(names)), choice) for each in made.values()]
+    single, (first, second) = np.eye(len(names)), np.transpose(pairs)
+    estimates = [_estimate(each, single[first] - single[second], choice) for each in made.values()]
 
     def column(values: Callable[[_Estimate], Matrix | None]) -> Matrix:
         """Of all groups, one after the other."""
@@ -159,14 +161,6 @@ def _values(samples: Samples, choice: Choice, made: Mapping[str, _Group]) -> lis
     return values
 
 
-def _contrasts(pairs: Sequence[tuple[int, int]], count: int) -> Matrix:
-    """One row a pair: 1 for the first detector, -1 for the second."""
-    rows = np.zeros((len(pairs), count))
-    for row, (one, two) in enumerate(pairs):
-        rows[row, one], rows[row, two] = 1, -1
-    return rows
-
-
 @dataclass(frozen=True)
 class _Estimate:
     """Of J contrasts: points, interval, p, |t|, and |t| of the replicates (B, J) around their estimate."""
@@ -246,12 +240,7 @@ def _by_bootstrap(samples: Samples, choice: Choice, groups: Groups, sizes: Mappi
         return np.append(measured(ordered.counts()), replicates)
 
     unique = list(dict.fromkeys(pairing for pairings in groups.values() for pairing in pairings))
-    work = [
-        lambda name=name, network=network, pairing=pairing: of_one(name, network, pairing)  # type: ignore[misc]
-        for pairing in unique
-        for network in seeds
-        for name in names
-    ]
+    work = [partial(of_one, name, network, pairing) for pairing in unique for network in seeds for name in names]
     by_pairing = np.array(bootstrap.in_threads(work)).reshape(len(unique), len(seeds), len(names), -1)
     made = {}
     for group, pairings in groups.items():
