@@ -15,6 +15,7 @@ import pandas as pd
 from nci_plugin.evaluation.results import METRICS, Result
 from nci_plugin.evaluation.written import latex_escaped, markdown_rows, tabular
 from nci_plugin.report.names import display_name
+from nci_plugin.report.summary import leaders
 from nci_plugin.report.tables import (
     MAIN_METRICS,
     Table,
@@ -50,8 +51,7 @@ def paper_table(
     frame = group_frame(setting_frame(results, setting, metrics), sets, by_data_set)
     made = FORMS[form]
     for group, metric in frame.columns:
-        known = ranks.get(group, {}) if metric == COMPARED else {}
-        best = {name for name, rank in known.items() if rank.split("-")[0] == "1"}
+        best = leaders(ranks.get(group, {})) if metric == COMPARED else []
         marks = {name: made.best if name in best else made.other for name in frame.index} if best else {}
         column = frame[group, metric]
         frame[group, metric] = [marks.get(name, "{}").format(made.cell(cell)) for name, cell in column.items()]
