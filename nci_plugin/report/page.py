@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -173,12 +174,10 @@ def _setting(results: Sequence[Result], setting: str, ranks: Mapping[str, Mappin
     frame = frame.rename(columns=lambda header: GROUP_COLUMN.sub(r"\1", header), level=0)
     for metric in frame.columns.unique(level=1):
         cells = frame.xs(metric, axis=1, level=1)
-        drawn[metric] = [["detector", *cells.columns]]
-        drawn[metric] += [[_named(name), *row] for name, row in zip(cells.index, cells.to_numpy())]
-    for group, by_detector in ranks.items():
-        header, *rows = drawn[METRICS["auroc"]]
-        rows = [[*row, by_detector.get(name, "-")] for row, name in zip(rows, frame.index)]
-        drawn[METRICS["auroc"]] = [[*header, f"rank {group}"], *rows]
+        if metric == METRICS["auroc"]:
+            cells = cells.join(pd.DataFrame(ranks, index=cells.index).add_prefix("rank ").fillna("-"))
+        rows = ([_named(name), *row] for name, row in zip(cells.index, cells.to_numpy()))
+        drawn[metric] = [["detector", *cells.columns], *rows]
     first = {metric: drawn.pop(metric) for metric in FIRST_METRICS}
     notes = {METRICS["auroc"]: [TIES]} if ranks else {}
     return {"title": setting_title(results, setting), "first": first, "folded": drawn, "notes": notes}

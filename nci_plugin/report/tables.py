@@ -12,7 +12,7 @@ from nci_plugin.benchmarks.benchmark import GROUP_ROWS, OOD_VALIDATION
 from nci_plugin.checks import one_line
 from nci_plugin.evaluation.alternatives import MOST_ROWS, SEARCHED, VALIDATED_ON, Alternative, read_alternatives
 from nci_plugin.evaluation.precision import AMP_SHIFT
-from nci_plugin.evaluation.results import METRICS, Result, formatted, is_over_seeds, table
+from nci_plugin.evaluation.results import METRICS, PHASES, Result, formatted, is_over_seeds, table
 from nci_plugin.report.terminal import aligned, folded, grouped, with_prose
 
 TITLES = {"ood": "standard OOD", "fsood": "full-spectrum OOD (covariate-shifted samples count as ID)"}
@@ -169,11 +169,8 @@ def choices_rows(results: Sequence[Result]) -> list[list[str]]:
     rows = [["detector", "fit s", "search s", "score s", "hyper-parameters, and how they were chosen"]]
     for name in detectors_by_near_auroc(results, results[0].setting):
         by_seed = {result.seed: result for result in results if result.detector == name}
-        seconds = {
-            phase: np.mean([result.seconds[phase] for result in by_seed.values()])
-            for phase in ("fit", "search", "score")
-        }
-        rows.append([name, *(f"{value:.2f}" for value in seconds.values()), _choice(by_seed)])
+        seconds = (np.mean([result.seconds[phase] for result in by_seed.values()]) for phase in PHASES)
+        rows.append([name, *(f"{value:.2f}" for value in seconds), _choice(by_seed)])
     return rows
 
 
