@@ -16,6 +16,9 @@ from nci_plugin.evaluation.run import Run
 from nci_plugin.leaderboard.board import BOARDS, COLUMNS, Board, Row, cells_of, csv_line
 from nci_plugin.leaderboard.names import Network, alias, link
 
+SOURCES = {"near": ("near", "auroc"), "far": ("far", "auroc"), "accuracy": ("near", "acc")}
+"""Fields of a Row that are numbers, and the Results of its Entry and the metric that they come from."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -95,18 +98,14 @@ def new_links(found: Sequence[Entry], board: Board, given: Mapping[str, str]) ->
 def explain(run: Run, entry: Entry) -> list[str]:
     """Lines that trace every number of a row to the Results it came from."""
     lines = []
-    parts = (
-        (COLUMNS[2], entry.row.near, entry.near, "auroc"),
-        (COLUMNS[3], entry.row.far, entry.far, "auroc"),
-        (COLUMNS[4], entry.row.accuracy, entry.near, "acc"),
-    )
-    for column, text, results, metric in parts:
+    for column, (field, (group, metric)) in zip(COLUMNS[2:5], SOURCES.items()):
+        results = getattr(entry, group)
         first = results[0]
         what = f"'{metric}' of '{first.dataset}'" + (
             f", the mean over {', '.join(_data_sets(run, first))}" if metric == "auroc" else f", {first.n_id} ID images"
         )
         over = f"mean ± population std over {len(results)} networks" if len(results) > 1 else "one network"
-        lines.append(f"{column} = {text}: {what}; {over}")
+        lines.append(f"{column} = {getattr(entry.row, field)}: {what}; {over}")
         for result in results:
             lines.append(f"  {result.seed or 'network'}  {getattr(result, metric):.6f}  {run.line(result)}")
     for result in entry.near:
