@@ -6,6 +6,7 @@ Numbers are means over networks, with one standard deviation where there are sev
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def collapse_figure(diagnoses: Sequence[Stored], size: str = "column") -> PaperF
         known = np.array([each for each in values if each is not None], dtype=np.float64)  # (networks, classes)
         if np.isfinite(known).any():
             shown = f"{title} = {over_networks(numbers, '.2g')}"
-            panels.append(lambda axis, a=(known, names if few else None, shown, label, ideal): _classes(axis, *a))  # type: ignore[misc]
+            by_class = names if few else None
+            panels.append(partial(_classes, known=known, names=by_class, title=shown, label=label, ideal=ideal))
     if pairs:
         cosines = f"NC2: {sum(map(len, pairs))} pairs of means"
         panels.insert(1, lambda axis: _histogram(axis, np.concatenate(pairs), cosines, "cosine of two means", etf))

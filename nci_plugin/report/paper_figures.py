@@ -22,7 +22,7 @@ from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST
 from nci_plugin.evaluation.drawn import DrawnFigure, draw_chance, draw_densities, draw_grid
 from nci_plugin.evaluation.results import Result
 from nci_plugin.metrics import roc_points
-from nci_plugin.report.figures import DASHES, PALETTE, draw_auroc_points, looks, without_formulas
+from nci_plugin.report.figures import DASHES, PALETTE, draw_auroc_points, legend_below, looks, without_formulas
 from nci_plugin.report.names import display_name
 from nci_plugin.report.score_figures import FPR_LABEL, TPR_LABEL, members
 from nci_plugin.report.tables import detectors_by_near_auroc
@@ -160,6 +160,5 @@ def legend_columns(labels: Sequence[str], size: str) -> int:
 
 
 def legend_under(figure: Figure, axis: Axes, size: str) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    columns = legend_columns(labels, size)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, columnspacing=1.2)
+    _, labels = axis.get_legend_handles_labels()
+    legend_below(figure, axis, legend_columns(labels, size), columnspacing=1.2)
