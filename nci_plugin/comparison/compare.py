@@ -150,11 +150,10 @@ def _values(samples: Samples, choice: Choice, made: Mapping[str, _Group]) -> lis
     single, values = np.eye(len(samples.detectors)), []
     for group, each in made.items():
         alone = _estimate(each, single, choice)
-        bounds = alone.low, alone.high
+        bounds = np.array([alone.low, alone.high])
         if choice.uses_delong:
-            bounds = delong.interval(alone.points / 100, (alone.high - alone.points) / 100)
-            bounds = 100 * bounds[0], 100 * bounds[1]
-        low, high = np.clip(bounds, 0, 100).tolist()
+            bounds = 100 * np.array(delong.interval(alone.points / 100, (alone.high - alone.points) / 100))
+        low, high = bounds.clip(0, 100).tolist()
         for place, name in enumerate(samples.detectors):
             by_network = tuple(map(float, each.by_network[:, place]))
             values.append(Value(name, group, float(alone.points[place]), low[place], high[place], by_network))
