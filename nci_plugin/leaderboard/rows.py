@@ -136,9 +136,8 @@ def _check_readable(row: Row) -> None:
             raise PluginError(f"{name} '{value}': must be one line without spaces around it; rename it")
     lines = f"{csv_line(COLUMNS)}\n{csv_line(cells_of(row))}\n"
     read = pd.read_csv(io.StringIO(lines)).iloc[0]
-    numbers = (*COLUMNS[2:5],)  # a column of plain numbers is read as such
     for name, value in texts.items():
-        if name not in numbers and read[name] != value:
+        if name not in COLUMNS[2:5] and read[name] != value:  # a column of plain numbers is read as such
             raise PluginError(f"{name} '{value}': the board's reader would read it as {read[name]}; rename it")
 
 

@@ -6,7 +6,7 @@ digit is not enough for that, so what has no rank (a metric that nobody compared
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -15,7 +15,7 @@ import pandas as pd
 from nci_plugin.evaluation.results import METRICS, Result
 from nci_plugin.evaluation.written import latex_escaped, markdown_rows, tabular
 from nci_plugin.report.names import display_name
-from nci_plugin.report.summary import leaders
+from nci_plugin.report.summary import Ranks, leaders
 from nci_plugin.report.tables import (
     MAIN_METRICS,
     Table,
@@ -27,9 +27,6 @@ from nci_plugin.report.tables import (
     setting_title,
 )
 from nci_plugin.report.terminal import folded
-
-Ranks = Mapping[str, Mapping[str, str]]
-"""Group, detector -> its rank by AUROC, ``3`` or ``2-4``."""
 
 COMPARED = METRICS["auroc"]
 BEST = "no detector has a better AUROC in this column by more than chance (DeLong and Holm, 5 %)"

@@ -45,7 +45,7 @@ GLOSSARY = {
 """Terms of the summary, for a reader who has not met them."""
 
 Ranks = Mapping[str, Mapping[str, str]]
-"""Of one setting, by group and detector."""
+"""Ranks by AUROC, ``3`` or ``2-4``, of one setting, by group and detector."""
 
 
 def leaders(ranks: Mapping[str, str]) -> list[str]:
@@ -58,10 +58,9 @@ def what_was_tested(results: Sequence[Result]) -> str:
     here = [result for result in results if result.setting == results[0].setting]
     seeds = list(dict.fromkeys(result.seed for result in here))
     detectors = _count(len({result.detector for result in here}), "detector")
-    sizes = {result.dataset: result.n_ood for result in here}
+    sizes, sets = {result.dataset: result.n_ood for result in here}, data_sets(here)
     groups = [
         f"{group}-OOD images ({', '.join(f'{name}, {sizes[name]}' for name in sets[row])})"
-        for sets in [data_sets(here)]
         for group, row in GROUP_ROWS.items()
         if row in sets
     ]
