@@ -6,7 +6,6 @@ import base64
 import html
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +38,7 @@ from nci_plugin.report.summary import (
 from nci_plugin.report.tables import (
     alternatives_table,
     choices_rows,
+    data_sets,
     detectors_by_near_auroc,
     mean_aurocs,
     setting_frame,
@@ -50,9 +50,6 @@ if TYPE_CHECKING:  # torch, which a page without a diagnosis does without
 
 FIRST_METRICS = ("AUROC", "FPR@95")
 """Tables that are not folded."""
-
-GROUP_COLUMN = re.compile("^(near|far)ood")
-"""A group's column, which OpenOOD calls so."""
 
 TIES = "rank 2-4: no rank from 2 to 4 can be excluded by the scores at hand (DeLong and Holm, 5 %)"
 
@@ -169,9 +166,11 @@ def _named(detector: str) -> str:
 
 def _setting(results: Sequence[Result], setting: str, ranks: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """A table for each metric: those that are seen at once, and those that are folded; AUROCs beside their ranks."""
+    sets = data_sets([result for result in results if result.setting == setting])
+    headers = {group: f"{group} = {names[0]}" for group, names in sets.items() if len(names) == 1}
     frame = setting_frame(results, setting)
+    frame = frame.rename(columns=lambda column: headers.get(column, column.rpartition("/")[2]), level=0)
     drawn: dict[str, list[list[str]]] = {}
-    frame = frame.rename(columns=lambda header: GROUP_COLUMN.sub(r"\1", header), level=0)
     for metric in frame.columns.unique(level=1):
         cells = frame.xs(metric, axis=1, level=1)
         if metric == METRICS["auroc"]:

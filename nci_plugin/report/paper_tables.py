@@ -45,7 +45,7 @@ def paper_table(
     ``metrics`` and ``by_data_set`` are those of `setting_table`.
     """
     sets = data_sets([result for result in results if result.setting == setting])
-    frame = group_frame(setting_frame(results, setting, metrics), sets, by_data_set)
+    frame = group_frame(setting_frame(results, setting, metrics), by_data_set)
     made = FORMS[form]
     for group, metric in frame.columns:
         best = leaders(ranks.get(group, {})) if metric == COMPARED else []

@@ -60,9 +60,9 @@ def what_was_tested(results: Sequence[Result]) -> str:
     detectors = _count(len({result.detector for result in here}), "detector")
     sizes, sets = {result.dataset: result.n_ood for result in here}, data_sets(here)
     groups = [
-        f"{group}-OOD images ({', '.join(f'{name}, {sizes[name]}' for name in sets[row])})"
-        for group, row in GROUP_ROWS.items()
-        if row in sets
+        f"{group}-OOD images ({', '.join(f'{name}, {sizes[name]}' for name in sets[group])})"
+        for group in GROUP_ROWS
+        if group in sets
     ]
     accuracy = float(np.mean([result.acc for result in here]))
     named = f" ({', '.join(seeds)})" if len(seeds) > 1 else ""
