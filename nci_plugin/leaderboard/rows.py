@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -50,14 +50,11 @@ def entries(
             if not near or not far:
                 raise PluginError(f"results '{run.path}': '{name}' lacks near- or far-OOD sets; evaluate it on both")
             row = Row(
-                training=network.training,
                 postprocessor=aliases.get(name) or alias(name, known),
                 near=number([result.auroc for result in near]),
                 far=number([result.auroc for result in far]),
                 accuracy=number([result.acc for result in near]),
-                outlier_data=network.outlier_data,
-                arch=network.arch,
-                description=network.description,
+                **asdict(network),
             )
             _check_readable(row)
             found.append(Entry(board_name, name, setting, row, near, far))

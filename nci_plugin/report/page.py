@@ -36,6 +36,7 @@ from nci_plugin.report.summary import (
     who_leads,
 )
 from nci_plugin.report.tables import (
+    MAIN_METRICS,
     alternatives_table,
     choices_rows,
     data_sets,
@@ -47,9 +48,6 @@ from nci_plugin.report.tables import (
 
 if TYPE_CHECKING:  # torch, which a page without a diagnosis does without
     from nci_plugin.diagnosis.explanation import Explanation
-
-FIRST_METRICS = ("AUROC", "FPR@95")
-"""Tables that are not folded."""
 
 TIES = "rank 2-4: no rank from 2 to 4 can be excluded by the scores at hand (DeLong and Holm, 5 %)"
 
@@ -177,7 +175,7 @@ def _setting(results: Sequence[Result], setting: str, ranks: Mapping[str, Mappin
             cells = cells.join(pd.DataFrame(ranks, index=cells.index).add_prefix("rank ").fillna("-"))
         rows = ([_named(name), *row] for name, row in zip(cells.index, cells.to_numpy()))
         drawn[metric] = [["detector", *cells.columns], *rows]
-    first = {metric: drawn.pop(metric) for metric in FIRST_METRICS}
+    first = {METRICS[name]: drawn.pop(METRICS[name]) for name in MAIN_METRICS}
     notes = {METRICS["auroc"]: [TIES]} if ranks else {}
     return {"title": setting_title(results, setting), "first": first, "folded": drawn, "notes": notes}
 
