@@ -20,7 +20,7 @@ from nci_plugin.diagnosis.record import StageRecord
 from nci_plugin.dynamics.conditions import cell
 from nci_plugin.dynamics.trajectory import Trajectory, find_trajectories, read_trajectory
 from nci_plugin.report.class_figures import FEW_CLASSES, turned
-from nci_plugin.report.diagnosis_files import Stored, drawn_from, has_diagnosis, read_diagnoses
+from nci_plugin.report.diagnosis_files import Stored, drawn_from, read_diagnoses
 from nci_plugin.report.dynamics_files import read_onsets
 from nci_plugin.report.figures import PALETTE
 from nci_plugin.report.panels import Panel, draw_panels, epoch_panels, label_stages, shared_epochs, stage_panels
@@ -121,8 +121,6 @@ def dynamics_figure(
 
 def of_diagnoses(results: Path, draw: Callable[..., PaperFigure], **options: Any) -> PaperFigure:
     """A figure of the diagnoses in a results directory; raises PluginError where there are none."""
-    if not has_diagnosis(results):
-        raise PluginError(f"results '{results}': have no diagnosis; run nci-ood diagnose first")
     with drawn_from(results):
         return draw(read_diagnoses(results), **options)
 
