@@ -172,7 +172,8 @@ def _setting(results: Sequence[Result], setting: str, ranks: Mapping[str, Mappin
     for metric in frame.columns.unique(level=1):
         cells = frame.xs(metric, axis=1, level=1)
         if metric == METRICS["auroc"]:
-            cells = cells.join(pd.DataFrame(ranks, index=cells.index).add_prefix("rank ").fillna("-"))
+            of_groups = pd.DataFrame(ranks, index=cells.index).add_prefix("rank ").fillna("-")
+            cells = pd.concat([cells, of_groups], axis=1)
         rows = ([_named(name), *row] for name, row in zip(cells.index, cells.to_numpy()))
         drawn[metric] = [["detector", *cells.columns], *rows]
     first = {METRICS[name]: drawn.pop(METRICS[name]) for name in MAIN_METRICS}
