@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing
 from nci_plugin.benchmarks.opening import class_to_idx
-from nci_plugin.benchmarks.samples import Collated, Samples, Selected, check_repeats, open_samples
+from nci_plugin.benchmarks.samples import Collated, Samples, check_repeats, open_samples
 from nci_plugin.checks import PluginError, one_line, shown
 from nci_plugin.rows import id_labels
 
@@ -92,8 +92,8 @@ def check_apart(train: Any, validation: Any) -> None:
 def _identities(source: Any) -> Iterator[Any]:
     """What tells an image from another: its file's path, else its data set and its place there."""
     indices: Any = None
-    while isinstance(source, (DataLoader, Subset, Samples, Collated, Selected)):
-        if isinstance(source, (Subset, Selected)):
+    while isinstance(source, (DataLoader, Subset, Samples, Collated)):
+        if isinstance(source, Subset):
             own = source.indices
             indices = own if indices is None else [own[index] for index in indices]
         source = source.dataset if isinstance(source, (DataLoader, Subset)) else source.source
