@@ -7,7 +7,8 @@ images themselves cannot be scored from what one pass leaves; `EXCLUDED` names e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -218,7 +219,7 @@ class PytorchOODDetector(Detector):
             return
         if training is not None and self.class_name in NEED_EVERY_CLASS:
             self._check_every_class(training, head.num_classes)
-        with _Reported(self.name, self.hyperparameters):
+        with _reported(self.name, self.hyperparameters):
             self.detector_ = library_class(**self.entry.arguments(head), **self.hyperparameters)
             if training is not None and self.entry.reads_logits:
                 self.detector_.fit_logits(_copy(training, "logits"), training.labels)
@@ -260,7 +261,7 @@ class PytorchOODDetector(Detector):
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         if self.is_zero_:
             return torch.zeros_like(logits[:, 0])
-        with _Reported(self.name, self.hyperparameters), torch.no_grad():
+        with _reported(self.name, self.hyperparameters), torch.no_grad():
             if self.entry.reads_logits:
                 outlier = self.detector_.predict_logits(logits.clone())
             else:
@@ -268,22 +269,16 @@ class PytorchOODDetector(Detector):
         return -outlier.detach().to(features.device)
 
 
-class _Reported:
+@contextmanager
+def _reported(name: str, hyperparameters: Mapping[str, Any]) -> Iterator[None]:
     """Turn whatever the library raises into one line that names the detector and its hyper-parameters."""
-
-    def __init__(self, name: str, hyperparameters: Mapping[str, Any]) -> None:
-        self.name, self.hyperparameters = name, hyperparameters
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception):
-            reason = " ".join(str(error).split())[:200] or "pytorch-ood says no more"
-            raise PluginError(
-                f"detector '{self.name}' with {self.hyperparameters or 'no hyper-parameters'}:"
-                f" {kind.__name__ if kind else ''}: {reason}"
-            ) from error
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or "pytorch-ood says no more"
+        raise PluginError(
+            f"detector '{name}' with {hyperparameters or 'no hyper-parameters'}: {type(error).__name__}: {reason}"
+        ) from error
 
 
 def _copy(training: FeatureSplit, field: str) -> Tensor:
