@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
 from nci_plugin.checks import PluginError
 from nci_plugin.cli.groups import Data, Network, Pass, Service, Steps
-from nci_plugin.cli.network import Job, stated
+from nci_plugin.cli.network import Job, known_steps, stated
 from nci_plugin.config import benchmark_names
 from nci_plugin.deploy import preprocessing
 from nci_plugin.deploy.detector import OODDetector
@@ -49,12 +47,7 @@ def find(on: Service) -> Served:
     given = stated(on.steps, job.weights)
     num_classes = _count(train, on.data_root)
     model = _network(job, num_classes)
-    found = given or preprocessing.of_timm(model)
-    if found is None:
-        raise PluginError(
-            f"'{on.images}': how its images become the network's input is not known; pass --mean and --std, with"
-            " --pre-size and --img-size, as in the network's test"
-        )
+    found = known_steps(f"'{on.images}'", given or preprocessing.of_timm(model))
     train_source, validation_source = (_source(path, found, on.data_root) for path in (train, validation))
     return Served(model, train_source, validation_source, found, job.workers)
 
@@ -64,18 +57,12 @@ def network_of(path: Path, network: Network, passing: Pass) -> tuple[OODDetector
     job = Job.of(NAME, network, Data(), passing)
     fitted = read(path)
     model = _network(job, fitted.probe.logits.shape[1])
-    with said():
-        return OODDetector.load(path, model), job
-
-
-@contextmanager
-def said() -> Iterator[None]:
-    """Print warnings of this package as lines."""
     with warnings.catch_warnings(record=True) as lines:
         warnings.simplefilter("always")
-        yield
+        detector = OODDetector.load(path, model)
     for line in lines:
         print(line.message)
+    return detector, job
 
 
 def class_names(given: tuple[str, ...] | None) -> list[str] | None:
