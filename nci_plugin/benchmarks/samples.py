@@ -24,7 +24,7 @@ from torch.utils.data import (
 
 from nci_plugin.benchmarks.decoding import read_image
 from nci_plugin.benchmarks.image_list import OOD_LABEL, Preprocessing
-from nci_plugin.checks import PluginError, shown
+from nci_plugin.checks import PluginError, errors_begin, shown
 from nci_plugin.rows import id_labels
 
 IMAGE_KEYS = ("data", "pixel_values", "image", "img")
@@ -63,10 +63,8 @@ def images_and_labels(what: str, batch: Any) -> tuple[Tensor, Any]:
 
     Raises PluginError, which begins with ``what``, unless it has both.
     """
-    try:
+    with errors_begin(what):
         images, labels = image_and_label(batch)
-    except PluginError as error:
-        raise PluginError(f"{what}: {error}") from None
     if not _is_array(images) or not images.ndim or labels is None:
         came = "no labels" if labels is None else f"images that are {type(images).__name__}"
         raise PluginError(f"{what}: must be a tensor of images and their labels, got {came}")

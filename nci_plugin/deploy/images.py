@@ -21,7 +21,7 @@ from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing
 from nci_plugin.benchmarks.opening import class_to_idx
 from nci_plugin.benchmarks.samples import Collated, Samples, check_repeats, open_samples
-from nci_plugin.checks import PluginError, one_line, shown
+from nci_plugin.checks import PluginError, errors_begin, one_line, shown
 from nci_plugin.rows import id_labels
 
 REPEATED = 32
@@ -47,7 +47,7 @@ def open_labelled(what: str, source: Any, num_classes: int, preprocessing: Prepr
     Raises PluginError, which begins with ``what``, on data that augments or drops samples, that may never end, and as
     `open_samples` does.
     """
-    try:
+    with errors_begin(what):
         if isinstance(source, (str, Path)):
             folder = ImageFolder(directory(source), needed(preprocessing, f"the folder '{source}'"))
             return LabelledImages(folder.read(num_classes), tuple(map(one_line, folder.classes())))
@@ -59,19 +59,15 @@ def open_labelled(what: str, source: Any, num_classes: int, preprocessing: Prepr
         samples = open_samples(source, num_classes, preprocessing)
         _check_floats(samples)
         check_repeats(samples, REPEATED)
-    except PluginError as error:
-        raise PluginError(f"{what}: {error}") from None
     return LabelledImages(samples, _class_names(source, num_classes))
 
 
 def first_images(what: str, source: Any, preprocessing: Preprocessing | None, count: int) -> Tensor:
     """The first images (n, ...) of a split, on which the network's head is found; raises as `open_labelled`."""
-    try:
+    with errors_begin(what):
         if not isinstance(source, (str, Path, ImageList)):
             _check_complete(source)
         return next(batches(source, preprocessing, count))
-    except PluginError as error:
-        raise PluginError(f"{what}: {error}") from None
 
 
 def check_apart(train: Any, validation: Any) -> None:
