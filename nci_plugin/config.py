@@ -8,21 +8,12 @@ from pathlib import Path
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.checks import check_keys, check_known
 from nci_plugin.detectors import registry
-from nci_plugin.evaluation.benchmark_files import benchmark_names, load_benchmark, parse_benchmark
+from nci_plugin.evaluation.benchmark_files import benchmark_names, load_benchmark
+from nci_plugin.evaluation.benchmark_files import parse_benchmark as parse_benchmark
 from nci_plugin.evaluation.configuration import read_detector, setup_of
 from nci_plugin.evaluation.search import DetectorSetup
-from nci_plugin.parsing import config_directory, load_yaml
-
-__all__ = [
-    "benchmark_names",
-    "config_directory",
-    "describe_config",
-    "detector_names",
-    "load_benchmark",
-    "load_detector",
-    "load_yaml",
-    "parse_benchmark",
-]
+from nci_plugin.parsing import config_directory as config_directory
+from nci_plugin.parsing import load_yaml
 
 DEFAULT_DETECTORS = "all"
 
