@@ -205,7 +205,9 @@ class PytorchOODDetector(Detector):
         return PytorchOODDetector(self.class_name, **self.hyperparameters)
 
     def _fit(self, training: FeatureSplit | None, head: LinearHead, validation: FeatureSplit | None) -> None:
-        library_class = _library_class(self.class_name)
+        import pytorch_ood.detector  # seconds
+
+        library_class = getattr(pytorch_ood.detector, self.class_name)
         if self.hyperparameters.get("d", 0) >= head.num_features:  # the library would quietly take another value
             raise PluginError(
                 f"detector '{self.name}': d must be below the {head.num_features} features, got"
@@ -284,9 +286,3 @@ def _reported(name: str, hyperparameters: Mapping[str, Any]) -> Iterator[None]:
 def _copy(training: FeatureSplit, field: str) -> Tensor:
     """One copy of all rows: the library may write into what it is given."""
     return torch.cat([getattr(shard, field) for shard in training.shards])
-
-
-def _library_class(name: str) -> Any:
-    import pytorch_ood.detector
-
-    return getattr(pytorch_ood.detector, name)

@@ -264,11 +264,12 @@ class OODDetector:
             return f"OODDetector({self.detector!r}, not fitted)"
         fitted = self._fitted
         values = ", ".join(f"{name}={value}" for name, value in fitted.detector.get_hyperparameters().items())
-        rows = fitted.rows
+        rows, by_class = fitted.rows, ", by predicted class" if fitted.calibration.by_class else ""
         cut = f", {rows['validation_fit']} more validation images tuned it" if rows["validation_fit"] else ""
         return (
             f"OODDetector({fitted.detector.name}({values}) on {fitted.network.name}, {rows['train']} training images,"
-            f" calibrated on {fitted.calibration.description}{cut}, TPR {100 * fitted.settings['tpr']:g} %)"
+            f" calibrated on {len(fitted.calibration)} ID validation samples{by_class}{cut}, TPR"
+            f" {100 * fitted.settings['tpr']:g} %)"
         )
 
 

@@ -170,7 +170,8 @@ def choose(
     """
     tried: dict[int, float] = {}
     refused: list[str] = []
-    grid = _grid(sweep)
+    # The first hyper-parameter varies fastest.
+    grid = [dict(zip(sweep, reversed(values))) for values in product(*reversed(list(sweep.values())))]
     for number, values in enumerate(grid):
         try:
             tried[number] = validate(values)
@@ -225,9 +226,3 @@ def fit(detector: Detector, bank: FeatureBank) -> Detector:
 
     bank.processes.together(learn)
     return detector
-
-
-def _grid(sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """All combinations, the first hyper-parameter varying fastest."""
-    names = list(sweep)
-    return [dict(zip(names, reversed(values))) for values in product(*(sweep[name] for name in reversed(names)))]

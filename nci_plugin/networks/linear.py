@@ -53,14 +53,10 @@ def agrees(head: LinearHead, features: Tensor, logits: Tensor, types: Sequence[t
         # On their device, in the arithmetic that float32 has there (TF32, say).
         rows, found = features.to(logits.device).float(), logits.float()
         weight, bias = head.weight.to(rows), head.bias.to(rows)
-        share = max(map(_share, types or [_precision(features), _precision(logits)]))
-        bound = share * F.linear(rows.abs(), weight.abs(), bias.abs())
+        coarsest = max(torch.finfo(each).eps for each in types or [_precision(features), _precision(logits)])
+        bound = max(EXACT_SHARE, COARSE_STEPS * coarsest) * F.linear(rows.abs(), weight.abs(), bias.abs())
         difference = (F.linear(rows, weight, bias) - found).abs()
         return bool(((difference <= bound) | ~difference.isfinite()).all())
-
-
-def _share(dtype: torch.dtype) -> float:
-    return max(EXACT_SHARE, COARSE_STEPS * torch.finfo(dtype).eps)
 
 
 def _precision(values: Tensor) -> torch.dtype:
