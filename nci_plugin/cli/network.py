@@ -28,7 +28,6 @@ from nci_plugin.features.processes import ALONE, Processes
 from nci_plugin.inputs import Inputs, find_inputs, folder_benchmark
 from nci_plugin.networks.checkpoints import load_checkpoint, unchecked
 from nci_plugin.networks.factory import build_network, factory_source
-from nci_plugin.networks.named import build_named
 from nci_plugin.networks.pretrained import DEFAULT_ARCH, TorchvisionWeights, torchvision_name
 from nci_plugin.report.terminal import say
 
@@ -113,12 +112,10 @@ class Job:
         """The network, with the weights of one checkpoint."""
         if self.weights:
             return self.weights.network()
-        factory, arguments = self.factory(benchmark), self.arguments(benchmark)
         if self.network.net:
-            network = build_network(factory, benchmark.num_classes, arguments)
+            network = build_network(self.network.net, benchmark.num_classes, {})
         else:
-            where = f"benchmark '{benchmark.name}': network"
-            network = build_named(where, factory, benchmark.num_classes, arguments)
+            network = built_in.build_benchmark_network(benchmark)
         if taken := load_checkpoint(network, checkpoint):
             say(f"{checkpoint}: {taken}")
         return network

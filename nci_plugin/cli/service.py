@@ -81,15 +81,14 @@ def _of_benchmark(on: Service) -> Served:
     inputs = job.find_one(name)
     for split in (TRAIN, VALIDATION):
         inputs.benchmark.check_has(split)
+    first = next(iter(inputs.checkpoints.values()))
     if len(inputs.checkpoints) > 1:
-        first = next(iter(inputs.checkpoints.values()))
         raise PluginError(
             f"benchmark '{name}': has {len(inputs.checkpoints)} networks, and a detector belongs to one; pass"
             f" --ckpt-path {first}"
         )
-    model = job.build(inputs.benchmark, next(iter(inputs.checkpoints.values()))).to(job.device)
-    train, validation = (inputs.benchmark.splits[split] for split in (TRAIN, VALIDATION))
-    return Served(model, train, validation, inputs.benchmark.preprocessing, job.workers)
+    model, splits = job.build(inputs.benchmark, first).to(job.device), inputs.benchmark.splits
+    return Served(model, splits[TRAIN], splits[VALIDATION], inputs.benchmark.preprocessing, job.workers)
 
 
 def _places(images: Path, val: Path | None) -> tuple[Path, Path]:
@@ -128,13 +127,11 @@ def _count(train: Path, data_root: Path | None) -> int:
 
 def _network(job: Job, num_classes: int) -> nn.Module:
     """The network of ``--net`` with the weights of ``--ckpt-path``, or torchvision's, on its device."""
-    if job.weights is None and job.network.net is None:
-        raise PluginError("--net: is missing; pass FILE.py:FACTORY, torchvision:NAME or timm:NAME, and --ckpt-path")
-    checkpoint = job.network.ckpt_path
-    if job.weights is None and checkpoint is None:
-        raise PluginError("--ckpt-path: is missing; pass the network's weights, or --tvs-pretrained for torchvision's")
     if job.weights is not None:
         job.weights.fetch()
+    elif job.network.net is None:
+        raise PluginError("--net: is missing; pass FILE.py:FACTORY, torchvision:NAME or timm:NAME, and --ckpt-path")
+    elif job.network.ckpt_path is None:
+        raise PluginError("--ckpt-path: is missing; pass the network's weights, or --tvs-pretrained for torchvision's")
     benchmark = Benchmark(NAME, num_classes, {TEST: ""})
-    model = job.build(benchmark, checkpoint or Path())
-    return model.to(job.device)
+    return job.build(benchmark, job.network.ckpt_path or Path()).to(job.device)
