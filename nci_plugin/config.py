@@ -41,9 +41,9 @@ def describe_config(name_or_path: str) -> tuple[str, str]:
     """Load a benchmark or a detector; returns ``benchmark`` or ``detector`` and one line about it."""
     is_file = name_or_path.endswith((".yml", ".yaml"))
     raw = load_yaml(Path(name_or_path)) if is_file else None
-    if is_file and isinstance(raw, Mapping) and not {"benchmark", "postprocessor"} & set(raw):
+    if isinstance(raw, Mapping) and not {"benchmark", "postprocessor"} & set(raw):
         check_keys(f"config '{name_or_path}'", raw, ["benchmark", "postprocessor"], ["benchmark"])
-    if (is_file and isinstance(raw, Mapping) and "postprocessor" in raw) or name_or_path in detector_names():
+    if (isinstance(raw, Mapping) and "postprocessor" in raw) or name_or_path in detector_names():
         setup = load_detector(name_or_path)
         grid = ", ".join(f"{name} in {list(values)}" for name, values in setup.sweep.items())
         chosen = ", ".join(f"{name}={value}" for name, value in setup.configured.items())

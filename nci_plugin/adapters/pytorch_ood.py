@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nci_plugin.adapters import PYTORCH_OOD
+from nci_plugin.adapters import PYTORCH_OOD as PREFIX
 from nci_plugin.adapters.pytorch_ood_table import classes, display, stored
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import Detector, Paper, Sizes
@@ -26,7 +26,6 @@ from nci_plugin.features.split import FeatureSplit
 from nci_plugin.machine import free_memory
 from nci_plugin.networks.head import LinearHead
 
-PREFIX = PYTORCH_OOD
 LARGEST_GRID = 50
 """Combinations up to which the library's own ``hyperparameter_space`` is searched."""
 

@@ -148,8 +148,7 @@ class OODDetector:
         Of ID images exchangeable with the calibration images at most a share of 1 - ``tpr`` is called OOD, in the
         mean over calibrations. ``tpr`` is that of the constructor if not given.
         """
-        parts = list(self._answers(source))
-        scores, labels = (torch.cat([part[index] for part in parts]) for index in (0, 1))
+        scores, labels = (torch.cat(parts) for parts in zip(*self._answers(source)))
         tpr = self.fitted.level(tpr)
         rows, classes = scores.numpy(), labels.numpy()
         return Predictions(

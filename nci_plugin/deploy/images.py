@@ -77,7 +77,7 @@ def check_apart(train: Any, validation: Any) -> None:
     """
     both = set(_identities(train)) & set(_identities(validation))
     if both:
-        example = next((each for each in sorted(map(str, both))), "")
+        example = min(map(str, both))
         where = f", '{one_line(example)}' for one" if os.sep in example else ""
         raise PluginError(
             f"validation images: {len(both)} of them are training images too{where}; a network's scores of images that"
@@ -211,15 +211,14 @@ def batches(source: Any, preprocessing: Preprocessing | None, batch_size: int) -
         yield from source.split(batch_size)
         return
     samples = open_unlabelled(source, preprocessing)
-    batch: list[Tensor] = []
-    for index in range(len(samples)):
-        item = samples[index]
-        if isinstance(item, PluginError):
-            raise item
-        batch.append(item[0])
-        if len(batch) == batch_size or index + 1 == len(samples):
-            yield stacked(batch)
-            batch = []
+    for start in range(0, len(samples), batch_size):
+        batch: list[Tensor] = []
+        for index in range(start, min(start + batch_size, len(samples))):
+            item = samples[index]
+            if isinstance(item, PluginError):
+                raise item
+            batch.append(item[0])
+        yield stacked(batch)
 
 
 def open_unlabelled(source: Any, preprocessing: Preprocessing | None) -> Samples | ImageFiles:
