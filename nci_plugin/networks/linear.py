@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.networks.architecture import architecture_of
-from nci_plugin.networks.calling import Call, without_autocast
+from nci_plugin.networks.calling import Call, device_of, without_autocast
 from nci_plugin.networks.head import LinearHead
 
 PASS_HEAD = "name the last linear layer with --head (head= in Python), e.g. --head fc"
@@ -153,10 +153,9 @@ def _check_alone(network: nn.Module, name: str, head: LinearHead, rows: Tensor, 
 
 def _called(module: nn.Module, rows: Tensor) -> Tensor | None:
     """What a module answers to rows of features; None if it does not take them."""
-    device = next((each.device for each in module.parameters()), rows.device)
     try:
         with torch.no_grad(), without_autocast():
-            return Call(module)(rows.to(device))
+            return Call(module)(rows.to(device_of(module)))
     except PluginError:
         return None
 
