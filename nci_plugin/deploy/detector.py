@@ -234,9 +234,7 @@ class OODDetector:
             fitted.detector,
             preprocessing=fitted.preprocessing,
             class_names=fitted.class_names or None,
-            tpr=fitted.settings["tpr"],
-            by_class=fitted.settings["by_class"],
-            seed=fitted.settings["seed"],
+            **fitted.settings,
         )
         loaded.keep(fitted, model)
         return loaded
