@@ -16,7 +16,7 @@ How often the first of this ranking was right is measured on networks whose OOD 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ class Recommendation:
     collapse: CollapseMetrics
     detector: OODDetector
     rows: Mapping[str, int]
-    record: TrackRecord | None = field(default=None)
+    record: TrackRecord | None = None
 
     @property
     def best(self) -> str:

@@ -112,10 +112,9 @@ def layer_named(network: nn.Module, inner: str, where: str) -> str:
 def layer_of(network: nn.Module, inner: str, where: str) -> str:
     """The head's name in this wrapping of the network; the first linear layer's where it has none of that name."""
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    named = [name for name in linear if inner_name(network, name) == inner]
     if not linear:
         raise PluginError(f"{where}: {type(network).__name__} has no linear layer; pass the network of the fit")
-    return (named or linear)[0]
+    return next((name for name in linear if inner_name(network, name) == inner), linear[0])
 
 
 def check_network(network: nn.Module) -> None:
