@@ -5,6 +5,7 @@ Nothing heavy is imported here, since every ``--help`` is made of it. `main` say
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from nci_plugin.cli.groups import RESULTS, Data, Network, Pass
@@ -14,6 +15,7 @@ FOLDER = "or a folder of train/, val/, test/ with one sub-folder a class, and ne
 
 
 @command("eval", "evaluate detectors on a benchmark")
+@dataclass(frozen=True)
 class Eval:
     """Pass every image of a benchmark through a network once, then score every detector."""
 
@@ -40,6 +42,7 @@ class Eval:
 
 
 @command("compare", "say which detectors differ by more than chance, with intervals")
+@dataclass(frozen=True)
 class Compare:
     """Compare detectors on the scores that 'nci-ood eval' stored, pair by pair on the same images: AUROC by DeLong's
     test with Holm's adjustment, other metrics by a stratified paired bootstrap with step-down max-T; over five
@@ -66,6 +69,7 @@ class Compare:
 
 
 @command("diagnose", "measure neural collapse, and what it says of OOD samples")
+@dataclass(frozen=True)
 class Diagnose:
     """Measure neural collapse (NC1 to NC5) in the networks that 'eval' would evaluate, score one detector for each
     property, and draw the figures."""
@@ -85,6 +89,7 @@ class Diagnose:
 
 
 @command("dynamics", "follow collapse and detection along training")
+@dataclass(frozen=True)
 class Dynamics:
     """Measure collapse and OOD detection at the epoch checkpoints of trainings, and find the onset of collapse and,
     with several runs, what foretells it."""
@@ -110,6 +115,7 @@ class Dynamics:
 
 
 @command("explain", "say how one image stands to a network's training set")
+@dataclass(frozen=True)
 class Explain:
     """Score one image with each network: predicted class, nearest class mean, pScore, feature norm and the five
     collapse scores, their percentiles among ID validation samples, and the verdict of each."""
@@ -124,6 +130,7 @@ class Explain:
 
 
 @command("report", "write the results, and a diagnosis beside them, as one HTML page")
+@dataclass(frozen=True)
 class Report:
     """Write a page that needs nothing beside it: tables to sort, hyper-parameters, the diagnosis where one was made,
     the scores of every detector, and where the numbers come from."""
@@ -134,6 +141,7 @@ class Report:
 
 
 @command("table", "write the tables of results as text, markdown or LaTeX")
+@dataclass(frozen=True)
 class Table:
     """Print the tables of stored results, near and far AUROC and FPR@95 of every detector, or those of a diagnosis.
     Bold (in text: a star) is an AUROC than which none is better by more than chance, and not the largest digit."""
@@ -154,6 +162,7 @@ class Table:
 
 
 @command("figure", "draw one figure of results for a paper or a slide")
+@dataclass(frozen=True)
 class Figure:
     """Draw the AUROC of detectors, their ROC curves or the histograms of their scores, from stored results and scores
     of standard OOD; the collapse of networks or of their layers, from stored diagnoses; or trainings. 8 pt at the width

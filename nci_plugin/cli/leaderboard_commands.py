@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from nci_plugin.cli.groups import BoardRows, RowNames
@@ -18,6 +18,7 @@ ACTIONS = {
 
 
 @command("leaderboard rows", "print the rows, and the lines of papers.csv that they need")
+@dataclass(frozen=True)
 class LeaderboardRows:
     """Print the rows, and the lines of papers.csv that they need."""
 
@@ -31,6 +32,7 @@ class LeaderboardRows:
 
 
 @command("leaderboard apply", "add the rows to a checkout of the leaderboard, or update them there")
+@dataclass(frozen=True)
 class LeaderboardApply:
     """Add the rows to a checkout of the leaderboard, or update them there."""
 
@@ -41,6 +43,7 @@ class LeaderboardApply:
 
 
 @command("leaderboard rank", "say where the results would stand, and what they cannot be compared with")
+@dataclass(frozen=True)
 class LeaderboardRank:
     """Say where the results would stand, and what they cannot be compared with."""
 
@@ -49,6 +52,7 @@ class LeaderboardRank:
 
 
 @command("leaderboard compare", "show own numbers beside the published ones")
+@dataclass(frozen=True)
 class LeaderboardCompare:
     """Own numbers beside the published row, own minus published: the known-answer test of an installation. Exit code 1
     if one differs by more than the tolerance."""

@@ -1,11 +1,11 @@
 """The command ``nci-ood``: guards around everything that a sub-command does.
 
-A sub-command is two things. Its options are a class in `commands` or one of its neighbours, which
-``@command(name, help)`` makes a frozen dataclass: a field for each option, its help beside it, the class's docstring
-its description; options that several commands have are a class in `groups`, held by
-``network: Network = group(Network)``. What it does is ``run(options) -> int`` in the module of its name,
-``cli/eval.py`` for ``eval``, with all imports at its top: only the module of the chosen sub-command is imported, and
-none for ``--help``. ``run`` returns the exit code and raises PluginError on what cannot be used.
+A sub-command is two things. Its options are a frozen dataclass in `commands` or one of its neighbours, decorated with
+``@command(name, help)``: a field for each option, its help beside it, the class's docstring its description; options
+that several commands have are a class in `groups`, held by ``network: Network = group(Network)``. What it does is
+``run(options) -> int`` in the module of its name, ``cli/eval.py`` for ``eval``, with all imports at its top: only the
+module of the chosen sub-command is imported, and none for ``--help``. ``run`` returns the exit code and raises
+PluginError on what cannot be used.
 
 Nothing is imported here but what the interpreter has loaded already: `main` stands guard before all else is.
 """

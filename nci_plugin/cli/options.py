@@ -6,7 +6,7 @@ A field's annotation is the type of its values: ``bool`` is a flag, ``tuple[...]
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, field
 from typing import Any, TypeVar
 
 Options = TypeVar("Options", bound=type)
@@ -16,10 +16,10 @@ COMMANDS: dict[str, tuple[str, type]] = {}
 
 
 def command(name: str, help: str) -> Callable[[Options], Options]:
-    """Make a sub-command of a class of options, which becomes a frozen dataclass; its docstring is the description."""
+    """Make a sub-command of a dataclass of options, whose docstring is its description."""
 
     def register(options: Options) -> Options:
-        COMMANDS[name] = help, dataclass(frozen=True)(options)
+        COMMANDS[name] = help, options
         return options
 
     return register

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from nci_plugin.cli.groups import Network, Pass, Service
@@ -10,6 +10,7 @@ from nci_plugin.cli.options import argument, command, group, option
 
 
 @command("fit", "fit a detector to a network, calibrate it, and write it to a file")
+@dataclass(frozen=True)
 class Fit:
     """Fit a detector on training images and calibrate it on validation images that the network was not trained on, in
     one forward pass, and write one safetensors file for 'nci-ood score', 'nci-ood export' and OODDetector.load."""
@@ -31,6 +32,7 @@ class Fit:
 
 
 @command("score", "say of every image in a directory whether it is OOD")
+@dataclass(frozen=True)
 class Score:
     """Score image files with a detector that 'nci-ood fit' wrote: file, predicted class, score (larger = ID), p-value
     and verdict, in rows that are written as they come. Started again, it goes on where it was stopped. Exit code 1
@@ -47,6 +49,7 @@ class Score:
 
 
 @command("recommend", "say which detector to use for a network, without OOD images")
+@dataclass(frozen=True)
 class Recommend:
     """Rank detectors for a network by how well each tells its ID validation images from pseudo-OOD samples that are
     made of their features, and say how often that ranking was right on networks where the truth is known."""
@@ -57,6 +60,7 @@ class Recommend:
 
 
 @command("export", "write a network and its detector as one graph")
+@dataclass(frozen=True)
 class Export:
     """Write a network and its detector as one graph from preprocessed images to logits, score and verdict, and compare
     it with the detector on real images: scores within 1e-4 of max(1, |score|), else no file is left."""
@@ -71,6 +75,7 @@ class Export:
 
 
 @command("drift", "compare the scores of new images with those of the validation images")
+@dataclass(frozen=True)
 class Drift:
     """Compare a window of scores that 'nci-ood score' wrote with the calibration scores of its detector: the share
     called OOD with its interval, and a Kolmogorov-Smirnov test. Exit code 1 where they have drifted."""

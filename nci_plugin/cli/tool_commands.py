@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import MISSING
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from nci_plugin.cli.groups import DEVICE
@@ -11,6 +11,7 @@ from nci_plugin.cli.options import argument, command, option
 
 
 @command("train", "train the checkpoints of the built-in benchmark")
+@dataclass(frozen=True)
 class Train:
     """Train the networks s0, s1, s2 of the built-in benchmark digits; those that are there stay."""
 
@@ -39,6 +40,7 @@ class Train:
 
 
 @command("run", "run a script of OpenOOD with this package's postprocessors")
+@dataclass(frozen=True)
 class Run:
     """Run a script of OpenOOD as it is, with or without a GPU, where this package's detectors are postprocessors, e.g.
     nci-ood run scripts/eval_ood.py --root results/... --postprocessor neco"""
@@ -53,6 +55,7 @@ class Run:
 
 
 @command("list", "list benchmarks and detectors, with their papers")
+@dataclass(frozen=True)
 class List:
     """List benchmarks and detectors, with their papers."""
 
@@ -61,12 +64,14 @@ class List:
 
 
 @command("doctor", "say what is installed and found, and what of it does not work")
+@dataclass(frozen=True)
 class Doctor:
     """Print versions, device, free memory and disk, whether OpenOOD is found and can be imported, and which benchmarks
     have their data and checkpoints. Exit code 1 if something that is there does not work."""
 
 
 @command("validate", "check benchmark and detector configs")
+@dataclass(frozen=True)
 class Validate:
     """Check benchmarks and detectors, by name or YAML file; with --data-root also every list and image."""
 
@@ -75,6 +80,7 @@ class Validate:
 
 
 @command("install", "copy nci_plugin into a checkout of OpenOOD")
+@dataclass(frozen=True)
 class Install:
     """Copy the package, its YAML files and scripts into a checkout of OpenOOD; again = update."""
 
