@@ -186,8 +186,10 @@ class Probe:
         for name in ("features", "logits"):
             then, this = getattr(self, name), getattr(now, name)
             if then.shape != this.shape or not float((then - this).abs().max()) <= tolerance * float(then.abs().max()):
+                now_in = _text(_coarsest(_weights(network).values()))
+                rounded = "" if now_in == fitted_in else f", or {now_in} rounds too much in it"
                 raise PluginError(
                     f"{where}: this network has the weights that it was fitted on, but gives other {name} for the same"
-                    " images: it is wrapped in something that changes them, or its code was changed; pass it as it was"
-                    " in fit"
+                    f" images: it is wrapped in something that changes them, or its code was changed{rounded}; pass it"
+                    f" as it was in fit, in {fitted_in}"
                 )
