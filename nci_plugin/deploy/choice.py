@@ -107,7 +107,8 @@ class Recommendation:
         wins, of = self.wins
         lines.append(
             f"recommended: {self.best}, from {self.rows['validation']} validation and {self.rows['train']} training"
-            f" images" + (f"; ahead of {self.ranking[1].name} in the mean, and on {wins} of {of} pseudo-OOD sets" if of else "")
+            f" images"
+            + (f"; ahead of {self.ranking[1].name} in the mean, and on {wins} of {of} pseudo-OOD sets" if of else "")
         )
         if self.tied:
             lines.append(
