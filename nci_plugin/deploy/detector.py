@@ -155,8 +155,7 @@ class OODDetector:
         """
         tpr = self.fitted.level(tpr)  # what is no TPR is refused before the pass
         opened = images.open_to_score(source, self.fitted.preprocessing)
-        parts = list(self._answers(opened))
-        scores, labels = (torch.cat([part[index] for part in parts]) for index in (0, 1))
+        scores, labels = (torch.cat(parts) for parts in zip(*self._answers(opened)))
         rows, classes = scores.numpy(), labels.numpy()
         return Predictions(
             labels,
@@ -244,9 +243,7 @@ class OODDetector:
             fitted.detector,
             preprocessing=fitted.preprocessing,
             class_names=fitted.class_names or None,
-            tpr=fitted.settings["tpr"],
-            by_class=fitted.settings["by_class"],
-            seed=fitted.settings["seed"],
+            **fitted.settings,
         )
         loaded.keep(fitted, model)
         return loaded
@@ -284,11 +281,12 @@ class OODDetector:
             return f"OODDetector({self.detector!r}, not fitted)"
         fitted = self._fitted
         values = ", ".join(f"{name}={value}" for name, value in fitted.detector.get_hyperparameters().items())
-        rows = fitted.rows
+        rows, by_class = fitted.rows, ", by predicted class" if fitted.calibration.by_class else ""
         cut = f", {rows['validation_fit']} more validation images tuned it" if rows["validation_fit"] else ""
         return (
             f"OODDetector({fitted.detector.name}({values}) on {fitted.network.name}, {rows['train']} training images,"
-            f" calibrated on {fitted.calibration.description}{cut}, TPR {100 * fitted.settings['tpr']:g} %)"
+            f" calibrated on {len(fitted.calibration)} ID validation samples{by_class}{cut}, TPR"
+            f" {100 * fitted.settings['tpr']:g} %)"
         )
 
 

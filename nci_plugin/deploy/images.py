@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing
 from nci_plugin.benchmarks.opening import class_to_idx
-from nci_plugin.benchmarks.samples import Collated, Samples, Selected, check_repeats, image_and_label, open_samples
-from nci_plugin.checks import PluginError, one_line, shown
+from nci_plugin.benchmarks.samples import Collated, Samples, check_repeats, image_and_label, open_samples
+from nci_plugin.checks import PluginError, errors_begin, one_line, shown
 from nci_plugin.rows import id_labels
 
 REPEATED = 32
@@ -47,7 +47,7 @@ def open_labelled(what: str, source: Any, num_classes: int, preprocessing: Prepr
     Raises PluginError, which begins with ``what``, on data that augments or drops samples, that may never end, and as
     `open_samples` does.
     """
-    try:
+    with errors_begin(what):
         if isinstance(source, (str, Path)):
             folder = ImageFolder(directory(source), needed(preprocessing, f"the folder '{source}'"))
             return LabelledImages(folder.read(num_classes), tuple(map(one_line, folder.classes())))
@@ -59,19 +59,15 @@ def open_labelled(what: str, source: Any, num_classes: int, preprocessing: Prepr
         samples = open_samples(source, num_classes, preprocessing)
         _check_floats(samples)
         check_repeats(samples, REPEATED)
-    except PluginError as error:
-        raise PluginError(f"{what}: {error}") from None
     return LabelledImages(samples, _class_names(source, num_classes))
 
 
 def first_images(what: str, source: Any, preprocessing: Preprocessing | None, count: int) -> Tensor:
     """The first images (n, ...) of a split, on which the network's head is found; raises as `open_labelled`."""
-    try:
+    with errors_begin(what):
         if not isinstance(source, (str, Path, ImageList)):
             _check_complete(source)
         return next(batches(source, preprocessing, count))
-    except PluginError as error:
-        raise PluginError(f"{what}: {error}") from None
 
 
 def check_apart(train: Any, validation: Any) -> None:
@@ -81,7 +77,7 @@ def check_apart(train: Any, validation: Any) -> None:
     """
     both = set(_identities(train)) & set(_identities(validation))
     if both:
-        example = next((each for each in sorted(map(str, both))), "")
+        example = min(map(str, both))
         where = f", '{one_line(example)}' for one" if os.sep in example else ""
         raise PluginError(
             f"validation images: {len(both)} of them are training images too{where}; a network's scores of images that"
@@ -92,8 +88,8 @@ def check_apart(train: Any, validation: Any) -> None:
 def _identities(source: Any) -> Iterator[Any]:
     """What tells an image from another: its file's path, else its data set and its place there."""
     indices: Any = None
-    while isinstance(source, (DataLoader, Subset, Samples, Collated, Selected)):
-        if isinstance(source, (Subset, Selected)):
+    while isinstance(source, (DataLoader, Subset, Samples, Collated)):
+        if isinstance(source, Subset):
             own = source.indices
             indices = own if indices is None else [own[index] for index in indices]
         source = source.dataset if isinstance(source, (DataLoader, Subset)) else source.source
@@ -252,15 +248,14 @@ def batches_of(samples: Tensor | Samples | ImageFiles, batch_size: int) -> Itera
     if isinstance(samples, Tensor):
         yield from samples.split(batch_size)
         return
-    batch: list[Tensor] = []
-    for index in range(len(samples)):
-        item = samples[index]
-        if isinstance(item, PluginError):
-            raise item
-        batch.append(item[0])
-        if len(batch) == batch_size or index + 1 == len(samples):
-            yield stacked(batch)
-            batch = []
+    for start in range(0, len(samples), batch_size):
+        batch: list[Tensor] = []
+        for index in range(start, min(start + batch_size, len(samples))):
+            item = samples[index]
+            if isinstance(item, PluginError):
+                raise item
+            batch.append(item[0])
+        yield stacked(batch)
 
 
 def open_unlabelled(source: Any, preprocessing: Preprocessing | None) -> Samples | ImageFiles:
