@@ -449,6 +449,9 @@ def test_images_of_two_sizes_are_refused_where_the_network_takes_any() -> None:
         with pytest.raises(PluginError, match=r"training images: must be \(3, .*\) each, as the others are, got \(3, "):
             new().fit(network(), train, validation)
     new().fit(network(), sized(12, 120, 1), sized(12, 60, 2))
+    later = [*TRAIN, *sized(12, 40, 3)]  # in a batch of their own
+    with pytest.raises(PluginError, match=r"images must be \(3, 8, 8\) each, as the first ones are, got \(3, 12, 12\)"):
+        new(batch_size=40).fit(network(), later, VAL)
 
 
 def test_names_of_the_folders_in_another_order_are_refused(tmp_path: Path) -> None:

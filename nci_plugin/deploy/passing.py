@@ -81,5 +81,6 @@ class Passing:
         benchmark = Benchmark(name, self.num_classes, {TEST: "", **splits})
         asked, device = self.settings, str(device_of(self.model))
         store = None if asked.store is None else Path(asked.store) / STORE
-        options = ExtractionOptions(device, asked.batch_size, asked.workers, self.head_name, store, asked.progress)
+        where = device, asked.batch_size, asked.workers, self.head_name, store, asked.progress
+        options = ExtractionOptions(*where, image_shape=self.image_shape)
         return extract(self.model, benchmark, needed, options, splits), benchmark

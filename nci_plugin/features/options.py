@@ -22,7 +22,8 @@ class ExtractionOptions:
 
     ``tell`` is called with a line about what is going to be stored, once the network was found to fit, and ``begin``
     then, before the pass, which it may refuse. ``processes`` share the pass.
-    ``amp`` is a name of AMP; features and logits are stored as float32 whatever it is.
+    ``amp`` is a name of AMP; features and logits are stored as float32 whatever it is. Where ``image_shape`` is given a
+    batch of images of another shape is refused.
     """
 
     device: str = "auto"
@@ -35,6 +36,7 @@ class ExtractionOptions:
     processes: Processes = ALONE
     amp: str = "none"
     begin: Callable[[], None] | None = None
+    image_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check_number("batch_size", self.batch_size, above=0, whole=True)

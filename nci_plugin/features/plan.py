@@ -54,8 +54,14 @@ class Plan:
 
     def batches(self, name: str, starts: Collection[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches (images, labels) of a split that begin at these rows."""
-        pinned, size = self.device.type == "cuda", self.options.batch_size
-        return image_batches(name, self.images[name], size, self.options.workers, pinned, starts)
+        pinned, size, shape = self.device.type == "cuda", self.options.batch_size, self.options.image_shape
+        for images, labels in image_batches(name, self.images[name], size, self.options.workers, pinned, starts):
+            if shape is not None and images.shape[1:] != shape:
+                raise PluginError(
+                    f"split '{name}': images must be {tuple(shape)} each, as the first ones are, got"
+                    f" {tuple(images.shape[1:])}; preprocess all alike, as the network's test images"
+                )
+            yield images, labels
 
     def first_images(self, name: str, number: int) -> Tensor:
         """A few images with which a shard of a split begins."""
