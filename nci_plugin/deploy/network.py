@@ -83,7 +83,7 @@ class Fingerprint:
 class Marks:
     """Where a network's weights lie and how often they were written to: a look at each, and none at its numbers.
 
-    What is written through ``tensor.data``, which counts nothing, is not seen.
+    What is written through ``tensor.data``, or to tensors of inference mode, counts nothing and is not seen.
     """
 
     def __init__(self, network: nn.Module) -> None:
