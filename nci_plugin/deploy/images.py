@@ -22,7 +22,7 @@ from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessin
 from nci_plugin.benchmarks.opening import class_to_idx
 from nci_plugin.benchmarks.samples import Collated, Samples, Selected, check_repeats, open_samples
 from nci_plugin.checks import PluginError, one_line, shown
-from nci_plugin.rows import id_labels
+from nci_plugin.rows import check_float_images, id_labels
 
 REPEATED = 32
 """Training samples that are fetched twice: a flip of half of the images goes unseen in one of four thousand million."""
@@ -162,11 +162,7 @@ def _check_floats(samples: Any) -> None:
         item = samples[index]
         if isinstance(item, PluginError):
             raise item
-        if not item[0].is_floating_point():
-            raise PluginError(
-                f"image {index} holds {str(item[0].dtype).removeprefix('torch.')}, not floats: scale and normalise it"
-                f" as in the network's test; {TEST_PREPROCESSING}"
-            )
+        check_float_images(f"image {index}", item[0])
 
 
 def _class_names(source: Any, num_classes: int) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from nci_plugin.deploy.network import check_network, layer_named, probe_images
 from nci_plugin.features.forward import prepared
 from nci_plugin.networks.calling import COMPILED_FROM, device_of, logits_in, unwrapped, without_autocast
 from nci_plugin.networks.cut import Cut
+from nci_plugin.rows import check_float_images
 
 
 class ScoringModule(nn.Module):
@@ -51,6 +52,7 @@ class ScoringModule(nn.Module):
                 f"images: must be {self.image_shape} each, as in fit, got {tuple(images.shape[1:])}; preprocess them as"
                 " the network's test images, and pass one image as a batch of one"
             )
+        check_float_images("batch of images", images)
         joined = logits_in(self.network(images.to(self._dtype)))
         features, logits = joined.tensor_split((self.num_features,), dim=1)
         if torch.is_autocast_enabled():  # of the caller's, for the network: the score is not computed in bfloat16
