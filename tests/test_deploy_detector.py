@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +18,20 @@ import torch
 from PIL import Image
 from served import CLASSES, NAMES, STEPS, fitted, folders, network, rows
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.models import ResNet18_Weights
 
-from nci_plugin import Benchmark, OODDetector, PluginError, Preprocessing, evaluate
+from nci_plugin import Benchmark, OODDetector, PluginError, Preprocessing, evaluate, recommend
 from nci_plugin.deploy import file
 from nci_plugin.deploy.fitting import drawn, fit_together, halves
 from nci_plugin.deploy.preprocessing import agreed, of_timm, of_transform, stated
@@ -250,14 +259,64 @@ def test_validation_data_pass_the_same_gate_before_anything_is_held() -> None:
     with pytest.raises(PluginError, match="50 of them are training images too"):
         new().fit(network(), Subset(TRAIN, range(100)), Subset(TRAIN, range(50, 120)))
     assert new().fit(network(), Subset(TRAIN, range(60)), Subset(TRAIN, range(60, 120))).fitted.rows["train"] == 60
+    pairs = list(TRAIN)
+    for train, validation, count in (
+        (ConcatDataset([TRAIN, VAL]), VAL, 60),
+        (TRAIN, ConcatDataset([VAL, Subset(TRAIN, range(7))]), 7),
+        (ConcatDataset([VAL, TRAIN]), Subset(TRAIN, [-1, 3]), 2),
+        (pairs, pairs[:50], 50),
+    ):
+        for detector in ("msp", "nci_plus"):  # the first looks at no training image
+            with pytest.raises(PluginError, match=f"{count} of them are training images too;"):
+                new(detector, tpr=0.5).fit(network(), train, validation)
     with pytest.raises(PluginError, match="must be a torch.nn.Module"):
         new().fit(lambda images: images, TRAIN, VAL)  # type: ignore[arg-type]  # the mistake
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_copies_of_training_images_are_found_in_the_pass(workers: int) -> None:
+    def copied(count: int) -> TensorDataset:
+        images, labels = (torch.cat([a[:count], b]) for a, b in zip(TRAIN.tensors, rows(150, 9).tensors))
+        return TensorDataset(images, labels)
+
+    with pytest.raises(PluginError, match="validation images: 3 of 153 hold the same numbers as a training image; a"):
+        new(workers=workers).fit(network(), TRAIN, copied(3))
+    with pytest.warns(UserWarning, match="validation images: 1 of 151 hold the same numbers"):
+        new(workers=workers).fit(network(), TRAIN, copied(1))
+    with pytest.raises(PluginError, match="3 of 153 hold the same numbers"):
+        recommend(network(), TRAIN, copied(3), ["msp"], like=new(workers=workers))
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        DataLoader(TRAIN, 8, sampler=SubsetRandomSampler([0] * 120)),
+        Subset(TRAIN, [*range(119), 0]),
+        Subset(TRAIN, [*range(119), -2]),
+        ConcatDataset([TRAIN, TRAIN]),
+        [*TRAIN, *[TRAIN[0]] * 2],
+    ],
+)
+def test_images_that_are_given_twice_are_refused(train: Any) -> None:
+    with pytest.raises(PluginError, match=r"training images: \d+ of \d+ images are there before"):
+        new().fit(network(), train, VAL)
+    with pytest.raises(PluginError, match="validation images: .* are there before"):
+        new().fit(network(), VAL, train)
 
 
 def test_files_that_are_in_both_splits_are_refused_and_named(tmp_path: Path) -> None:
     folders(tmp_path, {"train": 60, "val": 40})
     (tmp_path / "link").symlink_to(tmp_path / "train")
-    for validation in (tmp_path / "train", tmp_path / "link", ImageFolder(str(tmp_path / "train"), STEPS)):
+    for path in (tmp_path / "train").rglob("*.png"):
+        hard = tmp_path / "hard" / path.parent.name / path.name
+        hard.parent.mkdir(parents=True, exist_ok=True)
+        os.link(path, hard)
+    for validation in (
+        tmp_path / "train",
+        tmp_path / "link",
+        tmp_path / "hard",
+        *(ImageFolder(str(tmp_path / name), STEPS) for name in ("train", "link", "hard")),
+    ):
         with pytest.raises(PluginError, match="60 of them are training images too, '.*png' for one"):
             new(preprocessing=STEPS).fit(network(), tmp_path / "train", validation)
 

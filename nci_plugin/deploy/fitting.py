@@ -18,6 +18,7 @@ from nci_plugin.config import load_detector
 from nci_plugin.deploy import file, images
 from nci_plugin.deploy.calibration import Calibration, least_samples
 from nci_plugin.deploy.network import Fingerprint, Probe, inner_name
+from nci_plugin.deploy.overlap import check_apart, check_contents_apart
 from nci_plugin.deploy.passing import Passing
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
@@ -85,15 +86,16 @@ def _pass(
         training = passing.open("training images", train)
         labelled.append(training)
         splits[TRAIN] = training.split
-        images.check_apart(training.split, opened.split)
+        check_apart(training.split, opened.split)
         for each, detector in zip(asked, detectors):
             _check_rows(detector, len(training), each.bank_rows)
     else:
-        images.check_apart(train, validation)
+        check_apart(train, validation)
     names = images.agreed_names(labelled, asked[0].class_names, passing.num_classes)
     for each, is_tuned in zip(asked, tuned):
         _check_enough(len(opened) - (len(opened) // 2 if is_tuned else 0), each.tpr)
     bank, _ = passing.bank(splits, needed)
+    check_contents_apart(splits.get(TRAIN), opened.split)
     head = passing.head_name
     probe = Probe.of(model, head, passing.image_shape)
     return _Passed(bank, Fingerprint.of(model, head), inner_name(model, head), probe, passing.steps, names)

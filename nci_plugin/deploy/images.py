@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing
 from nci_plugin.benchmarks.opening import class_to_idx
-from nci_plugin.benchmarks.samples import Collated, Samples, Selected, check_repeats, open_samples
+from nci_plugin.benchmarks.samples import Samples, check_repeats, open_samples
 from nci_plugin.checks import PluginError, one_line, shown
+from nci_plugin.deploy.overlap import Digested, check_once
 from nci_plugin.rows import check_float_images, id_labels
 
 REPEATED = 32
@@ -56,7 +57,8 @@ def open_labelled(what: str, source: Any, num_classes: int, preprocessing: Prepr
             id_labels(f"image list '{source.path}'", files.labels, len(files), num_classes, 1, "line")
             return LabelledImages(files, ())
         _check_complete(source)
-        samples = open_samples(source, num_classes, preprocessing)
+        samples = Digested(open_samples(source, num_classes, preprocessing))
+        check_once(samples)
         _check_floats(samples)
         check_repeats(samples, REPEATED)
     except PluginError as error:
@@ -72,47 +74,6 @@ def first_images(what: str, source: Any, preprocessing: Preprocessing | None, co
         return next(batches(source, preprocessing, count))
     except PluginError as error:
         raise PluginError(f"{what}: {error}") from None
-
-
-def check_apart(train: Any, validation: Any) -> None:
-    """Raise PluginError where validation images are training images too: a file, or an item of one data set.
-
-    A copy of an image under another name is not seen.
-    """
-    both = set(_identities(train)) & set(_identities(validation))
-    if both:
-        example = next((each for each in sorted(map(str, both))), "")
-        where = f", '{one_line(example)}' for one" if os.sep in example else ""
-        raise PluginError(
-            f"validation images: {len(both)} of them are training images too{where}; a network's scores of images that"
-            " it was trained on are too high, so pass others"
-        )
-
-
-def _identities(source: Any) -> Iterator[Any]:
-    """What tells an image from another: its file's path, else its data set and its place there."""
-    indices: Any = None
-    while isinstance(source, (DataLoader, Subset, Samples, Collated, Selected)):
-        if isinstance(source, (Subset, Selected)):
-            own = source.indices
-            indices = own if indices is None else [own[index] for index in indices]
-        source = source.dataset if isinstance(source, (DataLoader, Subset)) else source.source
-    if isinstance(source, ImageFiles):
-        root = os.path.realpath(source.source.directory)
-        yield from (os.path.join(root, name) for name in source.names)
-        return
-    if isinstance(source, (str, Path)):
-        yield os.path.realpath(source)
-        return
-    samples = getattr(source, "samples", source)  # of torchvision's folders: pairs of a path and a class
-    is_listed = isinstance(samples, (list, tuple))
-    try:
-        for place in range(len(samples)) if indices is None else map(int, indices):
-            item = samples[place] if is_listed else None
-            path = item[0] if isinstance(item, (list, tuple)) and item else item
-            yield os.path.abspath(path) if isinstance(path, (str, os.PathLike)) else (id(source), place)
-    except Exception:  # of the user's code, or without a length: said where it is opened
-        return
 
 
 def directory(path: str | Path) -> Path:
