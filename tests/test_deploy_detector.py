@@ -26,6 +26,7 @@ from torch.utils.data import (
     Subset,
     SubsetRandomSampler,
     TensorDataset,
+    default_collate,
 )
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -501,6 +502,72 @@ def test_preprocessing_of_weights_and_transforms_gives_the_same_pixels() -> None
         None,
     ):
         assert of_transform(other) is None
+
+
+def _composed(size: int = 8) -> transforms.Compose:
+    normalize = transforms.Normalize([0.5] * 3, [0.25] * 3)
+    return transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size), transforms.ToTensor(), normalize])
+
+
+class InMemory(Dataset):
+    """PIL images, as torchvision's CIFAR10 makes them of its arrays, with a transform."""
+
+    def __init__(self, then: Any = lambda image: image) -> None:
+        generator = np.random.default_rng(0)
+        self.data, self.then, self.transform = (
+            generator.integers(0, 255, (80, 8, 8, 3)).astype(np.uint8),
+            then,
+            _composed(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Any:
+        image: Any = Image.fromarray(self.data[index])
+        return self.then(self.transform(image) if self.transform is not None else image), index % CLASSES
+
+
+def _upside_down(path: str) -> Image.Image:
+    return Image.open(path).convert("RGB").transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+
+
+def _twice(batch: Any) -> Any:
+    images, labels = default_collate(batch)
+    return 2 * images, labels
+
+
+def test_preprocessing_is_found_only_where_the_images_are_made_so(tmp_path: Path) -> None:
+    """Of a data set that does more than its transform says, files were scored as if the transform were all."""
+    folders(tmp_path, {"val": 40, "deep": 8})
+    for path in (tmp_path / "deep").rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 257).save(path)
+    plain = ImageFolder(str(tmp_path / "val"), _composed())
+    model = network()
+    for same in (plain, Subset(plain, [3, 1]), DataLoader(plain, 4, shuffle=True), InMemory()):
+        assert agreed(None, model, same) == STEPS
+        assert agreed(STEPS, model, same) == STEPS
+    deep = ImageFolder(str(tmp_path / "deep"), _composed())
+    turned = ImageFolder(str(tmp_path / "val"), _composed(), loader=_upside_down)
+    for other in (
+        turned,
+        DataLoader(plain, 4, collate_fn=_twice),
+        InMemory(lambda image: -image if isinstance(image, torch.Tensor) else image),
+        deep,
+    ):
+        with pytest.warns(UserWarning, match="preprocessing: a data set's transform is .* makes other pixels of"):
+            assert agreed(None, model, plain, other) is None
+        with pytest.raises(PluginError, match="was stated, and a data set's own transform makes other pixels of"):
+            agreed(STEPS, model, plain, other)
+    hidden = TensorDataset(*VAL.tensors)
+    hidden.transform = _composed()  # type: ignore[attr-defined]
+    with pytest.warns(UserWarning, match="what it is applied to cannot be seen"):
+        assert agreed(None, model, plain, hidden) is None
+    with pytest.warns(UserWarning, match="so it is not taken as the network's"):
+        detector = new(tpr=0.9).fit(model, TRAIN, turned)
+    assert torch.equal(detector.score(turned), detector.score(torch.stack([image for image, _ in turned])))
+    with pytest.raises(PluginError, match="needs a preprocessing"):
+        detector.score(tmp_path / "val")
 
 
 def test_preprocessing_of_timm_is_read_off_its_configuration() -> None:
