@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST, TRAIN, VALIDATION, Benchmark, splits_of_group
 from nci_plugin.benchmarks.image_list import Preprocessing
-from nci_plugin.checks import PluginError, check_number
+from nci_plugin.checks import PluginError
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
 from nci_plugin.deploy.detector import OODDetector, settings_of
 from nci_plugin.deploy.fitting import detector_names
 from nci_plugin.deploy.passing import Passing
 from nci_plugin.diagnosis import DETECTORS, explanation
-from nci_plugin.diagnosis.image import Explanation, explain_image
+from nci_plugin.diagnosis.image import Explanation, check_kept, explain_image
 from nci_plugin.diagnosis.network import Diagnosis, diagnose_network
 from nci_plugin.evaluation.contestant import Scores
 from nci_plugin.evaluation.evaluate import evaluate_bank, training_needed
@@ -100,7 +100,7 @@ def explain(
     """
     setups = [load_detector(name) for name in detector_names(detectors)]
     like = settings_of(like)
-    check_number("tpr", tpr, above=0, most=1)
+    check_kept("tpr", tpr)
     passing = Passing.of(model, like, "validation images", validation, train)
     source = image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
     batch = next(images.batches(source, passing.steps, 1))

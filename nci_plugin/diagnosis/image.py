@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nci_plugin.benchmarks.benchmark import VALIDATION
 from nci_plugin.benchmarks.image_list import OOD_LABEL
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, check_number
 from nci_plugin.collapse.geometry import centre_distances, present_classes
 from nci_plugin.detectors.base import FLOAT32_STEP
 from nci_plugin.evaluation.contestant import ROUNDING_STEPS, Contestant
@@ -58,6 +58,13 @@ class Explanation:
             f"Explanation(predicted {predicted}, nearest mean {nearest}, called ID by {called_id} of"
             f" {len(self.scores)} scores; see .scores)"
         )
+
+
+def check_kept(what: str, tpr: float) -> None:
+    """Raise PluginError unless ``tpr`` is a share of ID samples that can be kept: above 0, up to 1."""
+    check_number(what, tpr, above=0)
+    if tpr > 1:  # a percentage, as the command took once
+        raise PluginError(f"{what}: must be a share between 0 and 1, at most 1, got {tpr:g}; 0.95 keeps 95 %")
 
 
 def explain_image(image: Tensor, bank: FeatureBank, setups: Sequence[Contestant], tpr: float) -> Explanation:
