@@ -103,7 +103,9 @@ def explain(
     check_kept("tpr", tpr)
     passing = Passing.of(model, like, "validation images", validation, train)
     source = image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
-    batch = next(images.batches(source, passing.steps, 1))
+    batch = next(images.batches(source, passing.steps, 2))
+    if len(batch) > 1:
+        raise PluginError("image: must be one image, got several; explain them one after the other")
     needed = training_needed(setups) | {FitsOn.STATISTICS}
     if batch.shape[1:] != passing.image_shape:
         raise PluginError(
@@ -111,7 +113,7 @@ def explain(
             " preprocess it as them"
         )
     bank, _, names = _passed(passing, {TRAIN: train, VALIDATION: validation}, {}, needed)
-    return replace(explain_image(batch[:1], bank, setups, tpr), class_names=names)
+    return replace(explain_image(batch, bank, setups, tpr), class_names=names)
 
 
 def diagnose(

@@ -108,7 +108,7 @@ def _score(setup: Contestant, bank: FeatureBank, features: Tensor, logits: Tenso
     detector = fit_and_search(setup, bank).detector
     value = float(detector.score(features, logits))
     validation = np.sort(score_split(detector, bank.splits[VALIDATION]).astype(np.float64))
-    kept = math.ceil(round(tpr * len(validation), 9))  # 0.55 * 100 is more than 55 in floating point
+    kept = max(1, math.ceil(round(tpr * len(validation), 9)))  # 0.55 * 100 is more than 55 in floating point
     threshold = float(validation[-kept])
     most = value + ROUNDING_STEPS * FLOAT32_STEP * abs(value)  # a batch rounds otherwise
     percentile = 100 * float(np.mean(validation <= most))
