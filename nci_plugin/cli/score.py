@@ -49,13 +49,14 @@ def run(options: Score) -> int:
         counts = score_files(detector, root, names, log, options.passing.batch_size, job.workers, tpr)
     if not counts.scored and not counts.before:
         raise _no_image(options)
-    before = f"; {counts.before} had their rows before" if counts.before else ""
+    unreadable = f", {log.unreadable} of them without a score" if log.unreadable else ""
+    before = f"; {counts.before} had their rows before{unreadable}" if counts.before else ""
     print(
         f"{counts.scored} images scored: {counts.ood} OOD, {counts.unreadable} could not be read{before}"
         f"{f'; written to {output}' if output else ''}",
         file=sys.stderr,
     )
-    return 1 if counts.unreadable else 0
+    return 1 if counts.unreadable or log.unreadable else 0
 
 
 def _no_image(options: Score) -> PluginError:
