@@ -380,6 +380,23 @@ def test_names_of_files_stay_apart_and_a_list_names_an_image_once(place: Path, t
     assert [row["file"] for row in table(tmp_path / "l.csv")] == ["ä ü.png", "日本.png"]
 
 
+def test_a_list_is_read_as_fit_reads_it(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tabs before a label, a byte order mark, and ends of lines; a path that leaves the directory is refused."""
+    path, written = tmp_path / "list.txt", tmp_path / "s.csv"
+    arguments = [*score(place)[:1], str(path), *score(place)[2:], "--data-root", str(place), "--csv", str(written)]
+    path.write_bytes(b"\xef\xbb\xbfmixed/id_000.png\t3\r\n\nmixed/id_002.png   -1\nmixed\\ood_001.png")
+    assert main(arguments) == 0
+    assert [row["file"] for row in table(written)] == ["mixed/id_000.png", "mixed/id_002.png", "mixed/ood_001.png"]
+    written.unlink()
+    for outside in ("../mixed/id_000.png", str(place / "mixed" / "id_000.png"), "mixed\\..\\..\\x.png 1"):
+        path.write_text(f"mixed/id_000.png\n{outside}\n", encoding="utf-8")
+        said = error_of(capsys, arguments)
+        assert f"image list '{path}' line 2: the path must stay inside '{place}" in said
+        assert not written.exists()
+    path.write_bytes((place / "mixed" / "id_000.png").read_bytes())
+    assert "not a text file" in error_of(capsys, arguments)
+
+
 def test_a_list_under_another_directory_and_a_row_that_is_none_are_refused(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,4 +71,5 @@ def _names(images: Path, data_root: Path | None) -> tuple[Path, Iterator[str]]:
         raise PluginError(f"'{images}': is not there; pass a directory, an image or a text file of paths")
     if images.name.lower().endswith(IMG_EXTENSIONS):
         return images.parent, iter([images.name])
-    return data_root or images.parent, listed_names(images)
+    root = data_root or images.parent
+    return root, listed_names(images, root)
