@@ -11,7 +11,8 @@ import re
 import reprlib
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,15 @@ class PluginError(Exception):
         # Other libraries' texts and a user's names, quoted in it, may have many lines, escape codes or megabytes.
         super().__init__(one_line(ADDRESS.sub("", " ".join(message.split()))))
         self.details = tuple(one_line(ADDRESS.sub("", line)) for line in details)
+
+
+@contextmanager
+def errors_begin(what: str) -> Iterator[None]:
+    """Where a PluginError is raised within, its text begins with ``what``."""
+    try:
+        yield
+    except PluginError as error:
+        raise PluginError(f"{what}: {error}") from None
 
 
 def one_line(text: str) -> str:

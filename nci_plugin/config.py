@@ -8,21 +8,12 @@ from pathlib import Path
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.checks import check_keys, check_known
 from nci_plugin.detectors import registry
-from nci_plugin.evaluation.benchmark_files import benchmark_names, load_benchmark, parse_benchmark
+from nci_plugin.evaluation.benchmark_files import benchmark_names, load_benchmark
+from nci_plugin.evaluation.benchmark_files import parse_benchmark as parse_benchmark
 from nci_plugin.evaluation.configuration import read_detector, setup_of
 from nci_plugin.evaluation.search import DetectorSetup
-from nci_plugin.parsing import config_directory, load_yaml
-
-__all__ = [
-    "benchmark_names",
-    "config_directory",
-    "describe_config",
-    "detector_names",
-    "load_benchmark",
-    "load_detector",
-    "load_yaml",
-    "parse_benchmark",
-]
+from nci_plugin.parsing import config_directory as config_directory
+from nci_plugin.parsing import load_yaml
 
 DEFAULT_DETECTORS = "all"
 
@@ -50,9 +41,9 @@ def describe_config(name_or_path: str) -> tuple[str, str]:
     """Load a benchmark or a detector; returns ``benchmark`` or ``detector`` and one line about it."""
     is_file = name_or_path.endswith((".yml", ".yaml"))
     raw = load_yaml(Path(name_or_path)) if is_file else None
-    if is_file and isinstance(raw, Mapping) and not {"benchmark", "postprocessor"} & set(raw):
+    if isinstance(raw, Mapping) and not {"benchmark", "postprocessor"} & set(raw):
         check_keys(f"config '{name_or_path}'", raw, ["benchmark", "postprocessor"], ["benchmark"])
-    if (is_file and isinstance(raw, Mapping) and "postprocessor" in raw) or name_or_path in detector_names():
+    if (isinstance(raw, Mapping) and "postprocessor" in raw) or name_or_path in detector_names():
         setup = load_detector(name_or_path)
         grid = ", ".join(f"{name} in {list(values)}" for name, values in setup.sweep.items())
         chosen = ", ".join(f"{name}={value}" for name, value in setup.configured.items())

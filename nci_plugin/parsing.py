@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -95,7 +95,8 @@ def typed(kind: Any, value: Any, where: str) -> Any:
         return None if value is None else typed(inner[0], value, where)
     if isinstance(kind, type) and is_dataclass(kind):
         kinds = _kinds(kind)
-        check_keys(where, value, kinds, [each.name for each in fields(kind) if _has_no_default(each)])
+        required = [each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
+        check_keys(where, value, kinds, required)
         return kind(**{name: typed(kinds[name], each, f"{where}: '{name}'") for name, each in value.items()})
     if outer is Mapping and isinstance(value, dict):
         return {name: typed(inner[1], each, f"{where}: '{name}'") for name, each in value.items()}
@@ -124,10 +125,6 @@ def read_checked_line(line: str) -> tuple[Any, bool | None]:
 _kinds = cache(get_type_hints)
 
 
-def _has_no_default(field: Field[Any]) -> bool:
-    return field.default is MISSING and field.default_factory is MISSING
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -144,7 +141,7 @@ def _check_node(node: yaml.Node, loader: yaml.SafeLoader, measured: dict[int, tu
     """
     known = measured.get(id(node))
     if known == (0, 0):
-        raise yaml.composer.ComposerError(None, None, "an alias of what it is in", node.start_mark)
+        raise yaml.MarkedYAMLError(problem="an alias of what it is in", problem_mark=node.start_mark)
     if known is not None:
         return known
     measured[id(node)] = 0, 0
@@ -157,12 +154,8 @@ def _check_node(node: yaml.Node, loader: yaml.SafeLoader, measured: dict[int, tu
     sizes, depths = zip((0, 0), *(_check_node(each, loader, measured) for each in below))
     size, depth = 1 + sum(sizes), 1 + max(depths)
     if size > YAML_NODES or depth > YAML_DEPTH:
-        raise yaml.composer.ComposerError(
-            None,
-            None,
-            f"more than {YAML_NODES} values, or deeper than {YAML_DEPTH} levels, its aliases written out",
-            node.start_mark,
-        )
+        problem = f"more than {YAML_NODES} values, or deeper than {YAML_DEPTH} levels, its aliases written out"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
     measured[id(node)] = size, depth
     return size, depth
 
@@ -179,9 +172,8 @@ def _check_keys(node: yaml.MappingNode, loader: yaml.SafeLoader) -> None:
         merges = key_node.tag == "tag:yaml.org,2002:merge"
         key = "<<" if merges else loader.construct_object(key_node)
         if key in keys:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {shown(key)} stands there twice", key_node.start_mark
-            )
+            problem = f"the key {shown(key)} stands there twice"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
         keys.add(key)
 
 

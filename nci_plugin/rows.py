@@ -110,17 +110,9 @@ def as_numbers(what: str, values: Any, device: torch.device | str = "cpu") -> Te
         values = torch.stack([each.detach() for each in values])
     if not isinstance(values, Tensor):
         values = _tensor(what, values)
-    if values.layout != torch.strided or values.is_nested or values.is_meta or values.is_quantized:
-        kind = next(
-            name
-            for name, is_so in (
-                ("nested", values.is_nested),
-                ("without data (meta)", values.is_meta),
-                ("quantized", values.is_quantized),
-                ("sparse", True),
-            )
-            if is_so
-        )
+    kinds = {"nested": values.is_nested, "without data (meta)": values.is_meta, "quantized": values.is_quantized}
+    kinds["sparse"] = values.layout != torch.strided  # comes last, as nested ones have another layout too
+    if kind := next((name for name, is_so in kinds.items() if is_so), ""):
         raise PluginError(f"{what}: must be a dense tensor, got one that is {kind}; convert it first")
     if values.is_complex():
         raise PluginError(f"{what}: must be real numbers, got {str(values.dtype).removeprefix('torch.')}")

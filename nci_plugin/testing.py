@@ -65,16 +65,8 @@ class CollapsedFeatures:
     def validation(self) -> FeatureSplit:
         return self.split(self.test[::2])
 
-    def training(self, fits_on: FitsOn) -> ClassStatistics | FeatureSplit | None:
-        return {
-            FitsOn.NOTHING: None,
-            FitsOn.STATISTICS: self.statistics,
-            FitsOn.UNIT_STATISTICS: self.unit_statistics,
-            FitsOn.BANK: self.split(self.train, self.labels),
-        }[fits_on]
-
     def fit(self, detector: Detector) -> Detector:
-        return detector.fit(self.training(detector.fits_on), self.head, self.validation)
+        return detector.fit(self.bank.training(detector.fits_on), self.head, self.validation)
 
     def score(self, detector: Detector, features: Tensor) -> Tensor:
         return detector.score(features, self.head.logits(features))
@@ -144,7 +136,7 @@ def no_rows_no_scores(detector: Detector, data: CollapsedFeatures) -> None:
 
 
 def inputs_are_left_alone(detector: Detector, data: CollapsedFeatures) -> None:
-    training, features = data.training(detector.fits_on), data.test.clone()
+    training, features = data.bank.training(detector.fits_on), data.test.clone()
     logits = data.head.logits(features)
     inputs = {
         "features": features,
@@ -192,7 +184,7 @@ def wrong_training_is_an_error(detector: Detector, data: CollapsedFeatures) -> N
     text: object = "features"
     fit: Callable[..., object] = detector.fit
     _require_error(lambda: fit(text, data.head), "fits on", detector, "fitted on a text")
-    narrow, training = LinearHead(torch.zeros(5, 31), torch.zeros(5)), data.training(detector.fits_on)
+    narrow, training = LinearHead(torch.zeros(5, 31), torch.zeros(5)), data.bank.training(detector.fits_on)
     _require_error(lambda: fit(training, narrow), "the head expects 31 features", detector, "with a narrower head")
     if detector.fits_on is FitsOn.UNIT_STATISTICS:
         words, when = "features of length 1", "fitted on statistics of other lengths"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from torchvision.models import (
 from nci_plugin.checks import PluginError
 from nci_plugin.cli.main import main
 from nci_plugin.config import load_benchmark
+from nci_plugin.deploy.preprocessing import stated
 from nci_plugin.networks.pretrained import TorchvisionWeights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -107,7 +109,7 @@ def photographs():
 @pytest.mark.parametrize(("arch", "version"), OPENOOD)
 def test_preprocessing_is_bit_identical_to_the_preset(arch, version):
     preset = OPENOOD[arch, version].transforms()
-    preprocessing = load_benchmark("imagenet", TorchvisionWeights.of(arch, version).preprocessing).preprocessing
+    preprocessing = load_benchmark("imagenet", stated(TorchvisionWeights.of(arch, version).entry)).preprocessing
     for image in photographs():
         ours = preprocessing(image)
         assert ours.shape == (3, *preset.crop_size * 2)
@@ -116,8 +118,8 @@ def test_preprocessing_is_bit_identical_to_the_preset(arch, version):
 
 def test_data_sets_keep_the_keys_of_their_preprocessing():
     """ImageNet-C is neither resized nor cropped; OpenOOD takes the normalization of the preset for it too."""
-    changed = {**TorchvisionWeights.of("regnet", 1).preprocessing, "normalization": [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]}
-    benchmark = load_benchmark("imagenet", changed)
+    preset = stated(TorchvisionWeights.of("regnet", 1).entry)
+    benchmark = load_benchmark("imagenet", replace(preset, normalization=((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))))
     for split, source in benchmark.splits.items():
         sizes = (None, None) if split == "csid/imagenet_c" else (384, 384)
         assert (source.preprocessing.pre_size, source.preprocessing.img_size) == sizes, split

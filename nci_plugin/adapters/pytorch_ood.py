@@ -7,14 +7,15 @@ images themselves cannot be scored from what one pass leaves; `EXCLUDED` names e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nci_plugin.adapters import PYTORCH_OOD
+from nci_plugin.adapters import PYTORCH_OOD as PREFIX
 from nci_plugin.adapters.pytorch_ood_table import classes, display, stored
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import Detector, Paper, Sizes
@@ -25,7 +26,6 @@ from nci_plugin.features.split import FeatureSplit
 from nci_plugin.machine import free_memory
 from nci_plugin.networks.head import LinearHead
 
-PREFIX = PYTORCH_OOD
 LARGEST_GRID = 50
 """Combinations up to which the library's own ``hyperparameter_space`` is searched."""
 
@@ -204,7 +204,9 @@ class PytorchOODDetector(Detector):
         return PytorchOODDetector(self.class_name, **self.hyperparameters)
 
     def _fit(self, training: FeatureSplit | None, head: LinearHead, validation: FeatureSplit | None) -> None:
-        library_class = _library_class(self.class_name)
+        import pytorch_ood.detector  # seconds
+
+        library_class = getattr(pytorch_ood.detector, self.class_name)
         if self.hyperparameters.get("d", 0) >= head.num_features:  # the library would quietly take another value
             raise PluginError(
                 f"detector '{self.name}': d must be below the {head.num_features} features, got"
@@ -218,7 +220,7 @@ class PytorchOODDetector(Detector):
             return
         if training is not None and self.class_name in NEED_EVERY_CLASS:
             self._check_every_class(training, head.num_classes)
-        with _Reported(self.name, self.hyperparameters):
+        with _reported(self.name, self.hyperparameters):
             self.detector_ = library_class(**self.entry.arguments(head), **self.hyperparameters)
             if training is not None and self.entry.reads_logits:
                 self.detector_.fit_logits(_copy(training, "logits"), training.labels)
@@ -260,7 +262,7 @@ class PytorchOODDetector(Detector):
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         if self.is_zero_:
             return torch.zeros_like(logits[:, 0])
-        with _Reported(self.name, self.hyperparameters), torch.no_grad():
+        with _reported(self.name, self.hyperparameters), torch.no_grad():
             if self.entry.reads_logits:
                 outlier = self.detector_.predict_logits(logits.clone())
             else:
@@ -268,30 +270,18 @@ class PytorchOODDetector(Detector):
         return -outlier.detach().to(features.device)
 
 
-class _Reported:
+@contextmanager
+def _reported(name: str, hyperparameters: Mapping[str, Any]) -> Iterator[None]:
     """Turn whatever the library raises into one line that names the detector and its hyper-parameters."""
-
-    def __init__(self, name: str, hyperparameters: Mapping[str, Any]) -> None:
-        self.name, self.hyperparameters = name, hyperparameters
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception):
-            reason = " ".join(str(error).split())[:200] or "pytorch-ood says no more"
-            raise PluginError(
-                f"detector '{self.name}' with {self.hyperparameters or 'no hyper-parameters'}:"
-                f" {kind.__name__ if kind else ''}: {reason}"
-            ) from error
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or "pytorch-ood says no more"
+        raise PluginError(
+            f"detector '{name}' with {hyperparameters or 'no hyper-parameters'}: {type(error).__name__}: {reason}"
+        ) from error
 
 
 def _copy(training: FeatureSplit, field: str) -> Tensor:
     """One copy of all rows: the library may write into what it is given."""
     return torch.cat([getattr(shard, field) for shard in training.shards])
-
-
-def _library_class(name: str) -> Any:
-    import pytorch_ood.detector
-
-    return getattr(pytorch_ood.detector, name)

@@ -50,11 +50,10 @@ def decoded(data: bytes, what: str, transform: Callable[[Image.Image], T], remed
             if image.format in PROGRAMS:
                 raise PluginError(f"{image.format} is a program, and is not run")
             return transform(image)
-    except UnidentifiedImageError:  # its text names the object that held the bytes
-        reason = "it is of no format that Pillow knows" if data else "it is empty"
-        raise PluginError(f"{what}: cannot be decoded ({reason}); {remedy}") from None
     except Exception as error:  # Pillow's decoders raise whatever their format's code runs into
         reason = str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # its text names the object that held the bytes
+            reason = "it is of no format that Pillow knows" if data else "it is empty"
         raise PluginError(f"{what}: cannot be decoded ({reason}); {remedy}") from None
 
 

@@ -15,7 +15,7 @@ from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, MissingFiles
 from nci_plugin.benchmarks.lines import blocks
 from nci_plugin.benchmarks.samples import open_samples
 from nci_plugin.benchmarks.shards import ImageShards
-from nci_plugin.checks import PluginError, shown
+from nci_plugin.checks import PluginError, errors_begin, shown
 from nci_plugin.rows import feature_rows, id_labels
 
 
@@ -71,12 +71,10 @@ def _open(name: str, source: Source, benchmark: Benchmark) -> Any:
         return source.read(num_classes)
     if isinstance(source, Features):
         return _features(where, source, benchmark.num_classes, num_classes is not None)
-    try:
+    with errors_begin(where):
         if isinstance(source, (str, Path)):
             return _folder(Path(source), benchmark.preprocessing, num_classes)
         return open_samples(source, num_classes, benchmark.preprocessing)
-    except PluginError as error:
-        raise PluginError(f"{where}: {error}") from None
 
 
 def _features(where: str, source: Features, num_classes: int, is_id: bool) -> Features:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,14 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
     SubsetRandomSampler,
     default_collate,
 )
 
 from nci_plugin.benchmarks.decoding import read_image
 from nci_plugin.benchmarks.image_list import OOD_LABEL, Preprocessing
-from nci_plugin.checks import PluginError, shown
+from nci_plugin.checks import PluginError, errors_begin, shown
 from nci_plugin.rows import check_float_images, id_labels
 
 IMAGE_KEYS = ("data", "pixel_values", "image", "img")
@@ -62,10 +63,8 @@ def images_and_labels(what: str, batch: Any) -> tuple[Tensor, Any]:
 
     Raises PluginError, which begins with ``what``, unless it has both, and on images of whole numbers.
     """
-    try:
+    with errors_begin(what):
         images, labels = image_and_label(batch)
-    except PluginError as error:
-        raise PluginError(f"{what}: {error}") from None
     if not _is_array(images) or not images.ndim or labels is None:
         came = "no labels" if labels is None else f"images that are {type(images).__name__}"
         raise PluginError(f"{what}: must be a tensor of images and their labels, got {came}")
@@ -240,19 +239,6 @@ class Collated:
         return images[0], None if labels is None else labels[0]
 
 
-class Selected:
-    """Some samples of a dataset, by index."""
-
-    def __init__(self, source: Any, indices: Sequence[int]) -> None:
-        self.source, self.indices = source, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.source[int(self.indices[index])]
-
-
 def _of_loader(loader: DataLoader) -> Any:
     """What a loader reads, in order; raises PluginError where its sampler may repeat or leave out samples."""
     source: Any = loader.dataset
@@ -263,7 +249,7 @@ def _of_loader(loader: DataLoader) -> Any:
             " leave out images; pass its dataset, or a Subset of it"
         )
     if isinstance(loader.sampler, SubsetRandomSampler):
-        source = Selected(source, list(loader.sampler.indices))
+        source = Subset(source, list(map(int, loader.sampler.indices)))
     if loader.collate_fn is default_collate:
         return source
     return iter(Collated(source, loader.collate_fn)) if stream else Collated(source, loader.collate_fn)

@@ -51,7 +51,9 @@ def run(options: Eval) -> int:
 
 def _run(options: Eval, processes: Processes) -> int:
     job = Job.of(options.benchmark, options.network, options.data, options.passing, processes)
-    _check_columns(options)
+    check_ood_share(options.ood_share)
+    for name in options.metrics:
+        check_known("metric of --metrics", name, METRIC_COLUMNS)
     setups = api.resolve_detectors(options.detectors, options.without)
     print(f"device: {job.device_name}")
     if options.benchmark not in (None, ALL):
@@ -115,13 +117,6 @@ def _score(networks: Networks, setups: Sequence[Contestant], options: Eval) -> i
     forget(directory.path, list(networks.by_seed))
     _print_report(shown, failures, directory, options)
     return 1 if failures else 0
-
-
-def _check_columns(options: Eval) -> None:
-    """Raise PluginError on columns that are no metrics, and on an OOD share that is none."""
-    check_ood_share(options.ood_share)
-    for name in options.metrics:
-        check_known("metric of --metrics", name, METRIC_COLUMNS)
 
 
 def _check_shifted(names: Sequence[str], benchmark: Benchmark) -> None:

@@ -28,7 +28,6 @@ from nci_plugin.features.processes import ALONE, Processes
 from nci_plugin.inputs import Inputs, find_inputs, folder_benchmark
 from nci_plugin.networks.checkpoints import load_checkpoint, unchecked
 from nci_plugin.networks.factory import build_network, factory_source
-from nci_plugin.networks.named import build_named
 from nci_plugin.networks.pretrained import DEFAULT_ARCH, TorchvisionWeights, torchvision_name
 from nci_plugin.report.terminal import say
 
@@ -88,11 +87,12 @@ class Job:
         """What a benchmark needs; images and checkpoints of the built-in one are made if missing."""
         weights, checkpoint = self.weights, self.network.ckpt_path
         if Path(name).is_dir():
-            benchmark = folder_benchmark(Path(name), self._steps(name))
+            benchmark = folder_benchmark(Path(name), known_steps(f"folder '{name}'", stated(self.data.steps, weights)))
         else:
             if self.data.steps != Steps():
                 raise PluginError(f"benchmark '{name}': has its own preprocessing; leave --mean and such out")
-            benchmark = load_benchmark(name, weights.preprocessing if weights else None).with_data_root(roots.data)
+            benchmark = load_benchmark(name, preprocessing.stated(weights.entry) if weights else None)
+            benchmark = benchmark.with_data_root(roots.data)
         if weights is not None:
             weights.check(benchmark.name, benchmark.num_classes)
         if (self.network.net or benchmark.network) is None:
@@ -100,15 +100,6 @@ class Job:
         if benchmark.built_in is not None:
             _make_built_in(benchmark, roots, self.device, with_checkpoints=checkpoint is None)
         return find_inputs(benchmark, roots, weights.fetch if weights else checkpoint, self.data.csid, self.data.fsood)
-
-    def _steps(self, name: str) -> Preprocessing:
-        steps = stated(self.data.steps, self.weights)
-        if steps is None:
-            raise PluginError(
-                f"folder '{name}': how its images become the network's input is not known; pass --mean and --std, with"
-                " --pre-size and --img-size, as in the network's test"
-            )
-        return steps
 
     def factory(self, benchmark: Benchmark) -> str:
         return str(self.network.net or benchmark.network)
@@ -121,12 +112,10 @@ class Job:
         """The network, with the weights of one checkpoint."""
         if self.weights:
             return self.weights.network()
-        factory, arguments = self.factory(benchmark), self.arguments(benchmark)
         if self.network.net:
-            network = build_network(factory, benchmark.num_classes, arguments)
+            network = build_network(self.network.net, benchmark.num_classes, {})
         else:
-            where = f"benchmark '{benchmark.name}': network"
-            network = build_named(where, factory, benchmark.num_classes, arguments)
+            network = built_in.build_benchmark_network(benchmark)
         if taken := load_checkpoint(network, checkpoint):
             say(f"{checkpoint}: {taken}")
         return network
@@ -235,6 +224,16 @@ def stated(steps: Steps, weights: TorchvisionWeights | None) -> Preprocessing | 
     made = Preprocessing(steps.pre_size, steps.img_size, (steps.mean, steps.std), steps.interpolation)
     made.check("preprocessing")
     return made
+
+
+def known_steps(where: str, steps: Preprocessing | None) -> Preprocessing:
+    """The preprocessing of image files; raises PluginError, which begins with ``where``, where nobody says it."""
+    if steps is None:
+        raise PluginError(
+            f"{where}: how its images become the network's input is not known; pass --mean and --std, with"
+            " --pre-size and --img-size, as in the network's test"
+        )
+    return steps
 
 
 def _resolve_architecture(network: Network, benchmark: str | None) -> tuple[Network, TorchvisionWeights | None]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
 from nci_plugin.checks import PluginError
 from nci_plugin.cli.groups import Data, Network, Pass, Service, Steps
-from nci_plugin.cli.network import Job, stated
+from nci_plugin.cli.network import Job, known_steps, stated
 from nci_plugin.config import benchmark_names
 from nci_plugin.deploy import preprocessing
 from nci_plugin.deploy.detector import OODDetector
@@ -49,12 +47,7 @@ def find(on: Service) -> Served:
     given = stated(on.steps, job.weights)
     num_classes = _count(train, on.data_root)
     model = _network(job, num_classes)
-    found = given or preprocessing.of_timm(model)
-    if found is None:
-        raise PluginError(
-            f"'{on.images}': how its images become the network's input is not known; pass --mean and --std, with"
-            " --pre-size and --img-size, as in the network's test"
-        )
+    found = known_steps(f"'{on.images}'", given or preprocessing.of_timm(model))
     train_source, validation_source = (_source(path, found, on.data_root) for path in (train, validation))
     return Served(model, train_source, validation_source, found, job.workers)
 
@@ -64,18 +57,12 @@ def network_of(path: Path, network: Network, passing: Pass) -> tuple[OODDetector
     job = Job.of(NAME, network, Data(), passing)
     fitted = read(path)
     model = _network(job, fitted.probe.logits.shape[1])
-    with said():
-        return OODDetector.load(path, model), job
-
-
-@contextmanager
-def said() -> Iterator[None]:
-    """Print warnings of this package as lines."""
     with warnings.catch_warnings(record=True) as lines:
         warnings.simplefilter("always")
-        yield
+        detector = OODDetector.load(path, model)
     for line in lines:
         print(line.message)
+    return detector, job
 
 
 def class_names(given: tuple[str, ...] | None) -> list[str] | None:
@@ -94,15 +81,14 @@ def _of_benchmark(on: Service) -> Served:
     inputs = job.find_one(name)
     for split in (TRAIN, VALIDATION):
         inputs.benchmark.check_has(split)
+    first = next(iter(inputs.checkpoints.values()))
     if len(inputs.checkpoints) > 1:
-        first = next(iter(inputs.checkpoints.values()))
         raise PluginError(
             f"benchmark '{name}': has {len(inputs.checkpoints)} networks, and a detector belongs to one; pass"
             f" --ckpt-path {first}"
         )
-    model = job.build(inputs.benchmark, next(iter(inputs.checkpoints.values()))).to(job.device)
-    train, validation = (inputs.benchmark.splits[split] for split in (TRAIN, VALIDATION))
-    return Served(model, train, validation, inputs.benchmark.preprocessing, job.workers)
+    model, splits = job.build(inputs.benchmark, first).to(job.device), inputs.benchmark.splits
+    return Served(model, splits[TRAIN], splits[VALIDATION], inputs.benchmark.preprocessing, job.workers)
 
 
 def _places(images: Path, val: Path | None) -> tuple[Path, Path]:
@@ -141,13 +127,11 @@ def _count(train: Path, data_root: Path | None) -> int:
 
 def _network(job: Job, num_classes: int) -> nn.Module:
     """The network of ``--net`` with the weights of ``--ckpt-path``, or torchvision's, on its device."""
-    if job.weights is None and job.network.net is None:
-        raise PluginError("--net: is missing; pass FILE.py:FACTORY, torchvision:NAME or timm:NAME, and --ckpt-path")
-    checkpoint = job.network.ckpt_path
-    if job.weights is None and checkpoint is None:
-        raise PluginError("--ckpt-path: is missing; pass the network's weights, or --tvs-pretrained for torchvision's")
     if job.weights is not None:
         job.weights.fetch()
+    elif job.network.net is None:
+        raise PluginError("--net: is missing; pass FILE.py:FACTORY, torchvision:NAME or timm:NAME, and --ckpt-path")
+    elif job.network.ckpt_path is None:
+        raise PluginError("--ckpt-path: is missing; pass the network's weights, or --tvs-pretrained for torchvision's")
     benchmark = Benchmark(NAME, num_classes, {TEST: ""})
-    model = job.build(benchmark, checkpoint or Path())
-    return model.to(job.device)
+    return job.build(benchmark, job.network.ckpt_path or Path()).to(job.device)

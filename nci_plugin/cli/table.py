@@ -37,8 +37,6 @@ def _of_diagnosis(options: Table) -> int:
     from nci_plugin.report import diagnosis_files as files  # imports torch
     from nci_plugin.report.diagnosis_tables import tables_by_name
 
-    if not files.has_diagnosis(options.results):
-        raise PluginError(f"results '{options.results}': have no diagnosis; run nci-ood diagnose first")
     with files.drawn_from(options.results):
         stored = files.read_diagnoses(options.results)
         tables = tables_by_name([each.name for each in stored], [each.record for each in stored])[options.of]

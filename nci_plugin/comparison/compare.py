@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 
@@ -76,7 +77,8 @@ def compare(samples: Samples, choice: Choice) -> Comparison:
     if choice.against is not None:  # the others minus it
         place = names.index(choice.against)
         pairs = [(other, place) for other in range(len(names)) if other != place]
-    estimates = [_estimate(each, _contrasts(pairs, len(names)), choice) for each in made.values()]
+    single, (first, second) = np.eye(len(names)), np.transpose(pairs)
+    estimates = [_estimate(each, single[first] - single[second], choice) for each in made.values()]
 
     def column(values: Callable[[_Estimate], Matrix | None]) -> Matrix:
         """Of all groups, one after the other."""
@@ -148,23 +150,14 @@ def _values(samples: Samples, choice: Choice, made: Mapping[str, _Group]) -> lis
     single, values = np.eye(len(samples.detectors)), []
     for group, each in made.items():
         alone = _estimate(each, single, choice)
-        bounds = alone.low, alone.high
+        bounds = np.array([alone.low, alone.high])
         if choice.uses_delong:
-            bounds = delong.interval(alone.points / 100, (alone.high - alone.points) / 100)
-            bounds = 100 * bounds[0], 100 * bounds[1]
-        low, high = np.clip(bounds, 0, 100).tolist()
+            bounds = 100 * np.array(delong.interval(alone.points / 100, (alone.high - alone.points) / 100))
+        low, high = bounds.clip(0, 100).tolist()
         for place, name in enumerate(samples.detectors):
             by_network = tuple(map(float, each.by_network[:, place]))
             values.append(Value(name, group, float(alone.points[place]), low[place], high[place], by_network))
     return values
-
-
-def _contrasts(pairs: Sequence[tuple[int, int]], count: int) -> Matrix:
-    """One row a pair: 1 for the first detector, -1 for the second."""
-    rows = np.zeros((len(pairs), count))
-    for row, (one, two) in enumerate(pairs):
-        rows[row, one], rows[row, two] = 1, -1
-    return rows
 
 
 @dataclass(frozen=True)
@@ -246,12 +239,7 @@ def _by_bootstrap(samples: Samples, choice: Choice, groups: Groups, sizes: Mappi
         return np.append(measured(ordered.counts()), replicates)
 
     unique = list(dict.fromkeys(pairing for pairings in groups.values() for pairing in pairings))
-    work = [
-        lambda name=name, network=network, pairing=pairing: of_one(name, network, pairing)  # type: ignore[misc]
-        for pairing in unique
-        for network in seeds
-        for name in names
-    ]
+    work = [partial(of_one, name, network, pairing) for pairing in unique for network in seeds for name in names]
     by_pairing = np.array(bootstrap.in_threads(work)).reshape(len(unique), len(seeds), len(names), -1)
     made = {}
     for group, pairings in groups.items():

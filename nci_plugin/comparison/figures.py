@@ -39,8 +39,7 @@ def forest_figure(comparison: Comparison) -> Figure:
             )  # fmt: skip
         axis.axvline(0, color="0.3", linewidth=0.8)
         axis.set_yticks(range(len(differences)), [each.first for each in reversed(differences)])
-        axis.set_ylim(-0.7, len(differences) - 0.3)
-        axis.set_title(f"{group}: {label} minus that of {reference}")
+        axis.set(ylim=(-0.7, len(differences) - 0.3), title=f"{group}: {label} minus that of {reference}")
         axis.set_xlabel("points, 95 % interval; filled = adjusted p < 0.05")
         axis.grid(axis="y")
     figure.suptitle(f"{comparison.benchmark}, {comparison.choice.setting}")

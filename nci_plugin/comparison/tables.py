@@ -10,7 +10,7 @@ from textwrap import fill
 import numpy as np
 import pandas as pd
 
-from nci_plugin.benchmarks.benchmark import GROUP_ROWS, Split
+from nci_plugin.benchmarks.benchmark import Split
 from nci_plugin.comparison.compare import values
 from nci_plugin.comparison.over_benchmarks import OverBenchmarks
 from nci_plugin.comparison.records import Choice, Comparison, Difference
@@ -18,7 +18,7 @@ from nci_plugin.comparison.samples import Samples
 from nci_plugin.comparison.worst import LEAST, GroupScore
 from nci_plugin.evaluation.results import formatted
 from nci_plugin.metrics.columns import METRIC_COLUMNS, OOD
-from nci_plugin.report.tables import column_headers, of_groups
+from nci_plugin.report.tables import column_names, of_groups
 from nci_plugin.report.terminal import aligned, folded
 
 WIDTH = 80
@@ -55,24 +55,21 @@ def metrics_text(
     for name, metric in asked.items():
         own = replace(choice, metric=name)
         made = values(samples, own, intervals)
-        sets: dict[str, list[str]] = {}
-        for group, pairings in samples.groups(metric, choice.setting).items():
-            sets[GROUP_ROWS.get(group, group)] = [Split.parse(each.ood_split).name for each in pairings]
-        headers = column_headers(sets)
+        groups = samples.groups(metric, choice.setting)
+        sets = {group: [Split.parse(each.ood_split).name for each in pairings] for group, pairings in groups.items()}
         all_sets.update(sets)
         for value in made:
-            row = GROUP_ROWS.get(value.group, value.group.split("/", 1)[-1])
-            if row in headers:
+            if value.group in column_names(sets):
                 text = formatted(np.array(value.by_network), over_seeds, "±")
                 text = f"{value.value:.2f} {_interval(value.low, value.high)}" if intervals else text
-                cells.setdefault((headers[row], metric.label), {})[value.detector] = text
+                cells.setdefault((value.group, metric.label), {})[value.detector] = text
         shared = [f"{choice.ood_share:g} of all inputs OOD"] if metric.needs_wrong else []
         made_by = [own.intervals(samples.networks)] if intervals else []
         methods += [f"{metric.label}: {'; '.join(shared + made_by)}"] if shared + made_by else []
     if not cells:
         return ""
-    order = dict.fromkeys(row for row, _ in cells)
-    columns = [column for row in order for column in cells if column[0] == row]
+    order = dict.fromkeys(group for group, _ in cells)
+    columns = [column for group in order for column in cells if column[0] == group]
     frame = pd.DataFrame({column: cells[column] for column in columns}, index=samples.detectors)
     return "\n".join([of_groups(frame, all_sets, by_data_set, display), *map(folded, methods)])
 

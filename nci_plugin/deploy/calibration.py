@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,10 +152,6 @@ class Calibration:
         groups = self.groups(tpr)
         group = np.where(np.isin(classes, list(groups)), classes, POOLED)
         return {name: np.flatnonzero(group == name) for name in groups}
-
-    @cached_property
-    def description(self) -> str:
-        return f"{len(self)} ID validation samples{', by predicted class' if self.by_class else ''}"
 
 
 def _p_values(calibration: Floats, scores: Floats) -> Floats:

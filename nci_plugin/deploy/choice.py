@@ -16,7 +16,7 @@ How often the first of this ranking was right is measured on networks whose OOD 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ class Recommendation:
     collapse: CollapseMetrics
     detector: OODDetector
     rows: Mapping[str, int]
-    record: TrackRecord | None = field(default=None)
+    record: TrackRecord | None = None
 
     @property
     def best(self) -> str:
@@ -108,7 +108,8 @@ class Recommendation:
         wins, of = self.wins
         lines.append(
             f"recommended: {self.best}, from {self.rows['validation']} validation and {self.rows['train']} training"
-            f" images" + (f"; ahead of {self.ranking[1].name} on {wins} of {of} pseudo-OOD sets" if of else "")
+            f" images"
+            + (f"; ahead of {self.ranking[1].name} in the mean, and on {wins} of {of} pseudo-OOD sets" if of else "")
         )
         if self.tied:
             lines.append(

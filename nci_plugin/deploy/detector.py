@@ -148,8 +148,7 @@ class OODDetector:
         Of ID images exchangeable with the calibration images at most a share of 1 - ``tpr`` is called OOD, in the
         mean over calibrations. ``tpr`` is that of the constructor if not given.
         """
-        parts = list(self._answers(source))
-        scores, labels = (torch.cat([part[index] for part in parts]) for index in (0, 1))
+        scores, labels = (torch.cat(parts) for parts in zip(*self._answers(source)))
         tpr = self.fitted.level(tpr)
         rows, classes = scores.numpy(), labels.numpy()
         return Predictions(
@@ -235,9 +234,7 @@ class OODDetector:
             fitted.detector,
             preprocessing=fitted.preprocessing,
             class_names=fitted.class_names or None,
-            tpr=fitted.settings["tpr"],
-            by_class=fitted.settings["by_class"],
-            seed=fitted.settings["seed"],
+            **fitted.settings,
         )
         loaded.keep(fitted, model)
         return loaded
@@ -264,11 +261,12 @@ class OODDetector:
             return f"OODDetector({self.detector!r}, not fitted)"
         fitted = self._fitted
         values = ", ".join(f"{name}={value}" for name, value in fitted.detector.get_hyperparameters().items())
-        rows = fitted.rows
+        rows, by_class = fitted.rows, ", by predicted class" if fitted.calibration.by_class else ""
         cut = f", {rows['validation_fit']} more validation images tuned it" if rows["validation_fit"] else ""
         return (
             f"OODDetector({fitted.detector.name}({values}) on {fitted.network.name}, {rows['train']} training images,"
-            f" calibrated on {fitted.calibration.description}{cut}, TPR {100 * fitted.settings['tpr']:g} %)"
+            f" calibrated on {len(fitted.calibration)} ID validation samples{by_class}{cut}, TPR"
+            f" {100 * fitted.settings['tpr']:g} %)"
         )
 
 

@@ -27,6 +27,7 @@ from nci_plugin.evaluation.scoring import score_split
 from nci_plugin.evaluation.search import fit
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.features.split import FeatureSplit
+from nci_plugin.features.statistics import ClassStatistics
 
 if TYPE_CHECKING:
     from nci_plugin.deploy.detector import OODDetector
@@ -111,7 +112,9 @@ def _fitted(settings: OODDetector, detector: Detector, tuned: bool, passed: _Pas
     used = {} if train is None else {TRAIN: train}
     if fitting is not None and detector.needs_validation:
         used[VALIDATION] = fitting
-    fit(detector, FeatureBank(bank.head, used, bank.statistics, unit_statistics=bank.unit_statistics))
+    used_bank = FeatureBank(bank.head, used, bank.statistics, unit_statistics=bank.unit_statistics)
+    training = used_bank.training(detector.fits_on)
+    fit(detector, used_bank)
     scores = score_split(detector, calibrating)
     check_ranking({VALIDATION: scores}, detector.name, detector.get_hyperparameters(), detector.magnitude)
     probe_scores = detector.score(passed.probe.features, passed.probe.logits)
@@ -126,7 +129,7 @@ def _fitted(settings: OODDetector, detector: Detector, tuned: bool, passed: _Pas
         class_names=passed.class_names,
         calibration=Calibration.of(scores, calibrating.predictions.numpy(), settings.by_class),
         rows={
-            "train": _training_rows(detector.fits_on, train, bank),
+            "train": training.num_samples if isinstance(training, ClassStatistics) else len(training or ()),
             "validation_fit": len(validation) - len(calibrating),
             "calibration": len(calibrating),
         },
@@ -180,14 +183,6 @@ def _check_rows(detector: Detector, rows: int, kept: int | None) -> None:
             f"detector '{detector.name}': K must be at most the training images that it keeps, got K ="
             f" {detector.least_training}, and {of} {rows}; keep more, or give a smaller K"
         )
-
-
-def _training_rows(fits_on: FitsOn, train: FeatureSplit | None, bank: FeatureBank) -> int:
-    """How many training images the detector was fitted on."""
-    if fits_on is FitsOn.BANK and train is not None:
-        return len(train)
-    statistics = bank.unit_statistics if fits_on is FitsOn.UNIT_STATISTICS else bank.statistics
-    return statistics.num_samples if statistics is not None and fits_on is not FitsOn.NOTHING else 0
 
 
 def halves(split: FeatureSplit, seed: int) -> tuple[FeatureSplit, FeatureSplit]:

@@ -21,7 +21,7 @@ from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing
 from nci_plugin.benchmarks.opening import class_to_idx
 from nci_plugin.benchmarks.samples import Samples, check_repeats, open_samples
-from nci_plugin.checks import PluginError, one_line, shown
+from nci_plugin.checks import PluginError, errors_begin, one_line, shown
 from nci_plugin.deploy.overlap import Digested, check_once
 from nci_plugin.rows import check_float_images, id_labels
 
@@ -48,7 +48,7 @@ def open_labelled(what: str, source: Any, num_classes: int, preprocessing: Prepr
     Raises PluginError, which begins with ``what``, on data that augments or drops samples, that may never end, and as
     `open_samples` does.
     """
-    try:
+    with errors_begin(what):
         if isinstance(source, (str, Path)):
             folder = ImageFolder(directory(source), needed(preprocessing, f"the folder '{source}'"))
             return LabelledImages(folder.read(num_classes), tuple(map(one_line, folder.classes())))
@@ -61,19 +61,15 @@ def open_labelled(what: str, source: Any, num_classes: int, preprocessing: Prepr
         check_once(samples)
         _check_floats(samples)
         check_repeats(samples, REPEATED)
-    except PluginError as error:
-        raise PluginError(f"{what}: {error}") from None
     return LabelledImages(samples, _class_names(source, num_classes))
 
 
 def first_images(what: str, source: Any, preprocessing: Preprocessing | None, count: int) -> Tensor:
     """The first images (n, ...) of a split, on which the network's head is found; raises as `open_labelled`."""
-    try:
+    with errors_begin(what):
         if not isinstance(source, (str, Path, ImageList)):
             _check_complete(source)
         return next(batches(source, preprocessing, count))
-    except PluginError as error:
-        raise PluginError(f"{what}: {error}") from None
 
 
 def directory(path: str | Path) -> Path:
@@ -172,15 +168,14 @@ def batches(source: Any, preprocessing: Preprocessing | None, batch_size: int) -
         yield from source.split(batch_size)
         return
     samples = open_unlabelled(source, preprocessing)
-    batch: list[Tensor] = []
-    for index in range(len(samples)):
-        item = samples[index]
-        if isinstance(item, PluginError):
-            raise item
-        batch.append(item[0])
-        if len(batch) == batch_size or index + 1 == len(samples):
-            yield stacked(batch)
-            batch = []
+    for start in range(0, len(samples), batch_size):
+        batch: list[Tensor] = []
+        for index in range(start, min(start + batch_size, len(samples))):
+            item = samples[index]
+            if isinstance(item, PluginError):
+                raise item
+            batch.append(item[0])
+        yield stacked(batch)
 
 
 def open_unlabelled(source: Any, preprocessing: Preprocessing | None) -> Samples | ImageFiles:

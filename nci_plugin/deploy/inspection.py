@@ -12,8 +12,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST, TRAIN, VALIDATION, Benchmark, splits_of_group
-from nci_plugin.benchmarks.image_list import Preprocessing
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, errors_begin
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
 from nci_plugin.deploy.detector import OODDetector, settings_of
@@ -158,13 +157,8 @@ def _passed(
     opened = {name: passing.open(f"images of {name}", source) for name, source in labelled.items()}
     names = images.agreed_names(opened.values(), passing.settings.class_names, passing.num_classes)
     splits: dict[str, Any] = {name: each.split for name, each in opened.items()}
-    splits.update({name: _open_ood(name, source, passing.steps) for name, source in others.items()})
+    for name, source in others.items():
+        with errors_begin(f"images of {name}"):
+            folder = isinstance(source, (str, Path))
+            splits[name] = images.open_unlabelled(images.directory(source) if folder else source, passing.steps)
     return *passing.bank(splits, needed, "images"), names
-
-
-def _open_ood(name: str, source: Any, steps: Preprocessing | None) -> Any:
-    try:
-        folder = isinstance(source, (str, Path))
-        return images.open_unlabelled(images.directory(source) if folder else source, steps)
-    except PluginError as error:
-        raise PluginError(f"images of {name}: {error}") from None

@@ -112,10 +112,9 @@ def layer_named(network: nn.Module, inner: str, where: str) -> str:
 def layer_of(network: nn.Module, inner: str, where: str) -> str:
     """The head's name in this wrapping of the network; the first linear layer's where it has none of that name."""
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    named = [name for name in linear if inner_name(network, name) == inner]
     if not linear:
         raise PluginError(f"{where}: {type(network).__name__} has no linear layer; pass the network of the fit")
-    return (named or linear)[0]
+    return next((name for name in linear if inner_name(network, name) == inner), linear[0])
 
 
 def check_network(network: nn.Module) -> None:
@@ -187,8 +186,10 @@ class Probe:
         for name in ("features", "logits"):
             then, this = getattr(self, name), getattr(now, name)
             if then.shape != this.shape or not float((then - this).abs().max()) <= tolerance * float(then.abs().max()):
+                now_in = _text(_coarsest(_weights(network).values()))
+                rounded = "" if now_in == fitted_in else f", or {now_in} rounds too much in it"
                 raise PluginError(
                     f"{where}: this network has the weights that it was fitted on, but gives other {name} for the same"
-                    " images: it is wrapped in something that changes them, or its code was changed; pass it as it was"
-                    " in fit"
+                    f" images: it is wrapped in something that changes them, or its code was changed{rounded}; pass it"
+                    f" as it was in fit, in {fitted_in}"
                 )

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Subset, SubsetRandomSampler
 
 from nci_plugin.benchmarks.image_list import ImageFiles
-from nci_plugin.benchmarks.samples import Collated, Samples, Selected
+from nci_plugin.benchmarks.samples import Collated, Samples
 from nci_plugin.checks import PluginError, one_line
 from nci_plugin.deploy.score_log import hash_of
 from nci_plugin.features.fingerprint import tensor_bytes
@@ -113,9 +113,9 @@ def _names(source: Any, indices: Any = None) -> Iterator[str | tuple[int, ...]]:
 
     In a list it is the item itself, which another list may hold too.
     """
-    while isinstance(source, (DataLoader, Subset, Samples, Collated, Selected)):
+    while isinstance(source, (DataLoader, Subset, Samples, Collated)):
         chosen = source.sampler if isinstance(source, DataLoader) else source
-        if isinstance(chosen, (Subset, Selected, SubsetRandomSampler)):
+        if isinstance(chosen, (Subset, SubsetRandomSampler)):
             own = chosen.indices
             indices = own if indices is None else [own[index] for index in indices]
         source = source.dataset if isinstance(source, (DataLoader, Subset)) else source.source

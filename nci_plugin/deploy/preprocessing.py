@@ -33,10 +33,8 @@ def stated(given: Any) -> Preprocessing | None:
 
     Raises PluginError on anything else, and on transforms that are more than a resize, a crop and a normalisation.
     """
-    if given is None or isinstance(given, Preprocessing):
-        if given is not None:
-            given.check("preprocessing")
-        return given
+    if given is None:
+        return None
     if isinstance(given, WeightsEnum):
         given = given.transforms()
     found = of_transform(given)
@@ -45,6 +43,7 @@ def stated(given: Any) -> Preprocessing | None:
             "preprocessing: must be Preprocessing(...), an entry of torchvision's weights, or transforms that resize,"
             f" crop, scale to 0..1 and normalise, in this order, got {type(given).__name__}; {STATE}"
         )
+    found.check("preprocessing")
     return found
 
 

@@ -130,23 +130,24 @@ class ScoreLog:
         """The files of the rows that are whole, after cutting off one that is not; leaves the place at the end."""
         assert self._file is not None
         end = 0
-        for number, line in enumerate(io.BufferedReader(_Kept(self._file))):
-            if not line.endswith(b"\n"):
-                break
-            end += len(line)
-            if self.format == "csv" and not number:
-                if line != self._header():
-                    raise PluginError(f"output '{self.path}': is no file of scores; choose another")
-                continue
-            try:
-                by_place = self.format == "csv"
-                row = dict(zip(COLUMNS, next(csv.reader([line.decode()])))) if by_place else json.loads(line)
-                name, error = row["file"], row["error"]
-                name.encode()  # is a text
-            except (ValueError, KeyError, TypeError, AttributeError, StopIteration, csv.Error):
-                raise PluginError(f"output '{self.path}': line {number + 1} is no row; choose another") from None
-            self.unreadable += error != ""
-            yield name
+        with open(self._file.fileno(), "rb", closefd=False) as lines:
+            for number, line in enumerate(lines):
+                if not line.endswith(b"\n"):
+                    break
+                end += len(line)
+                if self.format == "csv" and not number:
+                    if line != self._header():
+                        raise PluginError(f"output '{self.path}': is no file of scores; choose another")
+                    continue
+                try:
+                    by_place = self.format == "csv"
+                    row = dict(zip(COLUMNS, next(csv.reader([line.decode()])))) if by_place else json.loads(line)
+                    name, error = row["file"], row["error"]
+                    name.encode()  # is a text
+                except (ValueError, KeyError, TypeError, AttributeError, StopIteration, csv.Error):
+                    raise PluginError(f"output '{self.path}': line {number + 1} is no row; choose another") from None
+                self.unreadable += error != ""
+                yield name
         self._file.truncate(end)
         self._file.seek(end)
 
@@ -156,26 +157,9 @@ def run_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.run.json")
 
 
-class _Kept(io.RawIOBase):
-    """A file that is read through a buffer which, once dropped, does not close it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._inner = file
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._inner.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
 def _csv(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for row in rows:
-        writer.writerow(["" if row[name] is None else row[name] for name in COLUMNS])
+    csv.DictWriter(text, COLUMNS, lineterminator="\n").writerows(rows)
     return text.getvalue().encode()
 
 

@@ -73,9 +73,7 @@ class NNGuide(Detector):
         self.guides_ = torch.cat(guides)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        nearest = [
-            (rows @ self.guides_.T).topk(self.K, dim=1).values.mean(dim=1) for rows in self._queries(features)
-        ]
+        nearest = [(rows @ self.guides_.T).topk(self.K, dim=1).values.mean(dim=1) for rows in self._queries(features)]
         energy = torch.logsumexp(logits.double(), dim=1)
         return in_range_of(energy * torch.cat(nearest), like=logits)
 

@@ -139,15 +139,16 @@ def correlation(first: Sequence[float | None], second: Sequence[float | None]) -
 
 
 def _about(each: Property, rows: Sequence[PropertyRow]) -> str:
-    """Rule 1, for the groups that there are."""
+    """Rule 1, for the groups that there are; of the metric alone for the rows of no group."""
     mine = [row for row in rows if row.property == each.name]
     metric = {row.group: over_networks(row.metric, ".4g") for row in mine}
     if len(set(metric.values())) == 1:
         value = f"on train is {next(iter(metric.values()))}"
     else:
         value = f"is {', '.join(f'{group} {text}' for group, text in metric.items())}"
-    auroc = ", ".join(f"{row.group} {over_networks(row.auroc, '.2f')}" for row in mine)
-    return f"{each.name}: {each.text} {value} ({ideal_text(mine[0].at_collapse)}); AUROC of {each.score}: {auroc}."
+    said = f"{each.name}: {each.text} {value} ({ideal_text(mine[0].at_collapse)})"
+    auroc = ", ".join(f"{row.group} {over_networks(row.auroc, '.2f')}" for row in mine if row.group)
+    return f"{said}; AUROC of {each.score}: {auroc}." if auroc else f"{said}."
 
 
 def ideal_text(at_collapse: float | None) -> str:
@@ -157,15 +158,9 @@ def ideal_text(at_collapse: float | None) -> str:
 
 def _without_ood(records: Sequence[DiagnosisRecord]) -> list[str]:
     """Rule 1 where there is no OOD set: the metrics of the training set."""
-    rows = [_row(each, "", records) for each in PROPERTIES if "split" not in METRICS[each.metric].of]
-    return [
-        *(
-            f"{row.property}: {row.metric_name} on train is {over_networks(row.metric, '.4g')}"
-            f" ({ideal_text(row.at_collapse)})."
-            for row in rows
-        ),
-        "The benchmark has no OOD set: NC5, AUROC and its correlation with collapse are left out.",
-    ]
+    measured = [each for each in PROPERTIES if "split" not in METRICS[each.metric].of]
+    said = [_about(each, [_row(each, "", records)]) for each in measured]
+    return [*said, "The benchmark has no OOD set: NC5, AUROC and its correlation with collapse are left out."]
 
 
 def over_networks(values: Sequence[float | None], form: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, OOD_VALIDATION, Benchmark, Source
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
-from nci_plugin.checks import PluginError, check_keys, check_known, check_name, check_number, shown
+from nci_plugin.checks import PluginError, check_keys, check_known, check_name, check_number, errors_begin, shown
 from nci_plugin.networks.named import check_named
 from nci_plugin.parsing import config_directory, load_yaml
 
@@ -29,10 +29,10 @@ def benchmark_names() -> list[str]:
     return sorted(path.stem for path in (config_directory() / "benchmarks").glob("*.yml"))
 
 
-def load_benchmark(name_or_path: str, preprocessing: Mapping[str, Any] | None = None) -> Benchmark:
+def load_benchmark(name_or_path: str, preprocessing: Preprocessing | None = None) -> Benchmark:
     """A benchmark by its name, or from a YAML file of the user's.
 
-    ``preprocessing``, in the form of the YAML's, takes the place of the benchmark's; data sets keep the keys of theirs.
+    ``preprocessing`` takes the place of the benchmark's; data sets keep the keys of theirs.
     """
     if name_or_path.endswith((".yml", ".yaml")) or "/" in name_or_path:
         path = Path(name_or_path)
@@ -45,7 +45,7 @@ def load_benchmark(name_or_path: str, preprocessing: Mapping[str, Any] | None = 
     return parse_benchmark(raw["benchmark"], where, preprocessing)
 
 
-def parse_benchmark(raw: Mapping[str, Any], where: str, preprocessing: Mapping[str, Any] | None = None) -> Benchmark:
+def parse_benchmark(raw: Mapping[str, Any], where: str, preprocessing: Preprocessing | None = None) -> Benchmark:
     """A benchmark from the mapping under ``benchmark:``; the groups have the shape of OpenOOD's DATA_INFO."""
     required = ["name", "num_classes", "preprocessing", "id"]
     check_keys(where, raw, [*required, "ood", "csid", "network", "checkpoints", "built_in"], required)
@@ -53,7 +53,7 @@ def parse_benchmark(raw: Mapping[str, Any], where: str, preprocessing: Mapping[s
     if not NAME.fullmatch(benchmark_name):
         raise PluginError(f"{where}: name must be letters, digits, '.', '_' and '-', got {shown(benchmark_name)}")
     check_number(f"{where}: num_classes", raw["num_classes"], above=0, whole=True, most=MOST_CLASSES)
-    base = _preprocessing(preprocessing or raw["preprocessing"], f"{where}: preprocessing")
+    base = preprocessing or _preprocessing(raw["preprocessing"], f"{where}: preprocessing")
     splits: dict[str, Source] = {}
     check_keys(f"{where}: id", raw["id"], ["train", "val", "test"], ["test"])
     for name, entry in raw["id"].items():
@@ -125,10 +125,8 @@ def _shards(paths: Any, preprocessing: Preprocessing, where: str) -> Source:
     from nci_plugin.benchmarks.shards import ImageShards  # imports torch
 
     shards = ImageShards(paths, preprocessing, Path("data"))
-    try:
+    with errors_begin(where):
         shards.files()
-    except PluginError as error:
-        raise PluginError(f"{where}: {error}") from None
     return shards
 
 

@@ -53,6 +53,7 @@ def data_identity(splits: Mapping[str, Any], cache: Path | None, progress: bool 
     """
     lists = {name: split for name, split in splits.items() if isinstance(split, ImageFiles)}
     images = content_digests(lists, cache, progress)
+    preprocessing = {name: digest(repr(split.source.preprocessing)) for name, split in lists.items()}
     for name, split in splits.items():
         if isinstance(split, Features):
             parts: list[bytes | str] = []
@@ -61,11 +62,9 @@ def data_identity(splits: Mapping[str, Any], cache: Path | None, progress: bool 
             images[name] = digest(*parts)
         elif isinstance(split, ShardedImages):
             images[name] = split.content()
+            preprocessing[name] = digest(repr(split.preprocessing))
         elif name not in images:
             images[name] = f"{UNKNOWN}{uuid.uuid4().hex}"
-    preprocessing = {name: digest(repr(split.source.preprocessing)) for name, split in lists.items()}
-    shards = {name: split for name, split in splits.items() if isinstance(split, ShardedImages)}
-    preprocessing |= {name: digest(repr(split.preprocessing)) for name, split in shards.items()}
     return {"images": {name: images[name] for name in splits}, "preprocessing": preprocessing}
 
 

@@ -10,7 +10,7 @@ from typing import Any, Optional
 import numpy as np
 import pandas as pd
 
-from nci_plugin.checks import PluginError, check_choice, check_number, check_row_name, shown
+from nci_plugin.checks import PluginError, check_choice, check_number, check_row_name, errors_begin, shown
 from nci_plugin.files import read_text
 from nci_plugin.metrics import METRIC_COLUMNS, OODMetrics
 from nci_plugin.parsing import checked_line, read_checked_line, typed
@@ -114,10 +114,8 @@ def read_results(path: Path) -> list[Result]:
     results = []
     text = read_text(path, "results", RESULTS_BYTES, "evaluate again, or move it away")
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
-        try:
+        with errors_begin(f"results '{path}' line {number}"):
             results.append(Result.from_json(line))
-        except PluginError as error:
-            raise PluginError(f"results '{path}' line {number}: {error}") from None
     return results
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, TRAIN, VALIDATION, Benchmark
+from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, VALIDATION, Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import AUTO, CPU, Detector
 from nci_plugin.evaluation.alternatives import SEARCHED, Alternatives
@@ -22,6 +22,7 @@ from nci_plugin.evaluation.contestant import Answers, Contestant, check_ranking
 from nci_plugin.evaluation.precision import shift
 from nci_plugin.evaluation.scoring import check_same_fit, ran_out, score_split, score_splits
 from nci_plugin.features.bank import FeatureBank, FitsOn
+from nci_plugin.features.split import FeatureSplit
 from nci_plugin.metrics import auroc
 
 logger = logging.getLogger(__name__)
@@ -169,7 +170,8 @@ def choose(
     """
     tried: dict[int, float] = {}
     refused: list[str] = []
-    grid = _grid(sweep)
+    # The first hyper-parameter varies fastest.
+    grid = [dict(zip(sweep, reversed(values))) for values in product(*reversed(list(sweep.values())))]
     for number, values in enumerate(grid):
         try:
             tried[number] = validate(values)
@@ -205,15 +207,10 @@ def fit(detector: Detector, bank: FeatureBank) -> Detector:
 
     Training features are learned from on the bank's device, or on the CPU where its memory runs out.
     """
-    rows = bank.splits.get(TRAIN)
 
     def fit_on(device: torch.device) -> None:
-        training = {
-            FitsOn.NOTHING: None,
-            FitsOn.STATISTICS: bank.statistics,
-            FitsOn.UNIT_STATISTICS: bank.unit_statistics,
-            FitsOn.BANK: None if rows is None else rows.to(device),
-        }[detector.fits_on]
+        training = bank.training(detector.fits_on)
+        training = training.to(device) if isinstance(training, FeatureSplit) else training
         detector.fit(training, bank.head, bank.splits.get(VALIDATION))
 
     def learn() -> dict[str, Tensor]:
@@ -229,9 +226,3 @@ def fit(detector: Detector, bank: FeatureBank) -> Detector:
 
     bank.processes.together(learn)
     return detector
-
-
-def _grid(sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """All combinations, the first hyper-parameter varying fastest."""
-    names = list(sweep)
-    return [dict(zip(names, reversed(values))) for values in product(*(sweep[name] for name in reversed(names)))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 BAR = r"\|"
@@ -37,4 +36,4 @@ def tabular(rows: Sequence[Sequence[str]], over: Sequence[str] = ()) -> list[str
 
 def latex_escaped(text: str) -> str:
     """Text as LaTeX prints it."""
-    return re.sub(r"[\\&%$#_{}~^±²|<>]", lambda found: LATEX[found.group()], text)
+    return "".join(LATEX.get(sign, sign) for sign in text)

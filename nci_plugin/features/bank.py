@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nci_plugin.benchmarks.benchmark import TRAIN
 from nci_plugin.features.forward import Forward, prepared
 from nci_plugin.features.processes import ALONE, Processes
 from nci_plugin.features.split import FeatureSplit
@@ -83,3 +84,12 @@ class FeatureBank:
     float32: dict[str, FeatureSplit] = field(default_factory=dict)
     processes: Processes = ALONE
     device: torch.device = torch.device("cpu")
+
+    def training(self, fits_on: FitsOn) -> ClassStatistics | FeatureSplit | None:
+        """What a detector fits on; None where it is not here."""
+        return {
+            FitsOn.NOTHING: None,
+            FitsOn.STATISTICS: self.statistics,
+            FitsOn.UNIT_STATISTICS: self.unit_statistics,
+            FitsOn.BANK: self.splits.get(TRAIN),
+        }[fits_on]

@@ -119,9 +119,7 @@ def make_plan(
         else:
             kept = widths if Split.parse(name).is_tested and not name.startswith(CSID) else {}
             passing[name] = ShardCollector(*where, head.num_classes, {}, stages=kept)
-    return Plan(
-        *(benchmark, options, device, head, fingerprint, forward, images, passing, given, collector, started)
-    )
+    return Plan(benchmark, options, device, head, fingerprint, forward, images, passing, given, collector, started)
 
 
 def _few(options: ExtractionOptions) -> int:

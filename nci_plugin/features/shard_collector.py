@@ -184,19 +184,16 @@ class ShardCollector(Collector):
         """Store the statistics of this process's part; if it is the only one they are those of the split."""
         if len(self.parts) > 1:
             self._save(self.lacking)
-        else:
-            self._finish()
+            return
+        for of, each in self.lacking.items():
+            each.is_whole = True
+            if self.store is not None:
+                self.store.save_statistics(each.statistics, _name(of))
 
     def _save(self, sums: Mapping[Of, Sum]) -> None:
         for of, each in sums.items():
             if self.store is not None:
                 self.store.save_part(self._part, each.done, each.statistics, _name(of))
-
-    def _finish(self) -> None:
-        for of, each in self.lacking.items():
-            each.is_whole = True
-            if self.store is not None:
-                self.store.save_statistics(each.statistics, _name(of))
 
     # ---------------------------------------------------------------- after the pass
 

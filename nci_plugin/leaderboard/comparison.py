@@ -9,10 +9,7 @@ import numpy as np
 
 from nci_plugin.checks import PluginError
 from nci_plugin.leaderboard.board import Board, Row, mean
-from nci_plugin.leaderboard.rows import Entry, number
-
-COLUMNS = {"near": ("near", "auroc"), "far": ("far", "auroc"), "accuracy": ("near", "acc")}
-"""Fields of a Row, and the Results and metric that they come from."""
+from nci_plugin.leaderboard.rows import SOURCES, Entry, number
 
 
 @dataclass(frozen=True)
@@ -50,9 +47,9 @@ def differences(entry: Entry, published: Row) -> tuple[dict[str, Difference], st
     """
     by_seed = {
         field: {result.seed: float(getattr(result, metric)) for result in getattr(entry, group)}
-        for field, (group, metric) in COLUMNS.items()
+        for field, (group, metric) in SOURCES.items()
     }
-    expected = {field: mean(getattr(published, field)) for field in COLUMNS}
+    expected = {field: mean(getattr(published, field)) for field in SOURCES}
     known = {field: value for field, value in expected.items() if value is not None}
     seeds = list(by_seed["near"])
     seed = None

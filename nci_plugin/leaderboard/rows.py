@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,9 @@ from nci_plugin.evaluation.results import Result, formatted
 from nci_plugin.evaluation.run import Run
 from nci_plugin.leaderboard.board import BOARDS, COLUMNS, Board, Row, cells_of, csv_line
 from nci_plugin.leaderboard.names import Network, alias, link
+
+SOURCES = {"near": ("near", "auroc"), "far": ("far", "auroc"), "accuracy": ("near", "acc")}
+"""Fields of a Row that are numbers, and the Results of its Entry and the metric that they come from."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,11 @@ def entries(
             if not near or not far:
                 raise PluginError(f"results '{run.path}': '{name}' lacks near- or far-OOD sets; evaluate it on both")
             row = Row(
-                training=network.training,
                 postprocessor=aliases.get(name) or alias(name, known),
                 near=number([result.auroc for result in near]),
                 far=number([result.auroc for result in far]),
                 accuracy=number([result.acc for result in near]),
-                outlier_data=network.outlier_data,
-                arch=network.arch,
-                description=network.description,
+                **asdict(network),
             )
             _check_readable(row)
             found.append(Entry(board_name, name, setting, row, near, far))
@@ -95,18 +95,14 @@ def new_links(found: Sequence[Entry], board: Board, given: Mapping[str, str]) ->
 def explain(run: Run, entry: Entry) -> list[str]:
     """Lines that trace every number of a row to the Results it came from."""
     lines = []
-    parts = (
-        (COLUMNS[2], entry.row.near, entry.near, "auroc"),
-        (COLUMNS[3], entry.row.far, entry.far, "auroc"),
-        (COLUMNS[4], entry.row.accuracy, entry.near, "acc"),
-    )
-    for column, text, results, metric in parts:
+    for column, (field, (group, metric)) in zip(COLUMNS[2:5], SOURCES.items()):
+        results = getattr(entry, group)
         first = results[0]
         what = f"'{metric}' of '{first.dataset}'" + (
             f", the mean over {', '.join(_data_sets(run, first))}" if metric == "auroc" else f", {first.n_id} ID images"
         )
         over = f"mean ± population std over {len(results)} networks" if len(results) > 1 else "one network"
-        lines.append(f"{column} = {text}: {what}; {over}")
+        lines.append(f"{column} = {getattr(entry.row, field)}: {what}; {over}")
         for result in results:
             lines.append(f"  {result.seed or 'network'}  {getattr(result, metric):.6f}  {run.line(result)}")
     for result in entry.near:
@@ -137,9 +133,8 @@ def _check_readable(row: Row) -> None:
             raise PluginError(f"{name} '{value}': must be one line without spaces around it; rename it")
     lines = f"{csv_line(COLUMNS)}\n{csv_line(cells_of(row))}\n"
     read = pd.read_csv(io.StringIO(lines)).iloc[0]
-    numbers = (*COLUMNS[2:5],)  # a column of plain numbers is read as such
     for name, value in texts.items():
-        if name not in numbers and read[name] != value:
+        if name not in COLUMNS[2:5] and read[name] != value:  # a column of plain numbers is read as such
             raise PluginError(f"{name} '{value}': the board's reader would read it as {read[name]}; rename it")
 
 

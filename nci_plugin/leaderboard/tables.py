@@ -43,7 +43,7 @@ def standing_text(row: Row, rows: Sequence[Row], around: int, intervals: Mapping
             marks = (">" if other_rank == place.rank else " ") + ("*" if other.same_network(row) else " ")
             texts = [*(marked(other, each) for each in GROUPS), other.accuracy, other.training, other.postprocessor]
             cells.append([f"{marks}{other_rank:4d}", *texts, other.arch, other.description])
-        lines.append(with_prose(cells, left=1))
+        lines.append(with_prose(cells))
         last = max(place.around(around))
         lines += explained(place.rows[:last], group)
     return "\n".join(lines)

@@ -40,13 +40,10 @@ def _holders(network: nn.Module, head: str) -> list[nn.Module]:
 
 def _trunk(network: nn.Module) -> list[nn.Module]:
     """The child that holds most of the parameters, its child that does, and so on."""
-    found: list[nn.Module] = []
-    whole = _size(network)
-    large: nn.Module | None = network
-    while large is not None:  # the truth of a module may be its length
-        large = next((each for each in large.children() if _size(each) > TRUNK_SHARE * whole), None)
-        found += [] if large is None else [large]
-    return found
+    found, least = [network], TRUNK_SHARE * _size(network)
+    while large := [each for each in found[-1].children() if _size(each) > least]:
+        found.append(large[0])
+    return found[1:]
 
 
 def _size(module: nn.Module) -> int:

@@ -87,7 +87,8 @@ class Cut:
         """Raise PluginError if the same images have other features in another pass, or in other company."""
         half = -(-len(images) // 2)
         again = self(torch.cat([images[:half], images[: len(images) - half]]))[0]
-        if _difference(again[:half], features[:half]) == 0:
+        moved = _difference(again[:half], features[:half])
+        if moved == 0:
             return
         # A GPU's kernels may add in another order; a CPU's do not, for one batch.
         rounding = SAME_FEATURES if torch.finfo(dtype).bits > 16 else COARSE_STEPS * torch.finfo(dtype).eps
@@ -98,7 +99,6 @@ class Cut:
                 f" {len(images)} images passed twice have features that differ by {100 * repeated:.2g} % of the"
                 " largest; switch off dropout (training=self.training), noise, counters and what its forward changes"
             )
-        moved = _difference(again[:half], features[:half])
         if moved > rounding:
             raise PluginError(
                 f"network {type(self._call.network).__name__}: the features of an image depend on the other images of"

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.networks.architecture import architecture_of
-from nci_plugin.networks.calling import Call, without_autocast
+from nci_plugin.networks.calling import Call, device_of, without_autocast
 from nci_plugin.networks.head import LinearHead
 
 PASS_HEAD = "name the last linear layer with --head (head= in Python), e.g. --head fc"
@@ -53,14 +53,10 @@ def agrees(head: LinearHead, features: Tensor, logits: Tensor, types: Sequence[t
         # On their device, in the arithmetic that float32 has there (TF32, say).
         rows, found = features.to(logits.device).float(), logits.float()
         weight, bias = head.weight.to(rows), head.bias.to(rows)
-        share = max(map(_share, types or [_precision(features), _precision(logits)]))
-        bound = share * F.linear(rows.abs(), weight.abs(), bias.abs())
+        coarsest = max(torch.finfo(each).eps for each in types or [_precision(features), _precision(logits)])
+        bound = max(EXACT_SHARE, COARSE_STEPS * coarsest) * F.linear(rows.abs(), weight.abs(), bias.abs())
         difference = (F.linear(rows, weight, bias) - found).abs()
         return bool(((difference <= bound) | ~difference.isfinite()).all())
-
-
-def _share(dtype: torch.dtype) -> float:
-    return max(EXACT_SHARE, COARSE_STEPS * torch.finfo(dtype).eps)
 
 
 def _precision(values: Tensor) -> torch.dtype:
@@ -157,10 +153,9 @@ def _check_alone(network: nn.Module, name: str, head: LinearHead, rows: Tensor, 
 
 def _called(module: nn.Module, rows: Tensor) -> Tensor | None:
     """What a module answers to rows of features; None if it does not take them."""
-    device = next((each.device for each in module.parameters()), rows.device)
     try:
         with torch.no_grad(), without_autocast():
-            return Call(module)(rows.to(device))
+            return Call(module)(rows.to(device_of(module)))
     except PluginError:
         return None
 

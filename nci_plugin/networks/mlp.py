@@ -28,12 +28,8 @@ class MLP(nn.Module):
         image_size: int = 8,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("num_classes", num_classes),
-            ("width", width),
-            ("depth", depth),
-            ("image_size", image_size),
-        ):
+        numbers = {"num_classes": num_classes, "width": width, "depth": depth, "image_size": image_size}
+        for name, value in numbers.items():
             check_number(f"MLP: {name}", value, above=0, whole=True)
         check_choice("MLP: activation", activation, ACTIVATIONS)
         self.image_size, self.feature_size = image_size, width

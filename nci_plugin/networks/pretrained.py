@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -61,17 +60,6 @@ class TorchvisionWeights:
     def run_name(self) -> str:
         """What OpenOOD calls the directory of the results, behind the name of the benchmark."""
         return f"{self.arch}_tvsv{self.version}_base_default"
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """The weights' own transforms, as the ``preprocessing`` of a benchmark's YAML."""
-        preset = self.entry.transforms()
-        return {
-            "pre_size": preset.resize_size[0],
-            "img_size": preset.crop_size[0],
-            "normalization": [preset.mean, preset.std],
-            "interpolation": preset.interpolation.value,
-        }
 
     def check(self, benchmark: str, num_classes: int) -> None:
         """Raise PluginError if the benchmark has other classes than the weights."""

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from scipy.spatial.distance import squareform
 
 from nci_plugin.benchmarks.benchmark import FAR, NEAR
 from nci_plugin.collapse import METRICS, CollapseMetrics
@@ -97,18 +98,16 @@ def cosine_figure(stored: Stored) -> Figure | None:
     figure = DrawnFigure(3.4 * len(shown) + 3.8, 3.6)
     *matrices, counts = figure.subplots(1, len(shown) + 1)
     for axis, (name, values) in zip(matrices, shown.items()):
-        matrix = _square(values, len(classes), 1.0)[np.ix_(order, order)]
+        matrix = (squareform(values) + np.eye(len(classes)))[np.ix_(order, order)]
         numbers = ".2f" if values is cosines and len(classes) <= FEW_NUMBERS else ""
         drawn = _matrix(axis, stored, matrix, classes[order], numbers, vmin=-1, vmax=1, cmap="PuOr_r")
         axis.set_title(name)
     figure.colorbar(drawn, ax=matrices, shrink=0.8, label="cosine of two centred class means")
     counts.hist(cosines, _bins(cosines), color=COLOURS[NEAR], edgecolor="white")
-    counts.set_title("all pairs; no ETF: K > P + 1")
     if reachable:
         counts.axvline(target, color=COLOURS[FAR], linestyle="--")
-        counts.set_title(f"all pairs; dashed: ETF, {target:.3g}")
-    counts.set_xlabel("cosine of two centred class means")
-    counts.set_ylabel("pairs")
+    etf = f"dashed: ETF, {target:.3g}" if reachable else "no ETF: K > P + 1"
+    counts.set(title=f"all pairs; {etf}", xlabel="cosine of two centred class means", ylabel="pairs")
     counts.yaxis.set_major_locator(MaxNLocator(integer=True))
     suptitle(figure, stored, f"NC2: angles between centred class means, clustered, n = {len(cosines)} pairs")
     return figure
@@ -123,7 +122,7 @@ def distance_figure(stored: Stored) -> Figure | None:
     pairs = stored.arrays["pair_distances"]
     figure = DrawnFigure(4.8, 4.2)
     axis = figure.subplots()
-    matrix = _square(pairs, len(classes), 0.0)[np.ix_(order, order)]
+    matrix = squareform(pairs)[np.ix_(order, order)]
     numbers = ".2g" if len(classes) <= SOME_LABELS else ""
     drawn = _matrix(axis, stored, matrix, classes[order], numbers, cmap="viridis", vmin=0)
     figure.colorbar(drawn, ax=axis, label="distance of two class means (feature units)")
@@ -153,8 +152,7 @@ def count_figure(stored: Stored) -> Figure | None:
     if etf is not None:
         angles.axhline(etf, label=f"ETF, {etf:.1f}°", **IDEAL_LINE)
     angles.set_ylim(bottom=0)
-    angles.set_ylabel("degrees")
-    angles.set_title("smallest angle to another class")
+    angles.set(title="smallest angle to another class", ylabel="degrees")
     angles.legend()
     for axis in figure.axes:
         axis.set_xlabel("training samples of the class")
@@ -166,8 +164,7 @@ def count_figure(stored: Stored) -> Figure | None:
 def _against_counts(axis: Axes, collapse: CollapseMetrics, field: str, slope_of: str, label: str) -> None:
     """Lengths against class sizes on logarithmic scales, with the fitted line: its slope and the means of both."""
     sizes, lengths, slope = collapse.class_counts, collapse.values[field], collapse.values[slope_of]
-    axis.set_ylabel(label)
-    axis.set_title("slope not defined")
+    axis.set(title="slope not defined", ylabel=label)
     if lengths is None:
         return
     axis.loglog(sizes, lengths, "o", markersize=4, color=COLOURS[NEAR])
@@ -182,14 +179,12 @@ def _class_axes(figure: Figure, stored: Stored, classes: Sequence[int], label: s
     """Axes for a value of each class: few classes one by one along the bottom, and last of all how many have it."""
     if len(classes) > FEW_CLASSES:
         counts = figure.subplots()
-        counts.set_xlabel(label)
-        counts.set_ylabel("classes")
+        counts.set(xlabel=label, ylabel="classes")
         return [counts]
     bars, counts = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
     names = [stored.record.name_of(k) for k in classes]
     bars.set_xticks(range(len(classes)), names, rotation=turned(names))
-    bars.set_xlabel("class")
-    bars.set_ylabel(label)
+    bars.set(xlabel="class", ylabel=label)
     counts.set_xlabel("classes")
     counts.xaxis.set_major_locator(MaxNLocator(integer=True))
     return [bars, counts]
@@ -211,13 +206,6 @@ def _bins(values: Sequence[float] | NDArray[Any]) -> int:
     return int(np.clip(2 * math.sqrt(len(values)), 5, BINS))
 
 
-def _square(pairs: NDArray[Any], count: int, diagonal: float) -> NDArray[Any]:
-    matrix = np.full((count, count), diagonal)
-    rows, columns = np.triu_indices(count, 1)
-    matrix[rows, columns] = matrix[columns, rows] = pairs
-    return matrix
-
-
 def turned(names: Sequence[str]) -> int:
     """Degrees by which names along the bottom are turned: words would run into each other."""
     return 90 if any(len(name) > 3 for name in names) else 0
@@ -233,8 +221,7 @@ def _matrix(axis: Axes, stored: Stored, values: NDArray[Any], classes: NDArray[A
     names = [stored.record.name_of(k) for k in classes[places].tolist()]
     axis.set_xticks(places, names, fontsize=7, rotation=turned(names) if len(classes) <= SOME_LABELS else 90)
     axis.set_yticks(places, names, fontsize=7)
-    axis.set_xlabel("class")
-    axis.set_ylabel("class")
+    axis.set(xlabel="class", ylabel="class")
     image = axis.imshow(values, **style)
     if numbers:
         write_numbers(axis, image, values, numbers)

@@ -67,8 +67,8 @@ def plane_figure(stored: Stored) -> Figure | None:
     else:
         axis.scatter(means[:, 0], means[:, 1], s=6, marker=".", color="0.25", zorder=0, label="class means")
     shares = [f"{100 * share:.0f} %" for share in stored.arrays["plane/explained"]]
-    axis.set_xlabel(f"first principal direction ({shares[0]} of the means' variance)")
-    axis.set_ylabel(f"second principal direction ({shares[1]})")
+    first = f"first principal direction ({shares[0]} of the means' variance)"
+    axis.set(xlabel=first, ylabel=f"second principal direction ({shares[1]})")
     axis.set_aspect("equal", adjustable="datalim")
     legend_below(figure, axis)
     marks = "circles" if len(means) <= FEW_CLASSES else "dots"
@@ -113,8 +113,7 @@ def explanation_figure(explanation: Explanation, benchmark: str) -> Figure | Non
         axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.grid()
     low, high = axes[0].get_ylim()  # of all panels
-    axes[0].set_ylim(max(low, 0.0), min(high, 100.5))
-    axes[0].set_ylabel("AUROC of the score (%)")
+    axes[0].set(ylim=(max(low, 0.0), min(high, 100.5)), ylabel="AUROC of the score (%)")
     legend_below(figure, axes[0])
     figure.suptitle(f"Collapse and detection on {benchmark}, a point a network, n = {explanation.checkpoints}")
     return figure

@@ -71,10 +71,12 @@ def read_explanation(results: Path) -> Explanation:
 def read_diagnoses(results: Path) -> list[Stored]:
     """The diagnoses of a results directory, in the order of their seeds.
 
-    Raises PluginError on a file that is damaged or of another version.
+    Raises PluginError where there are none, and on a file that is damaged or of another version.
     """
     from nci_plugin.diagnosis.record import DiagnosisRecord
 
+    if not has_diagnosis(results):
+        raise PluginError(f"results '{results}': have no diagnosis; run nci-ood diagnose first")
     paths = [path for path in (results / FOLDER).glob("*.json") if path.stem != EXPLANATION]
     directory, found = ResultsDirectory(results), []
     for path in sorted(paths, key=lambda path: (len(path.stem), path.stem)):

@@ -26,21 +26,18 @@ MANY = 12
 """From so many runs on none of them gets figures of its own."""
 
 
-def run_figures(run: Trajectory, onset: Onset, rule: OnsetRule) -> Iterator[tuple[str, Figure]]:
-    """Name and figure: collapse against epochs, and AUROC against epochs where it was measured."""
-    yield "collapse", collapse_figure(run, onset, rule)
-    figure = auroc_figure(run, onset)
-    if figure is not None:
-        yield "auroc", figure
+def figures(analysis: Analysis) -> Iterator[tuple[str, Figure | None]]:
+    """Every figure with its path, without suffix: in ``<run>/`` those of each run, of none from MANY runs on.
 
-
-def analysis_figures(analysis: Analysis) -> Iterator[tuple[str, Figure]]:
-    """Name and figure of what all runs say together."""
+    None is a figure of what was not measured.
+    """
+    runs: Sequence[Trajectory] = analysis.runs if len(analysis.runs) < MANY else ()
+    for run in runs:
+        yield f"{run.run}/collapse", collapse_figure(run, analysis.onsets[run.run], analysis.rule)
+        yield f"{run.run}/auroc", auroc_figure(run, analysis.onsets[run.run])
     yield "fn_nc1", path_figure(analysis)
-    for name, draw in (("predictors", predictor_figure), ("correlations", correlation_figure)):
-        figure = draw(analysis)
-        if figure is not None:
-            yield name, figure
+    yield "predictors", predictor_figure(analysis)
+    yield "correlations", correlation_figure(analysis)
 
 
 # -------------------------------------------------------------------- one run
@@ -123,8 +120,7 @@ def path_figure(analysis: Analysis) -> Figure:
         axis.axhline(analysis.rule.threshold, **DOTTED)
         axis.set_yscale("log", nonpositive="mask")
         axis.set_title(f"{', '.join(reference.group)}: {reference.n} of {len(runs)} runs with an onset")
-        axis.set_xlabel("mean length of the features (fn)")
-        axis.set_ylabel(METRICS[analysis.rule.metric].label)
+        axis.set(xlabel="mean length of the features (fn)", ylabel=METRICS[analysis.rule.metric].label)
     if few:
         handles = [each for axis in axes for each in axis.get_legend_handles_labels()[0]]
         figure.legend(handles=handles, loc="outside lower center", fontsize=7, frameon=False)
@@ -196,11 +192,3 @@ def correlation_figure(analysis: Analysis) -> Figure | None:
     runs = "one run" if count == 1 else f"{count} runs"
     figure.suptitle(f"Collapse and AUROC, Spearman's rho over {checkpoints} checkpoints of {runs}")
     return figure
-
-
-def of_runs(analysis: Analysis) -> Iterator[tuple[Trajectory, str, Figure]]:
-    """`run_figures` of every run, of none from MANY runs on."""
-    runs: Sequence[Trajectory] = analysis.runs if len(analysis.runs) < MANY else ()
-    for run in runs:
-        for name, figure in run_figures(run, analysis.onsets[run.run], analysis.rule):
-            yield run, name, figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from pathlib import Path
 
 from nci_plugin.checks import PluginError
@@ -10,7 +9,7 @@ from nci_plugin.dynamics.analysis import Analysis
 from nci_plugin.dynamics.onset import ONSET
 from nci_plugin.parsing import read_json, write_json
 from nci_plugin.report.diagnosis_files import RECORD_BYTES
-from nci_plugin.report.dynamics_figures import analysis_figures, of_runs
+from nci_plugin.report.dynamics_figures import figures
 from nci_plugin.report.figures import save_all
 
 ANALYSIS = "dynamics.json"
@@ -37,5 +36,4 @@ def read_onsets(directory: Path) -> dict[str, int]:
 
 def draw(analysis: Analysis, output: Path) -> list[str]:
     """Write every figure, as PNG and SVG; returns their paths below ``output``, without suffix."""
-    figures = ((f"{run.run}/{name}", figure) for run, name, figure in of_runs(analysis))
-    return save_all(chain(figures, analysis_figures(analysis)), output)
+    return save_all(figures(analysis), output)

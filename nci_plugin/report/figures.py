@@ -153,8 +153,7 @@ def draw_auroc_points(
             fmt=MARKERS[group], color=COLOURS[group], label=f"{group}-OOD", clip_on=False, **style,
         )  # fmt: skip
         ends += (means - stds).tolist()
-    axis.set_ylim(-0.7, len(names) - 0.3)
-    axis.set_xlabel("AUROC (%)")
+    axis.set(ylim=(-0.7, len(names) - 0.3), xlabel="AUROC (%)")
     axis.grid(axis="y")
     return ends
 
@@ -164,13 +163,14 @@ def save(figure: Figure, path: Path) -> None:
     write_atomically(path, rendered(figure, path.suffix[1:]), durable=False)  # drawn again by the same command
 
 
-def save_all(figures: Iterable[tuple[str, Figure]], directory: Path) -> list[str]:
-    """Write figures in every one of SUFFIXES; returns their paths below the directory, without suffix."""
+def save_all(figures: Iterable[tuple[str, Figure | None]], directory: Path) -> list[str]:
+    """Write figures that are not None in each of SUFFIXES; returns their paths below the directory, without suffix."""
     drawn = []
     for name, figure in figures:
-        for suffix in SUFFIXES:
-            save(figure, directory / f"{name}{suffix}")
-        drawn.append(name)
+        if figure is not None:
+            for suffix in SUFFIXES:
+                save(figure, directory / f"{name}{suffix}")
+            drawn.append(name)
     return drawn
 
 

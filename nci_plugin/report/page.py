@@ -6,11 +6,11 @@ import base64
 import html
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -36,8 +36,10 @@ from nci_plugin.report.summary import (
     who_leads,
 )
 from nci_plugin.report.tables import (
+    MAIN_METRICS,
     alternatives_table,
     choices_rows,
+    data_sets,
     detectors_by_near_auroc,
     mean_aurocs,
     setting_frame,
@@ -46,12 +48,6 @@ from nci_plugin.report.tables import (
 
 if TYPE_CHECKING:  # torch, which a page without a diagnosis does without
     from nci_plugin.diagnosis.explanation import Explanation
-
-FIRST_METRICS = ("AUROC", "FPR@95")
-"""Tables that are not folded."""
-
-GROUP_COLUMN = re.compile("^(near|far)ood")
-"""A group's column, which OpenOOD calls so."""
 
 TIES = "rank 2-4: no rank from 2 to 4 can be excluded by the scores at hand (DeLong and Holm, 5 %)"
 
@@ -168,18 +164,19 @@ def _named(detector: str) -> str:
 
 def _setting(results: Sequence[Result], setting: str, ranks: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """A table for each metric: those that are seen at once, and those that are folded; AUROCs beside their ranks."""
+    sets = data_sets([result for result in results if result.setting == setting])
+    headers = {group: f"{group} = {names[0]}" for group, names in sets.items() if len(names) == 1}
     frame = setting_frame(results, setting)
+    frame = frame.rename(columns=lambda column: headers.get(column, column.rpartition("/")[2]), level=0)
     drawn: dict[str, list[list[str]]] = {}
-    frame = frame.rename(columns=lambda header: GROUP_COLUMN.sub(r"\1", header), level=0)
     for metric in frame.columns.unique(level=1):
         cells = frame.xs(metric, axis=1, level=1)
-        drawn[metric] = [["detector", *cells.columns]]
-        drawn[metric] += [[_named(name), *row] for name, row in zip(cells.index, cells.to_numpy())]
-    for group, by_detector in ranks.items():
-        header, *rows = drawn[METRICS["auroc"]]
-        rows = [[*row, by_detector.get(name, "-")] for row, name in zip(rows, frame.index)]
-        drawn[METRICS["auroc"]] = [[*header, f"rank {group}"], *rows]
-    first = {metric: drawn.pop(metric) for metric in FIRST_METRICS}
+        if metric == METRICS["auroc"]:
+            of_groups = pd.DataFrame(ranks, index=cells.index).add_prefix("rank ").fillna("-")
+            cells = pd.concat([cells, of_groups], axis=1)
+        rows = ([_named(name), *row] for name, row in zip(cells.index, cells.to_numpy()))
+        drawn[metric] = [["detector", *cells.columns], *rows]
+    first = {METRICS[name]: drawn.pop(METRICS[name]) for name in MAIN_METRICS}
     notes = {METRICS["auroc"]: [TIES]} if ranks else {}
     return {"title": setting_title(results, setting), "first": first, "folded": drawn, "notes": notes}
 

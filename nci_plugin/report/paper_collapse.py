@@ -6,6 +6,7 @@ Numbers are means over networks, with one standard deviation where there are sev
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from nci_plugin.diagnosis.record import StageRecord
 from nci_plugin.dynamics.conditions import cell
 from nci_plugin.dynamics.trajectory import Trajectory, find_trajectories, read_trajectory
 from nci_plugin.report.class_figures import FEW_CLASSES, turned
-from nci_plugin.report.diagnosis_files import Stored, drawn_from, has_diagnosis, read_diagnoses
+from nci_plugin.report.diagnosis_files import Stored, drawn_from, read_diagnoses
 from nci_plugin.report.dynamics_files import read_onsets
 from nci_plugin.report.figures import PALETTE
 from nci_plugin.report.panels import Panel, draw_panels, epoch_panels, label_stages, shared_epochs, stage_panels
@@ -51,7 +52,8 @@ def collapse_figure(diagnoses: Sequence[Stored], size: str = "column") -> PaperF
         known = np.array([each for each in values if each is not None], dtype=np.float64)  # (networks, classes)
         if np.isfinite(known).any():
             shown = f"{title} = {over_networks(numbers, '.2g')}"
-            panels.append(lambda axis, a=(known, names if few else None, shown, label, ideal): _classes(axis, *a))  # type: ignore[misc]
+            by_class = names if few else None
+            panels.append(partial(_classes, known=known, names=by_class, title=shown, label=label, ideal=ideal))
     if pairs:
         cosines = f"NC2: {sum(map(len, pairs))} pairs of means"
         panels.insert(1, lambda axis: _histogram(axis, np.concatenate(pairs), cosines, "cosine of two means", etf))
@@ -119,8 +121,6 @@ def dynamics_figure(
 
 def of_diagnoses(results: Path, draw: Callable[..., PaperFigure], **options: Any) -> PaperFigure:
     """A figure of the diagnoses in a results directory; raises PluginError where there are none."""
-    if not has_diagnosis(results):
-        raise PluginError(f"results '{results}': have no diagnosis; run nci-ood diagnose first")
     with drawn_from(results):
         return draw(read_diagnoses(results), **options)
 

@@ -22,9 +22,9 @@ from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST
 from nci_plugin.evaluation.drawn import DrawnFigure, draw_chance, draw_densities, draw_grid
 from nci_plugin.evaluation.results import Result
 from nci_plugin.metrics import roc_points
-from nci_plugin.report.figures import DASHES, PALETTE, draw_auroc_points, looks, without_formulas
+from nci_plugin.report.figures import DASHES, PALETTE, draw_auroc_points, legend_below, looks, without_formulas
 from nci_plugin.report.names import display_name
-from nci_plugin.report.score_figures import members
+from nci_plugin.report.score_figures import FPR_LABEL, TPR_LABEL, members
 from nci_plugin.report.tables import detectors_by_near_auroc
 
 WIDTHS = {"column": 3.3, "page": 6.9, "slide": 10.0}
@@ -107,9 +107,7 @@ def roc_figure(names: Sequence[str], scores: Scores, size: str = "column") -> Pa
             tpr = mean_curve(scores[name], group)
             axis.plot(100 * GRID, 100 * tpr, color=colour, linestyle=dashes, label=short_name(name), clip_on=False)
         draw_chance(axis)
-        axis.set(aspect="equal", title=f"{group}-OOD")
-        axis.set_ylabel("OOD samples found (%)")
-        axis.set_xlabel("ID samples called OOD (%)")
+        axis.set(aspect="equal", title=f"{group}-OOD", xlabel=FPR_LABEL, ylabel=TPR_LABEL)
     legend_under(figure, axes[0], size)
     return figure
 
@@ -142,9 +140,7 @@ def score_figure(names: Sequence[str], scores: Scores, size: str = "column") -> 
         labels = {split: split.replace("/", ": ") for split in sets}
         drawn = {"ID test": by_split[TEST], **{label: by_split[split] for split, label in labels.items()}}
         draw_densities(axis, drawn, {labels[split]: look.line for split, look in looks(sets).items()})
-        axis.set_title(short_name(name))
-        axis.set_ylabel("density")
-        axis.set_xlabel("score (larger = more ID)")
+        axis.set(title=short_name(name), xlabel="score (larger = more ID)", ylabel="density")
         axis.xaxis.set_major_locator(MaxNLocator(4))
     legend_under(figure, axes[0], size)
     return figure
@@ -164,6 +160,5 @@ def legend_columns(labels: Sequence[str], size: str) -> int:
 
 
 def legend_under(figure: Figure, axis: Axes, size: str) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    columns = legend_columns(labels, size)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, columnspacing=1.2)
+    _, labels = axis.get_legend_handles_labels()
+    legend_below(figure, axis, legend_columns(labels, size), columnspacing=1.2)

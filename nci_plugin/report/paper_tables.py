@@ -6,7 +6,7 @@ digit is not enough for that, so what has no rank (a metric that nobody compared
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -15,6 +15,7 @@ import pandas as pd
 from nci_plugin.evaluation.results import METRICS, Result
 from nci_plugin.evaluation.written import latex_escaped, markdown_rows, tabular
 from nci_plugin.report.names import display_name
+from nci_plugin.report.summary import Ranks, leaders
 from nci_plugin.report.tables import (
     MAIN_METRICS,
     Table,
@@ -26,9 +27,6 @@ from nci_plugin.report.tables import (
     setting_title,
 )
 from nci_plugin.report.terminal import folded
-
-Ranks = Mapping[str, Mapping[str, str]]
-"""Group, detector -> its rank by AUROC, ``3`` or ``2-4``."""
 
 COMPARED = METRICS["auroc"]
 BEST = "no detector has a better AUROC in this column by more than chance (DeLong and Holm, 5 %)"
@@ -47,11 +45,10 @@ def paper_table(
     ``metrics`` and ``by_data_set`` are those of `setting_table`.
     """
     sets = data_sets([result for result in results if result.setting == setting])
-    frame = group_frame(setting_frame(results, setting, metrics), sets, by_data_set)
+    frame = group_frame(setting_frame(results, setting, metrics), by_data_set)
     made = FORMS[form]
     for group, metric in frame.columns:
-        known = ranks.get(group, {}) if metric == COMPARED else {}
-        best = {name for name, rank in known.items() if rank.split("-")[0] == "1"}
+        best = leaders(ranks.get(group, {})) if metric == COMPARED else []
         marks = {name: made.best if name in best else made.other for name in frame.index} if best else {}
         column = frame[group, metric]
         frame[group, metric] = [marks.get(name, "{}").format(made.cell(cell)) for name, cell in column.items()]

@@ -30,6 +30,9 @@ UNITS = {
 }
 """The score of each of a diagnosis's detectors in words."""
 
+FPR_LABEL, TPR_LABEL = "ID samples called OOD (%)", "OOD samples found (%)"
+"""The axes of ROC curves."""
+
 
 def suptitle(figure: Figure, stored: Stored, subject: str) -> None:
     """Name the subject, the benchmark, the network and its number of classes."""
@@ -77,9 +80,8 @@ def roc_figure(stored: Stored) -> Figure | None:
             style = {"color": SCORE_COLOURS[name], "linestyle": SCORE_DASHES[name], "label": display_name(name)}
             draw_roc(axis, by_split[TEST], ood, **style)
         draw_chance(axis)
-        axis.set_title(f"{group}-OOD, n = {len(ood)}")
-        axis.set_xlabel("ID samples called OOD (%)")
-    axes[0].set_ylabel("OOD samples found (%)")
+        axis.set(title=f"{group}-OOD, n = {len(ood)}", xlabel=FPR_LABEL)
+    axes[0].set_ylabel(TPR_LABEL)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     suptitle(figure, stored, f"ROC curves, ID test n = {len(by_split[TEST])}")
     return figure
@@ -116,12 +118,12 @@ def detector_figure(
             label = f"{split}, AUROC {aurocs[split]:.2f} %" if split in aurocs else split
             draw_roc(right, by_split[TEST], by_split[split], label=label, **look[split].line)
         draw_chance(right)
-        right.set_ylabel("OOD samples found (%)")
+        right.set_ylabel(TPR_LABEL)
         right.legend(fontsize=6.5, loc="lower right")
         for axis in (left, right):
             axis.tick_params(labelsize=7)
     left.set_xlabel("score, larger = more ID")
-    right.set_xlabel("ID samples called OOD (%)")
+    right.set_xlabel(FPR_LABEL)
     figure.suptitle(f"{display_name(results[0].detector)}: scores and ROC curves\n{results[0].benchmark}")
     return figure
 

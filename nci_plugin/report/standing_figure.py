@@ -59,8 +59,7 @@ def standing_figure(
     for scale, ticks in ((axis.set_xscale, axis.xaxis), (axis.set_yscale, axis.yaxis)):
         scale("function", functions=(_stretched, lambda place: TOP - np.exp(-place)))
         ticks.set_major_locator(FixedLocator(TICKS))
-    axis.set_xlabel("near-OOD AUROC (%)")
-    axis.set_ylabel("far-OOD AUROC (%)")
+    axis.set(xlabel="near-OOD AUROC (%)", ylabel="far-OOD AUROC (%)")
     axis.grid()
     for bounds, limit in ((axis.get_xlim(), axis.set_xlim), (axis.get_ylim(), axis.set_ylim)):
         limit(max(bounds[0], 0), 100.2)

@@ -45,7 +45,7 @@ GLOSSARY = {
 """Terms of the summary, for a reader who has not met them."""
 
 Ranks = Mapping[str, Mapping[str, str]]
-"""Of one setting, by group and detector."""
+"""Ranks by AUROC, ``3`` or ``2-4``, of one setting, by group and detector."""
 
 
 def leaders(ranks: Mapping[str, str]) -> list[str]:
@@ -58,12 +58,11 @@ def what_was_tested(results: Sequence[Result]) -> str:
     here = [result for result in results if result.setting == results[0].setting]
     seeds = list(dict.fromkeys(result.seed for result in here))
     detectors = _count(len({result.detector for result in here}), "detector")
-    sizes = {result.dataset: result.n_ood for result in here}
+    sizes, sets = {result.dataset: result.n_ood for result in here}, data_sets(here)
     groups = [
-        f"{group}-OOD images ({', '.join(f'{name}, {sizes[name]}' for name in sets[row])})"
-        for sets in [data_sets(here)]
-        for group, row in GROUP_ROWS.items()
-        if row in sets
+        f"{group}-OOD images ({', '.join(f'{name}, {sizes[name]}' for name in sets[group])})"
+        for group in GROUP_ROWS
+        if group in sets
     ]
     accuracy = float(np.mean([result.acc for result in here]))
     named = f" ({', '.join(seeds)})" if len(seeds) > 1 else ""
@@ -85,31 +84,33 @@ def who_leads(results: Sequence[Result], ranks: Ranks) -> str:
             continue
         best = sorted(means, key=lambda name: -means[name])
         known = ranks.get(group)
+        first, last = display_name(best[0]), display_name(best[-1])
+        highest, lowest = f"{means[best[0]]:.1f} %", f"{means[best[-1]]:.1f} %"
         leading = [name for name in best if name in set(leaders(known))] if known else best[:1]
+        worse = [name for name in best if name not in leading]
         if len(best) == 1:
-            said.append(f"{group}-OOD: {display_name(best[0])} alone was tested ({means[best[0]]:.1f} %)")
+            text = f"{first} alone was tested ({highest})"
         elif not known:
-            said.append(f"{group}-OOD: {display_name(best[0])} has the highest mean AUROC ({means[best[0]]:.1f} %)")
+            text = f"{first} has the highest mean AUROC ({highest})"
         elif len(leading) == 1:
-            said.append(f"{group}-OOD: {display_name(best[0])} leads alone (AUROC {means[best[0]]:.1f} %)")
-        elif len(leading) == len(best):
-            said.append(
-                f"{group}-OOD: none of the {len(best)} detectors is shown to be better than another; the highest mean"
-                f" AUROC has {display_name(best[0])} ({means[best[0]]:.1f} %), the lowest {display_name(best[-1])}"
-                f" ({means[best[-1]]:.1f} %)"
+            text = f"{first} leads alone (AUROC {highest})"
+        elif not worse:
+            text = (
+                f"none of the {len(best)} detectors is shown to be better than another; the highest mean AUROC has"
+                f" {first} ({highest}), the lowest {last} ({lowest})"
             )
-        elif 2 * len(leading) > len(best):
-            worse = [name for name in best if name not in leading]
-            said.append(
-                f"{group}-OOD: which of {len(leading)} detectors leads is not shown; the highest mean AUROC has"
-                f" {display_name(best[0])} ({means[best[0]]:.1f} %); of {len(best)} only {_named(worse, means)}"
-                f" {'is' if len(worse) == 1 else 'are'} shown to be worse than another"
+        elif len(leading) > len(worse):
+            text = (
+                f"which of {len(leading)} detectors leads is not shown; the highest mean AUROC has {first} ({highest});"
+                f" of {len(best)} only {_named(worse, means)} {'is' if len(worse) == 1 else 'are'} shown to be worse"
+                " than another"
             )
         else:
-            said.append(
-                f"{group}-OOD: {len(leading)} of {len(best)} detectors lead, for none is shown to be better"
-                f" (AUROC in percent): {_named(leading, means)}"
+            text = (
+                f"{len(leading)} of {len(best)} detectors lead, for none is shown to be better (AUROC in percent):"
+                f" {_named(leading, means)}"
             )
+        said.append(f"{group}-OOD: {text}")
     ending = "" if ranks or len({each.detector for each in results}) == 1 else "; which of it is chance is not known"
     return f"{'; '.join(said)}{ending}."
 

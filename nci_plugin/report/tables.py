@@ -12,11 +12,10 @@ from nci_plugin.benchmarks.benchmark import GROUP_ROWS, OOD_VALIDATION
 from nci_plugin.checks import one_line
 from nci_plugin.evaluation.alternatives import MOST_ROWS, SEARCHED, VALIDATED_ON, Alternative, read_alternatives
 from nci_plugin.evaluation.precision import AMP_SHIFT
-from nci_plugin.evaluation.results import METRICS, Result, formatted, is_over_seeds, table
+from nci_plugin.evaluation.results import METRICS, PHASES, Result, formatted, is_over_seeds, table
 from nci_plugin.report.terminal import aligned, folded, grouped, with_prose
 
 TITLES = {"ood": "standard OOD", "fsood": "full-spectrum OOD (covariate-shifted samples count as ID)"}
-GROUPS_BY_ROW = {row: group for group, row in GROUP_ROWS.items()}
 MAIN_METRICS = ("auroc", "fpr95")
 """What a table starts with, and has alone unless more is asked for."""
 
@@ -86,26 +85,17 @@ def of_groups(
     names: Mapping[str, str] | None = None,
 ) -> str:
     """`group_frame` for a terminal, and `sets_note` below it; see `grouped` for ``names``."""
-    return f"{framed(group_frame(frame, sets, by_data_set), names)}\n{folded(sets_note(sets))}"
+    return f"{framed(group_frame(frame, by_data_set), names)}\n{folded(sets_note(sets))}"
 
 
-def group_frame(frame: pd.DataFrame, sets: Mapping[str, Sequence[str]], by_data_set: bool = False) -> pd.DataFrame:
-    """A frame with columns (`column_headers` of the sets, metric), of which those of groups are kept.
-
-    They are called ``near`` and ``far``, which OpenOOD's rows are not; with ``by_data_set`` there are ``near/cifar100``
-    and the like too.
-    """
-    headers = column_headers(sets)
-    called = {headers[row]: GROUPS_BY_ROW.get(row, row) for row in sets}
-    if by_data_set:
-        own = {name: f"{GROUPS_BY_ROW.get(row, row)}/{name}" for row, names in sets.items() for name in names}
-        called = {**own, **called}
-    return frame[[column for column in frame.columns if column[0] in called]].rename(columns=called, level=0)
+def group_frame(frame: pd.DataFrame, by_data_set: bool = False) -> pd.DataFrame:
+    """A frame with columns (one of `column_names`, metric) without those of data sets, unless ``by_data_set``."""
+    return frame if by_data_set else frame[[column for column in frame.columns if "/" not in column[0]]]
 
 
 def sets_note(sets: Mapping[str, Sequence[str]]) -> str:
     """``near: cifar100, tin; far: mnist``: what the mean of a group is of."""
-    return "; ".join(f"{GROUPS_BY_ROW.get(row, row)}: {', '.join(names)}" for row, names in sets.items())
+    return "; ".join(f"{group}: {', '.join(names)}" for group, names in sets.items())
 
 
 def framed(frame: pd.DataFrame, names: Mapping[str, str] | None = None) -> str:
@@ -115,20 +105,19 @@ def framed(frame: pd.DataFrame, names: Mapping[str, str] | None = None) -> str:
 
 
 def setting_frame(results: Sequence[Result], setting: str, metrics: Sequence[str] | None = None) -> pd.DataFrame:
-    """Rows = detectors, columns = the metrics of each group and data set, cells = text; ID accuracy is in the title.
+    """Rows = detectors, columns = (one of `column_names`, metric), cells = text; ID accuracy is in the title.
 
     ``metrics`` are fields of Result, all but ACC where None are given.
-    A group of one data set is that data set: the two share their columns.
     """
     names = detectors_by_near_auroc(results, setting)
     over_seeds = is_over_seeds(results)
     tables = {name: table(results, name, setting) for name in names}
-    headers = column_headers(data_sets([result for result in results if result.setting == setting]))
+    sets = data_sets([result for result in results if result.setting == setting])
     labels = [METRICS[name] for name in (metrics or METRICS) if name != "acc"]
-    columns = [(row, metric) for row in headers for metric in labels]
-    cells = [[formatted(tables[name].loc[row, metric], over_seeds, "±") for row, metric in columns] for name in names]
-    header = pd.MultiIndex.from_tuples([(headers[row], metric) for row, metric in columns])
-    return pd.DataFrame(cells, index=names, columns=header)
+    columns = pd.MultiIndex.from_product([column_names(sets), labels])
+    places = [(GROUP_ROWS.get(column, column.rpartition("/")[2]), metric) for column, metric in columns]
+    cells = [[formatted(tables[name].loc[place], over_seeds, "±") for place in places] for name in names]
+    return pd.DataFrame(cells, index=names, columns=columns)
 
 
 def setting_title(results: Sequence[Result], setting: str, cells: str = "mean ± std") -> str:
@@ -143,20 +132,18 @@ def setting_title(results: Sequence[Result], setting: str, cells: str = "mean ±
 
 
 def data_sets(results: Sequence[Result]) -> dict[str, list[str]]:
-    """The data sets behind each mean row of OpenOOD's table."""
+    """The data sets behind the mean of each group."""
     sets: dict[str, list[str]] = {}
     for result in results:
         if result.dataset not in GROUP_ROWS.values():
-            names = sets.setdefault(GROUP_ROWS[result.group], [])
+            names = sets.setdefault(result.group, [])
             names += [result.dataset] * (result.dataset not in names)
     return sets
 
 
-def column_headers(sets: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Rows of a table -> column headers, groups first; ``nearood = cifar100`` where that is the only set."""
-    headers = {group: f"{group} = {names[0]}" if len(names) == 1 else group for group, names in sets.items()}
-    headers.update({name: name for names in sets.values() if len(names) > 1 for name in names})
-    return headers
+def column_names(sets: Mapping[str, Sequence[str]]) -> list[str]:
+    """``near`` and ``far``, then ``near/cifar100`` and the like; a group of one data set is that data set."""
+    return [*sets, *(f"{group}/{name}" for group, names in sets.items() if len(names) > 1 for name in names)]
 
 
 def choices_table(results: Sequence[Result]) -> str:
@@ -169,11 +156,8 @@ def choices_rows(results: Sequence[Result]) -> list[list[str]]:
     rows = [["detector", "fit s", "search s", "score s", "hyper-parameters, and how they were chosen"]]
     for name in detectors_by_near_auroc(results, results[0].setting):
         by_seed = {result.seed: result for result in results if result.detector == name}
-        seconds = {
-            phase: np.mean([result.seconds[phase] for result in by_seed.values()])
-            for phase in ("fit", "search", "score")
-        }
-        rows.append([name, *(f"{value:.2f}" for value in seconds.values()), _choice(by_seed)])
+        seconds = (np.mean([result.seconds[phase] for result in by_seed.values()]) for phase in PHASES)
+        rows.append([name, *(f"{value:.2f}" for value in seconds), _choice(by_seed)])
     return rows
 
 

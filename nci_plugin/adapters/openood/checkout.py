@@ -74,18 +74,14 @@ def import_openood() -> Path:
         ) from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = truncated
-    _read_truncated_images()
-    return root
-
-
-def _read_truncated_images() -> None:
-    """Let OpenOOD's data sets, and only them, read truncated images: by a wrapper around the reading of an item."""
     base = importlib.import_module("openood.datasets.base_dataset").BaseDataset
     if not hasattr(base.__getitem__, "__wrapped__"):
         base.__getitem__ = _truncated_allowed(base.__getitem__)
+    return root
 
 
 def _truncated_allowed(read: Callable[..., Any]) -> Callable[..., Any]:
+    """The reading of an item of OpenOOD's data sets, which, and only they, read truncated images."""
     lock, readers, before = threading.Lock(), 0, False  # threads may read at the same time
 
     @wraps(read)

@@ -176,7 +176,7 @@ class OpenOODMethod:
         """Set up, search and score as OpenOOD's evaluator does; raises PluginError if that gives no ranking."""
         from nci_plugin.adapters.openood.runner import run
 
-        return run(self.method, self.config, self.sweep, self.needs.images, bank, benchmark, splits)
+        return run(self, bank, benchmark, splits)
 
 
 def display(name: str) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nci_plugin.adapters.openood.device import cuda_on
+from nci_plugin.adapters.openood.methods import OpenOODMethod
 from nci_plugin.adapters.openood.replay import StandIn, stored_batches
 from nci_plugin.benchmarks.benchmark import FAR, NEAR, OOD_VALIDATION, TEST, TRAIN, VALIDATION, Benchmark, Split
 from nci_plugin.benchmarks.opening import collate
@@ -48,38 +49,30 @@ MAGNITUDES = {"knn": 1.0}
 Loader = Callable[[str], DataLoader]
 
 
-def run(
-    method: str,
-    config: Mapping[str, Any],
-    sweep: Mapping[str, Sequence[Any]],
-    needs_images: bool,
-    bank: FeatureBank,
-    benchmark: Benchmark,
-    splits: Sequence[str],
-) -> Answers:
-    """Scores of ``splits`` by OpenOOD's postprocessor ``method``, configured and searched by its YAML.
+def run(asked: OpenOODMethod, bank: FeatureBank, benchmark: Benchmark, splits: Sequence[str]) -> Answers:
+    """Scores of ``splits`` by one of OpenOOD's postprocessors, configured and searched by its YAML.
 
     Raises PluginError on scores that are not finite, or the same for all samples; of methods in `MAGNITUDES` also on
     those that differ by rounding. The others' scores stand as OpenOOD's evaluator ranks them.
     """
-    timer = Timer()
+    timer, method, sweep = Timer(), asked.method, asked.sweep
     if method == "rmds" and not means_differ(class_means(bank.splits[TRAIN], benchmark.num_classes)):
-        raise PluginError(f"detector 'openood:{method}': all classes have the same mean, so that every score is 0")
+        raise PluginError(f"detector '{asked.name}': all classes have the same mean, so that every score is 0")
     with contextlib.ExitStack() as stack:
-        network, loader, available, device = stack.enter_context(_source(bank, needs_images))
+        network, loader, available, device = stack.enter_context(_source(bank, asked.needs.images))
         stack.enter_context(_host(benchmark, device))
-        postprocessor = _construct(method, config, benchmark)
+        postprocessor = _construct(method, asked.config, benchmark)
         network = _wrapped(method, network)
         seed()
         with timer("fit"):
             postprocessor.setup(network, *_loader_dicts(loader, available))
-        hyperparameters = dict(config.get("postprocessor_args") or {})
+        hyperparameters = dict(asked.configured)
         # Where the images are passed again for every value, those of the test sets would be too.
-        alternatives = None if needs_images else Alternatives(bank.splits)
+        alternatives = None if asked.needs.images else Alternatives(bank.splits)
 
         def inferred(batches: DataLoader) -> NDArray[np.floating]:
             _, confidences, _ = postprocessor.inference(network, batches, progress=False)
-            return check_scores(np.reshape(confidences, -1), f"openood:{method}", hyperparameters)
+            return check_scores(np.reshape(confidences, -1), asked.name, hyperparameters)
 
         def scores(split: str) -> NDArray[np.floating]:
             return inferred(loader(split))
@@ -99,15 +92,15 @@ def run(
 
         chosen_by = not_searched(sweep, available)
         if sweep and {VALIDATION, OOD_VALIDATION} <= set(available):
-            best, chosen_by = choose(f"openood:{method}", sweep, validate)
+            best, chosen_by = choose(asked.name, sweep, validate)
             hyperparameters.update(best)
             postprocessor.set_hyperparam(list(best.values()))
         with timer("score"):
             by_split = {split: scores(split) for split in splits}
     if len({float(value) for each in by_split.values() for value in (each.min(), each.max())}) == 1:
-        raise PluginError(f"detector 'openood:{method}': gave every sample the same score with {hyperparameters}")
+        raise PluginError(f"detector '{asked.name}': gave every sample the same score with {hyperparameters}")
     if method in MAGNITUDES:
-        check_ranking(by_split, f"openood:{method}", hyperparameters, MAGNITUDES[method])
+        check_ranking(by_split, asked.name, hyperparameters, MAGNITUDES[method])
     others = alternatives.record() if alternatives is not None else {}
     return Answers(by_split, hyperparameters, chosen_by, timer.seconds, alternatives=others)
 
