@@ -275,6 +275,23 @@ def test_lines_of_json_standard_output_a_list_and_one_image(
     assert float(lines[0]["score"]) == pytest.approx(found["id_000.png"], rel=1e-4, abs=1e-4)
 
 
+def test_standard_output_holds_rows_alone(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is said of a network in another precision, of its checkpoint, and by its file, stood before the header."""
+    (tmp_path / "net.py").write_text(
+        f"print('built')\n{served.NETWORK}\ndef half(num_classes=4):\n    return make().bfloat16()"
+    )
+    weights = {f"module.{name}": weight.bfloat16() for name, weight in served.network().state_dict().items()}
+    torch.save({"ema": weights, "model": served.network().state_dict()}, tmp_path / "net.pt")
+    capsys.readouterr()
+    arguments = ["score", str(place / "mixed"), "--detector", str(place / "d.safetensors")]
+    assert main([*arguments, *network(tmp_path, factory="half")]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == ",".join(COLUMNS)
+    assert len(out.splitlines()) == MIXED + 1
+    assert "built\n" in err
+    assert "was fitted on a network in float32, this one is in bfloat16" in err
+
+
 def test_images_that_cannot_be_scored_get_a_row_and_exit_code_1(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from itertools import chain
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def run(options: Score) -> int:
         raise _no_image(options)
     if output is not None:
         check_writable(output.parent)
-    detector, job = service.network_of(options.detector, options.network, options.passing)
+    with redirect_stdout(sys.stderr):  # what is said of the checkpoint, or by the network's own file, is no row
+        detector, job = service.network_of(options.detector, options.network, options.passing)
     if detector.fitted.preprocessing is None:
         raise PluginError(
             f"detector file '{options.detector}': was fitted on tensors, so how image files become the network's input"

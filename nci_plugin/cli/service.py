@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ def find(on: Service) -> Served:
 
 
 def network_of(path: Path, network: Network, passing: Pass) -> tuple[OODDetector, Job]:
-    """A detector file, joined to the network that the options name; lines about its precision are printed."""
+    """A detector file, joined to the network that the options name; lines about its precision go to standard error."""
     job = Job.of(NAME, network, Data(), passing)
     fitted = read(path)
     model = _network(job, fitted.probe.logits.shape[1])
@@ -61,7 +62,7 @@ def network_of(path: Path, network: Network, passing: Pass) -> tuple[OODDetector
         warnings.simplefilter("always")
         detector = OODDetector.load(path, model)
     for line in lines:
-        print(line.message)
+        print(line.message, file=sys.stderr)
     return detector, job
 
 
