@@ -120,11 +120,10 @@ def _names(source: Any, indices: Any = None) -> Iterator[str | tuple[int, ...]]:
             indices = own if indices is None else [own[index] for index in indices]
         source = source.dataset if isinstance(source, (DataLoader, Subset)) else source.source
     if isinstance(source, ConcatDataset):
-        ends = source.cumulative_sizes
+        ends = [0, *source.cumulative_sizes]
         for index in range(ends[-1]) if indices is None else map(int, indices):
-            place = index if index >= 0 else ends[-1] + index
-            part = bisect_right(ends, place)
-            yield from _names(source.datasets[part], [place - ends[part] + len(source.datasets[part])])
+            part = bisect_right(ends, index % ends[-1]) - 1
+            yield from _names(source.datasets[part], [index % ends[-1] - ends[part]])
         return
     if isinstance(source, ImageFiles):
         root = os.path.abspath(source.source.directory)

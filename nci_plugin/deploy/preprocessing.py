@@ -110,17 +110,20 @@ def _other_pixels(steps: Preprocessing, source: Any) -> str | None:
     Looked at are the first, the middle and the last.
     """
     try:
-        rows = len(source.dataset if isinstance(source, DataLoader) else source)
+        samples: Any = source.dataset if isinstance(source, DataLoader) else source
+        rows = len(samples)
     except Exception:  # of the user's code, or of what is no data set: said where it is opened
         return None
     for place in sorted({0, rows // 2, rows - 1}):
         origin, image = _origin(source, place), _image(source, place)
         if not isinstance(image, Tensor) or not isinstance(origin, (str, os.PathLike, Image.Image)):
             return None
-        is_image = isinstance(origin, Image.Image)
-        expected = steps(origin) if is_image else read_image(Path(origin), steps, "replace the file")
+        if isinstance(origin, Image.Image):
+            expected, where = steps(origin), f"image {place}"
+        else:
+            expected, where = read_image(Path(origin), steps, "replace the file"), f"'{origin}'"
         if image.shape != expected.shape or not float((image - expected).abs().mean()) <= SAME_PIXELS:
-            return f"image {place}" if is_image else f"'{origin}'"
+            return where
     return ""
 
 
