@@ -446,6 +446,33 @@ def test_what_is_no_path_of_a_file(path: Any) -> None:
             use()
 
 
+@pytest.mark.parametrize("path", ["x" * 300, "a\0b"])
+def test_a_name_that_no_file_can_have_is_one_line(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    detector, model = fitted()
+    for use in (
+        lambda: detector.save(path),
+        lambda: OODDetector.load(path, model),
+        lambda: detector.predict(path),
+        lambda: new(preprocessing=STEPS).fit(model, path, VAL),
+        lambda: detector.preprocessing_for(model, path) and new(preprocessing=STEPS).fit(model, TRAIN, path),
+    ):
+        with pytest.raises(PluginError) as raised:
+            use()
+        assert "\n" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_batch_is_one_line() -> None:
+    detector, _ = fitted()
+    module = detector.module()
+    with pytest.raises(PluginError, match="images: must be a batch of images .*, got a single number"):
+        detector.predict(torch.tensor(3.0))
+    for images in (list(TEST.tensors[0]), TEST.tensors[0].numpy()):
+        with pytest.raises(PluginError, match=rf"images: must be a tensor .*, got {type(images).__name__}"):
+            module(images)
+
+
 @pytest.mark.parametrize("answer", [lambda logits: logits, lambda logits: logits[:1, 0], lambda logits: 3.0])
 def test_a_detector_of_ones_own_gives_one_score_a_row(answer: Any) -> None:
     class Own(Detector):

@@ -74,8 +74,8 @@ def first_images(what: str, source: Any, preprocessing: Preprocessing | None, co
 
 def directory(path: str | Path) -> Path:
     """A path that is a directory; raises PluginError if it is none."""
-    if not Path(path).is_dir():
-        raise PluginError(f"'{path}' {'is no folder' if Path(path).exists() else 'is not there'}; pass a folder")
+    if not os.path.isdir(path):
+        raise PluginError(f"'{path}' {'is no folder' if os.path.exists(path) else 'is not there'}; pass a folder")
     return Path(path)
 
 
@@ -165,6 +165,8 @@ def batches(source: Any, preprocessing: Preprocessing | None, batch_size: int) -
     cannot be read, naming its place.
     """
     if isinstance(source, Tensor):
+        if not source.ndim:
+            raise PluginError("images: must be a batch of images (n, ...), got a single number")
         yield from source.split(batch_size)
         return
     samples = open_unlabelled(source, preprocessing)
@@ -180,7 +182,7 @@ def batches(source: Any, preprocessing: Preprocessing | None, batch_size: int) -
 
 def open_unlabelled(source: Any, preprocessing: Preprocessing | None) -> Samples | ImageFiles:
     """What `batches` reads: item i is an image with a label that nobody asks for, or the reason why there is none."""
-    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+    if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
         return ImageFolder(Path(source), needed(preprocessing, f"the folder '{source}'")).read(None)
     if isinstance(source, ImageList):
         return source.read()

@@ -47,6 +47,8 @@ class ScoringModule(nn.Module):
         self.detector, self.tpr = fitted.detector.name, tpr
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if not isinstance(images, Tensor):
+            raise PluginError(f"images: must be a tensor (n, ...), got {type(images).__name__}; pass a batch of images")
         if images.shape[1:] != self.image_shape:  # the network may take it: the detector has not seen such images
             raise PluginError(
                 f"images: must be {self.image_shape} each, as in fit, got {tuple(images.shape[1:])}; preprocess them as"
