@@ -568,6 +568,13 @@ def test_drift_alarms_at_its_level_without_drift() -> None:
     assert shifted.low <= shifted.share <= shifted.high
 
 
+def test_a_figure_of_another_kind_is_told_all_that_there_are(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["drift", str(tmp_path / "s.csv"), "--detector", str(place / "d.safetensors"), "--figure", "x.pdf"]
+    assert "--figure: must be a file named .png or .svg, got 'x.pdf'; name another" in error_of(capsys, arguments)
+
+
 def test_scores_are_read_back_as_they_were(place: Path, tmp_path: Path) -> None:
     detector = OODDetector.load(place / "d.safetensors", served.network())
     for format in ("csv", "jsonl"):
