@@ -108,6 +108,12 @@ def test_an_image_list_and_a_names_file_fit_as_the_folder_does(place: Path, tmp_
     assert np.array_equal(by_list.calibration.scores, by_folder.calibration.scores)
     assert by_list.class_names == by_folder.class_names == NAMES
     assert by_list.preprocessing == by_folder.preprocessing
+    lines = (tmp_path / "train.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "train.txt").write_text("".join(line for line in lines if not line.endswith(" 3\n")), encoding="utf-8")
+    without_last = ["fit", str(tmp_path / "train.txt"), *arguments, *names]
+    for validation in (tmp_path / "val.txt", place / "val"):  # it names the class that no training image has
+        without_last[without_last.index("--val") + 1] = str(validation)
+        assert main(without_last) == 0
 
 
 def test_a_benchmark_fits_and_its_validation_images_calibrate(
