@@ -90,6 +90,31 @@ def test_fit_says_what_it_fitted_and_its_threshold(place: Path, capsys: pytest.C
     assert not list(place.glob("two.safetensors"))
 
 
+@pytest.mark.parametrize("detector", ["nci", "knn", "msp"])
+def test_labels_in_another_order_show_in_the_accuracy(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], detector: str
+) -> None:
+    """By definition: with the labels in order, and rolled by one, which is fitted as well."""
+    model, shares = served.network(), {}
+    for shift in (0, 1):
+        for split in ("train", "val"):
+            files = [(path, label) for label, name in enumerate(NAMES) for path in (place / split / name).iterdir()]
+            lines = [f"{path.relative_to(place)} {(label + shift) % len(NAMES)}\n" for path, label in files]
+            (tmp_path / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
+            images = torch.stack([served.STEPS(Image.open(path)) for path, _ in files])
+            labels = torch.tensor([(label + shift) % len(NAMES) for _, label in files])
+            with torch.no_grad():
+                shares[split] = 100 * float((model(images).argmax(1) == labels).double().mean())
+        arguments = ["--val", str(tmp_path / "val.txt"), "--data-root", str(place), *network(place), *STEPS]
+        capsys.readouterr()
+        output = ["--output", str(tmp_path / "d.safetensors"), "--detectors", detector]
+        assert main(["fit", str(tmp_path / "train.txt"), *arguments, *output]) == 0
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("the network gives"))
+        of_training = {"nci": f"{0 if shift else 4} of 4 class means", "knn": f"{shares['train']:.1f} %"}.get(detector)
+        first = f"{of_training} of the training images and " if of_training else ""
+        assert line == f"the network gives its label to {first}{shares['val']:.1f} % of the validation images"
+
+
 def test_an_image_list_and_a_names_file_fit_as_the_folder_does(place: Path, tmp_path: Path) -> None:
     for split in ("train", "val"):
         lines = [
