@@ -121,6 +121,8 @@ def test_a_diagnosis_has_metrics_sentences_and_figures() -> None:
             "detectors: must be at least",
         ),
         (lambda model: explain(model, TEST[0][0], TRAIN, VAL, like="nci"), "like: must be an OODDetector"),
+        (lambda model: explain(model, TEST[0][0], TRAIN, TRAIN, like=quiet()), "validation images: 120 of"),
+        (lambda model: diagnose(model, TRAIN, TEST, validation=TRAIN, like=quiet()), "validation images: 120 of them"),
         (lambda model: explain(model, TEST.tensors[0][:4], TRAIN, VAL, like=quiet()), "image: must be one image, got"),
         (lambda model: explain(model, [each[0] for each in VAL], TRAIN, VAL, like=quiet()), "image: must be one image"),
         (lambda model: explain(model, TEST[0][0], TRAIN, VAL, tpr=95, like=quiet()), "tpr: must be .* at most 1"),

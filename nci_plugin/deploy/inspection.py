@@ -17,6 +17,7 @@ from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
 from nci_plugin.deploy.detector import OODDetector, settings_of
 from nci_plugin.deploy.fitting import detector_names
+from nci_plugin.deploy.overlap import check_apart
 from nci_plugin.deploy.passing import Passing
 from nci_plugin.diagnosis import DETECTORS, explanation
 from nci_plugin.diagnosis.image import Explanation, check_kept, explain_image
@@ -155,6 +156,8 @@ def _passed(
 ) -> tuple[FeatureBank, Benchmark, tuple[str, ...]]:
     """What one pass over labelled splits and OOD splits leaves, their benchmark, and the names of the classes."""
     opened = {name: passing.open(f"images of {name}", source) for name, source in labelled.items()}
+    if VALIDATION in opened:
+        check_apart(opened[TRAIN].split, opened[VALIDATION].split)
     names = images.agreed_names(opened.values(), passing.settings.class_names, passing.num_classes)
     splits: dict[str, Any] = {name: each.split for name, each in opened.items()}
     for name, source in others.items():
