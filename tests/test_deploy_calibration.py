@@ -105,6 +105,41 @@ def test_too_few_samples_are_refused_with_the_number_that_is_needed() -> None:
             threshold(np.arange(100.0), tpr)
 
 
+@pytest.mark.parametrize("tpr", [1e-13, 1e-300, 1 - 1e-13])
+def test_shares_that_are_none_to_twelve_places_are_refused(tpr: float) -> None:
+    calibration = Calibration.of(np.arange(100.0), np.arange(100) % 3)
+    asked = [threshold, Calibration.thresholds, Calibration.is_ood]
+    for ask, arguments in zip(asked, ([calibration.scores], [calibration], [calibration, calibration.scores])):
+        with pytest.raises(PluginError, match="must differ from 0 and 1 by at least 1e-12"):
+            ask(*arguments, tpr=tpr)
+    with pytest.raises(PluginError, match="must differ"):
+        Calibration(calibration.scores, calibration.classes, True).p_values(
+            calibration.scores, calibration.classes, tpr
+        )
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+@pytest.mark.parametrize("tpr", [1e-7, 1e-9, 2e-12, 0.5])
+def test_the_smallest_shares_reject_what_is_below_the_largest_score(tpr: float, by_class: bool) -> None:
+    scores, classes = np.repeat(np.arange(60.0), 3), np.tile(np.arange(3), 60)
+    calibration = Calibration.of(scores, classes, by_class)
+    asked, of = np.arange(-1.0, 62.0), np.zeros(63, dtype=int)
+    found = calibration.is_ood(asked, of, tpr)
+    assert np.array_equal(found, calibration.p_values(asked, of, tpr) <= 1 - tpr)
+    if tpr < 0.5:
+        assert np.array_equal(found, asked < 59)
+    assert all(0 <= each.low <= each.high <= 1 for each in calibration.thresholds(tpr).values())
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_nan_is_below_every_score(by_class: bool) -> None:
+    calibration = Calibration.of(np.arange(99.0), np.arange(99) % 2, by_class)
+    scores, classes = np.array([np.nan, 98.0, -np.inf, np.inf]), np.array([0, 0, 1, 1])
+    assert calibration.is_ood(scores, classes, 0.9).tolist() == [True, False, True, False]
+    least = [1 / 51, 1 / 50] if by_class else [1 / 100, 1 / 100]
+    assert calibration.p_values(scores, classes, 0.9).tolist() == [least[0], 1, least[1], 1]
+
+
 def test_rank_counts_whole_numbers() -> None:
     assert rank_of(99, 0.9) == 10  # 100 * (1 - 0.9) is 9.999999999999998
     assert rank_of(98, 0.9) == 9

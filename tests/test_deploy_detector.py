@@ -81,6 +81,22 @@ def test_predictions_hold_together() -> None:
     assert detector.predict(TEST, tpr=0.5).is_ood.sum() > found.is_ood.sum()
 
 
+@pytest.mark.parametrize("tpr", [1e-13, 0.9999999999999, 0.999, 95, "0.9"])
+def test_a_tpr_that_cannot_be_is_refused_before_images_are_opened(tpr: Any) -> None:
+    detector, _ = fitted()
+    for ask in (lambda: detector.predict("nowhere", tpr=tpr), lambda: detector.module(tpr=tpr)):
+        with pytest.raises(PluginError, match="(?i)tpr"):
+            ask()
+
+
+def test_the_smallest_tpr_is_fitted_and_said() -> None:
+    detector, _ = fitted(tpr=1e-9)
+    largest = float(detector.fitted.calibration.scores[-1])
+    assert float(detector.threshold()) == largest
+    assert torch.equal(detector.predict(TEST).is_ood, detector.score(TEST) < largest)
+    assert detector.drift(detector.score(TEST)).n == 40
+
+
 def test_the_same_images_in_every_form(tmp_path: Path) -> None:
     """Folder, paths, PIL images, data sets, loaders in any order, dicts and tensors: one score an image."""
     folders(tmp_path, {"train": 60, "val": 40, "mixed": 12})
@@ -117,6 +133,27 @@ def test_the_same_images_in_every_form(tmp_path: Path) -> None:
     assert by_loader.fitted.preprocessing == STEPS
     assert by_loader.fitted.class_names == NAMES
     assert torch.equal(by_loader.score(paths), expected)
+
+
+def test_a_folder_is_scored_by_sorted_path_and_says_which_files(tmp_path: Path) -> None:
+    """Files beside folders of any depth, whose order torchvision's ImageFolder has otherwise."""
+    folders(tmp_path, {"mixed": 8})
+    names = ["a/z.png", "a/b/x.png", "a-b/c.png", "b.png", "a.png", "a/b/c/0.png", "z/1.PNG", "B.png"]
+    for old, name in zip(sorted((tmp_path / "mixed").iterdir()), names):
+        (tmp_path / "deep" / name).parent.mkdir(parents=True, exist_ok=True)
+        old.rename(tmp_path / "deep" / name)
+    (tmp_path / "deep" / "no image.txt").touch()
+    detector, _ = fitted()
+    found = detector.predict(str(tmp_path / "deep"))
+    paths = [tmp_path / "deep" / name for name in sorted(names)]
+    assert found.files == tuple(map(str, paths))
+    assert torch.equal(found.scores, detector.score(paths))
+    assert torch.equal(found.scores, detector.score(tmp_path / "deep"))
+    for source in (paths[::-1], [(path, 0) for path in paths[::-1]]):
+        assert detector.predict(source).files == tuple(map(str, paths[::-1]))
+    assert detector.predict(paths[0]).files == (str(paths[0]),)
+    for source in (TEST, TEST.tensors[0], [Image.open(path) for path in paths], [paths[0], Image.open(paths[1])]):
+        assert detector.predict(source).files == ()
 
 
 @pytest.mark.parametrize("wrap", ["train mode", "half train", "data parallel", "sequential", "compiled"])
@@ -420,6 +457,7 @@ def test_what_a_bank_cannot_hold_is_refused_before_the_pass(settings: dict[str, 
     ("settings", "message"),
     [
         ({"tpr": 1.0}, "tpr"),
+        ({"tpr": 1e-13}, "tpr: must differ from 0 and 1"),
         ({"seed": -1}, "seed"),
         ({"bank_rows": 0}, "bank_rows"),
         ({"batch_size": 0}, "batch_size"),
@@ -726,6 +764,50 @@ def test_a_network_that_computes_something_else_with_the_same_weights_is_refused
         slightly[0].weight[0, 0, 0, 0] += 1e-7
     with pytest.raises(PluginError, match="other weights"):
         OODDetector.load(path, slightly)
+
+
+@pytest.mark.parametrize("how", ["in place", "batch norm", "replaced", "loaded", "a layer", "moved"])
+def test_a_network_that_was_trained_on_is_refused_wherever_it_is_asked(how: str, tmp_path: Path) -> None:
+    detector, model = fitted()
+    assert len(detector.predict(TEST)) == 40
+    if how == "in place":
+        with torch.no_grad():
+            model[0].weight.mul_(1.01)
+    elif how == "batch norm":
+        model.train()(TEST.tensors[0])
+        model.eval()
+    elif how == "replaced":
+        model[6].weight = nn.Parameter(model[6].weight * 2)
+    elif how == "loaded":
+        model.load_state_dict(network(1).state_dict())
+    elif how == "a layer":
+        model[6] = copy.deepcopy(network(1)[6])
+    else:
+        model.double().float()
+        model[0].weight.data *= 2
+    for ask in (lambda: detector.score(TEST), lambda: detector.predict(TEST), lambda: detector.save(tmp_path / "d")):
+        with pytest.raises(PluginError, match="detector 'nci_plus': was fitted on Sequential .* with other weights"):
+            ask()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_weights_are_hashed_once_where_they_were_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, model = fitted()
+    expected, hashed = detector.score(TEST), []
+    check = type(detector.fitted.network).check
+    monkeypatch.setattr(type(detector.fitted.network), "check", lambda *args: hashed.append(1) or check(*args))
+    with torch.inference_mode():
+        assert torch.equal(detector.score(TEST), expected)
+    model.train()
+    assert torch.equal(detector.score(TEST), expected)
+    assert not hashed
+    model.load_state_dict(network().state_dict())
+    assert torch.equal(detector.score(TEST), expected)
+    assert torch.equal(detector.score(TEST), expected)
+    assert len(hashed) == 1
+    model.double()
+    with pytest.warns(UserWarning, match="in float32, this one is in float64"):
+        detector.score(TEST.tensors[0].double())
 
 
 def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:

@@ -141,6 +141,48 @@ def test_images_of_another_size_are_refused_even_where_the_network_takes_them() 
         fitted()[0].module()(torch.zeros(2, 3, 9, 9))
 
 
+@pytest.mark.parametrize("moved", ["model", "module"])
+def test_a_move_of_model_or_module_is_one_of_both(moved: str) -> None:
+    """A move puts other tensors in the place of buffers, and of weights where their memory cannot be exchanged."""
+    detector, model = fitted()
+    module = detector.module()
+    expected = module(TEST.tensors[0])
+    (model if moved == "model" else module)._apply(torch.clone)
+    assert all(torch.equal(one, other) for one, other in zip(module(TEST.tensors[0]), expected))
+    for one, other in zip(model[:6].state_dict().values(), module.network[:6].state_dict().values()):  # type: ignore[index]
+        assert one.data_ptr() == other.data_ptr()
+    assert detector.score(TEST).shape == (40,)
+    (model if moved == "model" else module).to("meta")
+    assert all(value.is_meta for value in model.state_dict().values())
+    assert all(value.is_meta for value in module.network.state_dict().values())
+    if moved == "module":
+        assert all(value.is_meta for value in module.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    "cast", ["double", "half", "bfloat16", torch.float64, torch.float16], ids=lambda each: str(each)
+)
+def test_casts_of_the_network_are_refused_and_change_nothing(cast: Any) -> None:
+    detector, model = fitted()
+    module, before = detector.module(), {name: value.clone() for name, value in model.state_dict().items()}
+    expected = module(TEST.tensors[0])[1]
+    with pytest.raises(PluginError, match="its network is in torch.float32, and would be in torch"):
+        getattr(module, cast)() if isinstance(cast, str) else module.to(cast)
+    after = model.state_dict()
+    assert all(value.dtype == before[name].dtype and torch.equal(value, before[name]) for name, value in after.items())
+    assert torch.equal(module(TEST.tensors[0])[1], expected)
+
+
+@pytest.mark.parametrize("name", ["mds_pp", "nci_gated", "ora", "nnguide", "nc4", "knn"])
+def test_what_leaves_the_network_as_it_is_leaves_the_score_too(name: str) -> None:
+    module = fitted(settings_of(name))[0].module()
+    expected = module(TEST.tensors[0])[1]
+    types = {key: value.dtype for key, value in module.state_dict().items()}
+    module.float().to(torch.float32).to("cpu", torch.float32).to(memory_format=torch.channels_last)
+    assert {key: value.dtype for key, value in module.state_dict().items()} == types
+    assert torch.allclose(module(TEST.tensors[0])[1], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_network_that_cannot_be_copied_is_refused_in_one_line() -> None:
     class Locked(nn.Sequential):
         def __init__(self) -> None:
@@ -164,9 +206,13 @@ def test_the_portable_logarithm_of_the_normal_distribution() -> None:
 @EXPORTS
 @pytest.mark.parametrize("name", ["nci", "nci_plus", "ora", "knn"])
 def test_a_program_of_torch_export_for_any_batch(name: str, tmp_path: Path) -> None:
-    detector, _ = fitted(settings_of(name))
+    detector, model = fitted(settings_of(name))
+    before = dict(model.named_parameters()), dict(model.named_buffers())
     done = export(detector, tmp_path / "m.pt2", "export", TEST)
     assert done.difference <= 1e-4
+    for old, new in zip(before, (dict(model.named_parameters()), dict(model.named_buffers()))):
+        assert list(old) == list(new)
+        assert all(new[each] is old[each] for each in old)
     assert "40 images" in str(done)
     (tmp_path / "any").touch()
     assert (tmp_path / "m.pt2").stat().st_mode == (tmp_path / "any").stat().st_mode  # who may read it

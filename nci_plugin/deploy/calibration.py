@@ -55,9 +55,13 @@ class Threshold:
 
 
 def level_of(tpr: float) -> float:
-    """The level 1 - tpr, 0..1 exclusive; raises PluginError on another ``tpr``."""
-    check_share("tpr", tpr, "; 0.95 keeps 95 % of the ID samples")
-    return round(1 - tpr, DIGITS)
+    """The level 1 - tpr, 0..1 exclusive to 12 decimal places; raises PluginError on another ``tpr``."""
+    remedy = "; 0.95 keeps 95 % of the ID samples"
+    check_share("tpr", tpr, remedy)
+    level = round(1 - tpr, DIGITS)
+    if not 0 < level < 1:
+        raise PluginError(f"tpr: must differ from 0 and 1 by at least 1e-{DIGITS}, got {tpr!r}{remedy}")
+    return level
 
 
 def check_share(what: str, value: float, remedy: str = "") -> None:
@@ -69,12 +73,21 @@ def check_share(what: str, value: float, remedy: str = "") -> None:
 
 def rank_of(n: int, tpr: float) -> int:
     """l = floor((n + 1)(1 - tpr)): a sample whose score is below the l-th smallest of n is rejected; 0 = too few."""
-    return math.floor(round((n + 1) * level_of(tpr), 6))
+    return min(n, math.floor(round((n + 1) * level_of(tpr), 6)))  # a tpr above 0 is below 1, however it is rounded
+
+
+def check_enough(n: int, tpr: float) -> None:
+    """Raise PluginError where so few calibration samples could reject nothing at this TPR."""
+    if rank_of(n, tpr) < 1:
+        raise PluginError(
+            f"threshold at TPR {100 * tpr:g} %: needs at least {least_samples(tpr)} calibration samples, got {n};"
+            " pass more validation images, or a smaller tpr"
+        )
 
 
 def least_samples(tpr: float) -> int:
-    """The fewest calibration samples with which any sample can be rejected: 1 / (1 - tpr) - 1."""
-    return math.ceil(round(1 / level_of(tpr), 6)) - 1
+    """The fewest calibration samples with which any sample can be rejected: 1 / (1 - tpr) - 1, and at least one."""
+    return max(1, math.ceil(round(1 / level_of(tpr), 6)) - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +118,7 @@ class Calibration:
         """(1 + #{calibration scores <= s}) / (n + 1) of scores (m,): an ID sample's is <= u with probability <= u.
 
         With ``by_class`` the calibration scores are those of the group of the predicted class, and ``tpr`` decides
-        which classes have enough of them to be a group.
+        which classes have enough of them to be a group. NaN counts as below them all.
         """
         if not self.by_class:
             return _p_values(self.scores, scores)
@@ -120,12 +133,12 @@ class Calibration:
         return {group: threshold(scores, tpr, confidence) for group, scores in groups.items()}
 
     def is_ood(self, scores: Floats, classes: Classes | None = None, tpr: float = TPR) -> NDArray[np.bool_]:
-        """Whether each of scores (m,) is below the threshold of its group, as its p-value is at most 1 - tpr."""
+        """Whether each of scores (m,) is below its group's threshold, as its p-value is at most 1 - tpr; NaN is."""
         if not self.by_class:
-            return np.asarray(scores < threshold(self.scores, tpr).value)
+            return ~np.asarray(scores >= threshold(self.scores, tpr).value)
         found, thresholds = np.empty(len(scores), dtype=bool), self.thresholds(tpr)
         for group, rows in self._rows_of_groups(classes, tpr).items():
-            found[rows] = scores[rows] < thresholds[group].value
+            found[rows] = ~(scores[rows] >= thresholds[group].value)
         return found
 
     def groups(self, tpr: float = TPR) -> Mapping[int, Floats]:
@@ -155,7 +168,7 @@ class Calibration:
 
 
 def _p_values(calibration: Floats, scores: Floats) -> Floats:
-    below = np.searchsorted(calibration, scores, side="right")
+    below = np.where(np.isnan(scores), 0, np.searchsorted(calibration, scores, side="right"))
     return (1.0 + below) / (len(calibration) + 1)
 
 
@@ -166,11 +179,7 @@ def threshold(calibration: Floats, tpr: float = TPR, confidence: float = CONFIDE
     """
     n, rank = len(calibration), rank_of(len(calibration), tpr)
     check_share("confidence", confidence)
-    if rank < 1:
-        raise PluginError(
-            f"threshold at TPR {100 * tpr:g} %: needs at least {least_samples(tpr)} calibration samples, got {n};"
-            " pass more validation images, or a smaller tpr"
-        )
+    check_enough(n, tpr)
     low, high = beta(n + 1 - rank, rank).interval(confidence)
     return Threshold(float(calibration[rank - 1]), tpr, n, rank, float(low), float(high), confidence)
 

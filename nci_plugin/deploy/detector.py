@@ -17,11 +17,11 @@ from nci_plugin.checks import PluginError, check_finite
 from nci_plugin.deploy import file, images, preprocessing
 from nci_plugin.deploy.calibration import CONFIDENCE, POOLED, TPR, Threshold
 from nci_plugin.deploy.fitting import fit_together
-from nci_plugin.deploy.network import check_network, layer_named, layer_of
+from nci_plugin.deploy.network import Marks, check_network, layer_named, layer_of
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
 from nci_plugin.features.forward import prepared
-from nci_plugin.networks.calling import device_of
+from nci_plugin.networks.calling import alone
 from nci_plugin.networks.cut import Cut
 
 if TYPE_CHECKING:
@@ -33,13 +33,17 @@ DEFAULT = "nci_plus"
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Of n images: predicted classes (n,), scores (n,) (larger = ID), p-values (n,) and whether each is called OOD."""
+    """Of n images: predicted classes (n,), scores (n,) (larger = ID), p-values (n,) and whether each is called OOD.
+
+    ``files`` are the paths of images that came as files, in the same order, and empty for all others.
+    """
 
     labels: Tensor
     scores: Tensor
     p_values: Tensor
     is_ood: Tensor
     class_names: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -137,10 +141,11 @@ class OODDetector:
         """Scores (n,) of images, larger = ID, on the CPU.
 
         ``source``: preprocessed tensors (n, 3, H, W), a Dataset, a DataLoader (whose order is its data set's), a list,
-        a PIL image, an image's path, or a directory of images (by sorted path). Raises PluginError before `fit`, and
-        on images that cannot be read or give NaN.
+        a PIL image, an image's path, or a directory of images, sorted by their paths in it. Raises PluginError before
+        `fit`, on images that cannot be read or give NaN, and where the network's weights have changed since.
         """
-        return torch.cat([scores for scores, _ in self._answers(source)])
+        opened = images.open_to_score(source, self.fitted.preprocessing)
+        return torch.cat([scores for scores, _ in self._answers(opened)])
 
     def predict(self, source: Any, tpr: float | None = None) -> Predictions:
         """`Predictions` of images as in `score`; an image is called OOD where its p-value is at most 1 - ``tpr``.
@@ -148,8 +153,9 @@ class OODDetector:
         Of ID images exchangeable with the calibration images at most a share of 1 - ``tpr`` is called OOD, in the
         mean over calibrations. ``tpr`` is that of the constructor if not given.
         """
-        scores, labels = (torch.cat(parts) for parts in zip(*self._answers(source)))
-        tpr = self.fitted.level(tpr)
+        tpr = self.fitted.level(tpr)  # what is no TPR is refused before the pass
+        opened = images.open_to_score(source, self.fitted.preprocessing)
+        scores, labels = (torch.cat(parts) for parts in zip(*self._answers(opened)))
         rows, classes = scores.numpy(), labels.numpy()
         return Predictions(
             labels,
@@ -157,25 +163,25 @@ class OODDetector:
             torch.from_numpy(self.fitted.calibration.p_values(rows, classes, tpr)),
             torch.from_numpy(self.fitted.calibration.is_ood(rows, classes, tpr)),
             self.fitted.class_names,
+            images.files_of(opened),
         )
 
-    def _answers(self, source: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    def _answers(self, opened: Any) -> Iterator[tuple[Tensor, Tensor]]:
         """Scores (n,) and predicted classes (n,) of batches of images, on the CPU."""
-        fitted, first = self.fitted, 0
-        device = device_of(self.model_)
+        fitted, first = self._checked(), 0
         cut = Cut(self.model_, layer_named(self.model_, fitted.head, "detector"))
-        for batch in images.batches(source, fitted.preprocessing, self.batch_size):
+        for batch in images.batches_of(opened, self.batch_size):
             if batch.shape[1:] != fitted.probe.shape:
                 raise PluginError(
                     f"images: must be {fitted.probe.shape} each, as in fit, got {tuple(batch.shape[1:])}; preprocess"
                     " them as the network's test images, and pass one image as a batch of one"
                 )
-            with prepared(self.model_, device):
+            with prepared(self.model_) as device:
                 features, logits = (each.cpu() for each in cut(batch.to(device)))
-            check_finite("images: their features", features, first)
-            check_finite("images: their logits", logits, first)
-            scores = fitted.detector.score(features, logits)
-            forget_scored(fitted.detector)
+                check_finite("images: their features", features, first)
+                check_finite("images: their logits", logits, first)
+                scores = fitted.detector.score(features, logits)  # alone too: it may keep what it scored
+                forget_scored(fitted.detector)
             yield scores, logits.argmax(dim=1)
             first += len(batch)
 
@@ -210,8 +216,11 @@ class OODDetector:
     # ---------------------------------------------------------------- keep
 
     def save(self, path: str | Path) -> Path:
-        """Write the detector to one safetensors file, whole or not at all; raises PluginError if it cannot be."""
-        fitted, where = self.fitted, file.checked_path(path)
+        """Write the detector to one safetensors file, whole or not at all.
+
+        Raises PluginError if it cannot be, and where the network's weights have changed since `fit`.
+        """
+        fitted, where = self._checked(), file.checked_path(path)
         file.write(fitted, where)
         return where
 
@@ -241,7 +250,18 @@ class OODDetector:
 
     def keep(self, fitted: file.Fitted, model: nn.Module) -> None:
         """Take a fitted detector as one's own, with the network that it belongs to."""
-        self._fitted, self.model_ = fitted, model
+        self._fitted, self.model_, self._marks = fitted, model, Marks(model)
+
+    def _checked(self) -> file.Fitted:
+        """What was fitted; raises PluginError where the network has other weights now: trained on, say, or loaded."""
+        fitted, where = self.fitted, f"detector '{self.fitted.detector.name}'"
+        with alone(self.model_):  # or another thread may have it on another device for a while
+            if not self._marks.hold(self.model_):
+                line = fitted.network.check(self.model_, layer_of(self.model_, fitted.head, where), where)
+                if line:
+                    warnings.warn(line, stacklevel=3)
+                self._marks = Marks(self.model_)
+        return fitted
 
     def module(self, model: nn.Module | None = None, tpr: float | None = None) -> ScoringModule:
         """One nn.Module of network and detector: images -> logits, score, is_ood; see `ScoringModule`."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.checks import PluginError, one_line, shown
-from nci_plugin.deploy.calibration import Calibration, least_samples
+from nci_plugin.deploy.calibration import Calibration, check_enough, least_samples
 from nci_plugin.deploy.images import check_class_names
 from nci_plugin.deploy.network import Fingerprint, Probe
 from nci_plugin.deploy.state import detector_from, forget_scored, state_of
@@ -65,8 +65,14 @@ class Fitted:
     chosen_by: str
 
     def level(self, tpr: float | None) -> float:
-        """The share of ID images to be called ID: ``tpr``, or what was set before fitting where that is None."""
-        return self.settings["tpr"] if tpr is None else tpr
+        """The share of ID images to be called ID: ``tpr``, or what was set before fitting where that is None.
+
+        Raises PluginError on one that is no share, or that these calibration samples are too few for.
+        """
+        if tpr is None:
+            return self.settings["tpr"]
+        check_enough(len(self.calibration), tpr)
+        return tpr
 
 
 def checked_path(path: Any) -> Path:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing
 from nci_plugin.benchmarks.opening import class_to_idx
-from nci_plugin.benchmarks.samples import Samples, check_repeats, open_samples
+from nci_plugin.benchmarks.samples import Samples, check_repeats, image_and_label, open_samples
 from nci_plugin.checks import PluginError, errors_begin, one_line, shown
 from nci_plugin.deploy.overlap import Digested, check_once
 from nci_plugin.rows import check_float_images, id_labels
@@ -158,18 +158,43 @@ def check_class_names(names: Any, num_classes: int) -> tuple[str, ...]:
 # -------------------------------------------------------------------- images without labels
 
 
+def open_to_score(source: Any, preprocessing: Preprocessing | None) -> Tensor | Samples | ImageFiles:
+    """A tensor of images as it is, else as `open_unlabelled`, but that of a directory the paths in it are sorted."""
+    if isinstance(source, Tensor):
+        return source
+    samples = open_unlabelled(source, preprocessing)
+    if isinstance(samples, ImageFiles) and isinstance(samples.source, ImageFolder):
+        order = sorted(range(len(samples)), key=samples.names.__getitem__)
+        names = [samples.names[index] for index in order]
+        return ImageFiles(samples.source, names, samples.labels[order], samples.stamps[order])
+    return samples
+
+
+def files_of(samples: Tensor | Samples | ImageFiles) -> tuple[str, ...]:
+    """The paths of images that are files, in order; none where one of them is something else."""
+    if isinstance(samples, ImageFiles):
+        return tuple(os.path.join(samples.source.directory, name) for name in samples.names)
+    source = samples.source if isinstance(samples, Samples) else ()
+    paths = [image_and_label(item)[0] for item in source] if isinstance(source, (list, tuple)) else []
+    return tuple(map(os.fspath, paths)) if all(isinstance(path, (str, os.PathLike)) for path in paths) else ()
+
+
 def batches(source: Any, preprocessing: Preprocessing | None, batch_size: int) -> Iterator[Tensor]:
     """Images to be scored, in order, as batches (n, ...): a tensor of them, or whatever `open_samples` reads.
 
     A single path or PIL image is one image, a directory all images in it, by sorted path. Raises PluginError on what
     cannot be read, naming its place.
     """
-    if isinstance(source, Tensor):
-        if not source.ndim:
+    yield from batches_of(open_to_score(source, preprocessing), batch_size)
+
+
+def batches_of(samples: Tensor | Samples | ImageFiles, batch_size: int) -> Iterator[Tensor]:
+    """As `batches`, of what was opened."""
+    if isinstance(samples, Tensor):
+        if not samples.ndim:
             raise PluginError("images: must be a batch of images (n, ...), got a single number")
-        yield from source.split(batch_size)
+        yield from samples.split(batch_size)
         return
-    samples = open_unlabelled(source, preprocessing)
     for start in range(0, len(samples), batch_size):
         batch: list[Tensor] = []
         for index in range(start, min(start + batch_size, len(samples))):
@@ -189,7 +214,7 @@ def open_unlabelled(source: Any, preprocessing: Preprocessing | None) -> Samples
     if isinstance(source, (str, os.PathLike, Image.Image)):
         source = [source]
     if isinstance(source, Tensor):  # whatever shape the model's images have
-        source = list(source)
+        source = list(source) if source.ndim else source
     check_ends(source)
     return open_samples(source, None, preprocessing)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from nci_plugin.deploy.file import Fitted
 from nci_plugin.deploy.graph import graph_of
 from nci_plugin.deploy.network import check_network, layer_named, probe_images
 from nci_plugin.features.forward import prepared
-from nci_plugin.networks.calling import COMPILED_FROM, device_of, logits_in, unwrapped, without_autocast
+from nci_plugin.networks.calling import COMPILED_FROM, logits_in, unwrapped, without_autocast
 from nci_plugin.networks.cut import Cut
 from nci_plugin.rows import check_float_images
 
@@ -24,7 +26,8 @@ class ScoringModule(nn.Module):
 
     Images (n, 3, H, W) are preprocessed. The network's weights are those of the model that it was made from, not
     copies, and it stays in eval mode whatever mode that is in. All is computed on the device of the images; move it as
-    any module, which moves the model's weights too. It is stateless: threads may share it. Call it under
+    any module, which moves the model too. Its types stay: the score is computed in float64, and what would change the
+    network's, ``half()`` say, raises PluginError. It is stateless: threads may share it. Call it under
     ``torch.inference_mode()``. A score that is NaN is called OOD.
     """
 
@@ -69,6 +72,22 @@ class ScoringModule(nn.Module):
         """It serves and is not trained: batch norm and dropout stay in eval mode."""
         return super().train(False)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> ScoringModule:
+        """What ``to``, ``cuda``, ``float`` and the like do: to another device, in the types that all is in."""
+        for dtype in {tensor.dtype for tensor in chain(self.network.parameters(), self.network.buffers())}:
+            changed = fn(torch.zeros(1, dtype=dtype)).dtype
+            if changed != dtype:
+                raise PluginError(
+                    f"module of detector '{self.detector}': its network is in {dtype}, and would be in {changed}; cast"
+                    " the model and load the detector with it, or call the module under torch.autocast"
+                )
+
+        def in_its_type(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(in_its_type, *args, **kwargs)
+
     def extra_repr(self) -> str:
         return f"{self.detector}, images {self.image_shape}, TPR {100 * self.tpr:g} %"
 
@@ -98,24 +117,22 @@ def scoring_module(fitted: Fitted, model: nn.Module, tpr: float) -> ScoringModul
     """
     where = f"module of detector '{fitted.detector.name}'"
     check_network(model)
-    fitted.network.check(model, layer_named(model, fitted.head, where), where)
-    fitted.probe.check(model, layer_named(model, fitted.head, where), where, fitted.network.dtype)
-    device = device_of(model)
-    num_features, num_classes = fitted.probe.features.shape[1], fitted.probe.logits.shape[1]
-    by_group = fitted.calibration.thresholds(tpr)
-    values = torch.tensor([float(by_group.get(label, by_group[POOLED])) for label in range(num_classes)])
-    thresholds = values if fitted.calibration.by_class else values[0]
-    tapped = _tapped(model, fitted.head, where)
-    images = probe_images(fitted.probe.shape).to(device)
-    dtype = _taken(tapped, images, where)
-    equation = graph_of(fitted.detector)
-    module = ScoringModule(tapped, equation, num_features, thresholds, dtype, fitted, tpr).eval()
-    module.equation.to(device)
-    module.thresholds = module.thresholds.to(device)
-    with prepared(model, device):
+    with prepared(model) as device:  # nothing of another thread's pass, a hook say, is copied
+        fitted.network.check(model, layer_named(model, fitted.head, where), where)
+        fitted.probe.check(model, layer_named(model, fitted.head, where), where, fitted.network.dtype)
+        num_features, num_classes = fitted.probe.features.shape[1], fitted.probe.logits.shape[1]
+        by_group = fitted.calibration.thresholds(tpr)
+        values = torch.tensor([float(by_group.get(label, by_group[POOLED])) for label in range(num_classes)])
+        thresholds = values if fitted.calibration.by_class else values[0]
+        tapped = _tapped(model, fitted.head, where)
+        images = probe_images(fitted.probe.shape).to(device)
+        dtype = _taken(tapped, images, where)
+        equation = graph_of(fitted.detector)
+        module = ScoringModule(tapped, equation, num_features, thresholds, dtype, fitted, tpr).eval()
+        module.equation.to(device)
+        module.thresholds = module.thresholds.to(device)
         features, logits = Cut(model, layer_named(model, fitted.head, where))(images)
-        with torch.no_grad():
-            joined = logits_in(tapped(images.to(dtype))).float()
+        joined = logits_in(tapped(images.to(dtype))).float()
     wanted = torch.cat([features, logits], dim=1)
     if joined.shape != wanted.shape or not torch.allclose(joined, wanted, rtol=1e-3, atol=1e-4):
         raise PluginError(
@@ -126,13 +143,16 @@ def scoring_module(fitted: Fitted, model: nn.Module, tpr: float) -> ScoringModul
 
 
 def _tapped(model: nn.Module, head: str, where: str) -> nn.Module:
-    """A copy of a network that shares its weights, in eval mode, uncompiled, with a `_Tap` in its head's place."""
+    """A copy of a network that shares its weights, in eval mode, uncompiled, with a `_Tap` in its head's place.
+
+    It shares what holds them too, so that a move of either, which puts other tensors there, is one of both.
+    """
     network = unwrapped(model)
     shared: dict[int, Any] = {}
     for module in network.modules():
-        for value in [*vars(module).values(), *module._parameters.values(), *module._buffers.values()]:
-            if isinstance(value, Tensor):
-                shared[id(value)] = value
+        holders = module._parameters, module._buffers
+        values = chain(vars(module).values(), *(each.values() for each in holders))
+        shared.update({id(each): each for each in [*holders, *(each for each in values if isinstance(each, Tensor))]})
     try:
         copied = copy.deepcopy(network, shared)
     except Exception as error:  # a lock, an open file, a generator: what the user's network holds
@@ -161,8 +181,7 @@ def _taken(network: nn.Module, images: Tensor, where: str) -> torch.dtype:
     weights = next((each.dtype for each in network.parameters() if each.is_floating_point()), images.dtype)
     for dtype in dict.fromkeys((images.dtype, weights)):
         try:
-            with torch.no_grad(), without_autocast():
-                network(images.to(dtype))
+            network(images.to(dtype))
             return dtype
         except RuntimeError as error:
             reason = str(error).split("\n", 1)[0][:120]

@@ -76,6 +76,27 @@ class Fingerprint:
         )
 
 
+class Marks:
+    """Where a network's weights lie and how often they were written to: a look at each, and none at its numbers.
+
+    What is written through ``tensor.data``, which counts nothing, is not seen.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._marks = list(map(_mark, [*network.parameters(), *network.buffers()]))
+
+    def hold(self, network: nn.Module) -> bool:
+        """Whether no weight was written to, moved or replaced since."""
+        now = Marks(network)._marks
+        return len(now) == len(self._marks) and all(
+            tensor is then and mark == mark_then for (tensor, *mark), (then, *mark_then) in zip(now, self._marks)
+        )
+
+
+def _mark(tensor: Tensor) -> tuple[Tensor, int, int]:
+    return tensor, tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+
+
 def _weights(network: nn.Module) -> dict[str, Tensor]:
     """Weights and buffers by name, without the parts of names that wrappers put in and without what all begin with."""
     found = {tuple(name.split(".")): value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
@@ -165,8 +186,7 @@ class Probe:
 
     @classmethod
     def of(cls, network: nn.Module, head: str, shape: Sequence[int]) -> Probe:
-        device = device_of(network)
-        with prepared(network, device):
+        with prepared(network) as device:
             features, logits = Cut(network, head)(probe_images(shape).to(device))
         return cls(tuple(shape), features.cpu(), logits.cpu())
 

@@ -56,8 +56,7 @@ class Passing:
             raise PluginError(f"store: must be a directory, or None for memory, got {shown(settings.store)}; name one")
         steps = settings.preprocessing_for(model, source, *others)
         first = images.first_images(what, source, steps, PROBE_ROWS)
-        device = device_of(model)
-        with prepared(model, device):
+        with prepared(model) as device:
             cut = Cut.of(model, first.to(device), settings.head)
         return cls(model, settings, steps, cut.head_name, cut.head.num_classes, first.shape[1:])
 

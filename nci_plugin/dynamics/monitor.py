@@ -93,8 +93,7 @@ class CollapseMonitor:
         check_number("monitor: epoch", epoch, least=0, whole=True)
         if epoch % self.every:
             return None
-        device = next(self.network.parameters()).device
-        with random_states_kept(), prepared(self.network, device):
+        with random_states_kept(), prepared(self.network) as device:
             if not self._sampled:
                 self._loader, self._sampled = _class_balanced(self._loader, self.samples_per_class or 0), True
             record = self._measure(epoch, device)

@@ -17,7 +17,7 @@ from nci_plugin.benchmarks.samples import images_and_labels
 from nci_plugin.checks import PluginError, check_finite
 from nci_plugin.features.options import AMP
 from nci_plugin.features.split import Chunk
-from nci_plugin.networks.calling import without_autocast
+from nci_plugin.networks.calling import alone, device_of, without_autocast
 from nci_plugin.networks.cut import COARSE_STEPS, SAME_FEATURES, Cut
 from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.linear import check_weights
@@ -26,25 +26,31 @@ from nci_plugin.rows import check_float_images, id_labels
 
 
 @contextmanager
-def prepared(network: nn.Module | LinearHead, device: torch.device, channels_last: bool = False) -> Iterator[None]:
+def prepared(
+    network: nn.Module | LinearHead, device: torch.device | None = None, channels_last: bool = False
+) -> Iterator[torch.device]:
     """The network on ``device`` in eval mode, without gradients; its mode and device are put back at the end.
 
-    An autocast of the caller's is off meanwhile. With ``channels_last`` the weights of convolutions have, on a GPU, the
-    layout that its kernels are fastest in. Raises PluginError on weights that hold no numbers.
+    Yields the device; where ``device`` is None that is the network's own. An autocast of the caller's is off meanwhile,
+    and another thread that would pass the network waits (see `alone`). With ``channels_last`` the weights of
+    convolutions have, on a GPU, the layout that its kernels are fastest in. Raises PluginError on weights that hold no
+    numbers.
     """
-    with torch.no_grad(), without_autocast():
-        if isinstance(network, LinearHead):
-            yield
-            return
+    if isinstance(network, LinearHead):
+        with torch.no_grad(), without_autocast():
+            yield device or torch.device("cpu")
+        return
+    with torch.no_grad(), without_autocast(), alone(network):
         check_weights(network)
         training = {module: module.training for module in network.modules()}
-        home = next((tensor.device for tensor in network.parameters()), device)
+        home = device_of(network)
+        device = device or home
         fast = channels_last and device.type == "cuda"
         try:
             network.to(device).eval()
             if fast:
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stubs lack this one
-            yield
+            yield device
         finally:
             if fast:
                 network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

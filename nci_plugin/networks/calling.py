@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from types import MethodType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -18,6 +21,46 @@ from nci_plugin.rows import check_float_images
 
 COMPILED_FROM = "_torchdynamo_orig_callable"
 """Attribute of what torch.compile returns: the code that it was made from."""
+
+
+_locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+"""By module the lock of whatever passes it: beside the modules, since a lock can be neither copied nor pickled."""
+
+_finding = threading.Lock()
+
+
+def _let_go() -> None:
+    """In a forked process no thread is left that would give its parent's locks back."""
+    global _locks, _finding
+    _locks, _finding = WeakKeyDictionary(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_let_go)
+
+
+@contextmanager
+def alone(network: nn.Module) -> Iterator[None]:
+    """No other thread passes the network, or one that has a module of it (its wrapper, another head on its trunk).
+
+    Another thread waits; the same thread may pass it meanwhile. Not to be held where a generator yields: who abandons
+    it would leave the network locked.
+    """
+    with ExitStack() as stack:
+        for lock in _locks_of(network):
+            stack.enter_context(lock)
+        yield
+
+
+def _locks_of(network: nn.Module) -> list[Any]:
+    """That of its modules; several, in one order for all threads, where parts of it were passed alone before."""
+    modules = list(network.modules())
+    with _finding:
+        known = {id(lock): lock for module in modules if (lock := _locks.get(module)) is not None}
+        found = [known[key] for key in sorted(known)] or [threading.RLock()]
+        for module in modules:
+            _locks.setdefault(module, found[0])
+    return found
 
 
 def without_replicas(network: nn.Module) -> nn.Module:
@@ -63,10 +106,18 @@ def random_states_kept() -> Iterator[None]:
 
 @contextmanager
 def watched(modules: Mapping[str, nn.Module], see: Callable[[str, Any, Any], None]) -> Iterator[None]:
-    """While this is open ``see`` is told the name, the first input and the output of whichever of the modules ran."""
+    """While this is open ``see`` is told the name, the first input and the output of whichever of the modules ran.
+
+    What another thread runs, a service that calls its network itself, is none of its business.
+    """
+    thread = threading.get_ident()
 
     def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
-        return lambda _, inputs, named, output: see(name, next(chain(inputs, named.values()), None), output)
+        def hook(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+            if threading.get_ident() == thread:
+                see(name, next(chain(inputs, named.values()), None), output)
+
+        return hook
 
     handles = [module.register_forward_hook(hook_of(name), with_kwargs=True) for name, module in modules.items()]
     try:
