@@ -131,7 +131,10 @@ def test_a_diagnosis_has_metrics_sentences_and_figures() -> None:
             "image: must be .3, 8, 8., .* got",
         ),
         (lambda model: diagnose(model, TRAIN, TEST, near=[OOD], like=quiet()), "near must map names of data sets"),
-        (lambda model: diagnose(model, TRAIN, TEST, near={"x": torch.tensor(3.0)}, like=quiet()), "near/x: an array of"),
+        (
+            lambda model: diagnose(model, TRAIN, TEST, near={"x": torch.tensor(3.0)}, like=quiet()),
+            "near/x: an array of",
+        ),
         (lambda model: diagnose(model, TRAIN, None, like=quiet()), "images of id/test: must be a Dataset"),
         (lambda model: recommend(model, TRAIN, VAL, [], like=quiet()), "detectors: must be at least"),
         (lambda model: recommend(model, TRAIN, VAL, like=3), "like: must be an OODDetector"),
