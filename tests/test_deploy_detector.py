@@ -336,9 +336,9 @@ def test_copies_of_training_images_are_found_in_the_pass(workers: int) -> None:
     ],
 )
 def test_images_that_are_given_twice_are_refused(train: Any) -> None:
-    with pytest.raises(PluginError, match=r"training images: \d+ of \d+ images are there before"):
+    with pytest.raises(PluginError, match=r"training images: \d+ of \d+ images are given again"):
         new().fit(network(), train, VAL)
-    with pytest.raises(PluginError, match="validation images: .* are there before"):
+    with pytest.raises(PluginError, match="validation images: .* are given again"):
         new().fit(network(), VAL, train)
 
 

@@ -6,6 +6,7 @@ import os
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -35,7 +36,9 @@ class Digested(Samples):
 
     def __init__(self, samples: Samples) -> None:
         super().__init__(samples.source, samples.num_classes, samples.preprocessing)
-        self.digests = torch.zeros(len(samples), dtype=torch.int64).share_memory_()
+        self.digests = torch.zeros(len(samples), dtype=torch.int64)
+        with suppress(RuntimeError):  # a system without shared memory, where no other process loads images either
+            self.digests.share_memory_()
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | PluginError:
         item = super().__getitem__(index)
@@ -88,7 +91,7 @@ def check_once(source: Any) -> None:
     repeated = len(hashes) - len(np.unique(hashes))
     if repeated:
         raise PluginError(
-            f"{repeated} of {len(hashes)} images are there before, as a sampler, a Subset or a list repeats them; pass"
+            f"{repeated} of {len(hashes)} images are given again, as a sampler, a Subset or a list repeats them; pass"
             " each once"
         )
 
