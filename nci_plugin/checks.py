@@ -203,7 +203,7 @@ def existing(path: Path) -> Path:
 def check_output_file(option: str, path: Path, suffixes: Sequence[str]) -> None:
     """Raise unless a file can be written at a path that has one of the suffixes: no rows of a run are written over."""
     if path.suffix.lower() not in suffixes:
-        raise PluginError(f"{option}: must be a file named {suffixes[0]}, got '{path}'; name another")
+        raise PluginError(f"{option}: must be a file named {' or '.join(suffixes)}, got '{path}'; name another")
     if path.is_dir():
         raise PluginError(f"{option}: must be a file, got the directory '{path}'; name a file in it")
     check_replaceable(path)

@@ -116,12 +116,11 @@ def write_atomically(path: Path, data: Bytes | str | Sequence[Bytes], durable: b
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        raise PluginError(
-            f"cannot write '{path}': {error.strerror or error}; free space or choose another directory"
-        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise PluginError(f"cannot write '{path}': {reason}; free space or choose another directory") from None
     finally:
-        with suppress(OSError):  # its directory may not exist, or not be one
+        with suppress(OSError, ValueError):  # its directory may not exist, or not be one
             temporary.unlink()
 
 

@@ -1,4 +1,4 @@
-"""The gates of labels and features: numbers that a user brings, one row a sample, as tensors that are trusted after.
+"""The gates of labels, features and images: numbers of a user, one row a sample, as tensors that are trusted after.
 
 Tensors, arrays and lists pass; a graph that they hang on is left behind.
 """
@@ -88,6 +88,18 @@ def feature_rows(what: str, values: Any) -> Tensor:
     if raw.dtype == torch.float64 and raw.any() and rows.abs().max() < torch.finfo(rows.dtype).tiny:
         raise PluginError(f"{what}: all are too small for float32 (largest {float(raw.abs().max()):g}); scale them up")
     return rows
+
+
+def check_float_images(what: str, images: Tensor) -> None:
+    """Raise PluginError on images of whole numbers: they are pixels of 0..255, and not what the network was trained on.
+
+    Many a network takes them and gives numbers of other images. One that scales them itself takes floats of 0..255 too.
+    """
+    if not images.is_floating_point():
+        raise PluginError(
+            f"{what}: holds {str(images.dtype).removeprefix('torch.')}, not floats: scale them to floats as in"
+            " training (ToTensor, v2.ToDtype(scale=True)), or pass images.float() if the network itself scales them"
+        )
 
 
 def as_numbers(what: str, values: Any, device: torch.device | str = "cpu") -> Tensor:

@@ -90,6 +90,31 @@ def test_fit_says_what_it_fitted_and_its_threshold(place: Path, capsys: pytest.C
     assert not list(place.glob("two.safetensors"))
 
 
+@pytest.mark.parametrize("detector", ["nci", "knn", "msp"])
+def test_labels_in_another_order_show_in_the_accuracy(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], detector: str
+) -> None:
+    """By definition: with the labels in order, and rolled by one, which is fitted as well."""
+    model, shares = served.network(), {}
+    for shift in (0, 1):
+        for split in ("train", "val"):
+            files = [(path, label) for label, name in enumerate(NAMES) for path in (place / split / name).iterdir()]
+            lines = [f"{path.relative_to(place)} {(label + shift) % len(NAMES)}\n" for path, label in files]
+            (tmp_path / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
+            images = torch.stack([served.STEPS(Image.open(path)) for path, _ in files])
+            labels = torch.tensor([(label + shift) % len(NAMES) for _, label in files])
+            with torch.no_grad():
+                shares[split] = 100 * float((model(images).argmax(1) == labels).double().mean())
+        arguments = ["--val", str(tmp_path / "val.txt"), "--data-root", str(place), *network(place), *STEPS]
+        capsys.readouterr()
+        output = ["--output", str(tmp_path / "d.safetensors"), "--detectors", detector]
+        assert main(["fit", str(tmp_path / "train.txt"), *arguments, *output]) == 0
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("the network gives"))
+        of_training = {"nci": f"{0 if shift else 4} of 4 class means", "knn": f"{shares['train']:.1f} %"}.get(detector)
+        first = f"{of_training} of the training images and " if of_training else ""
+        assert line == f"the network gives its label to {first}{shares['val']:.1f} % of the validation images"
+
+
 def test_an_image_list_and_a_names_file_fit_as_the_folder_does(place: Path, tmp_path: Path) -> None:
     for split in ("train", "val"):
         lines = [
@@ -108,6 +133,12 @@ def test_an_image_list_and_a_names_file_fit_as_the_folder_does(place: Path, tmp_
     assert np.array_equal(by_list.calibration.scores, by_folder.calibration.scores)
     assert by_list.class_names == by_folder.class_names == NAMES
     assert by_list.preprocessing == by_folder.preprocessing
+    lines = (tmp_path / "train.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "train.txt").write_text("".join(line for line in lines if not line.endswith(" 3\n")), encoding="utf-8")
+    without_last = ["fit", str(tmp_path / "train.txt"), *arguments, *names]
+    for validation in (tmp_path / "val.txt", place / "val"):  # it names the class that no training image has
+        without_last[without_last.index("--val") + 1] = str(validation)
+        assert main(without_last) == 0
 
 
 def test_a_benchmark_fits_and_its_validation_images_calibrate(
@@ -275,6 +306,23 @@ def test_lines_of_json_standard_output_a_list_and_one_image(
     assert float(lines[0]["score"]) == pytest.approx(found["id_000.png"], rel=1e-4, abs=1e-4)
 
 
+def test_standard_output_holds_rows_alone(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is said of a network in another precision, of its checkpoint, and by its file, stood before the header."""
+    (tmp_path / "net.py").write_text(
+        f"print('built')\n{served.NETWORK}\ndef half(num_classes=4):\n    return make().bfloat16()"
+    )
+    weights = {f"module.{name}": weight.bfloat16() for name, weight in served.network().state_dict().items()}
+    torch.save({"ema": weights, "model": served.network().state_dict()}, tmp_path / "net.pt")
+    capsys.readouterr()
+    arguments = ["score", str(place / "mixed"), "--detector", str(place / "d.safetensors")]
+    assert main([*arguments, *network(tmp_path, factory="half")]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == ",".join(COLUMNS)
+    assert len(out.splitlines()) == MIXED + 1
+    assert "built\n" in err
+    assert "was fitted on a network in float32, this one is in bfloat16" in err
+
+
 def test_images_that_cannot_be_scored_get_a_row_and_exit_code_1(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -296,9 +344,15 @@ def test_images_that_cannot_be_scored_get_a_row_and_exit_code_1(
     assert rows['deep/er/a,"b\\n.png']["error"] == ""  # no line of the file is broken in two
     assert "broken .png" in rows["broken\\n.png"]["error"]
     assert len(output.read_text().splitlines()) == 8
-    assert main(arguments) == 0
-    assert "0 images scored: 0 OOD, 0 could not be read; 7 had their rows before" in capsys.readouterr().err
-    assert len(table(output)) == 7
+    for _ in range(2):  # the rows of images that could not be read are still there
+        capsys.readouterr()
+        assert main(arguments) == 1
+        said = "0 images scored: 0 OOD, 0 could not be read; 7 had their rows before, 2 of them without a score"
+        assert said in capsys.readouterr().err
+        assert len(table(output)) == 7
+    in_json = [*arguments[:-4], "--jsonl", str(tmp_path / "s.jsonl")]
+    assert [main(in_json), main(in_json)] == [1, 1]
+    assert "7 had their rows before, 2 of them without a score" in capsys.readouterr().err
 
 
 def test_a_killed_run_goes_on_without_loss_or_repetition(place: Path, tmp_path: Path) -> None:
@@ -372,6 +426,23 @@ def test_names_of_files_stay_apart_and_a_list_names_an_image_once(place: Path, t
     again = [*score(place)[:1], str(tmp_path / "list.txt"), *score(place)[2:], "--data-root", str(tmp_path / "in")]
     assert main([*again, "--csv", str(tmp_path / "l.csv")]) == 0
     assert [row["file"] for row in table(tmp_path / "l.csv")] == ["ä ü.png", "日本.png"]
+
+
+def test_a_list_is_read_as_fit_reads_it(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tabs before a label, a byte order mark, and ends of lines; a path that leaves the directory is refused."""
+    path, written = tmp_path / "list.txt", tmp_path / "s.csv"
+    arguments = [*score(place)[:1], str(path), *score(place)[2:], "--data-root", str(place), "--csv", str(written)]
+    path.write_bytes(b"\xef\xbb\xbfmixed/id_000.png\t3\r\n\nmixed/id_002.png   -1\nmixed\\ood_001.png")
+    assert main(arguments) == 0
+    assert [row["file"] for row in table(written)] == ["mixed/id_000.png", "mixed/id_002.png", "mixed/ood_001.png"]
+    written.unlink()
+    for outside in ("../mixed/id_000.png", str(place / "mixed" / "id_000.png"), "mixed\\..\\..\\x.png 1"):
+        path.write_text(f"mixed/id_000.png\n{outside}\n", encoding="utf-8")
+        said = error_of(capsys, arguments)
+        assert f"image list '{path}' line 2: the path must stay inside '{place}" in said
+        assert not written.exists()
+    path.write_bytes((place / "mixed" / "id_000.png").read_bytes())
+    assert "not a text file" in error_of(capsys, arguments)
 
 
 def test_a_list_under_another_directory_and_a_row_that_is_none_are_refused(
@@ -528,6 +599,13 @@ def test_drift_alarms_at_its_level_without_drift() -> None:
     assert shifted.low <= shifted.share <= shifted.high
 
 
+def test_a_figure_of_another_kind_is_told_all_that_there_are(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["drift", str(tmp_path / "s.csv"), "--detector", str(place / "d.safetensors"), "--figure", "x.pdf"]
+    assert "--figure: must be a file named .png or .svg, got 'x.pdf'; name another" in error_of(capsys, arguments)
+
+
 def test_scores_are_read_back_as_they_were(place: Path, tmp_path: Path) -> None:
     detector = OODDetector.load(place / "d.safetensors", served.network())
     for format in ("csv", "jsonl"):
@@ -538,6 +616,10 @@ def test_scores_are_read_back_as_they_were(place: Path, tmp_path: Path) -> None:
         pair = [place / "mixed" / "id_000.png", place / "mixed" / "id_002.png"]
         assert np.array_equal(read, detector.score(pair).numpy())
         assert np.array_equal(read_scores(path, last=1).astype(np.float32), read[1:])
+        whole = path.read_bytes()
+        for cut in (whole[:-1], whole[: whole.rindex(b"0.") + 2]):  # a number that lost its last digits is another
+            path.write_bytes(cut)
+            assert np.array_equal(read_scores(path).astype(np.float32), read[:1])
     with pytest.raises(PluginError, match="finite scores"):
         detector.drift([])
     for scores in ([1.0, float("nan")], [1e300]):

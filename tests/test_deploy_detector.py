@@ -18,12 +18,21 @@ import torch
 from PIL import Image
 from served import CLASSES, NAMES, STEPS, fitted, folders, network, rows
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    default_collate,
+)
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.models import ResNet18_Weights
 
-from nci_plugin import Benchmark, OODDetector, PluginError, Preprocessing, evaluate
+from nci_plugin import Benchmark, OODDetector, PluginError, Preprocessing, evaluate, recommend
 from nci_plugin.checks import check_output_file
 from nci_plugin.deploy import file
 from nci_plugin.deploy.export import export
@@ -290,14 +299,64 @@ def test_validation_data_pass_the_same_gate_before_anything_is_held() -> None:
     with pytest.raises(PluginError, match="50 of them are training images too"):
         new().fit(network(), Subset(TRAIN, range(100)), Subset(TRAIN, range(50, 120)))
     assert new().fit(network(), Subset(TRAIN, range(60)), Subset(TRAIN, range(60, 120))).fitted.rows["train"] == 60
+    pairs = list(TRAIN)
+    for train, validation, count in (
+        (ConcatDataset([TRAIN, VAL]), VAL, 60),
+        (TRAIN, ConcatDataset([VAL, Subset(TRAIN, range(7))]), 7),
+        (ConcatDataset([VAL, TRAIN]), Subset(TRAIN, [-1, 3]), 2),
+        (pairs, pairs[:50], 50),
+    ):
+        for detector in ("msp", "nci_plus"):  # the first looks at no training image
+            with pytest.raises(PluginError, match=f"{count} of them are training images too;"):
+                new(detector, tpr=0.5).fit(network(), train, validation)
     with pytest.raises(PluginError, match="must be a torch.nn.Module"):
         new().fit(lambda images: images, TRAIN, VAL)  # type: ignore[arg-type]  # the mistake
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_copies_of_training_images_are_found_in_the_pass(workers: int) -> None:
+    def copied(count: int) -> TensorDataset:
+        images, labels = (torch.cat([a[:count], b]) for a, b in zip(TRAIN.tensors, rows(150, 9).tensors))
+        return TensorDataset(images, labels)
+
+    with pytest.raises(PluginError, match="validation images: 3 of 153 hold the same numbers as a training image; a"):
+        new(workers=workers).fit(network(), TRAIN, copied(3))
+    with pytest.warns(UserWarning, match="validation images: 1 of 151 hold the same numbers"):
+        new(workers=workers).fit(network(), TRAIN, copied(1))
+    with pytest.raises(PluginError, match="3 of 153 hold the same numbers"):
+        recommend(network(), TRAIN, copied(3), ["msp"], like=new(workers=workers))
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        DataLoader(TRAIN, 8, sampler=SubsetRandomSampler([0] * 120)),
+        Subset(TRAIN, [*range(119), 0]),
+        Subset(TRAIN, [*range(119), -2]),
+        ConcatDataset([TRAIN, TRAIN]),
+        [*TRAIN, *[TRAIN[0]] * 2],
+    ],
+)
+def test_images_that_are_given_twice_are_refused(train: Any) -> None:
+    with pytest.raises(PluginError, match=r"training images: \d+ of \d+ images are given again"):
+        new().fit(network(), train, VAL)
+    with pytest.raises(PluginError, match="validation images: .* are given again"):
+        new().fit(network(), VAL, train)
 
 
 def test_files_that_are_in_both_splits_are_refused_and_named(tmp_path: Path) -> None:
     folders(tmp_path, {"train": 60, "val": 40})
     (tmp_path / "link").symlink_to(tmp_path / "train")
-    for validation in (tmp_path / "train", tmp_path / "link", ImageFolder(str(tmp_path / "train"), STEPS)):
+    for path in (tmp_path / "train").rglob("*.png"):
+        hard = tmp_path / "hard" / path.parent.name / path.name
+        hard.parent.mkdir(parents=True, exist_ok=True)
+        os.link(path, hard)
+    for validation in (
+        tmp_path / "train",
+        tmp_path / "link",
+        tmp_path / "hard",
+        *(ImageFolder(str(tmp_path / name), STEPS) for name in ("train", "link", "hard")),
+    ):
         with pytest.raises(PluginError, match="60 of them are training images too, '.*png' for one"):
             new(preprocessing=STEPS).fit(network(), tmp_path / "train", validation)
 
@@ -471,6 +530,33 @@ def test_what_is_no_path_of_a_file(path: Any) -> None:
             use()
 
 
+@pytest.mark.parametrize("path", ["x" * 300, "a\0b"])
+def test_a_name_that_no_file_can_have_is_one_line(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    detector, model = fitted()
+    for use in (
+        lambda: detector.save(path),
+        lambda: OODDetector.load(path, model),
+        lambda: detector.predict(path),
+        lambda: new(preprocessing=STEPS).fit(model, path, VAL),
+        lambda: detector.preprocessing_for(model, path) and new(preprocessing=STEPS).fit(model, TRAIN, path),
+    ):
+        with pytest.raises(PluginError) as raised:
+            use()
+        assert "\n" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_batch_is_one_line() -> None:
+    detector, _ = fitted()
+    module = detector.module()
+    with pytest.raises(PluginError, match="images: must be a batch of images .*, got a single number"):
+        detector.predict(torch.tensor(3.0))
+    for images in (list(TEST.tensors[0]), TEST.tensors[0].numpy()):
+        with pytest.raises(PluginError, match=rf"images: must be a tensor .*, got {type(images).__name__}"):
+            module(images)
+
+
 @pytest.mark.parametrize("answer", [lambda logits: logits, lambda logits: logits[:1, 0], lambda logits: 3.0])
 def test_a_detector_of_ones_own_gives_one_score_a_row(answer: Any) -> None:
     class Own(Detector):
@@ -527,6 +613,72 @@ def test_preprocessing_of_weights_and_transforms_gives_the_same_pixels() -> None
         None,
     ):
         assert of_transform(other) is None
+
+
+def _composed(size: int = 8) -> transforms.Compose:
+    normalize = transforms.Normalize([0.5] * 3, [0.25] * 3)
+    return transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size), transforms.ToTensor(), normalize])
+
+
+class InMemory(Dataset):
+    """PIL images, as torchvision's CIFAR10 makes them of its arrays, with a transform."""
+
+    def __init__(self, then: Any = lambda image: image) -> None:
+        generator = np.random.default_rng(0)
+        self.data, self.then, self.transform = (
+            generator.integers(0, 255, (80, 8, 8, 3)).astype(np.uint8),
+            then,
+            _composed(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Any:
+        image: Any = Image.fromarray(self.data[index])
+        return self.then(self.transform(image) if self.transform is not None else image), index % CLASSES
+
+
+def _upside_down(path: str) -> Image.Image:
+    return Image.open(path).convert("RGB").transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+
+
+def _twice(batch: Any) -> Any:
+    images, labels = default_collate(batch)
+    return 2 * images, labels
+
+
+def test_preprocessing_is_found_only_where_the_images_are_made_so(tmp_path: Path) -> None:
+    """Of a data set that does more than its transform says, files were scored as if the transform were all."""
+    folders(tmp_path, {"val": 40, "deep": 8})
+    for path in (tmp_path / "deep").rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 257).save(path)
+    plain = ImageFolder(str(tmp_path / "val"), _composed())
+    model = network()
+    for same in (plain, Subset(plain, [3, 1]), DataLoader(plain, 4, shuffle=True), InMemory()):
+        assert agreed(None, model, same) == STEPS
+        assert agreed(STEPS, model, same) == STEPS
+    deep = ImageFolder(str(tmp_path / "deep"), _composed())
+    turned = ImageFolder(str(tmp_path / "val"), _composed(), loader=_upside_down)
+    for other in (
+        turned,
+        DataLoader(plain, 4, collate_fn=_twice),
+        InMemory(lambda image: -image if isinstance(image, torch.Tensor) else image),
+        deep,
+    ):
+        with pytest.warns(UserWarning, match="preprocessing: a data set's transform is .* makes other pixels of"):
+            assert agreed(None, model, plain, other) is None
+        with pytest.raises(PluginError, match="was stated, and a data set's own transform makes other pixels of"):
+            agreed(STEPS, model, plain, other)
+    hidden = TensorDataset(*VAL.tensors)
+    hidden.transform = _composed()  # type: ignore[attr-defined]
+    with pytest.warns(UserWarning, match="what it is applied to cannot be seen"):
+        assert agreed(None, model, plain, hidden) is None
+    with pytest.warns(UserWarning, match="so it is not taken as the network's"):
+        detector = new(tpr=0.9).fit(model, TRAIN, turned)
+    assert torch.equal(detector.score(turned), detector.score(torch.stack([image for image, _ in turned])))
+    with pytest.raises(PluginError, match="needs a preprocessing"):
+        detector.score(tmp_path / "val")
 
 
 def test_preprocessing_of_timm_is_read_off_its_configuration() -> None:

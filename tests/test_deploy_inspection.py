@@ -59,12 +59,23 @@ def test_one_image_is_explained_from_loaders_as_from_folders(tmp_path: Path) -> 
     (tmp_path / "val" / NAMES[1]).rename(tmp_path / "val" / "other")
     with pytest.raises(PluginError, match="class names: those of two sets of images differ"):
         explain(model, path, tmp_path / "train", tmp_path / "val", like=quiet(preprocessing=STEPS))
+    with pytest.raises(PluginError, match="image: must be one image, got several"):
+        explain(model, tmp_path / "mixed", tmp_path / "train", tmp_path / "train", like=quiet(preprocessing=STEPS))
     loader = DataLoader(TRAIN, 16, shuffle=True)
     by_tensor = explain(model, TEST.tensors[0][0], loader, VAL, detectors=["nci_plus", "knn"], like=quiet())
     detector = quiet().fit(model, TRAIN, VAL)
     plus = by_tensor.scores[0]
     assert plus.value == pytest.approx(float(detector.score(TEST.tensors[0][:1])), abs=1e-5)
     assert plus.percentile == pytest.approx(100 * np.mean(detector.fitted.calibration.scores <= plus.value), abs=1.5)
+
+
+def test_a_small_share_keeps_the_best_image_alone() -> None:
+    """A TPR that keeps less than one image gave the threshold that keeps all."""
+    found = [
+        explain(served.network(), TEST[0][0], TRAIN, VAL, detectors=["msp"], tpr=tpr, like=quiet()).scores[0].threshold
+        for tpr in (1e-13, 1 / 80, 1.0)
+    ]
+    assert found[0] == found[1] > found[2]
 
 
 def test_a_network_is_diagnosed_from_data_sets(tmp_path: Path) -> None:
@@ -110,12 +121,20 @@ def test_a_diagnosis_has_metrics_sentences_and_figures() -> None:
             "detectors: must be at least",
         ),
         (lambda model: explain(model, TEST[0][0], TRAIN, VAL, like="nci"), "like: must be an OODDetector"),
+        (lambda model: explain(model, TEST[0][0], TRAIN, TRAIN, like=quiet()), "validation images: 120 of"),
+        (lambda model: diagnose(model, TRAIN, TEST, validation=TRAIN, like=quiet()), "validation images: 120 of them"),
+        (lambda model: explain(model, TEST.tensors[0][:4], TRAIN, VAL, like=quiet()), "image: must be one image, got"),
+        (lambda model: explain(model, [each[0] for each in VAL], TRAIN, VAL, like=quiet()), "image: must be one image"),
         (lambda model: explain(model, TEST[0][0], TRAIN, VAL, tpr=95, like=quiet()), "tpr: must be .* at most 1"),
         (
             lambda model: explain(model, torch.zeros(3, 9, 9), TRAIN, VAL, like=quiet()),
             "image: must be .3, 8, 8., .* got",
         ),
         (lambda model: diagnose(model, TRAIN, TEST, near=[OOD], like=quiet()), "near must map names of data sets"),
+        (
+            lambda model: diagnose(model, TRAIN, TEST, near={"x": torch.tensor(3.0)}, like=quiet()),
+            "near/x: an array of",
+        ),
         (lambda model: diagnose(model, TRAIN, None, like=quiet()), "images of id/test: must be a Dataset"),
         (lambda model: recommend(model, TRAIN, VAL, [], like=quiet()), "detectors: must be at least"),
         (lambda model: recommend(model, TRAIN, VAL, like=3), "like: must be an OODDetector"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import threading
 from pathlib import Path
@@ -279,6 +280,24 @@ def test_a_graph_of_other_scores_leaves_no_file(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(detector, "module", lambda tpr=None: module)
     with pytest.raises(PluginError, match="the graph's scores differ"):
         export(detector, tmp_path / "m.pt2", "export", TEST)
+    assert not list(tmp_path.iterdir())
+
+
+@EXPORTS
+def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path: Path) -> None:
+    """The writer of torch ended the process where a file may be no larger."""
+    resource = pytest.importorskip("resource")
+    detector, _ = fitted()
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for to, name in (("export", "m.pt2"), ("onnx", "m.onnx")):
+        if to == "onnx" and not all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime"))):
+            continue
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, most[1]))
+        try:
+            with pytest.raises(PluginError, match=f"cannot write '{tmp_path / name}': File too large; free space"):
+                export(detector, tmp_path / name, to, TEST)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, most)
     assert not list(tmp_path.iterdir())
 
 

@@ -508,7 +508,7 @@ def test_explain_values_percentiles_and_verdict(tiny):
     for split, index in (("far", 0), ("val", 2), ("test", 3)):
         value = norm(split, index)
         code, out, _ = command(
-            explain_arguments(tiny, tiny.image(split, index), "--detectors", "feature_norm", "--tpr", "80")
+            explain_arguments(tiny, tiny.image(split, index), "--detectors", "feature_norm", "--tpr", "0.8")
         )
         assert code == 0
         line = next(line for line in out.splitlines() if line.startswith("feature_norm"))
@@ -532,7 +532,7 @@ def test_explain_reads_stored_statistics(tiny):
         ("nothing.png", [], "there is no such file"),
         ("text.png", [], "cannot be decoded"),
         ("train", ["--tpr", "0"], "--tpr"),
-        ("train", ["--tpr", "101"], "--tpr"),
+        ("train", ["--tpr", "95"], "--tpr: must be a share between 0 and 1, at most 1, got 95; 0.95 keeps 95 %"),
         ("train", ["--tpr", "nan"], "--tpr"),
         ("train", ["--detectors", "nothing"], "unknown detector"),
     ],

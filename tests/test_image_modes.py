@@ -6,7 +6,9 @@ import io
 import os
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -246,4 +248,31 @@ def test_a_picture_cut_off_is_refused_whatever_the_process_asked_pillow_for(
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(PluginError, match="cannot be decoded"):
         read_image(file, to_rgb, "replace the file")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+def test_a_picture_cut_off_is_refused_in_every_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that came second found the flag of the first, let the cut picture pass, and left the flag changed."""
+    file, cut = tmp_path / "whole.png", tmp_path / "cut.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)).save(file)
+    cut.write_bytes(file.read_bytes()[:-600])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    second_is_in, first_is_out = Event(), Event()
+
+    def first(image: Image.Image) -> Image.Image:
+        assert second_is_in.wait(10)
+        return to_rgb(image)
+
+    def second(image: Image.Image) -> Image.Image:
+        second_is_in.set()
+        assert first_is_out.wait(10)
+        return to_rgb(image)
+
+    with ThreadPoolExecutor(2) as pool:
+        whole = pool.submit(read_image, file, first, "replace the file")
+        broken = pool.submit(read_image, cut, second, "replace the file")
+        whole.result(20)
+        first_is_out.set()
+        with pytest.raises(PluginError, match="cannot be decoded"):
+            broken.result(20)
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import warnings
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import served
 import torch
 from command import command
+from served import rows
 from tiny import Tiny
+from torch.utils.data import DataLoader, TensorDataset
 
-from nci_plugin import Benchmark, ImageList, Preprocessing, evaluate
+from nci_plugin import Benchmark, CollapseMonitor, ImageList, OODDetector, Preprocessing, diagnose, evaluate, explain
 from nci_plugin.checks import PluginError
 from nci_plugin.evaluation.evaluate import Evaluation
 from nci_plugin.features.fingerprint import weights_digest
@@ -70,7 +75,7 @@ def _samples(dtype: torch.dtype, rows: int = 12) -> list[tuple[torch.Tensor, int
 
 
 class Scaling(torch.nn.Module):
-    """A network that takes pixels as they are."""
+    """A network that takes pixels, 0..255."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,9 +91,51 @@ def test_whole_numbers_are_not_cast_for_a_network_that_takes_floats(dtype: torch
     split = _samples(dtype)
     benchmark = Benchmark.from_splits("mine", 3, test=split, near={"n": split})
     plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3))
-    with pytest.raises(PluginError, match="scale them to floats as in training"):
-        evaluate(plain, benchmark, "msp", progress=False)
+    for takes_floats in (plain, Scaling()):
+        with pytest.raises(PluginError, match="scale them to floats as in training"):
+            evaluate(takes_floats, benchmark, "msp", progress=False)
+    split = [(image.float(), label) for image, label in split]
+    benchmark = Benchmark.from_splits("mine", 3, test=split, near={"n": split})
     assert not evaluate(Scaling(), benchmark, "msp", progress=False).failures
+
+
+class Normalising(torch.nn.Module):
+    """A network that takes floats 0..1, and would take pixels of 0..255 without a word."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network((images - 0.5) / 0.25)
+
+
+def test_pixels_are_refused_whatever_is_asked_of_the_network() -> None:
+    """A network that normalises floats took pixels of 0..255 as an OOD set, and told it perfectly."""
+    network = Normalising(served.network())
+    train, val = (TensorDataset(each.tensors[0] * 0.25 + 0.5, each.tensors[1]) for each in (rows(120, 1), rows(60, 2)))
+    pixels = (255 * val.tensors[0]).byte()
+    of_labels = TensorDataset(pixels, val.tensors[1])
+    detector = OODDetector(progress=False).fit(network, train, val)
+    benchmark = [
+        Benchmark.from_splits("mine", 4, train=train, test=val, near={"pixels": near})
+        for near in (list(pixels), of_labels)
+    ]
+    of_test = Benchmark.from_splits("mine", 4, train=train, test=of_labels, near={"n": val})
+    monitor = CollapseMonitor(network, DataLoader(of_labels, 16))
+    calls: list[tuple[Any, str]] = [
+        *((partial(evaluate, network, each, "msp", progress=False), "split 'near/pixels'") for each in benchmark),
+        (partial(evaluate, network, of_test, "msp", progress=False), "batch for network Normalising"),
+        (partial(diagnose, network, train, val, near={"pixels": of_labels}), "split 'near/pixels'"),
+        (partial(explain, network, pixels[0], train, val), "the image's"),
+        (partial(detector.predict, pixels), "batch for network Normalising"),
+        (partial(detector.score, list(pixels)), "batch for network Normalising"),
+        (partial(detector.module(), pixels), "batch of images"),
+        (partial(monitor.step, 1), "monitor: epoch 1: the loader"),
+    ]
+    for call, what in calls:
+        with pytest.raises(PluginError, match=f"^{what}.* holds uint8, not floats: scale them"):
+            call()
 
 
 class Dataset(torch.utils.data.Dataset):

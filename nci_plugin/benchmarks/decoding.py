@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 import numpy as np
@@ -46,7 +47,7 @@ def decoded(data: bytes, what: str, transform: Callable[[Image.Image], T], remed
     Raises PluginError, which begins with ``what`` and ends with ``remedy``, if it cannot be decoded or transformed.
     """
     try:
-        with whole_images(), Image.open(io.BytesIO(data)) as image:
+        with whole_images, Image.open(io.BytesIO(data)) as image:
             if image.format in PROGRAMS:
                 raise PluginError(f"{image.format} is a program, and is not run")
             return transform(image)
@@ -57,14 +58,32 @@ def decoded(data: bytes, what: str, transform: Callable[[Image.Image], T], remed
         raise PluginError(f"{what}: cannot be decoded ({reason}); {remedy}") from None
 
 
-@contextmanager
-def whole_images() -> Iterator[None]:
-    """Refuse images that are cut off, whatever else in this process (OpenOOD, when it is imported) asked Pillow for."""
-    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+class _WholeImages:
+    """While any thread is inside, images that are cut off are refused, whatever else in this process asked Pillow for.
+
+    OpenOOD does when it is imported. Pillow's flag is one for all threads: the first sets it, the last puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = Lock(), 0, False
+        if hasattr(os, "register_at_fork"):  # a process that loads images may begin while a thread holds the lock
+            lock = self._lock
+            os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                ImageFile.LOAD_TRUNCATED_IMAGES = self._before
+
+
+whole_images = _WholeImages()
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import stat
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -169,10 +170,29 @@ class ImageList:
         name, label = parts.groups()
         if not LABEL.fullmatch(label):
             raise self._refused(index, f"the label must be a small whole number, got {shown(label)}")
+        return self._checked(name, index), int(label)
+
+    def paths(self) -> Iterator[str]:
+        """The path of each line that is not blank, with or without a label behind.
+
+        Raises PluginError on the first line that cannot be used, before any path is given.
+        """
+        lines = self._lines()
+        deque(self._paths(lines), maxlen=0)
+        return self._paths(lines)
+
+    def _paths(self, lines: Lines) -> Iterator[str]:
+        return (self._path(line, index) for index, line in enumerate(lines) if line.strip())
+
+    def _path(self, line: str, index: int) -> str:
+        parts = LINE.fullmatch(line.strip())
+        return self._checked(parts[1] if parts and LABEL.fullmatch(parts[2]) else line.strip(), index)
+
+    def _checked(self, name: str, index: int) -> str:
         name = self._inside(name, index)
         if "\\" in name and not os.path.exists(os.path.join(self._root, name)):  # written on Windows
             name = self._inside(name.replace("\\", "/"), index)
-        return name, int(label)
+        return name
 
     @cached_property
     def _root(self) -> str:

@@ -25,7 +25,7 @@ from torch.utils.data import (
 from nci_plugin.benchmarks.decoding import read_image
 from nci_plugin.benchmarks.image_list import OOD_LABEL, Preprocessing
 from nci_plugin.checks import PluginError, errors_begin, shown
-from nci_plugin.rows import id_labels
+from nci_plugin.rows import check_float_images, id_labels
 
 IMAGE_KEYS = ("data", "pixel_values", "image", "img")
 LABEL_KEYS = ("label", "labels", "target")
@@ -59,16 +59,18 @@ def image_and_label(sample: Any) -> tuple[Any, Any]:
 
 
 def images_and_labels(what: str, batch: Any) -> tuple[Tensor, Any]:
-    """Images (n, ...) of a loader's batch as floats, and its labels as they came (see `id_labels`).
+    """Images (n, ...) of a loader's batch in float32, and its labels as they came (see `id_labels`).
 
-    Raises PluginError, which begins with ``what``, unless it has both.
+    Raises PluginError, which begins with ``what``, unless it has both, and on images of whole numbers.
     """
     with errors_begin(what):
         images, labels = image_and_label(batch)
     if not _is_array(images) or not images.ndim or labels is None:
         came = "no labels" if labels is None else f"images that are {type(images).__name__}"
         raise PluginError(f"{what}: must be a tensor of images and their labels, got {came}")
-    return torch.as_tensor(images).float(), labels
+    images = torch.as_tensor(images)
+    check_float_images(what, images)
+    return images.float(), labels
 
 
 class Samples(Dataset):

@@ -123,7 +123,7 @@ class Explain:
     image: Path = argument("IMAGE", "an image file")
     benchmark: str = argument("BENCHMARK", f"a name or YAML file: the training and validation images; {FOLDER}")
     detectors: tuple[str, ...] | None = option(None, "names or YAML files (nc1 to nc5, pscore, feature_norm)", "NAME")
-    tpr: float = option(95.0, "share of ID validation samples to be kept (95)", "PERCENT")
+    tpr: float = option(0.95, "share of ID validation samples to be kept, 0 to 1 (0.95)", "X")
     network: Network = group(Network)
     data: Data = group(Data, without=("fsood",))
     passing: Pass = group(Pass, without=("amp",))

@@ -8,11 +8,10 @@ from nci_plugin import api
 from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION
 from nci_plugin.benchmarks.decoding import read_image, to_rgb
 from nci_plugin.benchmarks.folder import class_names
-from nci_plugin.checks import PluginError
 from nci_plugin.cli.commands import Explain
 from nci_plugin.cli.network import Job
 from nci_plugin.diagnosis import DETECTORS
-from nci_plugin.diagnosis.image import Explanation, explain_image
+from nci_plugin.diagnosis.image import Explanation, check_kept, explain_image
 from nci_plugin.evaluation.evaluate import training_needed
 from nci_plugin.evaluation.search import detector_of
 from nci_plugin.features.bank import FitsOn
@@ -24,8 +23,7 @@ from nci_plugin.report.terminal import grouped, say
 
 def run(options: Explain) -> int:
     job = Job.of(options.benchmark, options.network, options.data, options.passing)
-    if not 0 < options.tpr <= 100:
-        raise PluginError(f"--tpr: must be a share in percent, above 0 and at most 100, got {options.tpr:g}")
+    check_kept("--tpr", options.tpr)
     setups = api.resolve_detectors(options.detectors or DETECTORS)
     for setup in setups:
         detector_of(setup)  # raises on one that scores no single image
@@ -41,7 +39,7 @@ def run(options: Explain) -> int:
     with locked(networks.output):
         for seed, network in networks.by_seed.items():
             bank = extract(network, inputs.benchmark, needs, networks.extraction_options(seed), splits)
-            explanation = explain_image(image, bank, setups, options.tpr / 100)
+            explanation = explain_image(image, bank, setups, options.tpr)
             title = f"{options.image}, {seed or inputs.checkpoints[seed]}"
             _print(title, explanation, options.tpr, class_names(splits[TRAIN]))
             left_out |= {f"{name}: left out: {reason}": None for name, reason in explanation.not_scored.items()}
@@ -53,7 +51,7 @@ def run(options: Explain) -> int:
 def _print(title: str, explanation: Explanation, tpr: float, names: Sequence[str]) -> None:
     distance = explanation.predicted_distance
     of_predicted = "without training samples" if distance is None else f"its mean at distance {distance:.4g}"
-    rows = [["score (larger = ID)", "value", "percentile", f"threshold at TPR {tpr:g} %", "verdict"]]
+    rows = [["score (larger = ID)", "value", "percentile", f"threshold at TPR {100 * tpr:g} %", "verdict"]]
     for score in explanation.scores:
         numbers = (f"{score.value:.4g}", f"{score.percentile:.1f}", f"{score.threshold:.4g}")
         rows.append([score.detector, *numbers, "ID" if score.is_id else "OOD"])
@@ -65,6 +63,6 @@ def _print(title: str, explanation: Explanation, tpr: float, names: Sequence[str
     first, *columns = zip(*rows)
     print(grouped(first, [("", column) for column in columns], display_names(first[1:])))
     say(
-        f"{called_id} of {len(rows) - 1} scores call it ID at the threshold that keeps {tpr:g} % of"
+        f"{called_id} of {len(rows) - 1} scores call it ID at the threshold that keeps {100 * tpr:g} % of"
         f" {explanation.num_validation} ID validation samples"
     )

@@ -74,7 +74,7 @@ def _fitted(
             found = recommend(served.model, served.train, served.validation, like=detectors[output])
             print(found)
             detectors[output] = found.detector
-    fit_together(list(detectors.values()), served.model, served.train, served.validation)
+    print(fit_together(list(detectors.values()), served.model, served.train, served.validation))
     return detectors
 
 

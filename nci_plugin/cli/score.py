@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from itertools import chain
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def run(options: Score) -> int:
         raise _no_image(options)
     if output is not None:
         check_writable(output.parent)
-    detector, job = service.network_of(options.detector, options.network, options.passing)
+    with redirect_stdout(sys.stderr):  # what is said of the checkpoint, or by the network's own file, is no row
+        detector, job = service.network_of(options.detector, options.network, options.passing)
     if detector.fitted.preprocessing is None:
         raise PluginError(
             f"detector file '{options.detector}': was fitted on tensors, so how image files become the network's input"
@@ -49,13 +51,14 @@ def run(options: Score) -> int:
         counts = score_files(detector, root, names, log, options.passing.batch_size, job.workers, tpr)
     if not counts.scored and not counts.before:
         raise _no_image(options)
-    before = f"; {counts.before} had their rows before" if counts.before else ""
+    unreadable = f", {log.unreadable} of them without a score" if log.unreadable else ""
+    before = f"; {counts.before} had their rows before{unreadable}" if counts.before else ""
     print(
         f"{counts.scored} images scored: {counts.ood} OOD, {counts.unreadable} could not be read{before}"
         f"{f'; written to {output}' if output else ''}",
         file=sys.stderr,
     )
-    return 1 if counts.unreadable else 0
+    return 1 if counts.unreadable or log.unreadable else 0
 
 
 def _no_image(options: Score) -> PluginError:
@@ -70,4 +73,5 @@ def _names(images: Path, data_root: Path | None) -> tuple[Path, Iterator[str]]:
         raise PluginError(f"'{images}': is not there; pass a directory, an image or a text file of paths")
     if images.name.lower().endswith(IMG_EXTENSIONS):
         return images.parent, iter([images.name])
-    return data_root or images.parent, listed_names(images)
+    root = data_root or images.parent
+    return root, listed_names(images, root)

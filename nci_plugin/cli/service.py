@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ def find(on: Service) -> Served:
     job = Job.of(NAME, on.network, Data(), on.passing)
     train, validation = _places(Path(on.images), on.val)
     given = stated(on.steps, job.weights)
-    num_classes = _count(train, on.data_root)
+    num_classes = _count(train, validation, on.data_root)
     model = _network(job, num_classes)
     found = known_steps(f"'{on.images}'", given or preprocessing.of_timm(model))
     train_source, validation_source = (_source(path, found, on.data_root) for path in (train, validation))
@@ -53,7 +54,7 @@ def find(on: Service) -> Served:
 
 
 def network_of(path: Path, network: Network, passing: Pass) -> tuple[OODDetector, Job]:
-    """A detector file, joined to the network that the options name; lines about its precision are printed."""
+    """A detector file, joined to the network that the options name; lines about its precision go to standard error."""
     job = Job.of(NAME, network, Data(), passing)
     fitted = read(path)
     model = _network(job, fitted.probe.logits.shape[1])
@@ -61,7 +62,7 @@ def network_of(path: Path, network: Network, passing: Pass) -> tuple[OODDetector
         warnings.simplefilter("always")
         detector = OODDetector.load(path, model)
     for line in lines:
-        print(line.message)
+        print(line.message, file=sys.stderr)
     return detector, job
 
 
@@ -114,15 +115,20 @@ def _source(path: Path, steps: Preprocessing, data_root: Path | None) -> Any:
     return ImageList(str(path.resolve()), "", steps, data_root or path.parent)
 
 
-def _count(train: Path, data_root: Path | None) -> int:
-    """The number of classes of the training images."""
+def _count(train: Path, validation: Path, data_root: Path | None) -> int:
+    """The number of classes: the sub-folders of the training images, or what lists of images name up to the last."""
     steps = Preprocessing(None, None, ((0.0,) * 3, (1.0,) * 3))
-    if train.is_dir():
-        count = len(ImageFolder(train, steps).classes())
-        if not count:
-            raise PluginError(f"folder '{train}': has no sub-folders, which are its classes; pass one that has")
-        return count
-    return int(_source(train, steps, data_root).read().labels.max()) + 1
+
+    def count(path: Path) -> int:
+        if path.is_dir():
+            return len(ImageFolder(path, steps).classes())
+        return int(_source(path, steps, data_root).read().labels.max()) + 1
+
+    if not train.is_dir():
+        return max(count(train), count(validation))
+    if not count(train):
+        raise PluginError(f"folder '{train}': has no sub-folders, which are its classes; pass one that has")
+    return count(train)
 
 
 def _network(job: Job, num_classes: int) -> nn.Module:

@@ -31,6 +31,7 @@ from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
 from nci_plugin.deploy.detector import OODDetector, settings_of
 from nci_plugin.deploy.fitting import detector_names, halves
+from nci_plugin.deploy.overlap import check_apart, check_contents_apart
 from nci_plugin.deploy.passing import Passing
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.deploy.track_record import TrackRecord, measured_rows, track_record
@@ -150,11 +151,12 @@ def recommend(
     opened, labelled = passing.open("validation images", validation), passing.open("training images", train)
     images.agreed_names([opened, labelled], like.class_names, passing.num_classes)
     training: Any = labelled.split
-    images.check_apart(training, opened.split)
+    check_apart(training, opened.split)
     if len(training) > TRAINING_IMAGES:
         drawn = np.random.default_rng(like.seed).permutation(len(training))[:TRAINING_IMAGES]
         training = Subset(training, np.sort(drawn).tolist())
     bank, _ = passing.bank({VALIDATION: opened.split, TRAIN: training}, {FitsOn.BANK})
+    check_contents_apart(labelled.split, opened.split)
     choosing, _ = halves(bank.splits[VALIDATION], like.seed)
     ranking, left_out = rank(candidates, bank.splits[TRAIN], choosing, bank.head, like.seed)
     statistics = statistics_of(bank.splits[TRAIN], passing.num_classes)

@@ -122,14 +122,16 @@ def drift(calibration: Calibration, scores: Any, tpr: float, confidence: float =
 
 
 def read_scores(path: str | Path, last: int | None = None) -> Floats:
-    """The scores (m,) in a file that ``nci-ood score`` wrote, or the ``last`` of them; unreadable images are left out.
+    """The scores (m,) in a file that ``nci-ood score`` wrote, or the ``last`` of them.
 
+    Left out are images that could not be read, and a last row without an end: it is still being written, or was cut.
     Raises PluginError on a file that has none.
     """
     path = Path(path)
     try:
         with path.open(encoding="utf-8", newline="") as lines:
-            rows: Iterator[Any] = map(json.loads, lines) if path.suffix == ".jsonl" else csv.DictReader(lines)
+            whole = (line for line in lines if line.endswith(("\n", "\r")))
+            rows: Iterator[Any] = map(json.loads, whole) if path.suffix == ".jsonl" else csv.DictReader(whole)
             scores = [float(row["score"]) for row in rows if row["score"] not in ("", None)]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)

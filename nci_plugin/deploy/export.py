@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import io
 import os
 import tempfile
 import warnings
@@ -79,14 +80,18 @@ def export(detector: OODDetector, path: str | Path, to: str, source: Any, tpr: f
         module.equation.portable = True
     device = module.thresholds.device
     written: Callable[[ScoringModule, Tensor, Path], Run] = _onnx if to == "onnx" else _program
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as place:
-        file = Path(place, path.name)
-        run = written(module, batch.to(device), file)
-        found = Exported(path, len(batch), _difference(detector, batch, run, device, tpr))
-        if len(os.listdir(place)) > 1:
-            raise PluginError(f"export: {type(module.network).__name__} is too large for one file; use --to export")
-        os.replace(file, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as place:
+            file = Path(place, path.name)
+            run = written(module, batch.to(device), file)
+            found = Exported(path, len(batch), _difference(detector, batch, run, device, tpr))
+            if len(os.listdir(place)) > 1:
+                raise PluginError(f"export: {type(module.network).__name__} is too large for one file; use --to export")
+            os.replace(file, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise PluginError(f"cannot write '{path}': {reason}; free space or choose another directory") from None
     return found
 
 
@@ -129,7 +134,9 @@ def _program(module: ScoringModule, images: Tensor, path: Path) -> Run:
     program = _exported(module, images)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own, about weights that share their memory
-        torch.export.save(program, path)
+        buffer = io.BytesIO()  # torch's own writer ends the process on a full disk
+        torch.export.save(program, buffer)
+        path.write_bytes(buffer.getbuffer())
         loaded = torch.export.load(path).module()
 
     def run(batch: Tensor) -> tuple[NDArray[Any], ...]:
@@ -174,6 +181,8 @@ def _onnx(module: ScoringModule, images: Tensor, path: Path) -> Run:
         options = runtime.SessionOptions()
         options.log_severity_level = 3
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except OSError:
+        raise
     except Exception as error:  # of the converter, and of the runtime on an operator that it lacks
         raise PluginError(
             f"export: {type(module.network).__name__} with '{module.detector}' cannot become ONNX"

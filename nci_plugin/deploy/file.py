@@ -82,7 +82,7 @@ class Fitted:
 
 def checked_path(path: Any) -> Path:
     """The path of a file; raises PluginError on what is no path, and on a directory."""
-    if not isinstance(path, (str, os.PathLike)) or Path(path).is_dir():
+    if not isinstance(path, (str, os.PathLike)) or os.path.isdir(path):  # of a name too long pathlib's raises
         raise PluginError(
             f"detector file: must be the path of a file, got {shown(path)}; pass detector.safetensors, say"
         )

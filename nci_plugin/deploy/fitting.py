@@ -18,6 +18,7 @@ from nci_plugin.config import load_detector
 from nci_plugin.deploy import file, images
 from nci_plugin.deploy.calibration import Calibration, least_samples
 from nci_plugin.deploy.network import Fingerprint, Probe, check_image_shape, inner_name
+from nci_plugin.deploy.overlap import check_apart, check_contents_apart
 from nci_plugin.deploy.passing import Passing
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
@@ -44,11 +45,12 @@ class _Passed:
     class_names: tuple[str, ...]
 
 
-def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, validation: Any) -> None:
+def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, validation: Any) -> str:
     """Fit several OODDetectors on one network in one pass over its images, each as `OODDetector.fit` would.
 
     Preprocessing, class names, head, batch size and store are those of the first. All are fitted, or none where one
-    raises: PluginError, which names the detector, whatever its own code raises.
+    raises: PluginError, which names the detector, whatever its own code raises. Returns a line that says how far the
+    network agrees with the labels: where these are in another order, nothing else shows it.
     """
     detectors = [new_detector(each.detector) for each in asked]
     for detector in detectors:
@@ -68,6 +70,24 @@ def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, val
             raise PluginError(one_line(f"detector '{detector.name}': {reason}; mend it, or name another")) from error
     for each, fitted in zip(asked, found):
         each.keep(fitted, model)
+    return _agreement(passed.bank)
+
+
+def _agreement(bank: FeatureBank) -> str:
+    """Accuracy on the training images where their features are kept, else on their class means, and on validation."""
+    said = []
+    if TRAIN in bank.splits:
+        said.append(f"{_accuracy(bank.splits[TRAIN])} of the training images")
+    elif bank.statistics is not None:
+        there = torch.nonzero(bank.statistics.counts)[:, 0].cpu()
+        predicted = bank.head.logits(bank.statistics.means[there].float()).argmax(dim=1).cpu()
+        said.append(f"{int((predicted == there).sum())} of {len(there)} class means of the training images")
+    said.append(f"{_accuracy(bank.splits[VALIDATION])} of the validation images")
+    return f"the network gives its label to {' and '.join(said)}"
+
+
+def _accuracy(split: FeatureSplit) -> str:
+    return f"{100 * float((split.predictions == split.labels).double().mean()):.1f} %"
 
 
 def _pass(
@@ -87,15 +107,16 @@ def _pass(
         training = passing.open("training images", train)
         labelled.append(training)
         splits[TRAIN] = training.split
-        images.check_apart(training.split, opened.split)
+        check_apart(training.split, opened.split)
         for each, detector in zip(asked, detectors):
             _check_rows(detector, len(training), each.bank_rows)
     else:
-        images.check_apart(train, validation)
+        check_apart(train, validation)
     names = images.agreed_names(labelled, asked[0].class_names, passing.num_classes)
     for each, is_tuned in zip(asked, tuned):
         _check_enough(len(opened) - (len(opened) // 2 if is_tuned else 0), each.tpr)
     bank, _ = passing.bank(splits, needed)
+    check_contents_apart(splits.get(TRAIN), opened.split)
     head = passing.head_name
     probe = Probe.of(model, head, passing.image_shape)
     return _Passed(bank, Fingerprint.of(model, head), inner_name(model, head), probe, passing.steps, names)

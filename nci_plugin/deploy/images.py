@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing
 from nci_plugin.benchmarks.opening import class_to_idx
-from nci_plugin.benchmarks.samples import Collated, Samples, check_repeats, image_and_label, open_samples
+from nci_plugin.benchmarks.samples import Samples, check_repeats, image_and_label, open_samples
 from nci_plugin.checks import PluginError, errors_begin, one_line, shown
-from nci_plugin.rows import id_labels
+from nci_plugin.deploy.overlap import Digested, check_once
+from nci_plugin.rows import check_float_images, id_labels
 
 REPEATED = 32
 """Training samples that are fetched twice: a flip of half of the images goes unseen in one of four thousand million."""
@@ -56,7 +57,8 @@ def open_labelled(what: str, source: Any, num_classes: int, preprocessing: Prepr
             id_labels(f"image list '{source.path}'", files.labels, len(files), num_classes, 1, "line")
             return LabelledImages(files, ())
         _check_complete(source)
-        samples = open_samples(source, num_classes, preprocessing)
+        samples = Digested(open_samples(source, num_classes, preprocessing))
+        check_once(samples)
         _check_floats(samples)
         check_repeats(samples, REPEATED)
     return LabelledImages(samples, _class_names(source, num_classes))
@@ -70,51 +72,10 @@ def first_images(what: str, source: Any, preprocessing: Preprocessing | None, co
         return next(batches(source, preprocessing, count))
 
 
-def check_apart(train: Any, validation: Any) -> None:
-    """Raise PluginError where validation images are training images too: a file, or an item of one data set.
-
-    A copy of an image under another name is not seen.
-    """
-    both = set(_identities(train)) & set(_identities(validation))
-    if both:
-        example = min(map(str, both))
-        where = f", '{one_line(example)}' for one" if os.sep in example else ""
-        raise PluginError(
-            f"validation images: {len(both)} of them are training images too{where}; a network's scores of images that"
-            " it was trained on are too high, so pass others"
-        )
-
-
-def _identities(source: Any) -> Iterator[Any]:
-    """What tells an image from another: its file's path, else its data set and its place there."""
-    indices: Any = None
-    while isinstance(source, (DataLoader, Subset, Samples, Collated)):
-        if isinstance(source, Subset):
-            own = source.indices
-            indices = own if indices is None else [own[index] for index in indices]
-        source = source.dataset if isinstance(source, (DataLoader, Subset)) else source.source
-    if isinstance(source, ImageFiles):
-        root = os.path.realpath(source.source.directory)
-        yield from (os.path.join(root, name) for name in source.names)
-        return
-    if isinstance(source, (str, Path)):
-        yield os.path.realpath(source)
-        return
-    samples = getattr(source, "samples", source)  # of torchvision's folders: pairs of a path and a class
-    is_listed = isinstance(samples, (list, tuple))
-    try:
-        for place in range(len(samples)) if indices is None else map(int, indices):
-            item = samples[place] if is_listed else None
-            path = item[0] if isinstance(item, (list, tuple)) and item else item
-            yield os.path.abspath(path) if isinstance(path, (str, os.PathLike)) else (id(source), place)
-    except Exception:  # of the user's code, or without a length: said where it is opened
-        return
-
-
 def directory(path: str | Path) -> Path:
     """A path that is a directory; raises PluginError if it is none."""
-    if not Path(path).is_dir():
-        raise PluginError(f"'{path}' {'is no folder' if Path(path).exists() else 'is not there'}; pass a folder")
+    if not os.path.isdir(path):
+        raise PluginError(f"'{path}' {'is no folder' if os.path.exists(path) else 'is not there'}; pass a folder")
     return Path(path)
 
 
@@ -158,11 +119,7 @@ def _check_floats(samples: Any) -> None:
         item = samples[index]
         if isinstance(item, PluginError):
             raise item
-        if not item[0].is_floating_point():
-            raise PluginError(
-                f"image {index} holds {str(item[0].dtype).removeprefix('torch.')}, not floats: scale and normalise it"
-                f" as in the network's test; {TEST_PREPROCESSING}"
-            )
+        check_float_images(f"image {index}", item[0])
 
 
 def _class_names(source: Any, num_classes: int) -> tuple[str, ...]:
@@ -246,6 +203,8 @@ def batches(source: Any, preprocessing: Preprocessing | None, batch_size: int) -
 def batches_of(samples: Tensor | Samples | ImageFiles, batch_size: int) -> Iterator[Tensor]:
     """As `batches`, of what was opened."""
     if isinstance(samples, Tensor):
+        if not samples.ndim:
+            raise PluginError("images: must be a batch of images (n, ...), got a single number")
         yield from samples.split(batch_size)
         return
     for start in range(0, len(samples), batch_size):
@@ -260,14 +219,14 @@ def batches_of(samples: Tensor | Samples | ImageFiles, batch_size: int) -> Itera
 
 def open_unlabelled(source: Any, preprocessing: Preprocessing | None) -> Samples | ImageFiles:
     """What `batches` reads: item i is an image with a label that nobody asks for, or the reason why there is none."""
-    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+    if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
         return ImageFolder(Path(source), needed(preprocessing, f"the folder '{source}'")).read(None)
     if isinstance(source, ImageList):
         return source.read()
     if isinstance(source, (str, os.PathLike, Image.Image)):
         source = [source]
     if isinstance(source, Tensor):  # whatever shape the model's images have
-        source = list(source)
+        source = list(source) if source.ndim else source
     check_ends(source)
     return open_samples(source, None, preprocessing)
 

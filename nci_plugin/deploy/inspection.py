@@ -12,14 +12,15 @@ import pandas as pd
 from torch import Tensor, nn
 
 from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST, TRAIN, VALIDATION, Benchmark, splits_of_group
-from nci_plugin.checks import PluginError, check_number, errors_begin
+from nci_plugin.checks import PluginError, errors_begin
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
 from nci_plugin.deploy.detector import OODDetector, settings_of
 from nci_plugin.deploy.fitting import detector_names
+from nci_plugin.deploy.overlap import check_apart
 from nci_plugin.deploy.passing import Passing
 from nci_plugin.diagnosis import DETECTORS, explanation
-from nci_plugin.diagnosis.image import Explanation, explain_image
+from nci_plugin.diagnosis.image import Explanation, check_kept, explain_image
 from nci_plugin.diagnosis.network import Diagnosis, diagnose_network
 from nci_plugin.evaluation.contestant import Scores
 from nci_plugin.evaluation.evaluate import evaluate_bank, training_needed
@@ -99,10 +100,12 @@ def explain(
     """
     setups = [load_detector(name) for name in detector_names(detectors)]
     like = settings_of(like)
-    check_number("tpr", tpr, above=0, most=1)
+    check_kept("tpr", tpr)
     passing = Passing.of(model, like, "validation images", validation, train)
     source = image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
-    batch = next(images.batches(source, passing.steps, 1))
+    batch = next(images.batches(source, passing.steps, 2))
+    if len(batch) > 1:
+        raise PluginError("image: must be one image, got several; explain them one after the other")
     needed = training_needed(setups) | {FitsOn.STATISTICS}
     if batch.shape[1:] != passing.image_shape:
         raise PluginError(
@@ -110,7 +113,7 @@ def explain(
             " preprocess it as them"
         )
     bank, _, names = _passed(passing, {TRAIN: train, VALIDATION: validation}, {}, needed)
-    return replace(explain_image(batch[:1], bank, setups, tpr), class_names=names)
+    return replace(explain_image(batch, bank, setups, tpr), class_names=names)
 
 
 def diagnose(
@@ -153,6 +156,8 @@ def _passed(
 ) -> tuple[FeatureBank, Benchmark, tuple[str, ...]]:
     """What one pass over labelled splits and OOD splits leaves, their benchmark, and the names of the classes."""
     opened = {name: passing.open(f"images of {name}", source) for name, source in labelled.items()}
+    if VALIDATION in opened:
+        check_apart(opened[TRAIN].split, opened[VALIDATION].split)
     names = images.agreed_names(opened.values(), passing.settings.class_names, passing.num_classes)
     splits: dict[str, Any] = {name: each.split for name, each in opened.items()}
     for name, source in others.items():

@@ -18,6 +18,7 @@ from nci_plugin.deploy.network import check_network, layer_named, probe_images
 from nci_plugin.features.forward import prepared
 from nci_plugin.networks.calling import COMPILED_FROM, logits_in, unwrapped, without_autocast
 from nci_plugin.networks.cut import Cut
+from nci_plugin.rows import check_float_images
 
 
 class ScoringModule(nn.Module):
@@ -49,11 +50,14 @@ class ScoringModule(nn.Module):
         self.detector, self.tpr = fitted.detector.name, tpr
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if not isinstance(images, Tensor):
+            raise PluginError(f"images: must be a tensor (n, ...), got {type(images).__name__}; pass a batch of images")
         if images.shape[1:] != self.image_shape:  # the network may take it: the detector has not seen such images
             raise PluginError(
                 f"images: must be {self.image_shape} each, as in fit, got {tuple(images.shape[1:])}; preprocess them as"
                 " the network's test images, and pass one image as a batch of one"
             )
+        check_float_images("batch of images", images)
         joined = logits_in(self.network(images.to(self._dtype)))
         features, logits = joined.tensor_split((self.num_features,), dim=1)
         if torch.is_autocast_enabled():  # of the caller's, for the network: the score is not computed in bfloat16

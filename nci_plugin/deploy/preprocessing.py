@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, default_collate
 from torchvision import transforms
 from torchvision.models import WeightsEnum
 from torchvision.transforms._presets import ImageClassification
 
 from nci_plugin.benchmarks.decoding import read_image
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
-from nci_plugin.benchmarks.samples import image_and_label
+from nci_plugin.benchmarks.samples import Collated, image_and_label
 from nci_plugin.checks import PluginError
 
 STATE = "pass preprocessing=Preprocessing(pre_size, img_size, normalization), the one of the network's test"
@@ -48,8 +50,9 @@ def stated(given: Any) -> Preprocessing | None:
 def agreed(given: Any, network: nn.Module, *sources: Any) -> Preprocessing | None:
     """The preprocessing that a user states, else that of image lists, of data sets' transforms, of timm's networks.
 
-    None where nobody says it; what timm says counts only where images come as files, since nothing says that ready
-    tensors were made so. Raises PluginError where two of them differ, and where a folder's data set gives other pixels.
+    None where nobody says it, and, with a warning, where a data set's images are not what its transform makes; what
+    timm says counts only where images come as files, since nothing says that ready tensors were made so. Raises
+    PluginError where two of them differ, and where a data set gives other pixels than what was stated does.
     """
     mine, by_lists = stated(given), {source.preprocessing for source in sources if isinstance(source, ImageList)}
     carried = {each for source in sources if (each := of_transform(_transform(source))) is not None}
@@ -58,51 +61,100 @@ def agreed(given: Any, network: nn.Module, *sources: Any) -> Preprocessing | Non
             f"preprocessing: the data sets' transforms differ ({', '.join(sorted(map(repr, carried)))}); give all of"
             " them the network's test preprocessing"
         )
+    if mine is None and len(by_lists) == 1:
+        mine = next(iter(by_lists))
     if mine is not None and carried - {mine}:
         raise PluginError(
             f"preprocessing: {mine!r} was stated, and a data set's own transform is {next(iter(carried))!r}; pass the"
             " same"
         )
-    if mine is None and len(by_lists) == 1:
-        return next(iter(by_lists))
     if any(each != mine for each in by_lists):
         raise PluginError("preprocessing: the image lists have other ones than was stated; give all the same")
+    if mine is None and carried:
+        return _shown_by_pixels(carried.pop(), [source for source in sources if _transform(source) is not None])
     if mine is None:
-        return next(iter(carried), None) or (of_timm(network) if any(map(_as_files, sources)) else None)
+        return of_timm(network) if any(map(_as_files, sources)) else None
     for source in sources:
-        _check_pixels(mine, source)
+        if other := _other_pixels(mine, source):
+            raise PluginError(
+                f"preprocessing: {mine!r} was stated, and a data set's own transform makes other pixels of {other};"
+                " pass the same, or the folder"
+            )
     return mine
 
 
-def _check_pixels(steps: Preprocessing, source: Any) -> None:
-    """Raise PluginError where a data set of files makes of its first one something else than ``steps`` do."""
-    path, image = _first(source, files=True)
-    if not isinstance(path, (str, os.PathLike)) or not isinstance(image, Tensor):
-        return
-    expected = read_image(Path(path), steps, "replace the file")
-    if image.shape != expected.shape or not float((image - expected).abs().mean()) <= SAME_PIXELS:
-        raise PluginError(
-            f"preprocessing: {steps!r} was stated, and a data set's own transform makes other pixels of '{path}'; pass"
-            " the same, or the folder"
-        )
+def _shown_by_pixels(found: Preprocessing, sources: Sequence[Any]) -> Preprocessing | None:
+    """What the data sets' transforms are, if their images are made so: else None, and a warning says why.
+
+    A data set may do more than its transform says: in a ``loader``, a ``collate_fn``, its own ``__getitem__``.
+    """
+    for source in sources:
+        try:
+            other = _other_pixels(found, source)
+        except PluginError:  # a file that the data set may read otherwise
+            other = None
+        if other != "":
+            reason = f"it makes other pixels of {other}" if other else "what it is applied to cannot be seen"
+            warnings.warn(
+                f"preprocessing: a data set's transform is {found!r}, but {reason}, so it is not taken as the"
+                " network's: image files cannot be scored; this data set and tensors can",
+                stacklevel=2,
+            )
+            return None
+    return found
+
+
+def _other_pixels(steps: Preprocessing, source: Any) -> str | None:
+    """The image of which a data set makes something else than ``steps`` do: "" for none, None where it is not seen.
+
+    Looked at are the first, the middle and the last.
+    """
+    try:
+        samples: Any = source.dataset if isinstance(source, DataLoader) else source
+        rows = len(samples)
+    except Exception:  # of the user's code, or of what is no data set: said where it is opened
+        return None
+    for place in sorted({0, rows // 2, rows - 1}):
+        origin, image = _origin(source, place), _image(source, place)
+        if not isinstance(image, Tensor) or not isinstance(origin, (str, os.PathLike, Image.Image)):
+            return None
+        if isinstance(origin, Image.Image):
+            expected, where = steps(origin), f"image {place}"
+        else:
+            expected, where = read_image(Path(origin), steps, "replace the file"), f"'{origin}'"
+        if image.shape != expected.shape or not float((image - expected).abs().mean()) <= SAME_PIXELS:
+            return where
+    return ""
 
 
 def _as_files(source: Any) -> bool:
     """Whether images come as files or PIL images, which the preprocessing will be applied to."""
-    return isinstance(source, (str, Path, ImageList)) or isinstance(_first(source)[1], (str, os.PathLike, Image.Image))
+    return isinstance(source, (str, Path, ImageList)) or isinstance(_image(source, 0), (str, os.PathLike, Image.Image))
 
 
-def _first(source: Any, files: bool = False) -> tuple[Any, Any]:
-    """The first image of a data set, and the path of its file where the data set names ``files``; None where not."""
-    place = 0
-    while isinstance(source, (DataLoader, Subset)):
-        place = source.indices[place] if isinstance(source, Subset) and len(source.indices) else place
-        source = source.dataset
+def _image(source: Any, place: int) -> Any:
+    """An image as a data set or its loader gives it; None where there is none."""
     try:
-        path = source.samples[place][0] if files else None
-        return path, image_and_label(source[place])[0]
+        if isinstance(source, DataLoader) and source.collate_fn is not default_collate:
+            source = Collated(source.dataset, source.collate_fn)
+        return image_and_label((source.dataset if isinstance(source, DataLoader) else source)[place])[0]
     except Exception:  # of the user's code, or of what is no data set: said where it is opened
-        return None, None
+        return None
+
+
+def _origin(source: Any, place: int) -> Any:
+    """What a data set's transform is applied to: the path of a file, else a PIL image; None where it is not seen."""
+    try:
+        while isinstance(source, (DataLoader, Subset)):
+            place = source.indices[place] if isinstance(source, Subset) else place
+            source = source.dataset
+        if hasattr(source, "samples"):  # of torchvision's folders
+            return source.samples[place][0]
+        bare = copy.copy(source)
+        bare.transform = None
+        return image_and_label(bare[place])[0]
+    except Exception:  # of the user's code
+        return None
 
 
 def of_transform(transform: Any) -> Preprocessing | None:

@@ -39,6 +39,7 @@ class ScoreLog:
         self.path, self.format, self.run = path, format, dict(run)
         self._done = np.empty(0, dtype=np.uint64)  # hashes: eight bytes an image
         self._file: BinaryIO | None = None
+        self.unreadable = 0  # of the rows that were there when the file was opened: images that could not be read
 
     @property
     def rows(self) -> int:
@@ -139,10 +140,13 @@ class ScoreLog:
                         raise PluginError(f"output '{self.path}': is no file of scores; choose another")
                     continue
                 try:
-                    name = json.loads(line)["file"] if self.format == "jsonl" else next(csv.reader([line.decode()]))[0]
+                    by_place = self.format == "csv"
+                    row = dict(zip(COLUMNS, next(csv.reader([line.decode()])))) if by_place else json.loads(line)
+                    name, error = row["file"], row["error"]
                     name.encode()  # is a text
-                except (ValueError, KeyError, IndexError, TypeError, AttributeError, StopIteration, csv.Error):
+                except (ValueError, KeyError, TypeError, AttributeError, StopIteration, csv.Error):
                     raise PluginError(f"output '{self.path}': line {number + 1} is no row; choose another") from None
+                self.unreadable += error != ""
                 yield name
         self._file.truncate(end)
         self._file.seek(end)

@@ -15,6 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from nci_plugin.benchmarks.decoding import read_image
 from nci_plugin.benchmarks.folder import DEEPEST
+from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
 from nci_plugin.checks import PluginError, one_line
 from nci_plugin.deploy.detector import OODDetector
 from nci_plugin.deploy.images import needed, stacked
@@ -57,16 +58,21 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def listed_names(path: Path) -> Iterator[str]:
-    """The images that a text file names, one a line, alone or with a label behind, as OpenOOD's lists."""
+def listed_names(path: Path, root: Path) -> Iterator[str]:
+    """The images below ``root`` that a text file names, one a line, alone or with a label behind, as OpenOOD's lists.
+
+    Raises PluginError on what is no text, and on a path that leaves ``root`` (see `ImageList`).
+    """
+    no_steps = Preprocessing(None, None, ((0.0,) * 3, (1.0,) * 3))
+    return _once(ImageList(os.path.abspath(path), "", no_steps, root).paths())
+
+
+def _once(names: Iterable[str]) -> Iterator[str]:
     seen: set[int] = set()  # an image that is named twice has one row, as after a resume
-    with path.open(encoding="utf-8", newline="\n") as lines:
-        for line in filter(str.strip, lines):
-            name, _, last = line.strip().rpartition(" ")
-            name = name.rstrip() if name and last.lstrip("+-").isdecimal() else line.strip()
-            if (number := hash_of(as_text(name))) not in seen:
-                seen.add(number)
-                yield name
+    for name in names:
+        if (number := hash_of(as_text(name))) not in seen:
+            seen.add(number)
+            yield name
 
 
 def score_files(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nci_plugin.benchmarks.benchmark import VALIDATION
 from nci_plugin.benchmarks.image_list import OOD_LABEL
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, check_number
 from nci_plugin.collapse.geometry import centre_distances, present_classes
 from nci_plugin.detectors.base import FLOAT32_STEP
 from nci_plugin.evaluation.contestant import ROUNDING_STEPS, Contestant
@@ -60,6 +60,13 @@ class Explanation:
         )
 
 
+def check_kept(what: str, tpr: float) -> None:
+    """Raise PluginError unless ``tpr`` is a share of ID samples that can be kept: above 0, up to 1."""
+    check_number(what, tpr, above=0)
+    if tpr > 1:  # a percentage, as the command took once
+        raise PluginError(f"{what}: must be a share between 0 and 1, at most 1, got {tpr:g}; 0.95 keeps 95 %")
+
+
 def explain_image(image: Tensor, bank: FeatureBank, setups: Sequence[Contestant], tpr: float) -> Explanation:
     """Score an image (1, 3, H, W) with a bank's network.
 
@@ -101,7 +108,7 @@ def _score(setup: Contestant, bank: FeatureBank, features: Tensor, logits: Tenso
     detector = fit_and_search(setup, bank).detector
     value = float(detector.score(features, logits))
     validation = np.sort(score_split(detector, bank.splits[VALIDATION]).astype(np.float64))
-    kept = math.ceil(round(tpr * len(validation), 9))  # 0.55 * 100 is more than 55 in floating point
+    kept = max(1, math.ceil(round(tpr * len(validation), 9)))  # 0.55 * 100 is more than 55 in floating point
     threshold = float(validation[-kept])
     most = value + ROUNDING_STEPS * FLOAT32_STEP * abs(value)  # a batch rounds otherwise
     percentile = 100 * float(np.mean(validation <= most))

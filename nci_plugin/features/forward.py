@@ -22,7 +22,7 @@ from nci_plugin.networks.cut import COARSE_STEPS, SAME_FEATURES, Cut
 from nci_plugin.networks.head import LinearHead
 from nci_plugin.networks.linear import check_weights
 from nci_plugin.networks.stages import StageFeatures
-from nci_plugin.rows import id_labels
+from nci_plugin.rows import check_float_images, id_labels
 
 
 @contextmanager
@@ -166,13 +166,14 @@ class Forward:
     ) -> Iterator[Passed]:
         """Pass batches (images, labels (n,)). A GPU computes the next one while its caller works on the last.
 
-        Raises PluginError on NaN and infinity, which begins with ``what`` and names the row: batches begin at the rows
-        ``starts``, else at 0 and each where the one before it ended.
+        Raises PluginError, which begins with ``what``, on images of whole numbers, and on NaN and infinity, naming the
+        row: batches begin at the rows ``starts``, else at 0 and each where the one before it ended.
         """
         ahead = 1 if self.device.type == "cuda" else 0
         under_way: deque[tuple[Passed, Any, int]] = deque()
         begins, row = iter(starts), 0
         for images, labels in batches:
+            check_float_images(what, images)
             row = next(begins, row)
             under_way.append((*self._begun(images, labels, stages), row))
             row += len(images)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.checks import PluginError
+from nci_plugin.rows import check_float_images
 
 COMPILED_FROM = "_torchdynamo_orig_callable"
 """Attribute of what torch.compile returns: the code that it was made from."""
@@ -141,7 +142,11 @@ class Call:
         self._dtype: torch.dtype | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits (n, K), as the network gives them; raises PluginError where it fails or gives something else."""
+        """Logits (n, K), as the network gives them; raises PluginError where it fails or gives something else.
+
+        Whole numbers are no images, see `check_float_images`.
+        """
+        check_float_images(f"batch for network {self._name}", images)
         with _uncompiled(self._compiled):
             try:
                 return logits_in(self._output(images), self._name, self._only_logits)
@@ -150,7 +155,8 @@ class Call:
             except BaseException as error:  # the network is the user's code and may raise anything, SystemExit too
                 raise PluginError(
                     f"network {self._name}: failed on a batch of shape {tuple(images.shape)} with"
-                    f" {type(error).__name__}: {str(error)[:200]}; {_remedy(images)}"
+                    f" {type(error).__name__}: {str(error)[:200]}; check the preprocessing's img_size, and if memory"
+                    " ran out use a smaller --batch-size"
                 ) from error
 
     def _output(self, images: Tensor) -> Any:
@@ -162,20 +168,13 @@ class Call:
         except RuntimeError:
             # Tried last: a network of bfloat16 weights may want float32 images, to normalise them say.
             weights = next((each for each in self.network.parameters() if each.is_floating_point()), images)
-            # Whole numbers are pixels of 0..255: as floats they are other images than those it was trained on.
-            if weights.dtype == images.dtype or not images.is_floating_point():
+            if weights.dtype == images.dtype:
                 raise
             with suppress(RuntimeError):
                 output, self._dtype = self.network(images.to(weights.dtype)), weights.dtype
             if self._dtype is None:
                 raise
         return output
-
-
-def _remedy(images: Tensor) -> str:
-    if not images.is_floating_point():
-        return f"its images are {images.dtype}: scale them to floats as in training (ToTensor, v2.ToDtype(scale=True))"
-    return "check the preprocessing's img_size, and if memory ran out use a smaller --batch-size"
 
 
 def logits_in(output: Any, name: str = "", only: bool = False) -> Tensor:
