@@ -20,6 +20,7 @@ from typing import Any
 
 import matplotlib.font_manager  # noqa: F401  # looks for fonts, with a program, when it is imported first
 import pytest
+import torchvision  # noqa: F401  # loads its own libraries when it is imported first
 from children import Child
 from hostile import KINDS, REFUSED, RIGHT, STORED, Attempt, Trap
 from tiny import Tiny
