@@ -221,3 +221,29 @@ def test_scores_by_blocks_are_the_scores(name: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(type(detector), "block_bytes", 7 * 8 * (P + K))
     monkeypatch.setattr(nnguide, "PRODUCT_BYTES", 7 * 8 * len(getattr(detector, "guides_", [0])))
     torch.testing.assert_close(detector.score(split.features, split.logits), whole, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("class_name", ["Mahalanobis", "RMD"])
+def test_distances_multiplied_out_are_the_library_s(class_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One product with the precision for a row, and the scores of the library, which takes one for every class."""
+    split, head = toy()
+    tested = 3 * torch.randn(50, P)
+    with monkeypatch.context() as without:
+        without.setattr(pytorch_ood, "_expand", lambda *arguments: None)
+        plain = load_detector(f"pytorch_ood:{class_name.lower()}").detector.fit(split, head)
+    fast = load_detector(f"pytorch_ood:{class_name.lower()}").detector.fit(split, head)
+    assert not isinstance(plain.detector_._calc_gaussian_scores, pytorch_ood._Expanded)
+    assert isinstance(fast.detector_._calc_gaussian_scores, pytorch_ood._Expanded)
+    torch.testing.assert_close(fast.score(tested, head.logits(tested)), plain.score(tested, head.logits(tested)))
+
+
+def test_distances_that_differ_from_the_library_s_are_not_used() -> None:
+    class Mahalanobis:  # of a version to come, without its factor -1/2
+        mu, precision = torch.randn(K, P), torch.eye(P)
+
+        def _calc_gaussian_scores(self, features: torch.Tensor) -> torch.Tensor:
+            return torch.cdist(features, self.mu) ** 2
+
+    detector = Mahalanobis()
+    pytorch_ood._expand(detector, torch.randn(9, P))
+    assert not isinstance(detector._calc_gaussian_scores, pytorch_ood._Expanded)
