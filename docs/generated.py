@@ -243,7 +243,7 @@ def _together(taken: Mapping[str, Any] | None) -> str:
 One after the other in a single process (`--together`), {len(taken["seconds"])} detectors took {minutes:.0f} minutes
 of CPU with {taken["threads"]} threads, {clock:.0f} on the clock of a machine with other work. The resident peak was
 {taken["peak_MB"] / 1000:.1f} GB, the private one {taken["peak_private_MB"] / 1000:.1f} GB.
-{f"Failed: {failed}." if failed else ""}"""
+{f"Not scored: {failed}, for the reason in the table." if failed else ""}"""
 
 
 def _costs(detector: Detector, sizes: Sizes, tested: int, measured: Mapping[str, Any] | None) -> Iterator[str]:
