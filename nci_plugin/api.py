@@ -17,6 +17,7 @@ from nci_plugin.benchmarks.digits import write_digits
 from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.checks import PluginError, check_known, check_row_name, shown
 from nci_plugin.config import DEFAULT_DETECTORS, detector_names, load_benchmark, load_detector
+from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import Detector
 from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.directory import ResultsDirectory
@@ -176,17 +177,21 @@ def resolve_detectors(
     """Contestants of names, YAML files, classes and objects, in order; the same one given twice counts once.
 
     Of ``FILE.py:CLASS`` the file is run: a name must be the user's own word, never data's. Raises PluginError if one
-    name is given with different hyper-parameters: its results would lie in one file. Names in ``without`` are left out;
-    raises PluginError on one that is not among the others, and if none is left.
+    name is given for two classes or with different hyper-parameters, or is that of a registered detector of another
+    class: the results would lie in one file. Names in ``without`` are left out; raises PluginError on one that is not
+    among the others, and if none is left.
     """
     setups: dict[str, Contestant] = {}
     for detector in [detectors] if isinstance(detectors, (str, Detector, type, Contestant)) else detectors:
         for setup in _contestants(detector):
             check_row_name("detector", setup.name)
+            if setup.detector is not None:
+                registry.check_name_of(setup.detector, setup.name, "detectors")
             if setups.setdefault(setup.name, setup) != setup:
                 raise PluginError(
-                    f"detector '{setup.name}': given twice with different hyper-parameters; give one of them a name of"
-                    " its own, in a YAML file (name: mine, detector: ...) or by DetectorSetup(..., name=...)"
+                    f"detector '{setup.name}': given twice, with different hyper-parameters or of two classes; give one"
+                    " of them a name of its own: its class, a YAML file (name: mine, detector: ...), or"
+                    " DetectorSetup(..., name=...)"
                 )
     for name in without:
         check_known("detector to leave out", name, setups)

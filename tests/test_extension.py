@@ -21,7 +21,7 @@ from nci_plugin.adapters.openood.methods import METHODS
 from nci_plugin.api import resolve_detectors
 from nci_plugin.cli.main import main
 from nci_plugin.config import load_detector
-from nci_plugin.detectors import registry
+from nci_plugin.detectors import NCI, registry
 from nci_plugin.evaluation.configuration import file_of, unshipped_files
 from nci_plugin.installation import _contents
 
@@ -142,8 +142,8 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_DETECTORS", dict(registry._DETECTORS))
 
 
-def made(name: str = "mine", qualname: str = "Mine") -> type[Detector]:
-    scope: dict[str, Any] = {"__name__": __name__}
+def made(name: str = "mine", qualname: str = "Mine", module: str = __name__) -> type[Detector]:
+    scope: dict[str, Any] = {"__name__": module}
     exec(DETECTOR.format(cls=qualname, name=name), scope)
     return scope[qualname]
 
@@ -175,6 +175,29 @@ def test_what_cannot_be_registered(cls: Any, message: str) -> None:
     with pytest.raises(PluginError, match=message):
         register_detector(cls)
     assert registry.names() == known
+
+
+class Unnamed(NCI):
+    """A class that has the name of the one it inherits from."""
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    "detector",
+    [made("nci"), made("nci")(), Unnamed, DetectorSetup(Unnamed()), DetectorSetup(registry.create("msp"), name="nci")],
+)
+def test_no_other_class_takes_the_name_of_a_registered_detector(detector: Any) -> None:
+    """Its rows would take the place of that detector's in a results directory."""
+    with pytest.raises(PluginError, match="the name 'nci' of .* is taken by nci_plugin.detectors.nci.NCI; give it an"):
+        resolve_detectors(detector)
+    register_detector(made("theirs", module="theirs"))
+    with pytest.raises(PluginError, match="the name 'theirs' of .* is taken by theirs.Mine"):
+        resolve_detectors(made("theirs"))
+
+
+def test_two_classes_of_one_name_are_told_apart() -> None:
+    with pytest.raises(PluginError, match="'mine': given twice, with different hyper-parameters or of two classes"):
+        resolve_detectors([made(), made(qualname="Other")])
 
 
 def test_every_registered_detector_has_a_file_for_openood() -> None:
@@ -284,14 +307,14 @@ def test_two_settings_in_python() -> None:
         ("nci", {"alpha": 1e-4}),
         ("nci_fixed", {"alpha": 0.5}),
     ]
-    with pytest.raises(PluginError, match=r"'nci': given twice .*; give one of them a name of its own, in a YAML file"):
+    with pytest.raises(PluginError, match=r"'nci': given twice, .*; give one of them a name of its own: .* YAML"):
         resolve_detectors(["nci", detector])
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("{name: msp, detector: nci}", "name 'msp' is that of another detector"),
+        ("{name: msp, detector: nci}", "the name 'msp' of .*NCI is taken by .*MSP; give it another"),
         ("{name: mine, detector: nco}", "unknown detector 'nco'"),
         ("{name: a/b, detector: nci}", "name"),
         ("{name: '=1', detector: nci}", "must not begin with ="),
