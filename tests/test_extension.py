@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from nci_plugin.adapters.openood.methods import METHODS
 from nci_plugin.api import resolve_detectors
 from nci_plugin.cli.main import main
 from nci_plugin.config import load_detector
+from nci_plugin.deploy.fitting import new_detector
 from nci_plugin.detectors import NCI, registry
 from nci_plugin.evaluation.configuration import file_of, unshipped_files
 from nci_plugin.installation import _contents
+from nci_plugin.testing import check_detector
 
 DETECTOR = '''
 from nci_plugin import Detector, FitsOn, Paper, register_detector
@@ -193,6 +196,41 @@ def test_no_other_class_takes_the_name_of_a_registered_detector(detector: Any) -
     register_detector(made("theirs", module="theirs"))
     with pytest.raises(PluginError, match="the name 'theirs' of .* is taken by theirs.Mine"):
         resolve_detectors(made("theirs"))
+
+
+class NeedsArgument(made()):  # type: ignore[misc]
+    """A class without defaults."""
+
+    def __init__(self, alpha: float) -> None:
+        self.alpha = alpha
+
+
+class NoName(Detector):
+    """A class that sets no name."""
+
+    def _score(self, features: Any, logits: Any) -> Any:
+        return logits[:, 0]
+
+
+@pytest.mark.parametrize("gate", [check_detector, new_detector, DetectorSetup])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (3, "detector 'int': must be a class that inherits nci_plugin.Detector, got 3"),
+        (int, "detector 'int': must be a class that inherits nci_plugin.Detector, got <class 'int'>"),
+        (NeedsArgument, r"detector 'NeedsArgument': cannot be made without arguments \(.*'alpha'\); give defaults"),
+        (NoName, "detector 'NoName': has no name; give its class one"),
+        (NoName(), "detector 'NoName': has no name; give its class one"),
+    ],
+)
+def test_what_is_no_detector(gate: Callable[[Any], Any], given: Any, message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        gate(given)
+
+
+def test_check_detector_takes_no_name() -> None:
+    with pytest.raises(PluginError, match="must be a class that inherits nci_plugin.Detector, got 'nci'"):
+        check_detector("nci")  # type: ignore[arg-type]
 
 
 def test_two_classes_of_one_name_are_told_apart() -> None:

@@ -62,6 +62,25 @@ def _place(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def as_detector(given: Any, spec: str = "") -> Detector:
+    """A detector, or one of a class with its defaults; ``spec`` is what the user wrote for it.
+
+    Raises PluginError unless it is a `Detector` that needs no argument and has a name.
+    """
+    cls = given if isinstance(given, type) else type(given)
+    where = f"detector '{spec or cls.__qualname__}'"
+    if not issubclass(cls, Detector):
+        raise PluginError(f"{where}: must be a class that inherits nci_plugin.Detector, got {shown(given)}; pass one")
+    try:
+        detector = cls() if given is cls else given
+    except Exception as error:  # the class may be the user's code
+        reason = " ".join(str(error).split())
+        raise PluginError(f"{where}: cannot be made without arguments ({reason}); give defaults") from error
+    if not isinstance(getattr(detector, "name", None), str):
+        raise PluginError(f"{where}: has no name; give its class one, as in name = 'mine'")
+    return detector
+
+
 def names() -> list[str]:
     """Registered names, in order of registration."""
     _load_entry_points()
