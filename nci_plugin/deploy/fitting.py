@@ -163,6 +163,8 @@ def new_detector(detector: Any) -> Detector:
     """An unfitted detector of a name, a YAML file, a class or a detector; raises PluginError on anything else."""
     if isinstance(detector, (str, Path)):
         return load_detector(str(detector)).detector.clone()
+    if not isinstance(detector, (Detector, type)):
+        raise PluginError(f"detector: must be a name, a YAML file or a Detector, got {type(detector).__name__}")
     return as_detector(detector).clone()
 
 
