@@ -15,8 +15,9 @@ from nci_plugin.adapters.openood import methods
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
 from nci_plugin.benchmarks.digits import write_digits
 from nci_plugin.benchmarks.opening import open_splits
-from nci_plugin.checks import PluginError, check_known, check_row_name, shown
+from nci_plugin.checks import PluginError, check_known, check_row_name
 from nci_plugin.config import DEFAULT_DETECTORS, detector_names, load_benchmark, load_detector
+from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import Detector
 from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.directory import ResultsDirectory
@@ -176,17 +177,21 @@ def resolve_detectors(
     """Contestants of names, YAML files, classes and objects, in order; the same one given twice counts once.
 
     Of ``FILE.py:CLASS`` the file is run: a name must be the user's own word, never data's. Raises PluginError if one
-    name is given with different hyper-parameters: its results would lie in one file. Names in ``without`` are left out;
-    raises PluginError on one that is not among the others, and if none is left.
+    name is given for two classes or with different hyper-parameters, or is that of a registered detector of another
+    class: the results would lie in one file. Names in ``without`` are left out; raises PluginError on one that is not
+    among the others, and if none is left.
     """
     setups: dict[str, Contestant] = {}
     for detector in [detectors] if isinstance(detectors, (str, Detector, type, Contestant)) else detectors:
         for setup in _contestants(detector):
             check_row_name("detector", setup.name)
+            if setup.detector is not None:
+                registry.check_name_of(setup.detector, setup.name, "detectors")
             if setups.setdefault(setup.name, setup) != setup:
                 raise PluginError(
-                    f"detector '{setup.name}': given twice with different hyper-parameters; give one of them a name of"
-                    " its own, in a YAML file (name: mine, detector: ...) or by DetectorSetup(..., name=...)"
+                    f"detector '{setup.name}': given twice, with different hyper-parameters or of two classes; give one"
+                    " of them a name of its own: its class, a YAML file (name: mine, detector: ...), or"
+                    " DetectorSetup(..., name=...)"
                 )
     for name in without:
         check_known("detector to leave out", name, setups)
@@ -225,26 +230,13 @@ def affordable(
 def _contestants(detector: DetectorLike) -> Sequence[Contestant]:
     if isinstance(detector, Contestant):
         return [detector]
-    if isinstance(detector, type):
-        detector = _construct(detector, detector.__qualname__)
-    if isinstance(detector, Detector):
-        return [DetectorSetup(detector)]
+    if isinstance(detector, (Detector, type)):
+        return [DetectorSetup(registry.as_detector(detector))]
     name = str(detector)
     if name == DEFAULT_DETECTORS:
         return [load_detector(each) for each in detector_names()]
     if name.startswith(methods.PREFIX):
         return methods.load(name)
     if ":" in name and not name.startswith(pytorch_ood.PREFIX) and not name.endswith((".yml", ".yaml")):
-        return _contestants(_construct(import_named(name, "detector", "class", CLASS), name))
+        return [DetectorSetup(registry.as_detector(import_named(name, "detector", "class", CLASS), name))]
     return [load_detector(name)]
-
-
-def _construct(cls: Any, spec: str) -> Detector:
-    """A detector with its defaults; raises PluginError unless ``cls`` is a class of them that needs no argument."""
-    if not (isinstance(cls, type) and issubclass(cls, Detector)):
-        raise PluginError(f"detector '{spec}': must be a class that inherits nci_plugin.Detector, got {shown(cls)}")
-    try:
-        return cls()
-    except Exception as error:  # the class may be the user's code
-        reason = " ".join(str(error).split())
-        raise PluginError(f"detector '{spec}': cannot be made without arguments ({reason}); give defaults") from error

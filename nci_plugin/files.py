@@ -133,20 +133,28 @@ def locked(directory: Path) -> Iterator[None]:
     work there.
     """
     check_writable(directory)
-    lock = None
     try:
         _make_directory(directory)
-        lock = _lock(directory)
-        remove_temporary(directory)
+        with holding(directory / LOCK, directory):
+            remove_temporary(directory)
+            yield
+    finally:
+        with suppress(OSError):  # it holds the run's files
+            directory.rmdir()
+
+
+@contextmanager
+def holding(path: Path, output: Path) -> Iterator[None]:
+    """Hold the lock ``path``, a file that is gone again afterwards, while ``output`` is written; as `locked`."""
+    lock = _lock(path, output)
+    try:
         yield
     finally:
         if lock is not None:
             with suppress(OSError):  # Windows removes no file that is open
-                (directory / LOCK).unlink()  # before it is given back: who waited for it looks again
+                path.unlink()  # before it is given back: who waited for it looks again
             _held.discard(lock)
             lock.release()
-        with suppress(OSError):  # it holds the run's files
-            directory.rmdir()
 
 
 def remove_temporary(directory: Path, levels: int = LEVELS) -> None:
@@ -168,24 +176,23 @@ def _make_directory(directory: Path) -> None:
         ) from None
 
 
-def _lock(directory: Path) -> FileLock | None:
-    """The lock of a directory, held; None where there are no locks."""
-    path = directory / LOCK
+def _lock(path: Path, output: Path) -> FileLock | None:
+    """The lock of an output, held; None where there are no locks."""
     while True:
         lock = FileLock(path, timeout=0, thread_local=False)
         try:
             lock.acquire()
         except Timeout:
             raise PluginError(
-                f"output '{directory}': another command is at work there; wait for it, or choose another --output"
+                f"output '{output}': another command is at work there; wait for it, or choose another output"
             ) from None
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in NO_LOCKS:
                 raise PluginError(
-                    f"cannot lock '{path}': {error.strerror or error}; remove it, or choose another --output"
+                    f"cannot lock '{path}': {error.strerror or error}; remove it, or choose another output"
                 ) from None
             reason = getattr(error, "strerror", None) or error
-            logger.warning("%s: not locked (%s); start no second command that writes there", directory, reason)
+            logger.warning("%s: not locked (%s); start no second command that writes there", output, reason)
             return None
         descriptor = _descriptor(lock)
         if descriptor is None or (path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())):

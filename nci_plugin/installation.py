@@ -37,8 +37,8 @@ Digests = dict[str, set[str]]
 class Changes:
     """What is done to a checkout, by path in it: files to ``write`` and to ``remove``, those ``left`` alone and why.
 
-    ``manifest`` holds the SHA-256 of every file of ours afterwards, ``before`` what an earlier installation left,
-    ``directories`` what was made for them.
+    ``manifest`` holds the SHA-256 of every file of ours afterwards, and of what a changed one was, ``before`` what an
+    earlier installation left, ``directories`` what was made for them.
     """
 
     before: Digests
@@ -91,6 +91,7 @@ def _plan(checkout: Path, contents: Mapping[str, bytes], force: bool) -> Changes
             changes.remove.append(name)
         elif there is not None:
             changes.left[name] = "changed since it was installed (--force removes it)"
+            changes.manifest[name] = min(changes.before[name])
     if foreign:
         some = ", ".join([*foreign[:3], *["..."] * (len(foreign) > 3)])
         raise PluginError(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nci_plugin.checks import PluginError
+from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import Detector, Paper
 from nci_plugin.evaluation.search import DetectorSetup, fit_and_search
 from nci_plugin.features.bank import FeatureBank, FitsOn
@@ -76,10 +77,10 @@ def check_detector(detector: Detector | type[Detector]) -> None:
     """Hold a detector, or a class of them with its defaults, to what every detector of this package keeps.
 
     It is fitted and scored on features made for this, of five classes in 32 dimensions; hyper-parameters ``K``, ``k``
-    and ``d`` that are too large for them are taken smaller. Raises AssertionError that says what is not kept, and
-    whatever else the detector's own code raises.
+    and ``d`` that are too large for them are taken smaller. Raises PluginError on what is no detector, AssertionError
+    that says what is not kept, and whatever else the detector's own code raises.
     """
-    made = detector() if isinstance(detector, type) else detector
+    made = registry.as_detector(detector)
     small = {name: value for name, value in SMALL.items() if name in made.hyperparameter_names()}
     for check in CHECKS:
         detector = made.clone().set_hyperparameters(**{**made.get_hyperparameters(), **small})

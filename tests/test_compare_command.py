@@ -182,6 +182,7 @@ def test_columns_of_eval(tmp_path, capsys, monkeypatch, seeds):
     ("options", "message"),
     [
         (["--metrics", "aurocs"], "unknown metric of --metrics 'aurocs' (did you mean 'auroc'?)"),
+        (["--metrics", "?"], f"unknown metric of --metrics '?'; known: {', '.join(sorted(METRIC_COLUMNS))}"),
         (["--metrics", "aurc", "--ood-share", "0"], "--ood-share: must lie between 0 and 1"),
     ],
 )
@@ -444,6 +445,7 @@ def test_rows_of_another_run(tmp_path, capsys):
     ("options", "message"),
     [
         (["--metric", "aurocs"], "unknown metric 'aurocs' (did you mean 'auroc'?)"),
+        (["--metric", "?"], f"unknown metric '?'; known: {', '.join(sorted(METRIC_COLUMNS))}"),
         (["--replicates", "999"], "--replicates: must be a whole number, at least 1000, got 999"),
         (["--seed", "-1"], "--seed"),
         (["--ood-share", "1"], "--ood-share: must lie between 0 and 1"),

@@ -26,7 +26,6 @@ from nci_plugin.config import (
 )
 from nci_plugin.detectors import registry
 
-OWN = registry.names()
 CIFAR_FAR = ["mnist", "svhn", "texture", "places365"]
 IMAGENET_FAR = ["inaturalist", "textures", "openimage_o"]
 
@@ -91,7 +90,7 @@ def test_every_shipped_file_is_known_by_its_name_and_loads():
     for name in benchmark_names():
         assert load_benchmark(name).name == name
         assert describe_config(name)[0] == "benchmark"
-    assert {path.stem for path in (directory / "postprocessors").glob("*.yml")} == set(registry.names())
+    assert {path.stem for path in (directory / "postprocessors").glob("*.yml")} <= set(registry.names())
     for name in detector_names():
         assert load_detector(name).name == name
         assert describe_config(name)[0] == "detector"
@@ -172,7 +171,8 @@ def test_the_built_in_benchmark():
 
 
 def test_shipped_hyperparameters_and_grids():
-    grids = {name: (load_detector(name).detector.get_hyperparameters(), load_detector(name).sweep) for name in OWN}
+    shipped = {path.stem: load_detector(path.stem) for path in (config_directory() / "postprocessors").iterdir()}
+    grids = {name: (setup.detector.get_hyperparameters(), setup.sweep) for name, setup in shipped.items()}
     alphas = {"alpha": [1e-4, 1e-3, 1e-2, 1e-1]}
     assert grids == {
         "nci": ({"alpha": 1e-4}, alphas),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import fcntl
+import errno
 import json
 import os
 import re
@@ -19,6 +19,7 @@ import pytest
 import safetensors.torch
 import served
 import torch
+from filelock import FileLock
 from PIL import Image
 from served import NAMES, folders
 from tiny import Tiny
@@ -29,6 +30,7 @@ from nci_plugin.deploy.drift import drift, read_scores
 from nci_plugin.deploy.file import read
 from nci_plugin.deploy.score_log import COLUMNS, ScoreLog
 from nci_plugin.deploy.stream import image_names, score_files
+from nci_plugin.files import holding
 from nci_plugin.report.class_figures import duality_figure
 from nci_plugin.report.diagnosis_files import read_diagnoses
 from nci_plugin.report.diagnosis_tables import class_table
@@ -482,20 +484,37 @@ def test_who_comes_second_changes_nothing_of_the_first(tmp_path: Path) -> None:
     """Neither before nor after the first has written its header."""
     with ScoreLog(tmp_path / "s.csv", "csv", {"run": 1}):
         before = (tmp_path / "s.csv").read_bytes(), (tmp_path / "s.csv.run.json").read_bytes()
-        with pytest.raises(PluginError, match="another command writes there"):
+        with pytest.raises(PluginError, match="another command is at work there"):
             ScoreLog(tmp_path / "s.csv", "csv", {"run": 2}).__enter__()
         assert ((tmp_path / "s.csv").read_bytes(), (tmp_path / "s.csv.run.json").read_bytes()) == before
     empty = tmp_path / "e.csv"
-    with empty.open("w+b") as first:
-        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with pytest.raises(PluginError, match="another command writes there"):
-            ScoreLog(empty, "csv", {"run": 2}).__enter__()
+    empty.touch()
+    with holding(tmp_path / ".e.csv.lock", empty), pytest.raises(PluginError, match="another command is at work"):
+        ScoreLog(empty, "csv", {"run": 2}).__enter__()
     assert not (tmp_path / "e.csv.run.json").exists()
 
 
-def test_two_commands_on_one_file(place: Path, tmp_path: Path) -> None:
-    with ScoreLog(tmp_path / "s.csv", "csv", {}), pytest.raises(PluginError, match="another command writes there"):
-        ScoreLog(tmp_path / "s.csv", "csv", {}).__enter__()
+def test_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(lock: FileLock) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with ScoreLog(tmp_path / "s.csv", "csv", {}):
+        pass
+    assert (tmp_path / "s.csv").read_bytes().startswith(b"file,class")
+    assert caplog.messages == [
+        f"{tmp_path / 's.csv'}: not locked (No locks available); start no second command that writes there"
+    ]
+
+
+def test_two_commands_on_one_file(tmp_path: Path) -> None:
+    (tmp_path / "link.csv").symlink_to(tmp_path / "s.csv")
+    for name in ("s.csv", "link.csv"):
+        with ScoreLog(tmp_path / "s.csv", "csv", {}), pytest.raises(PluginError, match="another command is at work"):
+            ScoreLog(tmp_path / name, "csv", {}).__enter__()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.csv", "s.csv", "s.csv.run.json"]
 
 
 def test_another_network_is_refused_by_name(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

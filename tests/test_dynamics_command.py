@@ -15,11 +15,24 @@ from planted import planted
 from tiny import Tiny
 
 from nci_plugin.cli.dynamics import FEATURES
+from nci_plugin.detectors import registry
 from nci_plugin.dynamics.checkpoints import CheckpointRun, epoch_of, find_runs, read_history
 from nci_plugin.dynamics.trajectory import FN, GROUPS, TrajectoryFile, read_trajectory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+OWN = '''
+from nci_plugin import Detector, Paper
+
+class Mine(Detector):
+    """Score = max_k z_k (an example, 2026)."""
+
+    name = "mine"
+    paper = Paper("An example", "Author", "Venue", 2026, "https://example.org")
+
+    def _score(self, features, logits):
+        return logits.amax(dim=1)
+'''
 DETECTORS = {"nci", "pscore", "feature_norm", "msp", "neco"}
 
 
@@ -217,6 +230,28 @@ def test_other_code_or_hyperparameters_are_measured_again(tiny: Tiny) -> None:
     before = [record.auroc["msp"] for record in logged(tiny).records]
     assert "3 measured now" in command(other)[1]
     assert [record.auroc["msp"] for record in logged(tiny).records] != before
+
+
+def test_another_detector_of_the_same_name_is_measured_again(tiny: Tiny) -> None:
+    """By its code; fewer of the detectors that were measured are no reason."""
+    own = tiny.root / "mine.py"
+    own.write_text(OWN)
+    arguments = dynamics(tiny, tiny.root / "run", flags=("--detectors", "msp", "nci", f"{own}:Mine"))
+    assert "3 measured now" in command(arguments)[1]
+    command(arguments)  # it counts which of the user's modules are loaded, the network's now among them
+    before = [record.auroc for record in logged(tiny).records]
+    assert "0 measured now" in command(arguments)[1]
+    assert "0 measured now" in command([each for each in arguments if each != "nci"])[1]
+    own.write_text(OWN.replace("amax", "amin"))
+    assert "3 measured now" in command(arguments)[1]
+    assert [record.auroc for record in logged(tiny).records] != before
+
+
+def test_another_formula_is_measured_again(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = dynamics(tiny, tiny.root / "run", flags=("--detectors", "msp"))
+    assert "3 measured now" in command(arguments)[1]
+    monkeypatch.setattr(registry.detector_class("msp"), "formula", 2)
+    assert "3 measured now" in command(arguments)[1]
 
 
 def test_what_a_kill_or_other_weights_left_is_measured_again(tiny: Tiny) -> None:

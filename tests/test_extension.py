@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from nci_plugin.adapters.openood.methods import METHODS
 from nci_plugin.api import resolve_detectors
 from nci_plugin.cli.main import main
 from nci_plugin.config import load_detector
-from nci_plugin.detectors import registry
+from nci_plugin.deploy.fitting import new_detector
+from nci_plugin.detectors import NCI, registry
 from nci_plugin.evaluation.configuration import file_of, unshipped_files
 from nci_plugin.installation import _contents
+from nci_plugin.testing import check_detector
 
 DETECTOR = '''
 from nci_plugin import Detector, FitsOn, Paper, register_detector
@@ -142,8 +145,8 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_DETECTORS", dict(registry._DETECTORS))
 
 
-def made(name: str = "mine", qualname: str = "Mine") -> type[Detector]:
-    scope: dict[str, Any] = {"__name__": __name__}
+def made(name: str = "mine", qualname: str = "Mine", module: str = __name__) -> type[Detector]:
+    scope: dict[str, Any] = {"__name__": module}
     exec(DETECTOR.format(cls=qualname, name=name), scope)
     return scope[qualname]
 
@@ -175,6 +178,64 @@ def test_what_cannot_be_registered(cls: Any, message: str) -> None:
     with pytest.raises(PluginError, match=message):
         register_detector(cls)
     assert registry.names() == known
+
+
+class Unnamed(NCI):
+    """A class that has the name of the one it inherits from."""
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    "detector",
+    [made("nci"), made("nci")(), Unnamed, DetectorSetup(Unnamed()), DetectorSetup(registry.create("msp"), name="nci")],
+)
+def test_no_other_class_takes_the_name_of_a_registered_detector(detector: Any) -> None:
+    """Its rows would take the place of that detector's in a results directory."""
+    with pytest.raises(PluginError, match="the name 'nci' of .* is taken by nci_plugin.detectors.nci.NCI; give it an"):
+        resolve_detectors(detector)
+    register_detector(made("theirs", module="theirs"))
+    with pytest.raises(PluginError, match="the name 'theirs' of .* is taken by theirs.Mine"):
+        resolve_detectors(made("theirs"))
+
+
+class NeedsArgument(made()):  # type: ignore[misc]
+    """A class without defaults."""
+
+    def __init__(self, alpha: float) -> None:
+        self.alpha = alpha
+
+
+class NoName(Detector):
+    """A class that sets no name."""
+
+    def _score(self, features: Any, logits: Any) -> Any:
+        return logits[:, 0]
+
+
+@pytest.mark.parametrize("gate", [check_detector, new_detector, DetectorSetup])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (3, "must be a .*Detector, got (3|int)"),
+        (int, "detector 'int': must be a class that inherits nci_plugin.Detector, got <class 'int'>"),
+        (NeedsArgument, r"detector 'NeedsArgument': cannot be made without arguments \(.*'alpha'\); give defaults"),
+        (NoName, "detector 'NoName': has no name; give its class one"),
+        (NoName(), "detector 'NoName': has no name; give its class one"),
+    ],
+)
+def test_what_is_no_detector(gate: Callable[[Any], Any], given: Any, message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        gate(given)
+
+
+def test_check_detector_takes_no_name() -> None:
+    with pytest.raises(PluginError, match="must be a class that inherits nci_plugin.Detector, got 'nci'"):
+        check_detector("nci")  # type: ignore[arg-type]
+
+
+def test_two_classes_of_one_name_are_told_apart() -> None:
+    with pytest.raises(PluginError, match="'mine': given twice, with different hyper-parameters or of two classes"):
+        resolve_detectors([made(), made(qualname="Other")])
 
 
 def test_every_registered_detector_has_a_file_for_openood() -> None:
@@ -284,14 +345,14 @@ def test_two_settings_in_python() -> None:
         ("nci", {"alpha": 1e-4}),
         ("nci_fixed", {"alpha": 0.5}),
     ]
-    with pytest.raises(PluginError, match=r"'nci': given twice .*; give one of them a name of its own, in a YAML file"):
+    with pytest.raises(PluginError, match=r"'nci': given twice, .*; give one of them a name of its own: .* YAML"):
         resolve_detectors(["nci", detector])
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("{name: msp, detector: nci}", "name 'msp' is that of another detector"),
+        ("{name: msp, detector: nci}", "the name 'msp' of .*NCI is taken by .*MSP; give it another"),
         ("{name: mine, detector: nco}", "unknown detector 'nco'"),
         ("{name: a/b, detector: nci}", "name"),
         ("{name: '=1', detector: nci}", "must not begin with ="),

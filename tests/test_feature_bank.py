@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import uuid
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +52,19 @@ def store(tmp_path):
         store.add_shard(number, chunk)
     store.finish(sum(map(len, CHUNKS)), {"split": "id/test"})
     return store
+
+
+def test_a_split_that_an_earlier_version_stored_is_read(tmp_path):
+    """Of 0.1.0; in a copy, since what is damaged would be removed."""
+    shutil.copytree(Path(__file__).parent / "earlier_features", tmp_path / "features")
+    store = SplitStore(tmp_path / "features" / "network-0123" / "id.train-4567")
+    features, labels = torch.arange(20.0).reshape(5, 4) / 4, torch.tensor([0, 1, 2, 1, 0])
+    split = store.load()
+    assert len(split.shards) == 2
+    assert_same(split, Chunk(features, features[:, :3] - features[:, 3:] * torch.tensor([1, 0.5, 0.25]), labels))
+    found, expected = store.load_statistics(), ClassStatistics(3, 4).update(features, labels)
+    for name, value in expected.state_dict().items():
+        assert torch.allclose(found.state_dict()[name], value, rtol=1e-12), name
 
 
 def shard_files(store):

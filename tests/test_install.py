@@ -169,16 +169,34 @@ def test_a_changed_file_stays(openood: Path, install: Install) -> None:
     assert code == 0
     assert "left alone, changed since it was installed (--force removes it): configs/postprocessors/neco.yml" in out
     assert changed.read_text() == "mine"
-    assert not (openood / "nci_plugin").exists()
+    assert [path.name for path in (openood / "nci_plugin").iterdir()] == ["installed.json"]  # it names what was left
 
 
-def test_a_changed_file_goes_by_force(openood: Path, install: Install) -> None:
+@pytest.mark.parametrize("first", [[], ["--remove"]])
+def test_a_changed_file_goes_by_force(openood: Path, install: Install, first: list[str]) -> None:
+    """At once, and after a removal that left it."""
     before = state(openood)
     install()
     (openood / "configs/postprocessors/neco.yml").write_text("mine")
     (openood / "nci_plugin/api.py").unlink()
+    if first:
+        assert install(*first)[0] == 0
     assert install("--remove", "--force")[0] == 0
     assert state(openood) == before
+
+
+def test_a_changed_file_that_ships_no_more_is_counted_as_left(
+    openood: Path, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install()
+    (openood / "configs/postprocessors/neco.yml").write_text("mine")
+    contents = installation._contents()
+    del contents["configs/postprocessors/neco.yml"]
+    monkeypatch.setattr(installation, "_contents", lambda: contents)
+    code, out, _ = install()
+    assert (code, f"0 files written, {len(contents)} were there already" in out) == (0, True)
+    assert install("--force")[0] == 0
+    assert not (openood / "configs/postprocessors/neco.yml").exists()
 
 
 def test_the_users_files_in_our_directories_stay(openood: Path, install: Install) -> None:

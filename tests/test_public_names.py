@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import subprocess
 import sys
@@ -38,6 +39,17 @@ def test_every_public_name_is_there_and_shown() -> None:
         assert getattr(nci_plugin, name) is getattr(nci_plugin, name)
     with pytest.raises(AttributeError, match="no attribute 'evaluat'"):
         _ = nci_plugin.evaluat
+
+
+@pytest.mark.parametrize("name", [name for name in nci_plugin.__all__ if name != "__version__"])
+def test_every_public_name_and_method_has_a_docstring(name: str) -> None:
+    item = getattr(nci_plugin, name)
+    assert inspect.getdoc(item)
+    classes = inspect.getmro(item) if inspect.isclass(item) else ()
+    for cls in (cls for cls in classes if cls.__module__.startswith("nci_plugin")):
+        for key, value in vars(cls).items():
+            if not key.startswith("_") and (inspect.isroutine(value) or isinstance(value, property)):
+                assert inspect.getdoc(value), f"{cls.__name__}.{key}"
 
 
 def test_what_evaluating_loads() -> None:

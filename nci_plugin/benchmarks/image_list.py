@@ -113,6 +113,7 @@ class ImageList:
 
     @property
     def path(self) -> Path:
+        """The file of lines, under ``data_root``."""
         return self.data_root / self.imglist_path
 
     def place(self, index: int) -> str:
@@ -121,6 +122,7 @@ class ImageList:
 
     @property
     def directory(self) -> Path:
+        """What the paths in the list are relative to, under ``data_root``."""
         return self.data_root / self.data_dir
 
     def read(self) -> ImageFiles:

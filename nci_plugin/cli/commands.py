@@ -30,7 +30,7 @@ class Eval:
     data: Data = group(Data)
     passing: Pass = group(Pass)
     metrics: tuple[str, ...] = option(
-        (), "columns of the printed tables, of the metrics of 'nci-ood compare' (auroc fpr95)", "NAME"
+        (), "columns of the printed tables (auroc fpr95); one that is not known lists them all", "NAME"
     )
     wide: bool = option(False, "columns of auroc, fpr95, aupr_in and aupr_out")
     data_sets: bool = option(False, "columns of every OOD data set beside the means of near and far")
@@ -53,11 +53,7 @@ class Compare:
         None, "compare these alone (all that were scored for every seed)", "NAME"
     )
     against: str | None = option(None, "compare every other detector with this one (every pair)", "NAME")
-    metric: str = option(
-        "auroc",
-        "auroc (default), fpr95, fpr_at_id_tpr95, aupr_in, aupr_out, aurc, augrc, autc, csid_auroc or csid_rejection",
-        "NAME",
-    )
+    metric: str = option("auroc", "auroc (default), or another; one that is not known lists them all", "NAME")
     setting: str = option("ood", "standard (default) or full spectrum", choices=("ood", "fsood"))
     these_networks: bool = option(False, "intervals about these seeds' networks alone (and over networks)")
     ood_share: float = option(0.5, "share of OOD inputs for aurc and augrc (0.5)", "X")

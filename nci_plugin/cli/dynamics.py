@@ -168,7 +168,7 @@ def _measure(
     if not inputs.benchmark.has_ood:
         print(f"benchmark '{inputs.benchmark.name}': no OOD set, so AUROC along training is left out")
     images = identify.data_digest(inputs.splits, output / "images")
-    configured = _configured(options.detectors or ())
+    methods = {setup.name: identify.method_digest(setup) for setup in setups}
     measure: Callable[[nn.Module, int, str], EpochRecord] | None = None
     found = []
     with progress("dynamics", "checkpoint", sum(len(run.files) for run in runs)) as bar:
@@ -183,25 +183,19 @@ def _measure(
                 network = job.build(trained, path)
                 numbers = network_numbers(network)
                 code = identify.code_digest(network, factory_source(factory), arguments)
-                data = digest(images, code, options.network.head or "", *configured)
-                there = file.records.get(epoch)
-                known = there is not None and (there.weights, there.data) == (numbers["weights"], data)
-                if not known or not {setup.name for setup in setups} <= set(there.auroc if there else ()):
+                data = digest(images, code, options.network.head or "")
+                there = file.records.get(epoch, EpochRecord(epoch))
+                known = (there.weights, there.data) == (numbers["weights"], data)
+                if not known or not methods.items() <= there.methods.items():
                     measure = measure or _meter(inputs, setups, job, output)
                     entry = history.get(epoch)
-                    record = replace(measure(network, epoch, training.loss(entry)), **numbers, data=data)
-                    file.add(with_history(record, entry))
+                    record = measure(network, epoch, training.loss(entry))
+                    file.add(with_history(replace(record, **numbers, data=data, methods=methods), entry))
                     new += 1
                 bar.update()
             print(f"{run.name}: {len(run.files)} checkpoints, {new} measured now")
             found.append(file.trajectory)
     return found
-
-
-def _configured(detectors: Sequence[str]) -> list[str]:
-    """The detectors that are given as YAML files, with their values; those named by name have the shipped ones."""
-    setups = api.resolve_detectors([name for name in detectors if name.endswith((".yml", ".yaml"))])
-    return sorted(repr((each.name, dict(each.configured), dict(each.sweep))) for each in setups)
 
 
 def _meter(

@@ -20,7 +20,7 @@ def run(options: Install) -> int:
     if options.remove:
         print(f"{checkout}: {len(changes.remove)} files removed")
     else:
-        unchanged = len(changes.manifest) - len(changes.write)
+        unchanged = len(changes.manifest.keys() - changes.left) - len(changes.write)
         print(f"{checkout}: {len(changes.write)} files written, {unchanged} were there already")
         print(f"next: cd {checkout} && bash scripts/eval_nci.sh --help")
     return 0

@@ -9,6 +9,7 @@ from nci_plugin.cli.commands import Table
 from nci_plugin.comparison.compare import standings
 from nci_plugin.evaluation.results import SETTINGS
 from nci_plugin.evaluation.run import Run
+from nci_plugin.report import diagnosis_files as files
 from nci_plugin.report.paper_tables import paper_table, written
 from nci_plugin.report.tables import MAIN_METRICS, TABLE_METRICS
 
@@ -34,8 +35,7 @@ def run(options: Table) -> int:
 
 
 def _of_diagnosis(options: Table) -> int:
-    from nci_plugin.report import diagnosis_files as files  # imports torch
-    from nci_plugin.report.diagnosis_tables import tables_by_name
+    from nci_plugin.report.diagnosis_tables import tables_by_name  # imports torch
 
     with files.drawn_from(options.results):
         stored = files.read_diagnoses(options.results)

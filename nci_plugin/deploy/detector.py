@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +16,15 @@ from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.checks import PluginError, check_finite
 from nci_plugin.deploy import file, images, preprocessing
 from nci_plugin.deploy.calibration import CONFIDENCE, POOLED, TPR, Threshold
+from nci_plugin.deploy.drift import Drift, drift
 from nci_plugin.deploy.fitting import fit_together
+from nci_plugin.deploy.module import ScoringModule, scoring_module
 from nci_plugin.deploy.network import Marks, check_network, layer_named, layer_of
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
 from nci_plugin.features.forward import prepared
 from nci_plugin.networks.calling import alone
 from nci_plugin.networks.cut import Cut
-
-if TYPE_CHECKING:
-    from nci_plugin.deploy.drift import Drift
-    from nci_plugin.deploy.module import ScoringModule
 
 DEFAULT = "nci_plus"
 
@@ -209,8 +207,6 @@ class OODDetector:
 
     def drift(self, scores: Any, tpr: float | None = None, confidence: float = CONFIDENCE) -> Drift:
         """How a window of scores (m,), of ID images as one hopes, differs from the calibration scores."""
-        from nci_plugin.deploy.drift import drift
-
         return drift(self.fitted.calibration, scores, self.fitted.level(tpr), confidence)
 
     # ---------------------------------------------------------------- keep
@@ -265,8 +261,6 @@ class OODDetector:
 
     def module(self, model: nn.Module | None = None, tpr: float | None = None) -> ScoringModule:
         """One nn.Module of network and detector: images -> logits, score, is_ood; see `ScoringModule`."""
-        from nci_plugin.deploy.module import scoring_module
-
         return scoring_module(self.fitted, self.model_ if model is None else model, self.fitted.level(tpr))
 
     @property

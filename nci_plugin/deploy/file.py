@@ -19,6 +19,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from nci_plugin import __version__
 from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.checks import PluginError, check_choice, check_keys, check_number, one_line, shown
 from nci_plugin.deploy.calibration import Calibration, check_enough, least_samples
@@ -102,8 +103,6 @@ def write(fitted: Fitted, path: Path) -> None:
         "probe.scores": fitted.probe_scores,
     }
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    from nci_plugin import __version__
-
     record = {
         "format": FORMAT,
         **state.values,

@@ -22,6 +22,7 @@ from nci_plugin.deploy.overlap import check_apart, check_contents_apart
 from nci_plugin.deploy.passing import Passing
 from nci_plugin.deploy.state import forget_scored
 from nci_plugin.detectors.base import Detector
+from nci_plugin.detectors.registry import as_detector
 from nci_plugin.evaluation.contestant import check_ranking
 from nci_plugin.evaluation.scoring import score_split
 from nci_plugin.evaluation.search import fit
@@ -159,14 +160,12 @@ def _fitted(settings: OODDetector, detector: Detector, tuned: bool, passed: _Pas
 
 
 def new_detector(detector: Any) -> Detector:
-    """An unfitted detector of a name, a YAML file, a class or a detector."""
+    """An unfitted detector of a name, a YAML file, a class or a detector; raises PluginError on anything else."""
     if isinstance(detector, (str, Path)):
         return load_detector(str(detector)).detector.clone()
-    if isinstance(detector, type) and issubclass(detector, Detector):
-        return detector()
-    if not isinstance(detector, Detector):
+    if not isinstance(detector, (Detector, type)):
         raise PluginError(f"detector: must be a name, a YAML file or a Detector, got {type(detector).__name__}")
-    return detector.clone()
+    return as_detector(detector).clone()
 
 
 def detector_names(names: Any) -> list[str]:

@@ -25,6 +25,8 @@ from nci_plugin.diagnosis.network import Diagnosis, diagnose_network
 from nci_plugin.evaluation.contestant import Scores
 from nci_plugin.evaluation.evaluate import evaluate_bank, training_needed
 from nci_plugin.features.bank import FeatureBank, FitsOn
+from nci_plugin.report.diagnosis_files import SINGLE, Stored
+from nci_plugin.report.diagnosis_tables import collapse_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,8 +53,7 @@ class Inspection(Diagnosis):
 
     def figures(self) -> dict[str, Figure]:
         """The figures of ``nci-ood diagnose`` by name, those that this network and its data have."""
-        from nci_plugin.report.diagnosis_figures import FIGURES
-        from nci_plugin.report.diagnosis_files import SINGLE, Stored
+        from nci_plugin.report.diagnosis_figures import FIGURES  # imports matplotlib
 
         stored = Stored(SINGLE, self.record, self.arrays, self.scores)
         drawn = {name: draw(stored) for name, draw in FIGURES.items()}
@@ -65,9 +66,6 @@ class Inspection(Diagnosis):
 
     def _repr_html_(self) -> str:
         """What a notebook shows: sentences, and the metrics beside their values at collapse."""
-        from nci_plugin.report.diagnosis_files import SINGLE
-        from nci_plugin.report.diagnosis_tables import collapse_table
-
         said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences)
         header, *rows = collapse_table([SINGLE], [self.record]).rows
         return f"<ul>{said}</ul>{pd.DataFrame(rows, columns=header).to_html(index=False)}"

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from nci_plugin.checks import PluginError
-from nci_plugin.files import write_atomically
+from nci_plugin.files import LOCK, holding, write_atomically
 from nci_plugin.parsing import read_json
 
 COLUMNS = ("file", "class", "score", "p_value", "verdict", "error")
@@ -39,6 +40,7 @@ class ScoreLog:
         self.path, self.format, self.run = path, format, dict(run)
         self._done = np.empty(0, dtype=np.uint64)  # hashes: eight bytes an image
         self._file: BinaryIO | None = None
+        self._open_files = ExitStack()
         self.unreadable = 0  # of the rows that were there when the file was opened: images that could not be read
 
     @property
@@ -59,28 +61,28 @@ class ScoreLog:
             return self
         if self.path.exists() and not self.path.is_file():
             raise PluginError(f"output '{self.path}': is no file; name one, or leave it out for standard output")
-        try:  # neither cut off nor read before it is locked: another command may just have begun it
-            self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | BINARY, 0o666), "r+b", buffering=0)
-        except OSError as error:
-            raise PluginError(f"output '{self.path}': {error.strerror}; choose another") from None
-        try:
-            self._lock()
+        with ExitStack() as open_files:
+            # Neither cut off nor read before it is locked: another command may just have begun it.
+            place = Path(os.path.realpath(self.path))  # of a link that leads nowhere too
+            open_files.enter_context(holding(place.with_name(f".{place.name}{LOCK}"), self.path))
+            try:
+                file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | BINARY, 0o666), "r+b", buffering=0)
+            except OSError as error:
+                raise PluginError(f"output '{self.path}': {error.strerror}; choose another") from None
+            self._file = open_files.enter_context(file)
             beside = run_path(self.path)
-            if os.fstat(self._file.fileno()).st_size:
+            if os.fstat(file.fileno()).st_size:
                 self._check_run(beside)
             else:
                 write_atomically(beside, json.dumps(self.run, indent=1) + "\n")
             self._done = np.sort(np.fromiter(map(hash_of, self._whole_rows()), dtype=np.uint64))
-            if not self._file.tell():
+            if not file.tell():
                 self._write(self._header())
-        except BaseException:
-            self._file.close()
-            raise
+            self._open_files = open_files.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._open_files.close()
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Write rows in one piece; when this returns they are on the disk."""
@@ -114,17 +116,6 @@ class ScoreLog:
                 f"output '{self.path}': holds rows of another run ({', '.join(changed) or 'nothing known'} differs);"
                 " choose another file, or move it away"
             )
-
-    def _lock(self) -> None:
-        assert self._file is not None
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise PluginError(f"output '{self.path}': another command writes there; wait for it") from None
 
     def _whole_rows(self) -> Iterator[str]:
         """The files of the rows that are whole, after cutting off one that is not; leaves the place at the end."""

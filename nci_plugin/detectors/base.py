@@ -210,6 +210,7 @@ class Detector(ABC):
         return tuple(inspect.signature(type(self)).parameters)
 
     def get_hyperparameters(self) -> dict[str, Any]:
+        """Hyper-parameters by name, as they are set: one that `fit` learns is ``auto`` here."""
         return {name: getattr(self, name) for name in self.hyperparameter_names()}
 
     def set_hyperparameters(self, **values: Any) -> Detector:

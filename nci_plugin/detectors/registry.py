@@ -41,14 +41,44 @@ def register_detector(cls: T) -> T:
             f"register_detector: {cls.__qualname__}.name must be letters, digits, '.', '_' and '-', and not"
             f" {RESERVED[0]!r}, got {shown(name)}"
         )
-    known = _DETECTORS.setdefault(name, cls)
-    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise PluginError(
-            f"register_detector: the name '{name}' of {cls.__module__}.{cls.__qualname__} is taken by"
-            f" {known.__module__}.{known.__qualname__}; give it another"
-        )
+    _check_own(f"register_detector: the name '{name}' of {_place(cls)}", name, cls)
     _DETECTORS[name] = cls
     return cls
+
+
+def check_name_of(detector: Detector, name: str, where: str) -> None:
+    """Raise PluginError where ``name`` is that of another registered detector: its results would be taken for those."""
+    names()
+    _check_own(f"{where}: the name '{name}' of {_place(type(detector))}", name, type(detector))
+
+
+def _check_own(what: str, name: str, cls: type) -> None:
+    known = _DETECTORS.get(name, cls)
+    if _place(known) != _place(cls):
+        raise PluginError(f"{what} is taken by {_place(known)}; give it another")
+
+
+def _place(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def as_detector(given: Any, spec: str = "") -> Detector:
+    """A detector, or one of a class with its defaults; ``spec`` is what the user wrote for it.
+
+    Raises PluginError unless it is a `Detector` that needs no argument and has a name.
+    """
+    cls = given if isinstance(given, type) else type(given)
+    where = f"detector '{spec or cls.__qualname__}'"
+    if not issubclass(cls, Detector):
+        raise PluginError(f"{where}: must be a class that inherits nci_plugin.Detector, got {shown(given)}; pass one")
+    try:
+        detector = cls() if given is cls else given
+    except Exception as error:  # the class may be the user's code
+        reason = " ".join(str(error).split())
+        raise PluginError(f"{where}: cannot be made without arguments ({reason}); give defaults") from error
+    if not isinstance(getattr(detector, "name", None), str):
+        raise PluginError(f"{where}: has no name; give its class one, as in name = 'mine'")
+    return detector
 
 
 def names() -> list[str]:

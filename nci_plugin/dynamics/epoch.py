@@ -31,8 +31,8 @@ class EpochRecord:
         phase: of a training in phases, e.g. ``ce`` and then ``mse``.
         train_from: what train_loss and train_accuracy were read from.
         ortho_dev: NC5 by group of OOD sets, ``near`` and ``far``, the unweighted mean over its sets; 0 at collapse.
-        weights, data: digests of the weights that were measured, and of all else that the numbers come from: the
-            benchmark's images, the network's code, and detectors that were configured by files of their own.
+        weights, data, methods: digests of what the numbers come from: the weights that were measured; the benchmark's
+            images and the network's code; and by name the detectors, their values and formulas.
     """
 
     epoch: int
@@ -47,6 +47,7 @@ class EpochRecord:
     train_from: str = ""
     weights: str = ""
     data: str = ""
+    methods: Mapping[str, str] = field(default_factory=dict)
     ortho_dev: Mapping[str, Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

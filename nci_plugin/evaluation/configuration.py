@@ -49,8 +49,7 @@ def parse_detector(raw: Mapping[str, Any], where: str) -> DetectorSetup:
             detector.clone().set_hyperparameters(**{hyperparameter: value})
     if not isinstance(raw.get("APS_mode", False), bool):
         raise PluginError(f"{where}: APS_mode must be True or False, got {shown(raw['APS_mode'])}")
-    if name != detector.name and name in registry.names():
-        raise PluginError(f"{where}: name '{name}' is that of another detector; give this setting another")
+    registry.check_name_of(detector, name, where)
     return DetectorSetup(detector, grid if raw.get("APS_mode", False) else {}, check_row_name(f"{where}: name", name))
 
 

@@ -15,7 +15,7 @@ from nci_plugin.checks import PluginError
 from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.evaluation import Evaluation
-from nci_plugin.evaluation.identify import loaded_sources, source_of
+from nci_plugin.evaluation.identify import method_digest
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.files import digest, read_text, write_atomically
 
@@ -29,8 +29,7 @@ class Finished:
     """The finished detectors of one network in a directory, each with a digest of all that its scores came from.
 
     The file is there from the first of them to the end of the command, so only an interrupted one leaves it: a command
-    that ended evaluates everything again when it is repeated. A detector from elsewhere may use any module of the
-    user's, and OpenOOD's methods any of its checkout, so all that are loaded count for these.
+    that ended evaluates everything again when it is repeated.
     """
 
     def __init__(self, directory: ResultsDirectory, seed: str, bank: FeatureBank) -> None:
@@ -69,13 +68,8 @@ class Finished:
 
     def _digest(self, setup: Contestant) -> str:
         provenance = {key: value for key, value in self._bank.provenance.items() if key != "extraction_seconds"}
-        values = [dict(setup.configured), {name: list(each) for name, each in setup.sweep.items()}]
         versions = [__version__, self._package, *map(version, LIBRARIES), torch.get_num_threads()]
-        sources: list[bytes | str] = []
-        if setup.detector is None or not type(setup.detector).__module__.startswith("nci_plugin."):
-            classes = type(setup.detector or setup).__mro__
-            sources = [*(source_of(cls) or cls.__qualname__ for cls in classes), *loaded_sources()]
-        return digest(json.dumps([setup.name, values, provenance, versions], sort_keys=True, default=repr), *sources)
+        return digest(json.dumps([provenance, versions], sort_keys=True, default=repr), method_digest(setup))
 
 
 def forget(output: Path, seeds: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Make the `identity` of results: digests of a network, of its code and of the images."""
+"""Make the `identity` of results: digests of a network, of its code and of the images; and those of detectors."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from nci_plugin.benchmarks.benchmark import Features
 from nci_plugin.benchmarks.image_digests import content_digests
 from nci_plugin.benchmarks.image_list import ImageFiles
 from nci_plugin.benchmarks.shards import ShardedImages
+from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.identity import UNKNOWN
 from nci_plugin.features.fingerprint import own_classes, tensor_bytes, weights_digest
 from nci_plugin.files import digest
@@ -89,6 +90,21 @@ def code_digest(network: nn.Module | LinearHead, factory: bytes | str, arguments
             names.append(cls.__qualname__)
             sources.add(digest(source))
     return digest(structure, *sorted(names), *sorted(sources), factory, json.dumps(dict(arguments), default=repr))
+
+
+def method_digest(setup: Contestant) -> str:
+    """Hash of what a contestant computes: its name, values to search and formula, and of one from elsewhere the code.
+
+    A detector from elsewhere may use any module of the user's, and OpenOOD's methods any of its checkout, so all that
+    are loaded count for these.
+    """
+    detector, sweep = setup.detector, {name: list(each) for name, each in setup.sweep.items()}
+    values = [setup.name, dict(setup.configured), sweep, getattr(detector, "formula", None)]
+    sources: list[bytes | str] = []
+    if detector is None or not type(detector).__module__.startswith("nci_plugin."):
+        classes = type(detector or setup).__mro__
+        sources = [*(source_of(cls) or cls.__qualname__ for cls in classes), *loaded_sources()]
+    return digest(json.dumps(values, sort_keys=True, default=repr), *sources)
 
 
 def loaded_sources() -> list[bytes]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, VALIDATION, Benchmark
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import AUTO, CPU, Detector
+from nci_plugin.detectors.registry import as_detector
 from nci_plugin.evaluation.alternatives import SEARCHED, Alternatives
 from nci_plugin.evaluation.contestant import Answers, Contestant, check_ranking
 from nci_plugin.evaluation.precision import shift
@@ -34,7 +35,8 @@ class DetectorSetup:
 
     ``sweep`` maps a hyper-parameter's name to its values, in the order in which they are tried; empty = no search.
     ``name`` is that of its rows and files, the detector's own unless given: two settings of one detector that share a
-    run have a name each. Equal are setups of one class, one name and the same values.
+    run have a name each. Equal are setups of one class, one name and the same values. Raises PluginError on what is no
+    detector.
     """
 
     detector: Detector
@@ -42,6 +44,7 @@ class DetectorSetup:
     name: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "detector", as_detector(self.detector))
         object.__setattr__(self, "name", self.name or self.detector.name)
 
     def __eq__(self, other: object) -> bool:
@@ -55,10 +58,12 @@ class DetectorSetup:
 
     @property
     def fits_on(self) -> FitsOn:
+        """What the detector must be given of the training set."""
         return self.detector.fits_on
 
     @property
     def configured(self) -> Mapping[str, Any]:
+        """The hyper-parameters with which nothing is searched, by name."""
         return self.detector.get_hyperparameters()
 
     def answer(self, bank: FeatureBank, benchmark: Benchmark, splits: Sequence[str]) -> Answers:

@@ -18,7 +18,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from nci_plugin.checks import PluginError
 from nci_plugin.files import locked
@@ -151,8 +151,6 @@ class Processes:
 
         All have come before a collective begins, so that none begins with a process that is dead.
         """
-        from torch import distributed
-
         try:
             self.wait()
             if self._group is None:
@@ -174,8 +172,6 @@ class Processes:
 
         Where the caller has a group already, of NCCL's say, it is beside that one.
         """
-        from torch import distributed
-
         timeout = timedelta(seconds=TIMEOUT)
         if not distributed.is_initialized():
             store = distributed.PrefixStore("collectives", self._store)
@@ -266,14 +262,13 @@ def joined() -> Iterator[Processes]:
     if size == 1 or "RANK" not in os.environ:
         yield ALONE
         return
-    from torch.distributed import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
+    from torch.distributed.rendezvous import rendezvous  # not in every build of torch
 
     try:
         store, rank, size = next(iter(rendezvous("env://")))
     except (ValueError, RuntimeError) as error:
         raise PluginError(f"{size} processes: cannot join ({error}); start them with torchrun") from None
-    _stores.append(PrefixStore(f"nci_plugin/{len(_stores)}", store))  # the launcher's own outlives this use
+    _stores.append(distributed.PrefixStore(f"nci_plugin/{len(_stores)}", store))  # the launcher's own outlives this use
     processes = Processes(rank, size, _stores[-1])
     stop = threading.Event()
     beats = threading.Thread(target=processes._beat, args=(stop,), daemon=True)

@@ -102,6 +102,7 @@ class ClassStatistics:
 
     @property
     def num_samples(self) -> int:
+        """How many samples were counted, of all classes."""
         return int(self.counts.sum())
 
     @property

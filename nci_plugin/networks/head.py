@@ -41,14 +41,17 @@ class LinearHead:
         return cls(weight, bias, network, architecture)
 
     def to(self, device: torch.device) -> LinearHead:
+        """The same head with W and b on a device."""
         return replace(self, weight=self.weight.to(device), bias=self.bias.to(device))
 
     @property
     def num_classes(self) -> int:
+        """K, the rows of W."""
         return self.weight.shape[0]
 
     @property
     def num_features(self) -> int:
+        """P, the columns of W."""
         return self.weight.shape[1]
 
     def logits(self, features: Tensor) -> Tensor:

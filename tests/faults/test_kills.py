@@ -88,7 +88,7 @@ def test_a_second_command_is_refused(whole: Whole, capsys: pytest.CaptureFixture
     error = capsys.readouterr().err
     assert error == (
         f"nci-ood: error: output '{whole.tiny.root / 'out'}': another command is at work there; wait for it, or choose"
-        " another --output\n"
+        " another output\n"
     )
     assert first.wait() == 0
     whole.assert_same("out")

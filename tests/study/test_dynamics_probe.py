@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from intervention import Intervention, recovery
-from probe import Attack, ProbingMeter
+from probe import Attack, ProbingMeter, probe
 from rows import CLASSES, NORMALIZATION, rows, tensors, trained
 from torch import Tensor, nn
 
-from nci_plugin import Benchmark, PluginError
+from nci_plugin import Benchmark, DetectorSetup, PluginError
 from nci_plugin.benchmarks.benchmark import TEST, TRAIN
 from nci_plugin.config import load_detector
 from nci_plugin.dynamics.measure import DETECTORS
@@ -90,6 +92,18 @@ def test_probe_of_a_network(meter: ProbingMeter, network: nn.Module) -> None:
         assert all(0 <= value <= 100 for value in answers[attack]["auroc"].values())
     msp = [answers[name]["auroc"]["msp"] for name in ("fgsm 2/255", "fgsm 16/255")]
     assert msp[1] > msp[0] > 50
+
+
+def test_what_is_probed_of_contestants(
+    benchmark: Benchmark, network: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each by its own name; a method that scores whole benchmarks is named and left out."""
+    setups = [load_detector("msp"), DetectorSetup(load_detector("msp").detector, name="mine")]
+    bank = ProbingMeter(benchmark, setups).bank(network)
+    whole: Any = SimpleNamespace(name="whole", detector=None)
+    answers = probe(bank, NORMALIZATION, [Attack("fgsm", 2)], [*setups, whole])
+    assert set(answers["fgsm 2/255"]["auroc"]) == {"msp", "mine"}
+    assert caplog.messages == ["probe: left out, as they score whole benchmarks only: whole"]
 
 
 @pytest.mark.parametrize("values", [("fgms", 1), ("pgd", 0)])

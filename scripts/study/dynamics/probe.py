@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,12 +20,14 @@ from nci_plugin.dynamics.measure import Meter, measure_bank, network_numbers
 from nci_plugin.dynamics.trajectory import EpochRecord
 from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.scoring import score_split
-from nci_plugin.evaluation.search import DetectorSetup, fit_and_search
+from nci_plugin.evaluation.search import fit_and_search
 from nci_plugin.features.bank import FeatureBank
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.metrics import accuracy, auroc
 from nci_plugin.networks.calling import Call
+
+logger = logging.getLogger(__name__)
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -109,11 +112,14 @@ def probe(
     ``nc4`` is the share that is still nearest to the training mean of the predicted class. ``auroc`` is, for each
     detector, that of clean against attacked test images in percent: 50, the attack is not seen; 100, all attacked
     images score as less ID than all clean ones; below 50, as more ID. ``clean`` has the same numbers without an attack.
-    ``bank`` must have statistics and the images, which are attacked as they are normalised.
+    ``bank`` must have statistics and the images, which are attacked as they are normalised. A method that scores whole
+    benchmarks only is left out, as a warning says.
     """
     assert bank.images is not None
-    detectors = [fit_and_search(setup, bank).detector for setup in setups if isinstance(setup, DetectorSetup)]
-    clean = {detector.name: score_split(detector, bank.splits[TEST]) for detector in detectors}
+    if left_out := [setup.name for setup in setups if setup.detector is None]:
+        logger.warning("probe: left out, as they score whole benchmarks only: %s", ", ".join(left_out))
+    detectors = {setup.name: fit_and_search(setup, bank).detector for setup in setups if setup.detector is not None}
+    clean = {name: score_split(detector, bank.splits[TEST]) for name, detector in detectors.items()}
     answers: dict[str, Any] = {"clean": _response(bank.splits[TEST], bank)}
     network, device = bank.images.network, bank.images.device
     for attack in attacks:
@@ -123,7 +129,7 @@ def probe(
         )
         with bank.images.forward() as forward:
             split = FeatureSplit([passed.chunk for passed in forward.over(attacked, f"{attack}:")])
-        against = {each.name: 100 * auroc(clean[each.name], score_split(each, split)) for each in detectors}
+        against = {name: 100 * auroc(clean[name], score_split(each, split)) for name, each in detectors.items()}
         answers[str(attack)] = {**_response(split, bank), "auroc": against}
     return answers
 
