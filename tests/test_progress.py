@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import time
 
@@ -36,6 +38,16 @@ def test_what_was_stored_is_no_part_of_the_rate(
     line = capsys.readouterr().err.splitlines()[0]
     assert line.startswith("extract: 5 of 10 img, ")
     assert line.endswith(" 00:00 left")
+
+
+def test_lines_come_while_a_method_hides_its_own_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "EVERY", 0.05)
+    with progress("score", "detector", 2), contextlib.redirect_stderr(io.StringIO()) as hidden:
+        time.sleep(0.2)
+    assert capsys.readouterr().err.startswith("score: 0 of 2 detector\n")
+    assert hidden.getvalue() == ""
 
 
 def test_short_work_and_what_is_not_to_be_shown_print_nothing(
