@@ -28,6 +28,7 @@ from nci_plugin.benchmarks.image_list import LABEL, OOD_LABEL, Images, Preproces
 from nci_plugin.benchmarks.lines import blocks
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.files import digest, open_regular, read_at
+from nci_plugin.progress import progress as shown_progress
 from nci_plugin.rows import id_labels
 
 IMAGE_ENDINGS = tuple(ending[1:] for ending in IMG_EXTENSIONS)
@@ -35,7 +36,8 @@ LABEL_ENDING = "cls"
 LABEL_BYTES, HEADER_BYTES = 32, 2**20
 """The largest label, and the largest header: names of members and what else stands before them."""
 
-HASHED_BYTES = 2**22
+MB = 10**6
+HASHED_BYTES = 4 * MB
 """Read at once of a shard that is hashed."""
 
 REMOTE = re.compile(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://|.*::", re.DOTALL)
@@ -59,9 +61,10 @@ class ImageShards:
             raise PluginError(f"image shards: must be a list of paths of tar files, got {shown(self.paths)}")
         return [(self.data_root or Path()) / _local(each) for each in self.paths]
 
-    def read(self, num_classes: int | None) -> ShardedImages:
+    def read(self, num_classes: int | None, progress: bool = False) -> ShardedImages:
         """Look at the header of every member; ``num_classes`` is None for OOD images, whose labels are not looked at.
 
+        With ``progress`` it is shown how far that is where it takes long.
         Raises PluginError on a path or a member that cannot be used, naming it, and on labels outside 0..K-1.
         """
         try:
@@ -73,17 +76,20 @@ class ImageShards:
 
         paths = self.files()
         columns, ends = (array("q"), array("q"), array("q")), []
-        for path in paths:
-            file = open_regular(path, "image shard", REMEDY)
-            try:
-                with file:
-                    _look_through(group_by_keys(_members(path, file, num_classes is not None)), columns, num_classes)
-            except PluginError as error:
-                raise PluginError(f"image shard '{path}': {error}; {REMEDY}") from None
-            except (tarfile.TarError, ValueError, OSError, EOFError, OverflowError, RecursionError) as error:
-                reason = getattr(error, "strerror", None) or str(error.args[0] if error.args else error)
-                raise PluginError(f"image shard '{path}': cannot be read ({reason}); {REMEDY}") from None
-            ends.append(len(columns[0]))
+        with shown_progress("open", "shard", len(paths), progress, delay=1) as bar:
+            for path in paths:
+                file = open_regular(path, "image shard", REMEDY)
+                try:
+                    with file:
+                        members = _members(path, file, num_classes is not None)
+                        _look_through(group_by_keys(members), columns, num_classes)
+                except PluginError as error:
+                    raise PluginError(f"image shard '{path}': {error}; {REMEDY}") from None
+                except (tarfile.TarError, ValueError, OSError, EOFError, OverflowError, RecursionError) as error:
+                    reason = getattr(error, "strerror", None) or str(error.args[0] if error.args else error)
+                    raise PluginError(f"image shard '{path}': cannot be read ({reason}); {REMEDY}") from None
+                ends.append(len(columns[0]))
+                bar.update()
         places, sizes, labels = (torch.from_numpy(np.array(each, np.int64)) for each in columns)
         if not len(places):
             raise PluginError(f"image shard '{paths[0]}': the split is empty; it needs at least one image")
@@ -146,15 +152,17 @@ class ShardedImages(Images):
         for path, stamp in zip(self.paths, self.stamps):
             yield f"\n{path.name} {stamp}"
 
-    def content(self) -> str:
-        """Hash of the bytes of all shards, which are read for it."""
-        hashes = []
-        for path in self.paths:
-            hasher = blake2b(digest_size=16)
-            with open_regular(path, "image shard", REMEDY) as file:
-                while data := file.read(HASHED_BYTES):
-                    hasher.update(data)
-            hashes.append(hasher.hexdigest())
+    def content(self, progress: bool = False) -> str:
+        """Hash of the bytes of all shards, which are read for it, with a ``progress`` where it takes long."""
+        hashes, total = [], sum(-(-size // MB) for size, _ in self.stamps)
+        with shown_progress("hash", "MB", total, progress, delay=1) as bar:
+            for path in self.paths:
+                hasher = blake2b(digest_size=16)
+                with open_regular(path, "image shard", REMEDY) as file:
+                    while data := file.read(HASHED_BYTES):
+                        hasher.update(data)
+                        bar.update(-(-len(data) // MB))
+                hashes.append(hasher.hexdigest())
         return digest(*hashes)
 
     def _file(self, shard: int) -> BinaryIO:

@@ -61,7 +61,8 @@ def extract(
     Raises PluginError on bad input (see `open_splits`), on NaN or infinite features, naming split and row, and where
     the free space does not do.
     """
-    options, splits = options or ExtractionOptions(), splits or open_splits(benchmark)
+    options = options or ExtractionOptions()
+    splits = splits or open_splits(benchmark, options.progress and options.processes.is_first)
     with prepared(network, resolve_device(options.device), channels_last=True):
         plan = make_plan(network, benchmark, training, options, splits, stages)
         if plan.options.processes.is_first:
