@@ -198,6 +198,25 @@ def test_blocks_are_halved_where_memory_runs_out(
     assert detector.seen == [2, 2, 2, 2, 2, 1, 2, 2, 2, 2, 1]
 
 
+@pytest.mark.parametrize("error", ERRORS, ids=[f"{type(each).__name__} {number}" for number, each in enumerate(ERRORS)])
+@pytest.mark.parametrize("asked", ["fdbd", "klmatching"])
+def test_blocks_of_pytorch_ood_are_halved_too(asked: str, error: Exception, toy: CollapsedFeatures) -> None:
+    detector = fit(config.load_detector(f"pytorch_ood:{asked}").detector, toy.bank)
+    split = split_of(toy, toy.test[:20])
+    expected = score_split(detector, split)
+    library = vars(detector)["detector_"]
+    ask = "predict_logits" if asked == "klmatching" else "predict_features"
+    original = getattr(library, ask)
+
+    def limited(rows: Tensor) -> Tensor:
+        if len(rows) > 6:
+            raise error
+        return original(rows)
+
+    setattr(library, ask, limited)
+    assert np.allclose(score_split(detector, split), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_row_that_is_too_large_is_an_error(toy: CollapsedFeatures) -> None:
     detector = Small()
     detector.rows = 0
