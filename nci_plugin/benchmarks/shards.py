@@ -33,8 +33,9 @@ from nci_plugin.rows import id_labels
 
 IMAGE_ENDINGS = tuple(ending[1:] for ending in IMG_EXTENSIONS)
 LABEL_ENDING = "cls"
-LABEL_BYTES, HEADER_BYTES = 32, 2**20
-"""The largest label, and the largest header: names of members and what else stands before them."""
+LABEL_BYTES, HEADER_BYTES, END_BYTES = 32, 2**20, 2**20
+"""The largest label, the largest header, of names of members and what else stands before them, and the most zeros that
+fill a file behind its end: of more, or of anything else, a part is lost."""
 
 MB = 10**6
 HASHED_BYTES = 4 * MB
@@ -82,7 +83,7 @@ class ImageShards:
                 try:
                     with file:
                         members = _members(path, file, num_classes is not None)
-                        _look_through(group_by_keys(members), columns, num_classes)
+                        _look_through(group_by_keys(members, _key_and_ending), columns, num_classes)
                 except PluginError as error:
                     raise PluginError(f"image shard '{path}': {error}; {REMEDY}") from None
                 except (tarfile.TarError, ValueError, OSError, EOFError, OverflowError, RecursionError) as error:
@@ -216,8 +217,10 @@ def _members(path: Path, file: BinaryIO, with_labels: bool) -> Iterator[dict[str
                 raise PluginError(f"member {name} lies outside of the shard")
             if not 0 <= member.size <= size - member.offset_data:
                 raise PluginError(f"member {name} says {member.size} bytes, more than the file has")
-            ending = member.name.rpartition("/")[2].partition(".")[2].lower()
-            if ending in IMAGE_ENDINGS:
+            key, ending = _key_and_ending(member.name)
+            if key.endswith("/") or not key:  # a hidden file
+                continue
+            if ending.rpartition(".")[2] in IMAGE_ENDINGS:
                 if member.size > IMAGE_BYTES:
                     raise PluginError(f"member {name} has {member.size} bytes, more than can be right")
                 yield {"fname": member.name, "data": (member.offset_data, member.size), "__url__": str(path)}
@@ -227,8 +230,20 @@ def _members(path: Path, file: BinaryIO, with_labels: bool) -> Iterator[dict[str
                 data = read_at(file, member.offset_data, member.size)
                 yield {"fname": member.name, "data": data, "__url__": str(path)}
         file.seek(tar.offset)
-        if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # else tarfile ends without a word
+        end = file.read(END_BYTES + 1)
+        if end[: tarfile.BLOCKSIZE] != tarfile.NUL * tarfile.BLOCKSIZE:  # else tarfile ends without a word
             raise PluginError(f"it is cut off or damaged at byte {tar.offset}")
+        if len(end) > END_BYTES or end.strip(tarfile.NUL):
+            raise PluginError(
+                f"it ends at byte {tar.offset} of {size}, but more follows: it is damaged, or several tar files in one"
+            )
+
+
+def _key_and_ending(name: str) -> tuple[str, str]:
+    """As WebDataset takes a name apart: the ending begins at the first dot of a file's name."""
+    folder, slash, file = name.rpartition("/")
+    key, _, ending = file.partition(".")
+    return folder + slash + key, ending.lower()
 
 
 def _sample(sample: dict[str, Any], num_classes: int | None) -> tuple[int, int, int]:
@@ -236,7 +251,11 @@ def _sample(sample: dict[str, Any], num_classes: int | None) -> tuple[int, int, 
     key = shown(sample["__key__"])
     images = [ending for ending in IMAGE_ENDINGS if ending in sample]
     if len(images) != 1:
-        raise PluginError(f"sample {key} has {len(images)} images; it needs one")
+        longer = next((ending for ending in sample if ending.rpartition(".")[2] in IMAGE_ENDINGS and "." in ending), "")
+        why = (
+            f" (the ending begins at the first dot of a name, and {shown(longer)} is none of images)" if longer else ""
+        )
+        raise PluginError(f"sample {key} has {len(images)} images; it needs one{why}")
     label = OOD_LABEL
     if num_classes is not None:
         text = sample.get(LABEL_ENDING, b"").decode("ascii", "replace").strip()
