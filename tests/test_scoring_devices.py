@@ -77,6 +77,18 @@ def test_nothing_that_was_learned_stays_on_another_device(name: str, toy: Collap
     assert device.ran
 
 
+@pytest.mark.parametrize("name", ["nci", "vim", "mds_radial"])
+def test_what_was_learned_is_brought_to_the_device_once(name: str, toy: CollapsedFeatures) -> None:
+    detector = fitted(name, toy)
+    blocks = split_of(toy, toy.test[:12]).shards[0]
+    brought = []
+    for rows in (12, 3):
+        with SecondDevice() as device:
+            scores_on(DEVICE, detector, [blocks.rows(start, start + rows) for start in range(0, 12, rows)])
+        brought.append(device.brought)
+    assert brought[1] - brought[0] == 3 * len(["features", "logits"])
+
+
 @pytest.mark.parametrize("name", BANK)
 def test_training_features_are_learned_from_on_the_device(name: str, toy: CollapsedFeatures) -> None:
     """As above; what was learned lies on the CPU afterwards, and the training features where they did."""

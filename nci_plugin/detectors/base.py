@@ -152,7 +152,7 @@ class Detector(ABC):
             device = self.runs_on(training.device or CPU)
             training = training.to(device)
         self._fit(training, head.to(device), None if validation is None else validation.to(device))
-        vars(self).update(vars(self._on(CPU)))
+        vars(self).update(vars(self.on(CPU)))
         self.num_features_ = head.num_features
         return self
 
@@ -170,7 +170,7 @@ class Detector(ABC):
         rows = len(features)
         if self.block_bytes is not None:
             rows = max(1, self.block_bytes // (8 * (features.shape[1] + logits.shape[1])))
-        there = self._on(features.device)
+        there = self.on(features.device)
         scores = [there._score(*block) for block in zip(features.split(rows), logits.split(rows))]
         for score, block in zip(scores, features.split(rows)):
             if not isinstance(score, Tensor) or score.shape != block.shape[:1]:
@@ -181,7 +181,7 @@ class Detector(ABC):
                 )
         return scores[0] if len(scores) == 1 else torch.cat(scores)
 
-    def _on(self, device: torch.device) -> Detector:
+    def on(self, device: torch.device) -> Detector:
         """Itself, or a shallow copy with the tensors that it learned on ``device`` where they are elsewhere."""
         learned = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         if all(value.device == device for value in learned.values()):
