@@ -77,6 +77,18 @@ def test_nothing_that_was_learned_stays_on_another_device(name: str, toy: Collap
     assert device.ran
 
 
+def test_blocks_for_a_cpus_cache_are_for_a_cpu(toy: CollapsedFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = fitted("nci", toy)
+    features, logits, seen = toy.test[:6], toy.head.logits(toy.test[:6]), []
+    score = type(detector)._score
+    monkeypatch.setattr(type(detector), "_score", lambda self, *rows: seen.append(len(rows[0])) or score(self, *rows))
+    monkeypatch.setattr(type(detector), "block_bytes", 2 * 8 * (features.shape[1] + logits.shape[1]))
+    detector.score(features, logits)
+    with SecondDevice():
+        detector.score(features.to(DEVICE), logits.to(DEVICE))
+    assert seen == [2, 2, 2, 6]
+
+
 @pytest.mark.parametrize("name", ["nci", "vim", "mds_radial"])
 def test_what_was_learned_is_brought_to_the_device_once(name: str, toy: CollapsedFeatures) -> None:
     detector = fitted(name, toy)
