@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import parser, publish
+from measuring import keep, parser, publish
 
 from nci_plugin.adapters.openood import methods
 from nci_plugin.benchmarks.benchmark import Benchmark, Features
@@ -58,6 +58,15 @@ def main(arguments: list[str] | None = None) -> None:
     bank = extract(head, benchmark, {FitsOn.BANK}, ExtractionOptions("cpu", progress=False))
     differences: dict[str, float] = {}
     failures: dict[str, str] = {}
+
+    def report() -> dict[str, Any]:
+        numbers: dict[str, Any] = {
+            "methods_compared": len(differences),
+            "methods_that_agree": sum(value <= TOLERANCE for value in differences.values()),
+            "largest_difference": max(differences.values(), default=None),
+        }
+        return {"device": device, **numbers, "differences": differences, "failures": failures}
+
     for name in asked.methods:
         setups = methods.load(f"{methods.PREFIX}{name}")
         both = [
@@ -67,17 +76,13 @@ def main(arguments: list[str] | None = None) -> None:
         failed = [reason for evaluation in both for reason in evaluation.failures.values()]
         if failed:
             failures[name] = failed[0]
-            continue
-        here, there = (next(iter(evaluation.scores.values())) for evaluation in both)
-        differences[name] = max(
-            float((np.abs(here[split] - there[split]) / np.maximum(1, np.abs(here[split]))).max()) for split in here
-        )
-    report: dict[str, Any] = {
-        "methods_compared": len(differences),
-        "methods_that_agree": sum(value <= TOLERANCE for value in differences.values()),
-        "largest_difference": max(differences.values(), default=None),
-    }
-    publish({"device": device, **report, "differences": differences, "failures": failures}, asked.json)
+        else:
+            here, there = (next(iter(evaluation.scores.values())) for evaluation in both)
+            differences[name] = max(
+                float((np.abs(here[split] - there[split]) / np.maximum(1, np.abs(here[split]))).max()) for split in here
+            )
+        keep(report(), asked.json)
+    publish(report(), asked.json)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ one of medians.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import gpu_peak, in_turn, parser, publish
+from measuring import gpu_peak, in_turn, keep, parser, publish
 from workload import Work, add_options, opened
 
 from nci_plugin.benchmarks.opening import image_batches, open_splits
@@ -76,14 +76,20 @@ def main(arguments: list[str] | None = None) -> None:
     check_amp(options.amp, device)
     with opened(options) as work:
         emptied(work.directory / "features")
-        seconds = in_turn(sides(work, options), options.rounds)
         count = sum(map(len, open_splits(work.benchmark).values()))
-    report: dict[str, Any] = {f"{name}_s": value for name, value in seconds.items()}
-    report.update({f"{name}_over_bare": value / seconds["bare"] for name, value in seconds.items() if name != "bare"})
-    report |= {"stored_images_per_second": count / seconds["stored"], **gpu_peak(device)}
-    sizes = {"images": count, "threads": torch.get_num_threads()}
-    sizes.update({name: getattr(options, name) for name in ("batch_size", "workers", "rounds")})
-    publish({"device": options.device, "amp": options.amp, "sizes": sizes, **report}, options.json)
+
+        def report(seconds: Mapping[str, float]) -> dict[str, Any]:
+            numbers = {f"{name}_s": value for name, value in seconds.items()}
+            numbers.update({f"{name}_over_bare": seconds[name] / seconds["bare"] for name in seconds if name != "bare"})
+            numbers |= {"stored_images_per_second": count / seconds["stored"]}
+            sizes = {"images": count, "threads": torch.get_num_threads()}
+            sizes.update({name: getattr(options, name) for name in ("batch_size", "workers", "rounds")})
+            return {"device": options.device, "amp": options.amp, "sizes": sizes, **numbers, **gpu_peak(device)}
+
+        def so_far(seconds: Mapping[str, float]) -> None:
+            keep(report(seconds), options.json)
+
+        publish(report(in_turn(sides(work, options), options.rounds, so_far=so_far)), options.json)
 
 
 if __name__ == "__main__":
