@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measuring import parser, publish
+from measuring import keep, parser, publish
 from packing import unpack
 from torch import Tensor, nn
 
@@ -163,6 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     network = ResNet18_32x32(classes, asked.width).to(device, memory_format=torch.channels_last)
     black = (-mean / deviation).to(device)
     done = train(network, images.to(device), labels.to(device), black, asked.epochs, asked.seconds, asked.seed)
+    keep({"device": asked.device, **done, "of_epochs": EPOCHS}, asked.json)
 
     def group(name: str) -> dict[str, Any]:
         return {split.split("/")[1]: data_set(split) for split in splits if split.split("/")[0] == name}
