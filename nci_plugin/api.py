@@ -88,7 +88,7 @@ def evaluate(
         write_digits(Path(data_root))
     setups, left_out = affordable(resolve_detectors(detectors), detectors, benchmark.num_classes, processes)
     benchmark.check_has_ood()
-    splits = open_splits(benchmark)
+    splits = open_splits(benchmark, progress and processes.is_first)
     if isinstance(network, nn.Module):
         check_weights(network)
     directory = None if output is None else ResultsDirectory(Path(output))

@@ -53,13 +53,14 @@ def find_inputs(
     given: Path | Callable[[], Path] | None = None,
     csid: Sequence[str] | None = None,
     full_spectrum_only: bool = False,
+    progress: bool = False,
 ) -> Inputs:
     """Look at every list, image and checkpoint of a benchmark, before anything long starts.
 
     ``given`` are the user's checkpoints, or a function that fetches them when all else is there; None = those that the
     benchmark names. ``csid`` are the covariate-shifted sets
     that count, None = all; where one of those is missing then, the others do not count either, since a full spectrum
-    of fewer sets would be another number.
+    of fewer sets would be another number. With ``progress`` it is shown how far that is where it takes long.
 
     Raises PluginError about all that is missing, with OpenOOD's command that downloads it.
     """
@@ -74,7 +75,7 @@ def find_inputs(
     if full_spectrum_only and not benchmark.data_sets(CSID):
         raise PluginError(f"--fsood: benchmark '{benchmark.name}' has no full spectrum: {reason}; leave --fsood out")
     checkpoints, no_checkpoints = ({}, None) if callable(given) else _checkpoints(path, named=given is None)
-    splits, missing = survey(benchmark)
+    splits, missing = survey(benchmark, progress)
     needless = csid is None and not full_spectrum_only
     lacking = {name: error for name, error in missing.items() if Split.parse(name).group == CSID}
     if needless and lacking and not no_checkpoints and len(lacking) == len(missing):
@@ -126,7 +127,7 @@ def folder_benchmark(root: Path, preprocessing: Preprocessing) -> Benchmark:
 def check_data(benchmark: Benchmark, roots: Roots) -> Mapping[str, Any]:
     """Look at every list and image; raises PluginError about all that is missing."""
     benchmark = benchmark.with_data_root(roots.data)
-    splits, missing = survey(benchmark)
+    splits, missing = survey(benchmark, progress=True)
     if missing:
         raise _missing_inputs(benchmark, missing, None, roots)
     return splits

@@ -32,6 +32,7 @@ class _Lines:
     def __init__(self, desc: str, unit: str, total: float | None) -> None:
         self.desc, self.unit, self.total = desc, unit, total
         self.done, self.now, self.started = 0.0, "", time.monotonic()
+        self.file = sys.stderr  # that of now: what runs meanwhile may hide its own output
 
     def update(self, n: float = 1) -> None:
         self.done += n
@@ -51,7 +52,7 @@ class _Lines:
 
     def keep_telling(self, ended: threading.Event) -> None:
         while not ended.wait(EVERY):
-            print(self, file=sys.stderr, flush=True)
+            print(self, file=self.file, flush=True)
 
 
 @contextmanager

@@ -281,26 +281,17 @@ def test_training_on_packs(tmp_path: Path, one_thread: None) -> None:
     training.main([f"--packs={paths['packs']}", *out])
     report = json.loads(paths["training.json"].read_text(encoding="utf-8"))
     assert report["epochs"] == 1
-    assert report["rows_kept"]["id/train"] == 30
+    assert report["rows_kept"]["id.train"] == 30
     with np.load(paths["out"] / "statistics.npz") as statistics:
         assert statistics["within_scatter"].dtype == np.float64
         assert statistics["counts"].sum() == 30
+    assert report["rows_left_out"] == 0
+    with np.load(paths["out"] / "near.npz") as near:
+        assert near["names"].tolist() == ["near/first", "near/second"]
+        assert len(near["data_set"]) == report["images"]["near/first"] + report["images"]["near/second"]
     with np.load(paths["out"] / "id.test.npz") as test:
         assert test["features"].dtype == np.float16
         assert len(test["features"]) == len(test["labels"]) == report["images"]["id/test"]
-
-
-def test_files_that_travel_stay_within_their_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = importlib.import_module("training")
-    monkeypatch.setattr(training, "FILE_BYTES", 20_000)
-    monkeypatch.setattr(training, "ALL_BYTES", 60_000)
-    features = {f"far/{number}": (torch.zeros(900, 10), torch.zeros(900).long()) for number in range(9)}
-    rows = training.stored(tmp_path, features, {"counts": torch.zeros(10)})
-    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
-    assert len(sizes) == training.FILES
-    assert max(sizes) <= 20_000
-    assert sum(sizes) <= 60_000
-    assert all(0 < count < 900 for count in rows.values())
 
 
 def test_gpu(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nci_plugin import Benchmark, Features, LinearHead, PluginError, evaluate
 from nci_plugin.benchmarks.benchmark import TRAIN
-from nci_plugin.benchmarks.opening import open_splits
+from nci_plugin.benchmarks.opening import image_batches, open_splits
 from nci_plugin.cli.main import main
 from nci_plugin.config import load_benchmark
 from nci_plugin.diagnosis.layers import measure_layers
@@ -351,6 +351,20 @@ def test_bfloat16_is_another_network_and_says_how_far_scores_move(tiny: Tiny) ->
     assert len(coarse) == len(exact)
     assert not set(coarse) & set(exact), "another fingerprint"
     assert all("amp_shift" not in row["provenance"] for row in read_rows(tiny.output))
+
+
+def test_loader_processes_are_for_the_pass_alone(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared in float32 is a batch of each split, which would not be worth their start."""
+    started: list[int] = []
+
+    def by_one_process(name: str, split: Any, size: int, workers: int = 0, *rest: Any, **options: Any) -> Any:
+        started.append(workers)
+        return image_batches(name, split, size, 0, *rest, **options)
+
+    monkeypatch.setattr("nci_plugin.features.plan.image_batches", by_one_process)
+    coarse = bank_of(tiny, set(), amp="bf16", workers=2)
+    assert len(coarse.float32) > 0
+    assert started.count(2) == len(coarse.splits)
 
 
 def test_bfloat16_features_are_float32_and_near(tiny: Tiny) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import twins
+from second_device import CPU, DEVICE, SecondDevice
 
 from nci_plugin.checks import PluginError
 from nci_plugin.config import load_detector
@@ -83,6 +84,16 @@ def test_blocks_do_not_change_the_neighbours(
     detector = registry.create("knn", K=K).fit(split(train, shards), HEAD)
     expected = twins.knn(queries.double().numpy(), None, train.double().numpy(), None, K=K)
     torch.testing.assert_close(detector.score(queries, HEAD.logits(queries)).double(), torch.from_numpy(expected))
+
+
+def test_distances_that_are_kept_are_those_of_their_device() -> None:
+    train, rows = torch.rand(2, 30, 6, generator=torch.Generator().manual_seed(0))
+    detector = registry.create("knn_l1", K=3).fit(split(train, [30]), HEAD)
+    with SecondDevice():
+        there = detector.score(rows.to(DEVICE), HEAD.logits(rows).to(DEVICE))
+        here = detector.score(rows, HEAD.logits(rows))
+        assert (there.device, here.device) == (DEVICE, CPU)
+        assert torch.equal(there.cpu(), here)
 
 
 def test_a_search_of_alpha_reads_the_training_features_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,30 @@ def test_nothing_that_was_learned_stays_on_another_device(name: str, toy: Collap
     assert device.ran
 
 
+def test_blocks_for_a_cpus_cache_are_for_a_cpu(toy: CollapsedFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = fitted("nci", toy)
+    features, logits, seen = toy.test[:6], toy.head.logits(toy.test[:6]), []
+    score = type(detector)._score
+    monkeypatch.setattr(type(detector), "_score", lambda self, *rows: seen.append(len(rows[0])) or score(self, *rows))
+    monkeypatch.setattr(type(detector), "block_bytes", 2 * 8 * (features.shape[1] + logits.shape[1]))
+    detector.score(features, logits)
+    with SecondDevice():
+        detector.score(features.to(DEVICE), logits.to(DEVICE))
+    assert seen == [2, 2, 2, 6]
+
+
+@pytest.mark.parametrize("name", ["nci", "vim", "mds_radial"])
+def test_what_was_learned_is_brought_to_the_device_once(name: str, toy: CollapsedFeatures) -> None:
+    detector = fitted(name, toy)
+    blocks = split_of(toy, toy.test[:12]).shards[0]
+    brought = []
+    for rows in (12, 3):
+        with SecondDevice() as device:
+            scores_on(DEVICE, detector, [blocks.rows(start, start + rows) for start in range(0, 12, rows)])
+        brought.append(device.brought)
+    assert brought[1] - brought[0] == 3 * len(["features", "logits"])
+
+
 @pytest.mark.parametrize("name", BANK)
 def test_training_features_are_learned_from_on_the_device(name: str, toy: CollapsedFeatures) -> None:
     """As above; what was learned lies on the CPU afterwards, and the training features where they did."""
@@ -196,6 +220,25 @@ def test_blocks_are_halved_where_memory_runs_out(
         f"detector 'small': the memory of cpu ran out, it goes on in blocks of {rows} rows" for rows in (5, 2)
     ]
     assert detector.seen == [2, 2, 2, 2, 2, 1, 2, 2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=[f"{type(each).__name__} {number}" for number, each in enumerate(ERRORS)])
+@pytest.mark.parametrize("asked", ["fdbd", "klmatching"])
+def test_blocks_of_pytorch_ood_are_halved_too(asked: str, error: Exception, toy: CollapsedFeatures) -> None:
+    detector = fit(config.load_detector(f"pytorch_ood:{asked}").detector, toy.bank)
+    split = split_of(toy, toy.test[:20])
+    expected = score_split(detector, split)
+    library = vars(detector)["detector_"]
+    ask = "predict_logits" if asked == "klmatching" else "predict_features"
+    original = getattr(library, ask)
+
+    def limited(rows: Tensor) -> Tensor:
+        if len(rows) > 6:
+            raise error
+        return original(rows)
+
+    setattr(library, ask, limited)
+    assert np.allclose(score_split(detector, split), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_row_that_is_too_large_is_an_error(toy: CollapsedFeatures) -> None:

@@ -135,6 +135,10 @@ HOSTILE: dict[str, tuple[Members, str]] = {
     "a label out of range": ([*sound(3), ("b.png", png()), ("b.cls", b"2")], "label 2 at sample 3 is outside 0..1"),
     "a negative label": ([("b.png", png()), ("b.cls", b"-1")], "label -1 at sample 0 is outside 0..1"),
     "nothing": ([], "the split is empty"),
+    "a dot in the key": (
+        [*sound(2), ("img.1.png", png()), ("img.1.cls", b"0")],
+        "sample 'img' has 0 images; it needs one (the ending begins at the first dot of a name, and '1.png' is none",
+    ),
     "other members alone": ([("a.json", b"{}"), ("__init__.py", b"import os")], "the split is empty"),
 }
 
@@ -182,6 +186,9 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "cut in a member": (lambda data: data[: 512 + 20], "says 68 bytes, more than the file has"),
     "cut in a header": (lambda data: data[: 512 + 512 + 100], "cut off or damaged at byte 1024"),
     "no end": (lambda data: data[: 4 * 1024], "cut off or damaged at byte 4096"),
+    "a header of zeros": (lambda data: data[:2048] + bytes(512) + data[2560:], "ends at byte 2048 of 10240, but more"),
+    "two in one": (lambda data: data * 2, "ends at byte 4096 of 20480, but more follows.*; write the shard again"),
+    "zeros for the second half": (lambda data: data[:2048] + bytes(2**20 + 512), "ends at byte 2048 of 1051136, but"),
     "a header that is another": (lambda data: data[:1024] + b"\x07" * 512 + data[1536:], "cut off or damaged"),
     "compressed": (lambda data: __import__("gzip").compress(data), "cannot be read"),
     "empty": (lambda data: b"", "cannot be read"),
@@ -200,6 +207,15 @@ def test_shards_that_are_damaged(what: str, tmp_path: Path) -> None:
         read(path)
     assert "\n" not in str(refused.value)
     assert HEADER_BYTES < 2**40
+
+
+def test_zeros_fill_the_last_record_and_other_members_are_left(tmp_path: Path) -> None:
+    """As `tar` with large records, masks beside images, and the files that macOS adds."""
+    others = [("a/._000.png", b"x"), ("a/000.seg.png", png()), *sound(2), ("._b.png", b"x"), (".png", png())]
+    path = shard(tmp_path / "a.tar", others)
+    path.write_bytes(path.read_bytes() + bytes(2**19))
+    assert len(read(path)) == 2
+    assert len(read(path, num_classes=None)) == 2
 
 
 def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from nci_plugin.adapters.pytorch_ood_table import classes, display, stored
 from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import Detector, Paper, Sizes
 from nci_plugin.detectors.mahalanobis import class_means, means_differ
+from nci_plugin.evaluation.scoring import ran_out
 from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import FeatureSplit
@@ -267,7 +268,7 @@ class PytorchOODDetector(Detector):
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         if self.is_zero_:
             return torch.zeros_like(logits[:, 0])
-        with _reported(self.name, self.hyperparameters), torch.no_grad():
+        with _reported(self.name, self.hyperparameters, fewer_rows_help=True), torch.no_grad():
             if self.entry.reads_logits:
                 outlier = self.detector_.predict_logits(logits.clone())
             else:
@@ -304,11 +305,16 @@ def _expand(detector: Any, features: Tensor) -> None:
 
 
 @contextmanager
-def _reported(name: str, hyperparameters: Mapping[str, Any]) -> Iterator[None]:
-    """Turn whatever the library raises into one line that names the detector and its hyper-parameters."""
+def _reported(name: str, hyperparameters: Mapping[str, Any], fewer_rows_help: bool = False) -> Iterator[None]:
+    """Turn whatever the library raises into one line that names the detector and its hyper-parameters.
+
+    That memory ran out is left as it is where ``fewer_rows_help``: `scores_on` tries that.
+    """
     try:
         yield
     except Exception as error:
+        if fewer_rows_help and ran_out(error):
+            raise
         reason = " ".join(str(error).split())[:200] or "pytorch-ood says no more"
         raise PluginError(
             f"detector '{name}' with {hyperparameters or 'no hyper-parameters'}: {type(error).__name__}: {reason}"

@@ -13,6 +13,7 @@ import torch
 
 from nci_plugin.benchmarks.image_list import OOD_LABEL, ImageFiles, Preprocessing, file_stamp
 from nci_plugin.checks import PluginError, one_line, shown
+from nci_plugin.progress import progress as shown_progress
 
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's, whose import costs 1.5 s."""
@@ -39,9 +40,10 @@ class ImageFolder:
         """Names of the sub-folders, sorted."""
         return sorted(entry.name for entry in os.scandir(self.directory) if entry.is_dir())
 
-    def read(self, num_classes: int | None) -> ImageFiles:
+    def read(self, num_classes: int | None, progress: bool = False) -> ImageFiles:
         """Look for the images; ``num_classes`` is None for OOD images, which have no labels.
 
+        With ``progress`` it is shown how far that is where it takes long.
         Raises PluginError on a folder that cannot be read or holds no image, and on sub-folders that are not
         ``num_classes``, or whose order as numbers is another one.
         """
@@ -58,8 +60,11 @@ class ImageFolder:
                 f"folder '{self.directory}': the split is empty; it needs at least one image"
                 f" ({', '.join(IMG_EXTENSIONS)})"
             )
-        paths = (os.path.join(self.directory, name) for name in names)
-        stamps = [file_stamp(self, path, index) or (0, 0) for index, path in enumerate(paths)]
+        stamps = []
+        with shown_progress("open", "img", len(names), progress, delay=1) as bar:
+            for index, name in enumerate(names):
+                stamps.append(file_stamp(self, os.path.join(self.directory, name), index) or (0, 0))
+                bar.update()
         return ImageFiles(self, tuple(names), torch.tensor(labels), np.array(stamps, np.int64))
 
     def _labelled(self, num_classes: int) -> tuple[list[str], list[int]]:

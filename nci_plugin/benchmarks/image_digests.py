@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import blake2b
@@ -45,7 +45,8 @@ def content_digests(
     size and time of modification, by which stored features know it. With ``progress`` a bar is shown on a terminal
     where it takes long.
     """
-    known = {name: _known(name, files, cache) for name, files in splits.items()}
+    with shown_progress("check", "img", sum(map(len, splits.values())), progress, delay=1) as bar:
+        known = {name: _known(name, files, cache, bar.update) for name, files in splits.items()}
     total = sum(int((~fresh).sum()) for _, _, fresh in known.values())
     found = {}
     with ThreadPoolExecutor(THREADS) as pool, shown_progress("hash", "img", total, progress, delay=1) as bar:
@@ -88,13 +89,16 @@ def _cache_file(split: str, files: ImageFiles, cache: Path) -> Path:
     return cache / f"{digest_of(chain((split, place), files.names))}.digests"
 
 
-def _known(split: str, files: ImageFiles, cache: Path | None) -> tuple[_Rows, _Rows | None, NDArray[np.bool_]]:
+def _known(
+    split: str, files: ImageFiles, cache: Path | None, done: Callable[[], object]
+) -> tuple[_Rows, _Rows | None, NDArray[np.bool_]]:
     """The rows of the files with their stamps, those of an earlier run, and which digests can be taken from there."""
     rows, fresh = on_disk(len(files), _ROW), np.zeros(len(files), bool)
     try:
         for row, name in enumerate(files.names):
             status = os.stat(_path(files, name))
             rows["stamp"][row] = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+            done()
     except OSError as error:
         raise PluginError(f"image '{error.filename}': {error.strerror}; put it back") from None
     before = None if cache is None else _cached(_cache_file(split, files, cache), len(rows))

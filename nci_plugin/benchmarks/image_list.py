@@ -20,6 +20,7 @@ from PIL import Image
 
 from nci_plugin.benchmarks.decoding import read_image, to_rgb
 from nci_plugin.checks import PluginError, check_choice, check_number, shown
+from nci_plugin.progress import progress as shown_progress
 
 if TYPE_CHECKING:  # torch and torchvision cost 3 s: what passes no image does without
     from torch import Tensor
@@ -125,8 +126,8 @@ class ImageList:
         """What the paths in the list are relative to, under ``data_root``."""
         return self.data_root / self.data_dir
 
-    def read(self) -> ImageFiles:
-        """Parse the list and look at every file.
+    def read(self, progress: bool = False) -> ImageFiles:
+        """Parse the list and look at every file, with a ``progress`` where it takes long.
 
         Raises PluginError on the first line that cannot be used, MissingFiles if the list or images are not there.
         """
@@ -139,14 +140,16 @@ class ImageList:
             raise PluginError(f"image list '{self.path}': the split is empty; it needs at least one 'path label' line")
         labels, stamps = torch.empty(len(lines), dtype=torch.int32), on_disk(len(lines), STAMP)
         missing, first = 0, ""
-        for index, line in enumerate(lines):
-            name, label = self.parsed(line, index)
-            stamp = file_stamp(self, os.path.join(self._root, name), index)
-            if stamp is None:
-                missing, first = missing + 1, first or name
-            if not -(2**31) <= label < 2**31:
-                labels = labels.long()
-            labels.numpy()[index], stamps[index] = label, stamp or (0, 0)
+        with shown_progress("open", "img", len(lines), progress, delay=1) as bar:
+            for index, line in enumerate(lines):
+                name, label = self.parsed(line, index)
+                stamp = file_stamp(self, os.path.join(self._root, name), index)
+                if stamp is None:
+                    missing, first = missing + 1, first or name
+                if not -(2**31) <= label < 2**31:
+                    labels = labels.long()
+                labels.numpy()[index], stamps[index] = label, stamp or (0, 0)
+                bar.update()
         if missing:
             raise MissingFiles(
                 f"image list '{self.path}': {missing} of {len(lines)} images are missing under '{self.directory}',"

@@ -19,18 +19,18 @@ from nci_plugin.checks import PluginError, errors_begin, shown
 from nci_plugin.rows import feature_rows, id_labels
 
 
-def open_splits(benchmark: Benchmark) -> dict[str, Any]:
-    """Read every image list and check lengths and labels, before anything long starts.
+def open_splits(benchmark: Benchmark, progress: bool = False) -> dict[str, Any]:
+    """Read every image list and check lengths and labels, before anything long starts; with a ``progress`` if asked.
 
     Raises PluginError on the first split that cannot be used, or one about all splits that lack lists or images.
     """
-    splits, missing = survey(benchmark)
+    splits, missing = survey(benchmark, progress)
     if missing:
         raise missing_splits(benchmark, missing)
     return splits
 
 
-def survey(benchmark: Benchmark) -> tuple[dict[str, Any], dict[str, MissingFiles]]:
+def survey(benchmark: Benchmark, progress: bool = False) -> tuple[dict[str, Any], dict[str, MissingFiles]]:
     """Open every split; returns those that are there, and what the others lack.
 
     Raises PluginError on the first split that cannot be used for another reason.
@@ -39,7 +39,7 @@ def survey(benchmark: Benchmark) -> tuple[dict[str, Any], dict[str, MissingFiles
     missing: dict[str, MissingFiles] = {}
     for name, source in benchmark.splits.items():
         try:
-            splits[name] = _open(name, source, benchmark)
+            splits[name] = _open(name, source, benchmark, progress)
         except MissingFiles as error:
             missing[name] = error
     _check_classes(benchmark, splits)
@@ -57,23 +57,23 @@ def missing_splits(benchmark: Benchmark, missing: Mapping[str, MissingFiles]) ->
     )
 
 
-def _open(name: str, source: Source, benchmark: Benchmark) -> Any:
+def _open(name: str, source: Source, benchmark: Benchmark, progress: bool) -> Any:
     where = f"benchmark '{benchmark.name}' split '{name}'"
     num_classes = benchmark.num_classes if benchmark.is_id(name) else None
     if isinstance(source, ImageList):
-        files = source.read()
+        files = source.read(progress)
         if num_classes is not None:
             for rows in blocks(len(files)):
                 labels = files.labels[rows]
                 id_labels(f"image list '{source.path}'", labels, len(labels), num_classes, rows.start + 1, "line")
         return files
     if isinstance(source, ImageShards):
-        return source.read(num_classes)
+        return source.read(num_classes, progress)
     if isinstance(source, Features):
         return _features(where, source, benchmark.num_classes, num_classes is not None)
     with errors_begin(where):
         if isinstance(source, (str, Path)):
-            return _folder(Path(source), benchmark.preprocessing, num_classes)
+            return _folder(Path(source), benchmark.preprocessing, num_classes, progress)
         return open_samples(source, num_classes, benchmark.preprocessing)
 
 
@@ -94,7 +94,7 @@ def _features(where: str, source: Features, num_classes: int, is_id: bool) -> Fe
     return Features(features, labels, logits)
 
 
-def _folder(path: Path, preprocessing: Preprocessing | None, num_classes: int | None) -> ImageFiles:
+def _folder(path: Path, preprocessing: Preprocessing | None, num_classes: int | None, progress: bool) -> ImageFiles:
     if not path.is_dir():
         what = "is no folder" if path.exists() else "is not there"
         raise PluginError(
@@ -106,7 +106,7 @@ def _folder(path: Path, preprocessing: Preprocessing | None, num_classes: int | 
             f"the folder '{path}' needs a preprocessing; pass Benchmark.from_splits(...,"
             " preprocessing=Preprocessing(...))"
         )
-    return ImageFolder(path, preprocessing).read(num_classes)
+    return ImageFolder(path, preprocessing).read(num_classes, progress)
 
 
 def _check_classes(benchmark: Benchmark, splits: Mapping[str, Any]) -> None:

@@ -28,14 +28,17 @@ from nci_plugin.benchmarks.image_list import LABEL, OOD_LABEL, Images, Preproces
 from nci_plugin.benchmarks.lines import blocks
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.files import digest, open_regular, read_at
+from nci_plugin.progress import progress as shown_progress
 from nci_plugin.rows import id_labels
 
 IMAGE_ENDINGS = tuple(ending[1:] for ending in IMG_EXTENSIONS)
 LABEL_ENDING = "cls"
-LABEL_BYTES, HEADER_BYTES = 32, 2**20
-"""The largest label, and the largest header: names of members and what else stands before them."""
+LABEL_BYTES, HEADER_BYTES, END_BYTES = 32, 2**20, 2**20
+"""The largest label, the largest header, of names of members and what else stands before them, and the most zeros that
+fill a file behind its end: of more, or of anything else, a part is lost."""
 
-HASHED_BYTES = 2**22
+MB = 10**6
+HASHED_BYTES = 4 * MB
 """Read at once of a shard that is hashed."""
 
 REMOTE = re.compile(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://|.*::", re.DOTALL)
@@ -59,9 +62,10 @@ class ImageShards:
             raise PluginError(f"image shards: must be a list of paths of tar files, got {shown(self.paths)}")
         return [(self.data_root or Path()) / _local(each) for each in self.paths]
 
-    def read(self, num_classes: int | None) -> ShardedImages:
+    def read(self, num_classes: int | None, progress: bool = False) -> ShardedImages:
         """Look at the header of every member; ``num_classes`` is None for OOD images, whose labels are not looked at.
 
+        With ``progress`` it is shown how far that is where it takes long.
         Raises PluginError on a path or a member that cannot be used, naming it, and on labels outside 0..K-1.
         """
         try:
@@ -73,17 +77,20 @@ class ImageShards:
 
         paths = self.files()
         columns, ends = (array("q"), array("q"), array("q")), []
-        for path in paths:
-            file = open_regular(path, "image shard", REMEDY)
-            try:
-                with file:
-                    _look_through(group_by_keys(_members(path, file, num_classes is not None)), columns, num_classes)
-            except PluginError as error:
-                raise PluginError(f"image shard '{path}': {error}; {REMEDY}") from None
-            except (tarfile.TarError, ValueError, OSError, EOFError, OverflowError, RecursionError) as error:
-                reason = getattr(error, "strerror", None) or str(error.args[0] if error.args else error)
-                raise PluginError(f"image shard '{path}': cannot be read ({reason}); {REMEDY}") from None
-            ends.append(len(columns[0]))
+        with shown_progress("open", "shard", len(paths), progress, delay=1) as bar:
+            for path in paths:
+                file = open_regular(path, "image shard", REMEDY)
+                try:
+                    with file:
+                        members = _members(path, file, num_classes is not None)
+                        _look_through(group_by_keys(members, _key_and_ending), columns, num_classes)
+                except PluginError as error:
+                    raise PluginError(f"image shard '{path}': {error}; {REMEDY}") from None
+                except (tarfile.TarError, ValueError, OSError, EOFError, OverflowError, RecursionError) as error:
+                    reason = getattr(error, "strerror", None) or str(error.args[0] if error.args else error)
+                    raise PluginError(f"image shard '{path}': cannot be read ({reason}); {REMEDY}") from None
+                ends.append(len(columns[0]))
+                bar.update()
         places, sizes, labels = (torch.from_numpy(np.array(each, np.int64)) for each in columns)
         if not len(places):
             raise PluginError(f"image shard '{paths[0]}': the split is empty; it needs at least one image")
@@ -146,15 +153,17 @@ class ShardedImages(Images):
         for path, stamp in zip(self.paths, self.stamps):
             yield f"\n{path.name} {stamp}"
 
-    def content(self) -> str:
-        """Hash of the bytes of all shards, which are read for it."""
-        hashes = []
-        for path in self.paths:
-            hasher = blake2b(digest_size=16)
-            with open_regular(path, "image shard", REMEDY) as file:
-                while data := file.read(HASHED_BYTES):
-                    hasher.update(data)
-            hashes.append(hasher.hexdigest())
+    def content(self, progress: bool = False) -> str:
+        """Hash of the bytes of all shards, which are read for it, with a ``progress`` where it takes long."""
+        hashes, total = [], sum(-(-size // MB) for size, _ in self.stamps)
+        with shown_progress("hash", "MB", total, progress, delay=1) as bar:
+            for path in self.paths:
+                hasher = blake2b(digest_size=16)
+                with open_regular(path, "image shard", REMEDY) as file:
+                    while data := file.read(HASHED_BYTES):
+                        hasher.update(data)
+                        bar.update(-(-len(data) // MB))
+                hashes.append(hasher.hexdigest())
         return digest(*hashes)
 
     def _file(self, shard: int) -> BinaryIO:
@@ -208,8 +217,10 @@ def _members(path: Path, file: BinaryIO, with_labels: bool) -> Iterator[dict[str
                 raise PluginError(f"member {name} lies outside of the shard")
             if not 0 <= member.size <= size - member.offset_data:
                 raise PluginError(f"member {name} says {member.size} bytes, more than the file has")
-            ending = member.name.rpartition("/")[2].partition(".")[2].lower()
-            if ending in IMAGE_ENDINGS:
+            key, ending = _key_and_ending(member.name)
+            if key.endswith("/") or not key:  # a hidden file
+                continue
+            if ending.rpartition(".")[2] in IMAGE_ENDINGS:
                 if member.size > IMAGE_BYTES:
                     raise PluginError(f"member {name} has {member.size} bytes, more than can be right")
                 yield {"fname": member.name, "data": (member.offset_data, member.size), "__url__": str(path)}
@@ -219,8 +230,20 @@ def _members(path: Path, file: BinaryIO, with_labels: bool) -> Iterator[dict[str
                 data = read_at(file, member.offset_data, member.size)
                 yield {"fname": member.name, "data": data, "__url__": str(path)}
         file.seek(tar.offset)
-        if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # else tarfile ends without a word
+        end = file.read(END_BYTES + 1)
+        if end[: tarfile.BLOCKSIZE] != tarfile.NUL * tarfile.BLOCKSIZE:  # else tarfile ends without a word
             raise PluginError(f"it is cut off or damaged at byte {tar.offset}")
+        if len(end) > END_BYTES or end.strip(tarfile.NUL):
+            raise PluginError(
+                f"it ends at byte {tar.offset} of {size}, but more follows: it is damaged, or several tar files in one"
+            )
+
+
+def _key_and_ending(name: str) -> tuple[str, str]:
+    """As WebDataset takes a name apart: the ending begins at the first dot of a file's name."""
+    folder, slash, file = name.rpartition("/")
+    key, _, ending = file.partition(".")
+    return folder + slash + key, ending.lower()
 
 
 def _sample(sample: dict[str, Any], num_classes: int | None) -> tuple[int, int, int]:
@@ -228,7 +251,11 @@ def _sample(sample: dict[str, Any], num_classes: int | None) -> tuple[int, int, 
     key = shown(sample["__key__"])
     images = [ending for ending in IMAGE_ENDINGS if ending in sample]
     if len(images) != 1:
-        raise PluginError(f"sample {key} has {len(images)} images; it needs one")
+        longer = next((ending for ending in sample if ending.rpartition(".")[2] in IMAGE_ENDINGS and "." in ending), "")
+        why = (
+            f" (the ending begins at the first dot of a name, and {shown(longer)} is none of images)" if longer else ""
+        )
+        raise PluginError(f"sample {key} has {len(images)} images; it needs one{why}")
     label = OOD_LABEL
     if num_classes is not None:
         text = sample.get(LABEL_ENDING, b"").decode("ascii", "replace").strip()

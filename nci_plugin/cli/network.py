@@ -99,7 +99,9 @@ class Job:
             raise PluginError(f"benchmark '{benchmark.name}': names no network; pass --net FILE.py:FACTORY")
         if benchmark.built_in is not None:
             _make_built_in(benchmark, roots, self.device, with_checkpoints=checkpoint is None)
-        return find_inputs(benchmark, roots, weights.fetch if weights else checkpoint, self.data.csid, self.data.fsood)
+        given = weights.fetch if weights else checkpoint
+        shown = self.processes.is_first
+        return find_inputs(benchmark, roots, given, self.data.csid, self.data.fsood, progress=shown)
 
     def factory(self, benchmark: Benchmark) -> str:
         return str(self.network.net or benchmark.network)

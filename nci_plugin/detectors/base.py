@@ -32,6 +32,9 @@ Training = Union[ClassStatistics, FeatureSplit, None]
 
 CPU = torch.device("cpu")
 
+DEVICE_BLOCK_BYTES = 2**26
+"""Below that a GPU would wait for the start of each operation longer than it computes."""
+
 AUTO = "auto"
 """The value of a hyper-parameter that a detector learns; what it learned is its attribute of that name and ``_``."""
 
@@ -79,7 +82,7 @@ class Detector(ABC):
     at, since a search must fit again only when one of those changes. ``magnitude`` is the size of the numbers that a
     score is the difference of, where that may be far above its own: scores that differ by rounding of it are refused.
     With ``block_bytes`` ``_score`` sees so many rows at a time that a copy of them in float64 has up to that size: one
-    that makes several copies stays in a processor's cache.
+    that makes several copies stays in a processor's cache. On another device the size is at least DEVICE_BLOCK_BYTES.
     ``any_device`` says that ``_score`` answers on whatever device the features are, where `score` brings the tensors
     that were learned, and ``_fit`` learns on that of the training features, as those of this package do; others get
     them on the CPU.
@@ -152,7 +155,7 @@ class Detector(ABC):
             device = self.runs_on(training.device or CPU)
             training = training.to(device)
         self._fit(training, head.to(device), None if validation is None else validation.to(device))
-        vars(self).update(vars(self._on(CPU)))
+        vars(self).update(vars(self.on(CPU)))
         self.num_features_ = head.num_features
         return self
 
@@ -169,8 +172,9 @@ class Detector(ABC):
             return self.score(features.cpu(), logits.cpu()).to(features.device)
         rows = len(features)
         if self.block_bytes is not None:
-            rows = max(1, self.block_bytes // (8 * (features.shape[1] + logits.shape[1])))
-        there = self._on(features.device)
+            most = self.block_bytes if features.device.type == "cpu" else max(self.block_bytes, DEVICE_BLOCK_BYTES)
+            rows = max(1, most // (8 * (features.shape[1] + logits.shape[1])))
+        there = self.on(features.device)
         scores = [there._score(*block) for block in zip(features.split(rows), logits.split(rows))]
         for score, block in zip(scores, features.split(rows)):
             if not isinstance(score, Tensor) or score.shape != block.shape[:1]:
@@ -181,7 +185,7 @@ class Detector(ABC):
                 )
         return scores[0] if len(scores) == 1 else torch.cat(scores)
 
-    def _on(self, device: torch.device) -> Detector:
+    def on(self, device: torch.device) -> Detector:
         """Itself, or a shallow copy with the tensors that it learned on ``device`` where they are elsewhere."""
         learned = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         if all(value.device == device for value in learned.values()):

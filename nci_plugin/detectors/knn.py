@@ -198,15 +198,15 @@ class KNNL1(KNN):
 
     def _fit(self, training: FeatureSplit, head: LinearHead, validation: FeatureSplit | None) -> None:
         super()._fit(training, head, validation)
-        self._kept: dict[tuple[int, str], Tensor] = {}
+        self._kept: dict[tuple[int, torch.device, str], Tensor] = {}
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         norm = features.double().abs().sum(dim=1)
         return in_range_of(-self._distance(features) + self.alpha * norm, like=logits)
 
     def _distance(self, features: Tensor) -> Tensor:
-        """As of KNN, the last few kept by K and the hash of the features: a search of ``alpha`` looks once."""
-        key = self.K, digest(features.detach().float().cpu().numpy().tobytes())
+        """As of KNN, the last few kept by K, device and hash of the features: a search of ``alpha`` looks once."""
+        key = self.K, features.device, digest(features.detach().float().cpu().numpy().tobytes())
         if key not in self._kept:
             self._kept[key] = super()._distance(features)
         if len(self._kept) > KEPT:

@@ -62,7 +62,7 @@ def data_identity(splits: Mapping[str, Any], cache: Path | None, progress: bool 
                 parts += [] if tensor is None else [f"{tensor.dtype} {tuple(tensor.shape)}", tensor_bytes(tensor)]
             images[name] = digest(*parts)
         elif isinstance(split, ShardedImages):
-            images[name] = split.content()
+            images[name] = split.content(progress)
             preprocessing[name] = digest(repr(split.preprocessing))
         elif name not in images:
             images[name] = f"{UNKNOWN}{uuid.uuid4().hex}"

@@ -62,6 +62,7 @@ def scores_on(device: torch.device, detector: Detector, blocks: Iterable[Chunk])
     Where its memory runs out the blocks are halved from there on, and a line says so.
     """
     device = detector.runs_on(device)
+    detector = detector.on(device)  # once, not for every block
     scores: list[Tensor] = []
     most = CHUNK_ROWS
     for block in blocks:

@@ -61,7 +61,8 @@ def extract(
     Raises PluginError on bad input (see `open_splits`), on NaN or infinite features, naming split and row, and where
     the free space does not do.
     """
-    options, splits = options or ExtractionOptions(), splits or open_splits(benchmark)
+    options = options or ExtractionOptions()
+    splits = splits or open_splits(benchmark, options.progress and options.processes.is_first)
     with prepared(network, resolve_device(options.device), channels_last=True):
         plan = make_plan(network, benchmark, training, options, splits, stages)
         if plan.options.processes.is_first:
@@ -164,13 +165,14 @@ def _passed(plan: Plan, name: str, numbers: Collection[int], done: Callable[[int
     assert plan.forward is not None  # there are images
     layout, stages = plan.passing[name].layout, plan.passing[name].passes_stages
     starts = [start for number in numbers for start in layout.starts(number)]
-    passed = plan.forward.over(plan.batches(name, starts), f"split '{name}'", starts, stages)
+    batches = plan.batches(name, starts, plan.options.workers)
+    passed = plan.forward.over(batches, f"split '{name}'", starts, stages)
     for number in numbers:
-        batches = []
-        for batch in islice(passed, len(layout.starts(number))):
-            done(len(batch.chunk))
-            batches.append(batch)
-        yield Passed.joined(batches)
+        parts = []
+        for part in islice(passed, len(layout.starts(number))):
+            done(len(part.chunk))
+            parts.append(part)
+        yield Passed.joined(parts)
 
 
 # -------------------------------------------------------------------- collect

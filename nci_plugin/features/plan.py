@@ -52,10 +52,10 @@ class Plan:
     training: Collector
     started: float
 
-    def batches(self, name: str, starts: Collection[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches (images, labels) of a split that begin at these rows."""
+    def batches(self, name: str, starts: Collection[int], workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches (images, labels) of a split that begin at these rows, loaded by so many processes."""
         pinned, size, shape = self.device.type == "cuda", self.options.batch_size, self.options.image_shape
-        for images, labels in image_batches(name, self.images[name], size, self.options.workers, pinned, starts):
+        for images, labels in image_batches(name, self.images[name], size, workers, pinned, starts):
             if shape is not None and images.shape[1:] != shape:
                 raise PluginError(
                     f"split '{name}': images must be {tuple(shape)} each, as the first ones are, got"

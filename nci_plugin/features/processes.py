@@ -69,10 +69,12 @@ class Processes:
         return range((self.rank - before) % self.size, count, self.size)
 
     def device(self, device: torch.device) -> torch.device:
-        """``cuda`` without a number is one GPU for each process of a machine."""
+        """``cuda`` without a number is one GPU for each process of a machine, and its current one from now on."""
         if self.size == 1 or device.type != "cuda" or device.index is not None:
             return device
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", self.rank)) % torch.cuda.device_count())
+        mine = torch.device("cuda", int(os.environ.get("LOCAL_RANK", self.rank)) % torch.cuda.device_count())
+        torch.cuda.set_device(mine)  # what names no device, as pinned memory, would else be the first GPU's
+        return mine
 
     def wait(self) -> None:
         """Wait until every process has come here; raises PluginError that names one that stopped or died."""

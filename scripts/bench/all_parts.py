@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(part: Part, most: float | None = None) -> dict[str, Any]:
     """A part's record: what was run, and its ``report``, or why it was ``skipped`` or ``failed``.
 
-    One that takes longer than ``most`` seconds is ended and counts as skipped.
+    One that takes longer than ``most`` seconds is ended and counts as skipped, with what it had reported by then.
     """
     record: dict[str, Any] = {"part": part.letter, "name": part.name, "script": part.script}
     if part.skip:
@@ -84,7 +84,8 @@ def run(part: Part, most: float | None = None) -> dict[str, Any]:
         seconds, (code, errors) = timed(lambda: _ended(command, environment, most))
         record.update(arguments=list(part.arguments), seconds=round(seconds, 1))
         if code is None:
-            return skipped(part, record, f"it takes more than {most:.0f} s")
+            reported = {"report": json.loads(written.read_text(encoding="utf-8"))} if written.is_file() else {}
+            return {**skipped(part, record, f"it takes more than {most:.0f} s"), **reported}
         if code:
             say(f"failed:\n{errors}")
             lines = errors.splitlines() or [f"exit status {code}"]

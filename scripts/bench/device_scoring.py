@@ -8,10 +8,12 @@ On a CPU KNN is timed with faiss too, where that is installed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
+from typing import Any
 
 import torch
-from measuring import gpu_peak, in_turn, parser, publish
+from measuring import gpu_peak, in_turn, keep, parser, publish
 
 from nci_plugin.detectors import KNN, MSP, NCI
 from nci_plugin.detectors.knn import QUERY_ROWS
@@ -40,7 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     labels = torch.arange(asked.bank) % asked.classes
     features = random(asked.samples, asked.features).relu_().to(device)
     logits = features @ head.weight.T.to(device)
-    nci = NCI(1e-3).fit(ClassStatistics(asked.classes, asked.features).update(bank[:10_000], labels[:10_000]), head)
+    statistics = ClassStatistics(asked.classes, asked.features).update(bank[:10_000], labels[:10_000])
+    nci = NCI(1e-3).fit(statistics, head).on(device)  # as for all blocks of a run
     split = FeatureSplit.of(bank.to(device), torch.zeros(asked.bank, 1, device=device), labels.to(device))
     knn, msp = KNN(min(50, asked.bank)).fit(split, head), MSP().fit(None, head)
     by_faiss = device.type == "cpu" and find_spec("faiss") is not None
@@ -52,16 +55,6 @@ def main(arguments: list[str] | None = None) -> None:
             torch.cuda.synchronize(device)
         assert len(result)
 
-    seconds = in_turn(
-        {
-            "copy": lambda: waited(features.clone()),
-            "nci": lambda: waited(nci.score(features, logits)),
-            "msp": lambda: waited(msp.score(features, logits)),
-            "knn": lambda: waited(knn.score(features[few], logits[few])),
-            **({"faiss": lambda: waited(faiss.score(features[few], logits[few]))} if by_faiss else {}),
-        },
-        asked.rounds,
-    )
     count = len(features[few])
     scans = -(-count // QUERY_ROWS)
     gigabytes = {
@@ -70,15 +63,29 @@ def main(arguments: list[str] | None = None) -> None:
         "msp": 4 * logits.numel() / 1e9,
         "knn": 4 * asked.features * (count + scans * asked.bank) / 1e9,
     }
-    rates = {name: size / seconds[name] for name, size in gigabytes.items()}
-    report = {f"{name}_GB_per_s": rate for name, rate in rates.items()}
-    report.update({f"{name}_over_copy": rates[name] / rates["copy"] for name in rates if name != "copy"})
-    report["knn_images_per_second"] = count / seconds["knn"]
-    report["knn_TFLOP_per_s"] = 2 * count * asked.bank * asked.features / 1e12 / seconds["knn"]
-    if by_faiss:
-        report["knn_by_faiss_over_blocks"] = seconds["faiss"] / seconds["knn"]
     sizes = {name: getattr(asked, name) for name in ("samples", "bank", "features", "classes")}
-    publish({"device": asked.device, "sizes": sizes, **report, **gpu_peak(device)}, asked.json)
+
+    def report(seconds: Mapping[str, float]) -> dict[str, Any]:
+        rates = {name: size / seconds[name] for name, size in gigabytes.items()}
+        numbers = {f"{name}_GB_per_s": rate for name, rate in rates.items()}
+        numbers.update({f"{name}_over_copy": rates[name] / rates["copy"] for name in rates if name != "copy"})
+        numbers["knn_images_per_second"] = count / seconds["knn"]
+        numbers["knn_TFLOP_per_s"] = 2 * count * asked.bank * asked.features / 1e12 / seconds["knn"]
+        if by_faiss:
+            numbers["knn_by_faiss_over_blocks"] = seconds["faiss"] / seconds["knn"]
+        return {"device": asked.device, "sizes": sizes, **numbers, **gpu_peak(device)}
+
+    def so_far(seconds: Mapping[str, float]) -> None:
+        keep(report(seconds), asked.json)
+
+    sides = {
+        "copy": lambda: waited(features.clone()),
+        "nci": lambda: waited(nci.score(features, logits)),
+        "msp": lambda: waited(msp.score(features, logits)),
+        "knn": lambda: waited(knn.score(features[few], logits[few])),
+        **({"faiss": lambda: waited(faiss.score(features[few], logits[few]))} if by_faiss else {}),
+    }
+    publish(report(in_turn(sides, asked.rounds, so_far=so_far)), asked.json)
 
 
 if __name__ == "__main__":

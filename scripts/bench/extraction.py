@@ -6,24 +6,29 @@
 All images of all splits, in turn: the bare loop, on a GPU with the channels last too, as the extraction has them; the
 extraction that stores every feature; the one that keeps statistics of the training split, as most detectors need; and
 that with the outputs of the network's stages. Each extraction begins with an empty directory. A ratio is
-one of medians.
+one of medians. The network's weights, which a run hashes once, are hashed in the round that warms up alone:
+``weights_hash_s`` is what that takes.
 """
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
-from measuring import gpu_peak, in_turn, parser, publish
+from measuring import gpu_peak, in_turn, keep, parser, publish, timed
 from workload import Work, add_options, opened
 
 from nci_plugin.benchmarks.opening import image_batches, open_splits
+from nci_plugin.features import plan
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.extract import extract
+from nci_plugin.features.fingerprint import network_digest, weights_digest
 from nci_plugin.features.forward import prepared
 from nci_plugin.features.options import AMP, ExtractionOptions, check_amp, resolve_device
 
@@ -33,6 +38,7 @@ STATISTICS = {FitsOn.STATISTICS}
 def sides(work: Work, options: Any) -> dict[str, Callable[[], object]]:
     device, dtype = resolve_device(options.device), AMP[options.amp]
     splits, store = open_splits(work.benchmark), work.directory / "features"
+    hashed_once = functools.cache(network_digest)
     on_gpu = device.type == "cuda"
 
     def bare(channels_last: bool = False) -> None:
@@ -49,7 +55,8 @@ def sides(work: Work, options: Any) -> dict[str, Callable[[], object]]:
         settings = ExtractionOptions(
             options.device, options.batch_size, options.workers, store=store, progress=False, amp=options.amp
         )
-        extract(work.network, work.benchmark, training, settings, splits, stages)
+        with mock.patch.object(plan, "network_digest", hashed_once):
+            extract(work.network, work.benchmark, training, settings, splits, stages)
         emptied(store)
 
     fast = {"bare_channels_last": lambda: bare(channels_last=True)} if on_gpu else {}
@@ -76,14 +83,21 @@ def main(arguments: list[str] | None = None) -> None:
     check_amp(options.amp, device)
     with opened(options) as work:
         emptied(work.directory / "features")
-        seconds = in_turn(sides(work, options), options.rounds)
         count = sum(map(len, open_splits(work.benchmark).values()))
-    report: dict[str, Any] = {f"{name}_s": value for name, value in seconds.items()}
-    report.update({f"{name}_over_bare": value / seconds["bare"] for name, value in seconds.items() if name != "bare"})
-    report |= {"stored_images_per_second": count / seconds["stored"], **gpu_peak(device)}
-    sizes = {"images": count, "threads": torch.get_num_threads()}
-    sizes.update({name: getattr(options, name) for name in ("batch_size", "workers", "rounds")})
-    publish({"device": options.device, "amp": options.amp, "sizes": sizes, **report}, options.json)
+        hashing = timed(lambda: weights_digest(work.network))[0]
+
+        def report(seconds: Mapping[str, float]) -> dict[str, Any]:
+            numbers = {f"{name}_s": value for name, value in seconds.items()}
+            numbers.update({f"{name}_over_bare": seconds[name] / seconds["bare"] for name in seconds if name != "bare"})
+            numbers |= {"stored_images_per_second": count / seconds["stored"], "weights_hash_s": hashing}
+            sizes = {"images": count, "threads": torch.get_num_threads()}
+            sizes.update({name: getattr(options, name) for name in ("batch_size", "workers", "rounds")})
+            return {"device": options.device, "amp": options.amp, "sizes": sizes, **numbers, **gpu_peak(device)}
+
+        def so_far(seconds: Mapping[str, float]) -> None:
+            keep(report(seconds), options.json)
+
+        publish(report(in_turn(sides(work, options), options.rounds, so_far=so_far)), options.json)
 
 
 if __name__ == "__main__":

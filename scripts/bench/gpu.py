@@ -79,15 +79,16 @@ def training(options: argparse.Namespace, seconds: float) -> Part:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    started = time.monotonic()
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--device", default="cuda", help="(cuda)")
     made.add_argument("--output", type=Path, default=Path("results/bench"), metavar="DIR", help="(results/bench)")
     made.add_argument("--minutes", type=float, default=8.0, metavar="M", help="after which nothing more begins (8)")
+    made.add_argument("--spent", type=float, default=0.0, metavar="S", help="seconds of them that are over already (0)")
     made.add_argument("--packs", type=Path, metavar="DIR", help="images to train on, as packing.py writes them")
     made.add_argument("--workers", type=int, default=default_workers(), metavar="N", help="loader processes (by cores)")
     made.add_argument("--quick", action="store_true", help="small sizes: does all of it work?")
     options = made.parse_args(arguments)
+    started = time.monotonic() - options.spent
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         print("gpu.py: there is no GPU here; nothing was measured", file=sys.stderr)
         return 2

@@ -35,10 +35,14 @@ def parser(documentation: str | None) -> argparse.ArgumentParser:
 
 def publish(report: Mapping[str, Any], path: Path | None) -> None:
     """Print a report as one line of JSON, and write it to ``path``, whole or not at all."""
-    line = json.dumps(_rounded(report))
-    print(line)
+    print(json.dumps(_rounded(report)))
+    keep(report, path)
+
+
+def keep(report: Mapping[str, Any], path: Path | None) -> None:
+    """Write a report to ``path``; of a part that is ended at its time limit, what is there so far counts."""
     if path is not None:
-        write_atomically(path, f"{line}\n")
+        write_atomically(path, f"{json.dumps(_rounded(report))}\n")
 
 
 def _rounded(value: Any) -> Any:
@@ -52,18 +56,28 @@ def _rounded(value: Any) -> Any:
 
 
 def in_turn(
-    sides: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+    sides: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    so_far: Callable[[dict[str, float]], object] = lambda _: None,
 ) -> dict[str, float]:
     """Median seconds of each side by a ``clock``, measured in turn after one round that warms up.
 
-    Each round begins with another side, so that none always follows the same one.
+    Each round begins with another side, so that none always follows the same one. ``so_far`` is called with the medians
+    after each but the last.
     """
+
+    def medians() -> dict[str, float]:
+        return {name: statistics.median(each[1:]) for name, each in seconds.items()}
+
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         first = number % len(sides)
         for name in [*sides][first:] + [*sides][:first]:
             seconds[name].append(timed(sides[name], clock)[0])
-    return {name: statistics.median(each[1:]) for name, each in seconds.items()}
+        if 0 < number < rounds:
+            so_far(medians())
+    return medians()
 
 
 def timed(work: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> tuple[float, Any]:

@@ -6,13 +6,15 @@
 0.1 by a cosine to 1e-6 in steps, crops of 4 pixels and mirrored images: as OpenOOD trains, but for the number of images
 and, where the time does not do, of epochs, which the first batches' time decides.
 
-``OUT`` gets ``statistics.npz`` (class statistics of all training images in float64, and the head) and one
-``<split>.npz`` for each other split and for the first training images: features (n, P) in float16 and labels. At most
-8 files of 16 MiB, 60 MiB together: rows beyond that are left out, and the report says how many are there.
+``OUT`` gets ``statistics.npz`` (class statistics of all training images in float64, and the head) and one file for the
+first training images, for each other ID split and for each group of OOD sets: features (n, P) in float16, labels and
+the ``data_set`` of each row, a place in ``names``. At most 7 files of 16 MiB, 60 MiB together, beside the report: rows
+beyond that are left out, of each set of a group alike, and the report says how many of how many are there.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measuring import parser, publish
+from measuring import keep, parser, publish
 from packing import unpack
 from torch import Tensor, nn
 
-from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
+from nci_plugin.benchmarks.benchmark import FAR, NEAR, TRAIN, Benchmark
 from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.config import load_benchmark
 from nci_plugin.features.bank import FitsOn
@@ -37,16 +39,21 @@ BATCH, PAD, RATE, LAST_RATE, EPOCHS = 128, 4, 0.1, 1e-6, 100
 WARM_UP, TIMED = 10, 20
 """Batches before the time of one is measured, and those by which it is."""
 
-FILES, FILE_BYTES, ALL_BYTES = 8, 16 * 2**20, 60 * 2**20
+FILE_BYTES, ALL_BYTES = 16 * 2**20, 60 * 2**20
 TRAINING_ROWS = 10_000
 
 
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image (n, 3, H, W) mirrored or not, and cut out of its copy with `PAD` pixels of 0 around."""
+def augmented(images: Tensor, black: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image (n, 3, H, W) mirrored or not, and cut out of its copy with `PAD` pixels of ``black`` (3, 1, 1) around.
+
+    OpenOOD puts black around before it normalises.
+    """
     count, _, height, width = images.shape
     mirrored = torch.rand(count, generator=generator).to(images.device) < 0.5
     images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    padded = F.pad(images, (PAD,) * 4).permute(0, 2, 3, 1)
+    padded = black.expand(count, -1, height + 2 * PAD, width + 2 * PAD).clone()
+    padded[:, :, PAD:-PAD, PAD:-PAD] = images
+    padded = padded.permute(0, 2, 3, 1)
     top, left = torch.randint(2 * PAD + 1, (2, count, 1), generator=generator).to(images.device)
     rows = top + torch.arange(height, device=images.device)
     columns = left + torch.arange(width, device=images.device)
@@ -54,7 +61,9 @@ def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     return padded[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def train(network: nn.Module, images: Tensor, labels: Tensor, most: int, seconds: float, seed: int) -> dict[str, Any]:
+def train(
+    network: nn.Module, images: Tensor, labels: Tensor, black: Tensor, most: int, seconds: float, seed: int
+) -> dict[str, Any]:
     """Train in place, for up to ``most`` epochs that end within so many seconds; what was done."""
     started, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
     parameters = list(network.parameters())
@@ -63,7 +72,7 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, most: int, seconds
         right = torch.zeros((), device=images.device)
         order = torch.randperm(len(images), generator=generator).to(images.device)
         for indices in order.split(BATCH)[:batches]:
-            logits = network(augmented(images[indices], generator).contiguous(memory_format=torch.channels_last))
+            logits = network(augmented(images[indices], black, generator).contiguous(memory_format=torch.channels_last))
             optimizer.zero_grad()
             F.cross_entropy(logits, labels[indices]).backward()
             optimizer.step()
@@ -103,17 +112,30 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, most: int, seconds
 def stored(
     out: Path, features: Mapping[str, tuple[Tensor, Tensor]], statistics: Mapping[str, Tensor]
 ) -> dict[str, int]:
-    """Write the files within their limits; returns the rows of each."""
+    """Write the files within their limits, what comes first first; returns the rows of each, and prints what is not
+    there."""
     out.mkdir(parents=True, exist_ok=True)
     np.savez(out / "statistics.npz", **{name: tensor.numpy() for name, tensor in statistics.items()})
     left = ALL_BYTES - (out / "statistics.npz").stat().st_size
+    files: dict[str, list[str]] = {}
+    for name in features:
+        group = name.split("/")[0]
+        files.setdefault(group if group in (NEAR, FAR) else name.replace("/", "."), []).append(name)
     rows: dict[str, int] = {}
-    for number, (name, (values, labels)) in enumerate(list(features.items())[: FILES - 1]):
-        share = min(FILE_BYTES, left // (min(len(features), FILES - 1) - number)) - 2**12  # headers
-        rows[name] = min(len(values), share // (2 * values.shape[1] + 8))
-        path, kept = out / f"{name.replace('/', '.')}.npz", slice(0, rows[name])
-        np.savez(path, features=values[kept].half().numpy(), labels=labels[kept].numpy())
+    for number, (file, names) in enumerate(files.items()):
+        values, labels = (torch.cat([features[name][part] for name in names]) for part in (0, 1))
+        lengths = [len(features[name][1]) for name in names]
+        data_set = torch.arange(len(names)).repeat_interleave(torch.tensor(lengths))
+        in_turn = torch.cat([torch.arange(length) for length in lengths]).argsort(stable=True)  # all lose alike
+        share = min(FILE_BYTES, left // (len(files) - number)) - 2**12  # headers
+        rows[file] = min(len(values), share // (2 * values.shape[1] + 16))
+        kept = in_turn[: rows[file]]
+        arrays = {"features": values[kept].half(), "labels": labels[kept], "data_set": data_set[kept]}
+        path = out / f"{file}.npz"
+        np.savez(path, names=np.array(names), **{name: tensor.numpy() for name, tensor in arrays.items()})
         left -= path.stat().st_size
+        if rows[file] < len(values):
+            print(f"{path.name}: {len(values) - rows[file]} of {len(values)} rows are left out", file=sys.stderr)
     return rows
 
 
@@ -139,7 +161,9 @@ def main(arguments: list[str] | None = None) -> None:
     classes = int(labels.max()) + 1
     torch.manual_seed(asked.seed)
     network = ResNet18_32x32(classes, asked.width).to(device, memory_format=torch.channels_last)
-    done = train(network, images.to(device), labels.to(device), asked.epochs, asked.seconds, asked.seed)
+    black = (-mean / deviation).to(device)
+    done = train(network, images.to(device), labels.to(device), black, asked.epochs, asked.seconds, asked.seed)
+    keep({"device": asked.device, **done, "of_epochs": EPOCHS}, asked.json)
 
     def group(name: str) -> dict[str, Any]:
         return {split.split("/")[1]: data_set(split) for split in splits if split.split("/")[0] == name}
@@ -161,17 +185,18 @@ def main(arguments: list[str] | None = None) -> None:
     bank = extract(network, benchmark, {FitsOn.STATISTICS, FitsOn.BANK}, loading)
     assert bank.statistics is not None
     extracted = time.perf_counter() - started
-    first = {name: (split.features, split.labels) for name, split in bank.splits.items() if name != TRAIN}
-    rows = bank.splits[TRAIN].rows(0, TRAINING_ROWS)
-    features = {**first, TRAIN: (rows.features, rows.labels)}
+    first = bank.splits[TRAIN].rows(0, TRAINING_ROWS)
+    features = {TRAIN: first, **{name: split for name, split in bank.splits.items() if name != TRAIN}}
     head = {"weight": bank.head.weight.detach(), "bias": bank.head.bias.detach()}
-    kept = stored(asked.out, features, {**bank.statistics.state_dict(), **head})
+    rows = {name: (each.features, each.labels) for name, each in features.items()}
+    kept = stored(asked.out, rows, {**bank.statistics.state_dict(), **head})
     test = bank.splits["id/test"]
     report: dict[str, Any] = {
         "test_accuracy": 100 * float((test.predictions == test.labels).double().mean()),
         "extraction_s": extracted,
         **done,
         "images": {name: len(each) for name, (each, _) in splits.items()},
+        "rows_left_out": sum(len(labels) for _, labels in rows.values()) - sum(kept.values()),
         "rows_kept": kept,
         "of_epochs": EPOCHS,
     }

@@ -301,11 +301,14 @@ def test_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_gpu_for_each_process_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     for rank, number in ((0, 0), (3, 3), (5, 1)):
         monkeypatch.setenv("LOCAL_RANK", str(rank))
         assert Processes(rank, 8).device(torch.device("cuda")) == torch.device("cuda", number)
     assert Processes(1, 8).device(torch.device("cuda:2")) == torch.device("cuda:2")
     assert Processes(1, 8).device(torch.device("cpu")) == torch.device("cpu")
+    assert current == [torch.device("cuda", number) for number in (0, 3, 1)]
 
 
 def test_a_store_that_is_gone() -> None:

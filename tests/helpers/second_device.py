@@ -36,15 +36,18 @@ class There(Tensor):
 
 
 class SecondDevice(TorchDispatchMode):
-    """While this is open `DEVICE` is there; ``ran`` counts the operations on it."""
+    """While this is open `DEVICE` is there; ``ran`` counts the operations on it, ``brought`` the tensors from here."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ran = 0
+        self.ran = self.brought = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.ran += any(isinstance(each, There) for each in tree_flatten(args)[0])
-        return _run(func, args, kwargs or {})
+        ran = any(isinstance(each, There) for each in tree_flatten(args)[0])
+        answer = _run(func, args, kwargs or {})
+        self.ran += ran
+        self.brought += func in COPIES and not ran and isinstance(answer, There)
+        return answer
 
 
 def _here(value: Any) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from nci_plugin import progress
 from nci_plugin.adapters.openood.postprocessor import make_postprocessor
 from nci_plugin.checks import PluginError
 
@@ -50,6 +52,20 @@ def test_labels_of_any_form_give_the_same_scores(network, name):
 def test_other_training_labels_are_refused(network, labels):
     with pytest.raises(PluginError, match="^training loader: label"):
         make_postprocessor("mds_pp").setup(network, {"train": batches(labels)}, {})
+
+
+def test_the_pass_of_a_setup_says_how_far_it_is(network, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+
+    class Slow(list):
+        def __iter__(self):
+            for batch in super().__iter__():
+                time.sleep(0.03)
+                yield batch
+
+    loader = Slow(batches(LABELS))
+    make_postprocessor("mds_pp").setup(network, {"train": loader, "val": loader}, {})
+    assert "setup: 1 of 3 batch, " in capsys.readouterr().err
 
 
 def test_inference_gives_one_label_an_image(network):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pickle
 import weakref
-from collections.abc import Hashable
-from contextlib import suppress
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from operator import length_hint
 from typing import Any
 
 import torch
 from openood.datasets.imglist_dataset import ImglistDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SubsetRandomSampler, default_collate
-from tqdm.auto import tqdm
 
 from nci_plugin.benchmarks.samples import is_plain
 from nci_plugin.detectors.base import Training
@@ -27,6 +27,7 @@ from nci_plugin.files import digest
 from nci_plugin.networks.calling import device_of
 from nci_plugin.networks.cut import PROBE_ROWS, Cut
 from nci_plugin.networks.head import LinearHead
+from nci_plugin.progress import progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,24 +90,37 @@ def features_of(network: nn.Module, loader: Any, head_name: str | None) -> tuple
 
     The network must be in eval mode. Raises PluginError as `Forward.of_loader` does.
     """
-    bar = tqdm(loader, desc="setup", disable=None)
-    forward, passed = Forward.of_loader(network, device_of(network), bar, "validation loader", head_name)
-    return forward, FeatureSplit([each.chunk for each in passed])
+    with _counted(loader) as batches:
+        forward, passed = Forward.of_loader(network, device_of(network), batches, "validation loader", head_name)
+        return forward, FeatureSplit([each.chunk for each in passed])
 
 
 def _pass(network: nn.Module, loader: Any, with_features: bool) -> TrainingPass:
-    bar = tqdm(loader, desc="setup", disable=None)
-    forward, batches = Forward.of_loader(network, device_of(network), bar, "training loader")
-    probe, head = forward.probe[:PROBE_ROWS], forward.head
-    needed = training_statistics({FitsOn.UNIT_STATISTICS}, head.num_features)
-    collector = Collector(head.num_classes, needed, with_features)
-    for passed in batches:
-        collector.add(passed)
+    with _counted(loader) as counted:
+        forward, batches = Forward.of_loader(network, device_of(network), counted, "training loader")
+        probe, head = forward.probe[:PROBE_ROWS], forward.head
+        needed = training_statistics({FitsOn.UNIT_STATISTICS}, head.num_features)
+        collector = Collector(head.num_classes, needed, with_features)
+        for passed in batches:
+            collector.add(passed)
     statistics, unit_statistics = collector.statistics.values()
     features, logits = (each.cpu() for each in forward(probe)[:2])
     return TrainingPass(
         forward.cut.head_name, head, statistics, unit_statistics, collector.split, (probe.cpu(), features, logits)
     )
+
+
+@contextmanager
+def _counted(loader: Any) -> Iterator[Iterator[Any]]:
+    """The batches of a loader, with a progress of them while this is open."""
+    with progress("setup", "batch", length_hint(loader) or None) as bar:
+
+        def batches() -> Iterator[Any]:
+            for batch in loader:
+                yield batch
+                bar.update()
+
+        yield batches()
 
 
 def _content(loader: Any) -> Hashable:
