@@ -257,10 +257,11 @@ class OODDetector:
         fitted, where = self.fitted, f"detector '{self.fitted.detector.name}'"
         with alone(self.model_):  # or another thread may have it on another device for a while
             if not self._marks.hold(self.model_):
+                marks = Marks(self.model_)  # first: what is trained while the numbers are looked at is seen next time
                 line = fitted.network.check(self.model_, layer_of(self.model_, fitted.head, where), where)
                 if line:
                     warnings.warn(line, stacklevel=3)
-                self._marks = Marks(self.model_)
+                self._marks = marks
         return fitted
 
     def module(self, model: nn.Module | None = None, tpr: float | None = None) -> ScoringModule:

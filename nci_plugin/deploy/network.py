@@ -6,9 +6,12 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.features.fingerprint import tensor_bytes
@@ -87,14 +90,31 @@ class Marks:
     """
 
     def __init__(self, network: nn.Module) -> None:
+        _count_steps()
+        self._steps = _steps
         self._marks = list(map(_mark, [*network.parameters(), *network.buffers()]))
 
     def hold(self, network: nn.Module) -> bool:
-        """Whether no weight was written to, moved or replaced since."""
-        now = Marks(network)._marks
-        return len(now) == len(self._marks) and all(
-            tensor is then and mark == mark_then for (tensor, *mark), (then, *mark_then) in zip(now, self._marks)
+        """Whether no weight was written to, moved or replaced since, and no optimizer, of whatever, made a step."""
+        now = Marks(network)
+        return (now._steps, len(now._marks)) == (self._steps, len(self._marks)) and all(
+            tensor is then and mark == mark_then for (tensor, *mark), (then, *mark_then) in zip(now._marks, self._marks)
         )
+
+
+_steps = 0
+"""Of all optimizers in this process: the fused ones write to weights without these counting it."""
+
+
+@cache
+def _count_steps() -> None:
+    """From the first call on."""
+    register_optimizer_step_post_hook(_count)
+
+
+def _count(*_: Any) -> None:
+    global _steps
+    _steps += 1
 
 
 def _mark(tensor: Tensor) -> tuple[Tensor, int, int]:
