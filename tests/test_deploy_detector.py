@@ -361,6 +361,38 @@ def test_files_that_are_in_both_splits_are_refused_and_named(tmp_path: Path) -> 
             new(preprocessing=STEPS).fit(network(), tmp_path / "train", validation)
 
 
+class Own(Dataset):
+    """Images whose ``samples``, and whose classes, are called as torchvision's and are something else."""
+
+    def __init__(self, images: TensorDataset, samples: Any) -> None:
+        self.images, self.samples, self.class_to_idx = images, samples, {"first": [0, 1]}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.images[index]
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        lambda count, root: count,
+        lambda count, root: [(f"{index}.png", 0) for index in range(count)],  # below another root in either set
+        lambda count, root: [(f"{root}.png", index) for index in range(count)],  # several parts of one file
+    ],
+)
+def test_samples_of_a_data_set_of_ones_own_are_not_taken_for_files(samples: Any, tmp_path: Path) -> None:
+    paths = [tmp_path / "train", tmp_path / "val"]
+    for path in paths:
+        Image.new("RGB", (16, 16), (9, 9, 9)).save(f"{path}.png")
+    train, validation = (Own(images, samples(len(images), path)) for images, path in zip((TRAIN, VAL), paths))
+    for settings in ({}, {"preprocessing": STEPS}):
+        assert new(**settings).fit(network(), train, validation).fitted.rows["train"] == len(TRAIN)
+    with pytest.raises(PluginError, match="50 of them are training images too;"):
+        new().fit(network(), train, Subset(train, range(50)))
+
+
 def test_several_detectors_share_one_pass() -> None:
     model, passed = network(), []
     model.register_forward_hook(lambda _, images, __: passed.append(len(images[0])))

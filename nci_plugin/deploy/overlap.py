@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Subset, SubsetRandomSampler
+from torchvision.datasets import DatasetFolder
 
 from nci_plugin.benchmarks.image_list import ImageFiles
 from nci_plugin.benchmarks.samples import Collated, Samples
@@ -135,15 +136,15 @@ def _names(source: Any, indices: Any = None) -> Iterator[str | tuple[int, ...]]:
     if isinstance(source, (str, Path)):
         yield os.path.abspath(source)
         return
-    samples = getattr(source, "samples", source)  # of torchvision's folders: pairs of a path and a class
-    is_listed = isinstance(samples, (list, tuple))
+    is_listed = isinstance(source, (list, tuple))
+    items = source.samples if isinstance(source, DatasetFolder) else source  # pairs of a path and a class
     try:
-        for place in range(len(samples)) if indices is None else map(int, indices):
-            item = samples[place] if is_listed else None
+        for place in range(len(items)) if indices is None else map(int, indices):
+            item = items[place] if items is not source or is_listed else None
             path = item[0] if isinstance(item, (list, tuple)) and item else item
             if isinstance(path, (str, os.PathLike)):
                 yield os.path.abspath(path)
             else:
-                yield (id(item),) if samples is source and is_listed else (id(source), place % len(samples))
+                yield (id(item),) if is_listed else (id(source), place % len(items))
     except Exception:  # of the user's code, or without a length: said where it is opened
         return

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, default_collate
 from torchvision import transforms
+from torchvision.datasets import DatasetFolder
 from torchvision.models import WeightsEnum
 from torchvision.transforms._presets import ImageClassification
 
@@ -148,7 +149,7 @@ def _origin(source: Any, place: int) -> Any:
         while isinstance(source, (DataLoader, Subset)):
             place = source.indices[place] if isinstance(source, Subset) else place
             source = source.dataset
-        if hasattr(source, "samples"):  # of torchvision's folders
+        if isinstance(source, DatasetFolder):
             return source.samples[place][0]
         bare = copy.copy(source)
         bare.transform = None
