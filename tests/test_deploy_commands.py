@@ -355,6 +355,69 @@ def test_images_that_cannot_be_scored_get_a_row_and_exit_code_1(
     assert "7 had their rows before, 2 of them without a score" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("failure", ["network", "weights", "disk", "emptied"])
+def test_what_is_no_fault_of_the_images_ends_the_run_and_is_not_in_their_rows(failure: str, tmp_path: Path) -> None:
+    folders(tmp_path, {"mixed": 12})
+    detector, model = served.fitted()
+    images, output = tmp_path / "mixed", tmp_path / "s.jsonl"
+    names = sorted(path.name for path in images.iterdir())
+    batches = 0
+
+    def fail(*_: Any) -> None:
+        nonlocal batches
+        batches += 1
+        if batches == 2 and failure == "network":
+            raise RuntimeError("the GPU is lost")
+        if failure == "weights":
+            with torch.no_grad():
+                model[0].bias.add_(1)
+        elif batches == 1 and failure in ("disk", "emptied"):
+            images.rename(tmp_path / "away")
+            if failure == "emptied":
+                images.mkdir()
+
+    def run(log: ScoreLog) -> Any:
+        return score_files(detector, images, iter(names), log, batch_size=3, shown=False)
+
+    hook = model.register_forward_pre_hook(fail)
+    said = {"network": "image '.*png' and those .*the GPU is lost", "weights": "with other weights"}
+    with ScoreLog(output, "jsonl", {}) as log, pytest.raises(PluginError, match=said.get(failure, "no longer there")):
+        run(log)
+    hook.remove()
+    before = output.read_bytes()
+    assert 0 < before.count(b"\n") < 12
+    if failure in ("disk", "emptied"):
+        if failure == "emptied":
+            images.rmdir()
+        (tmp_path / "away").rename(images)
+    elif failure == "weights":
+        with torch.no_grad():
+            model[0].bias.copy_(served.network()[0].bias)
+    with ScoreLog(output, "jsonl", {}) as log:
+        run(log)
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert output.read_bytes().startswith(before)
+    assert [row["file"] for row in rows] == names
+    assert not any(row["error"] for row in rows)
+
+
+def test_a_score_that_is_no_number_is_in_no_row(tmp_path: Path) -> None:
+    """JSON has no NaN and no infinity."""
+    folders(tmp_path, {"mixed": 4})
+    detector, _ = served.fitted()
+    scores = iter([[1.0, float("nan"), float("inf"), -float("inf")]])
+    detector.fitted.detector.score = lambda features, logits: torch.tensor(next(scores))  # type: ignore[method-assign]
+    with ScoreLog(tmp_path / "s.jsonl", "jsonl", {}) as log:
+        counts = score_files(detector, tmp_path / "mixed", image_names(tmp_path / "mixed"), log, shown=False)
+    text = (tmp_path / "s.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [row["score"] for row in rows] == [1.0, None, None, None]
+    assert ["its score is" in row["error"] for row in rows] == [False, True, True, True]
+    assert counts.unreadable == 3
+
+
 def test_a_killed_run_goes_on_without_loss_or_repetition(place: Path, tmp_path: Path) -> None:
     """Killed in the middle, whatever it was writing; then once more with half a row at the end."""
     output = tmp_path / "s.csv"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.benchmarks.image_list import Preprocessing
-from nci_plugin.checks import PluginError, check_finite
+from nci_plugin.checks import PluginError, RowError, check_finite
 from nci_plugin.deploy import file, images, preprocessing
 from nci_plugin.deploy.calibration import CONFIDENCE, POOLED, TPR, Threshold
 from nci_plugin.deploy.fitting import fit_together
@@ -172,7 +172,7 @@ class OODDetector:
         cut = Cut(self.model_, layer_named(self.model_, fitted.head, "detector"))
         for batch in images.batches_of(opened, self.batch_size):
             if batch.shape[1:] != fitted.probe.shape:
-                raise PluginError(
+                raise RowError(
                     f"images: must be {fitted.probe.shape} each, as in fit, got {tuple(batch.shape[1:])}; preprocess"
                     " them as the network's test images, and pass one image as a batch of one"
                 )

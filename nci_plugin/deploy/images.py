@@ -21,7 +21,7 @@ from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing
 from nci_plugin.benchmarks.opening import class_to_idx
 from nci_plugin.benchmarks.samples import Samples, check_repeats, image_and_label, open_samples
-from nci_plugin.checks import PluginError, errors_begin, one_line, shown
+from nci_plugin.checks import PluginError, RowError, errors_begin, one_line, shown
 from nci_plugin.deploy.overlap import Digested, check_once
 from nci_plugin.rows import check_float_images, id_labels
 
@@ -232,10 +232,10 @@ def open_unlabelled(source: Any, preprocessing: Preprocessing | None) -> Samples
 
 
 def stacked(images: list[Tensor]) -> Tensor:
-    """Images of one shape as a batch; raises PluginError where shapes differ."""
+    """Images of one shape as a batch; raises RowError where shapes differ."""
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
-        raise PluginError(
+        raise RowError(
             f"images: must have one size after preprocessing, got {', '.join(map(str, sorted(shapes)))}; set pre_size"
             " and img_size"
         )
