@@ -103,15 +103,14 @@ def _pass(
     opened = passing.open("validation images", validation)
     splits: dict[str, Any] = {VALIDATION: opened.split}
     labelled, needed = [opened], {detector.fits_on for detector in detectors} - {FitsOn.NOTHING}
-    if needed:
+    if train is not None or needed:
         training = passing.open("training images", train)
         labelled.append(training)
-        splits[TRAIN] = training.split
         check_apart(training.split, opened.split)
+        if needed:
+            splits[TRAIN] = training.split
         for each, detector in zip(asked, detectors):
             _check_rows(detector, len(training), each.bank_rows)
-    else:
-        check_apart(train, validation)
     names = images.agreed_names(labelled, asked[0].class_names, passing.num_classes)
     for each, is_tuned in zip(asked, tuned):
         _check_enough(len(opened) - (len(opened) // 2 if is_tuned else 0), each.tpr)
