@@ -327,6 +327,15 @@ def test_copies_of_training_images_are_found_in_the_pass(workers: int) -> None:
         recommend(network(), TRAIN, copied(3), ["msp"], like=new(workers=workers))
 
 
+def test_blank_images_are_one_content_however_many_there_are() -> None:
+    def tiles(count: int, seed: int, blank: int) -> TensorDataset:
+        images, labels = rows(count, seed).tensors
+        return TensorDataset(torch.cat([torch.full_like(images[:blank], -2), images[blank:]]), labels)
+
+    with pytest.warns(UserWarning, match="validation images: 4 of 60 hold the same numbers"):
+        new().fit(network(), tiles(120, 1, 20), tiles(60, 2, 4))
+
+
 @pytest.mark.parametrize(
     "train",
     [
