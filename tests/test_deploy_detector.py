@@ -431,6 +431,15 @@ def test_too_few_validation_images_are_refused_before_the_pass() -> None:
         new("nci_auto").fit(model, TRAIN, rows(30, 2))
 
 
+@pytest.mark.parametrize("name", ["nci_plus", "msp"])
+def test_labels_in_another_order_are_warned_of(name: str, recwarn: pytest.WarningsRecorder) -> None:
+    new(name).fit(network(), TRAIN, VAL)
+    assert not len(recwarn)
+    rolled = (TensorDataset(images.tensors[0], (images.tensors[1] + 1) % CLASSES) for images in (TRAIN, VAL))
+    with pytest.warns(UserWarning, match=r"its label to 0\.0 % of them; .* another order"):
+        new(name).fit(network(), *rolled)
+
+
 def test_a_class_without_images(tmp_path: Path) -> None:
     folders(tmp_path, {"train": 60, "val": 40})
     for path in (tmp_path / "train" / "red").iterdir():

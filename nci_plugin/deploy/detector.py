@@ -121,7 +121,7 @@ class OODDetector:
         A detector that looks at validation images (``alpha: auto``), or a ``holdout``, is tuned on one half of each
         class of them and calibrated on the other.
         Raises PluginError on data that augment or drop images, on images that are in both, on too few validation
-        images, and as `evaluate` does.
+        images, and as `evaluate` does; warns where the network gives most validation images another label than theirs.
         """
         fit_together([self], model, train, validation)
         return self
