@@ -83,6 +83,14 @@ def device_of(network: nn.Module) -> torch.device:
     return next((tensor.device for tensor in chain(network.parameters(), network.buffers())), torch.device("cpu"))
 
 
+def in_autocast(device: torch.device) -> bool:
+    """Whether a torch.autocast of the caller's is on for the tensors of a device."""
+    try:
+        return torch.is_autocast_enabled(device.type)
+    except TypeError:  # before torch 2.4, where each device had a function of its own
+        return torch.is_autocast_cpu_enabled() if device.type == "cpu" else torch.is_autocast_enabled()
+
+
 @contextmanager
 def without_autocast() -> Iterator[None]:
     """The arithmetic that tensors' own types ask for, also inside a torch.autocast of the caller's."""
