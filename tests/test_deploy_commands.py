@@ -671,8 +671,8 @@ def test_a_figure_of_another_kind_is_told_all_that_there_are(
 
 def test_scores_are_read_back_as_they_were(place: Path, tmp_path: Path) -> None:
     detector = OODDetector.load(place / "d.safetensors", served.network())
-    for format in ("csv", "jsonl"):
-        path = tmp_path / f"s.{format}"
+    for format, name in (("csv", "s.csv"), ("jsonl", "s.jsonl"), ("jsonl", "s.log"), ("csv", "csv.jsonl")):
+        path = tmp_path / name
         with ScoreLog(path, format, {}) as log:
             score_files(detector, place / "mixed", ["id_000.png", "id_002.png"], log, shown=False)
         read = read_scores(path).astype(np.float32)
@@ -688,9 +688,13 @@ def test_scores_are_read_back_as_they_were(place: Path, tmp_path: Path) -> None:
     for scores in ([1.0, float("nan")], [1e300]):
         with pytest.raises(PluginError, match="finite scores"):
             detector.drift(scores)
-    with pytest.raises(PluginError, match="needs a list of scores, got str"):
+    with pytest.raises(PluginError, match="drift: scores: must be numbers, got str of 'scores.csv'"):
         detector.drift("scores.csv")
-    assert detector.drift(detector.predict(pair)).n == 2
+    with pytest.raises(PluginError, match="drift: scores: must be a dense tensor, got one that is sparse"):
+        detector.drift(torch.ones(3).to_sparse())
+    with torch.enable_grad():
+        graphed = detector.score(pair).requires_grad_()
+    assert detector.drift(graphed).n == detector.drift(detector.predict(pair)).n == 2
 
 
 def test_no_image_file_without_a_preprocessing(tmp_path: Path, capsys: pytest.CaptureFixture[str], place: Path) -> None:
