@@ -1021,6 +1021,30 @@ def test_a_shape_of_images_that_would_take_all_memory_is_refused(tmp_path: Path)
             OODDetector.load(path, model)
 
 
+def test_what_a_file_says_of_its_network_and_images_is_checked(tmp_path: Path) -> None:
+    detector, model = fitted("nci")
+    path = detector.save(tmp_path / "d.safetensors")
+    with safetensors.safe_open(path, "pt") as stored:
+        record = json.loads(stored.metadata()["nci_plugin"])
+    network_of, steps = record["network"], record["preprocessing"]
+    for changes, message in (
+        ({"network": {**network_of, "digests": dict.fromkeys(network_of["digests"], 3)}}, "as texts"),
+        ({"network": {**network_of, "dtype": 3}}, "as texts"),
+        ({"preprocessing": {**steps, "img_size": 60000}}, r"img_size must be that of the images, \(3, 8, 8\)"),
+    ):
+        rewritten(path, **changes)
+        with pytest.raises(PluginError, match=message):
+            OODDetector.load(path, model)
+        rewritten(path, **record)
+    rewritten(path, network={**network_of, "name": "Net\n\x1b[2J"})
+    assert repr(OODDetector.load(path, model)).isprintable()
+
+
+def test_a_preprocessing_to_another_size_than_the_tensors_is_refused() -> None:
+    with pytest.raises(PluginError, match=r"img_size must be that of the images, \(3, 8, 8\), got 9"):
+        new(preprocessing=Preprocessing(9, 9, STEPS.normalization)).fit(network(), TRAIN, VAL)
+
+
 def with_nan(values: torch.Tensor) -> torch.Tensor:
     changed = values.clone()
     changed.view(-1)[len(changed) // 2] = torch.nan

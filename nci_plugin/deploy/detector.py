@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.benchmarks.image_list import Preprocessing
-from nci_plugin.checks import PluginError, RowError, check_finite
+from nci_plugin.checks import PluginError, RowError, check_finite, one_line
 from nci_plugin.deploy import file, images, preprocessing
 from nci_plugin.deploy.calibration import CONFIDENCE, POOLED, TPR, Threshold
 from nci_plugin.deploy.fitting import fit_together
@@ -284,7 +284,7 @@ class OODDetector:
         values = ", ".join(f"{name}={value}" for name, value in fitted.detector.get_hyperparameters().items())
         rows, by_class = fitted.rows, ", by predicted class" if fitted.calibration.by_class else ""
         cut = f", {rows['validation_fit']} more validation images tuned it" if rows["validation_fit"] else ""
-        return (
+        return one_line(  # of a name and values that a file may have given
             f"OODDetector({fitted.detector.name}({values}) on {fitted.network.name}, {rows['train']} training images,"
             f" calibrated on {len(fitted.calibration)} ID validation samples{by_class}{cut}, TPR"
             f" {100 * fitted.settings['tpr']:g} %)"

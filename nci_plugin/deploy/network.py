@@ -56,8 +56,9 @@ class Fingerprint:
 
     def __post_init__(self) -> None:
         texts = {_text(dtype) for dtype in PRECISIONS}
-        if set(self.digests) != texts or self.dtype not in texts or not isinstance(self.name, str):
-            raise PluginError(f"network: must have a name, a dtype and digests of {', '.join(sorted(texts))}")
+        said = [self.name, self.dtype, *dict(self.digests).values()]
+        if not all(isinstance(each, str) for each in said) or set(self.digests) != texts or self.dtype not in texts:
+            raise PluginError(f"network: must have a name, a dtype and digests of {', '.join(sorted(texts))}, as texts")
 
     @property
     def short(self) -> str:

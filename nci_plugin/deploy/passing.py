@@ -15,6 +15,7 @@ from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.deploy import images
 from nci_plugin.deploy.network import check_network
+from nci_plugin.deploy.preprocessing import check_size
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.features.extract import extract
 from nci_plugin.features.forward import prepared
@@ -48,14 +49,15 @@ class Passing:
     def of(cls, model: nn.Module, settings: OODDetector, what: str, source: Any, *others: Any) -> Passing:
         """Find the head on the images of ``source``, which errors call ``what``; ``others`` must be preprocessed alike.
 
-        Raises PluginError on what is no network, on images that cannot be read, where no head is found, and on a
-        ``store`` that is no directory's name.
+        Raises PluginError on what is no network, on images that cannot be read or are of another size than the
+        preprocessing's, where no head is found, and on a ``store`` that is no directory's name.
         """
         check_network(model)
         if not isinstance(settings.store, (str, Path, type(None))) or settings.store == "":
             raise PluginError(f"store: must be a directory, or None for memory, got {shown(settings.store)}; name one")
         steps = settings.preprocessing_for(model, source, *others)
         first = images.first_images(what, source, steps, PROBE_ROWS)
+        check_size(steps, first.shape[1:])
         with prepared(model) as device:
             cut = Cut.of(model, first.to(device), settings.head)
         return cls(model, settings, steps, cut.head_name, cut.head.num_classes, first.shape[1:])

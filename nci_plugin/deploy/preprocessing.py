@@ -84,6 +84,15 @@ def agreed(given: Any, network: nn.Module, *sources: Any) -> Preprocessing | Non
     return mine
 
 
+def check_size(steps: Preprocessing | None, image_shape: Sequence[int]) -> None:
+    """Raise PluginError where a preprocessing makes images of another size than those of ``image_shape`` (3, H, W)."""
+    if steps is not None and steps.img_size is not None and set(image_shape[1:]) != {steps.img_size}:
+        raise PluginError(
+            f"preprocessing: img_size must be that of the images, {tuple(image_shape)}, got {steps.img_size}; state the"
+            " one that made them, or none where only tensors come"
+        )
+
+
 def _shown_by_pixels(found: Preprocessing, sources: Sequence[Any]) -> Preprocessing | None:
     """What the data sets' transforms are, if their images are made so: else None, and a warning says why.
 
