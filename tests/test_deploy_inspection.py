@@ -229,6 +229,7 @@ def test_a_tie_is_said_and_broken_by_the_record() -> None:
     found = Recommendation(ranking, {}, collapse, quiet(), {"validation": 200, "train": 200})
     assert found.tied == ["nc4"]
     assert "tied with it: nc4; the pseudo-OOD samples do not tell these apart" in str(found)
+    assert "ahead of" not in str(found)
 
 
 def test_the_track_record_is_counted_right() -> None:
