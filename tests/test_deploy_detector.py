@@ -902,6 +902,38 @@ def test_a_network_that_was_trained_on_is_refused_wherever_it_is_asked(how: str,
     assert not list(tmp_path.iterdir())
 
 
+class Doubled(nn.Module):
+    """Two branches and two linear layers whose names are one without the wrappers' ``module``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc, self.module = nn.Conv2d(3, 16, 3), nn.Linear(16, CLASSES), nn.Module()
+        self.module.body, self.module.fc = nn.Conv2d(3, 16, 3), nn.Linear(16, CLASSES)
+
+    def forward(self, images: torch.Tensor) -> Any:
+        self.fc(self.body(images).relu().mean((2, 3)))  # of another task, say
+        return self.module.fc(self.module.body(images).relu().mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:validation images. the network gives")
+@pytest.mark.parametrize("wrap", [nn.DataParallel, nn.Sequential])
+def test_names_that_wrappers_give_are_told_from_the_networks_own(wrap: Any, tmp_path: Path) -> None:
+    model = Doubled().eval()
+    detector = new("nci").fit(model, TRAIN, VAL)
+    expected = detector.score(TEST)
+    loaded = OODDetector.load(detector.save(tmp_path / "d.safetensors"), wrap(copy.deepcopy(model)))
+    assert torch.allclose(loaded.score(TEST), expected, atol=1e-5)
+    assert torch.allclose(detector.module()(TEST.tensors[0])[1], expected, atol=1e-4)
+    for branch in (model, model.module):
+        before = copy.deepcopy(branch.body)
+        with torch.no_grad():
+            branch.body.weight.mul_(3)
+        with pytest.raises(PluginError, match="with other weights"):
+            detector.score(TEST)
+        branch.body = before
+    assert torch.equal(detector.score(TEST), expected)
+
+
 def test_the_same_weights_are_hashed_once_where_they_were_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
     detector, model = fitted()
     expected, hashed = detector.score(TEST), []

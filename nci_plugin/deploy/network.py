@@ -123,13 +123,28 @@ def _mark(tensor: Tensor) -> tuple[Tensor, int, int]:
 
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:
-    """Weights and buffers by name, without the parts of names that wrappers put in and without what all begin with."""
-    found = {tuple(name.split(".")): value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
-    tensors = {_inner(parts): value for parts, value in found.items() if parts[-1] not in BESIDE}
-    depth = len(_prefix(network))
+    """Weights and buffers by the name that they have in every wrapping."""
+    found = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    names = _inner_names(network, (name for name in found if name.rpartition(".")[2] not in BESIDE))
     return {
-        ".".join(parts[depth:]): value.dequantize() if value.is_quantized else value for parts, value in tensors.items()
+        inner: found[name].dequantize() if found[name].is_quantized else found[name] for name, inner in names.items()
     }
+
+
+def _inner_names(network: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Names without the parts that wrappers put in and without what all begin with, by the names as they are.
+
+    Where two would be one, the later, in whatever wrapping, has a mark behind.
+    """
+    depth, inner_names = len(_prefix(network)), {}
+    taken: set[str] = set()
+    for name in names:
+        inner = ".".join(_inner(name.split("."))[depth:])
+        while inner in taken:
+            inner += "'"
+        taken.add(inner)
+        inner_names[name] = inner
+    return inner_names
 
 
 def _inner(parts: Sequence[str]) -> tuple[str, ...]:
@@ -142,25 +157,31 @@ def _prefix(network: nn.Module) -> list[str]:
     return list(os.path.commonprefix(modules)) if modules else []
 
 
+def _linear_layers(network: nn.Module) -> dict[str, str]:
+    """The names of the linear layers as every wrapping has them, by those that they have here, each of their names."""
+    modules = network.named_modules(remove_duplicate=False)
+    return _inner_names(network, (name for name, module in modules if isinstance(module, nn.Linear)))
+
+
 def inner_name(network: nn.Module, layer: str) -> str:
-    """The name of a layer as every wrapping of the network has it."""
-    return ".".join(_inner(layer.split("."))[len(_prefix(network)) :])
+    """The name of a linear layer as every wrapping of the network has it."""
+    return _linear_layers(network)[layer]
 
 
 def layer_named(network: nn.Module, inner: str, where: str) -> str:
     """The linear layer whose `inner_name` is ``inner``, under the name that it has here; raises PluginError if none."""
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Linear) and inner_name(network, name) == inner:
+    for name, its_inner in _linear_layers(network).items():
+        if its_inner == inner:
             return name
     raise PluginError(f"{where}: the network has no linear layer '{inner}', its head in fit; pass the same network")
 
 
 def layer_of(network: nn.Module, inner: str, where: str) -> str:
     """The head's name in this wrapping of the network; the first linear layer's where it has none of that name."""
-    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    linear = _linear_layers(network)
     if not linear:
         raise PluginError(f"{where}: {type(network).__name__} has no linear layer; pass the network of the fit")
-    return next((name for name in linear if inner_name(network, name) == inner), linear[0])
+    return next((name for name, its_inner in linear.items() if its_inner == inner), next(iter(linear)))
 
 
 def check_network(network: nn.Module) -> None:
