@@ -44,7 +44,8 @@ def alone(network: nn.Module) -> Iterator[None]:
     """No other thread passes the network, or one that has a module of it (its wrapper, another head on its trunk).
 
     Another thread waits; the same thread may pass it meanwhile. Not to be held where a generator yields: who abandons
-    it would leave the network locked.
+    it would leave the network locked. Two threads that each pass a network, and whose data sets then ask for the
+    other's, wait for each other for ever.
     """
     with ExitStack() as stack:
         for lock in _locks_of(network):
