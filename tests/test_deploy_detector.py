@@ -608,6 +608,29 @@ def test_what_is_no_batch_is_one_line() -> None:
             module(images)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda image: image.to_sparse(), "must be a dense tensor, got one that is sparse"),
+        (lambda image: image.to("meta"), "must be a dense tensor, got one that is without data"),
+        (lambda image: torch.nested.nested_tensor(list(image)), "must be a dense tensor, got one that is nested"),
+        (lambda image: image * 1j, "must be real numbers, got complex64"),
+    ],
+)
+def test_images_that_are_no_dense_numbers_are_one_line(change: Any, message: str) -> None:
+    changed = [(change(image), int(label)) for image, label in TRAIN]
+    for train, validation in ((changed, VAL), (TRAIN, changed)):
+        with pytest.raises(PluginError, match=rf"images: image 0: its pixels: {message}"):
+            new().fit(network(), train, validation)
+    detector, _ = fitted()
+    for images in (change(TEST.tensors[0]), [image for image, _ in changed]):
+        with pytest.raises(PluginError, match=message):
+            detector.score(images)
+    turned = [(image.numpy()[:, ::-1].astype(">f4"), label) for image, label in TEST]
+    assert torch.equal(detector.score(turned), detector.score(TEST.tensors[0].flip(2)))
+
+
 @pytest.mark.parametrize("answer", [lambda logits: logits, lambda logits: logits[:1, 0], lambda logits: 3.0])
 def test_a_detector_of_ones_own_gives_one_score_a_row(answer: Any) -> None:
     class Own(Detector):
