@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -751,6 +752,11 @@ def test_preprocessing_is_found_only_where_the_images_are_made_so(tmp_path: Path
     with pytest.warns(UserWarning, match="so it is not taken as the network's"):
         detector = new(tpr=0.9).fit(model, TRAIN, turned)
     assert torch.equal(detector.score(turned), detector.score(torch.stack([image for image, _ in turned])))
+    rotated = transforms.Compose([transforms.RandomRotation(90), *_composed().transforms])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of an augmented image it would say that files cannot be scored
+        with pytest.raises(PluginError, match="fetched again"):
+            new(tpr=0.9).fit(model, ImageFolder(str(tmp_path / "val"), rotated), plain)
     with pytest.raises(PluginError, match="needs a preprocessing"):
         detector.score(tmp_path / "val")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,9 +126,14 @@ class OODDetector:
         fit_together([self], model, train, validation)
         return self
 
-    def preprocessing_for(self, model: nn.Module, *sources: Any) -> Preprocessing | None:
-        """How image files become the input of a network, as stated or found; raises PluginError where both differ."""
-        return preprocessing.agreed(self.preprocessing, model, *sources)
+    def preprocessing_for(
+        self, model: nn.Module, *sources: Any, warn: Callable[[str], object] = warnings.warn
+    ) -> Preprocessing | None:
+        """How image files become the input of a network, as stated or found; raises PluginError where both differ.
+
+        ``warn`` is told where images are not what their data set's transform makes.
+        """
+        return preprocessing.agreed(self.preprocessing, model, *sources, warn=warn)
 
     def with_detector(self, name: str) -> OODDetector:
         """An unfitted one with the same settings and another detector, which validation images have chosen."""

@@ -6,7 +6,7 @@ import copy
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,14 @@ def stated(given: Any) -> Preprocessing | None:
     return found
 
 
-def agreed(given: Any, network: nn.Module, *sources: Any) -> Preprocessing | None:
+def agreed(
+    given: Any, network: nn.Module, *sources: Any, warn: Callable[[str], object] = warnings.warn
+) -> Preprocessing | None:
     """The preprocessing that a user states, else that of image lists, of data sets' transforms, of timm's networks.
 
-    None where nobody says it, and, with a warning, where a data set's images are not what its transform makes; what
-    timm says counts only where images come as files, since nothing says that ready tensors were made so. Raises
-    PluginError where two of them differ, and where a data set gives other pixels than what was stated does.
+    None where nobody says it, and, with a text for ``warn``, where a data set's images are not what its transform
+    makes; what timm says counts only where images come as files, since nothing says that ready tensors were made so.
+    Raises PluginError where two of them differ, and where a data set gives other pixels than what was stated does.
     """
     mine, by_lists = stated(given), {source.preprocessing for source in sources if isinstance(source, ImageList)}
     carried = {each for source in sources if (each := of_transform(_transform(source))) is not None}
@@ -72,7 +74,7 @@ def agreed(given: Any, network: nn.Module, *sources: Any) -> Preprocessing | Non
     if any(each != mine for each in by_lists):
         raise PluginError("preprocessing: the image lists have other ones than was stated; give all the same")
     if mine is None and carried:
-        return _shown_by_pixels(carried.pop(), [source for source in sources if _transform(source) is not None])
+        return _shown_by_pixels(carried.pop(), [each for each in sources if _transform(each) is not None], warn)
     if mine is None:
         return of_timm(network) if any(map(_as_files, sources)) else None
     for source in sources:
@@ -93,8 +95,10 @@ def check_size(steps: Preprocessing | None, image_shape: Sequence[int]) -> None:
         )
 
 
-def _shown_by_pixels(found: Preprocessing, sources: Sequence[Any]) -> Preprocessing | None:
-    """What the data sets' transforms are, if their images are made so: else None, and a warning says why.
+def _shown_by_pixels(
+    found: Preprocessing, sources: Sequence[Any], warn: Callable[[str], object]
+) -> Preprocessing | None:
+    """What the data sets' transforms are, if their images are made so: else None, and ``warn`` is told why.
 
     A data set may do more than its transform says: in a ``loader``, a ``collate_fn``, its own ``__getitem__``.
     """
@@ -105,10 +109,9 @@ def _shown_by_pixels(found: Preprocessing, sources: Sequence[Any]) -> Preprocess
             other = None
         if other != "":
             reason = f"it makes other pixels of {other}" if other else "what it is applied to cannot be seen"
-            warnings.warn(
+            warn(
                 f"preprocessing: a data set's transform is {found!r}, but {reason}, so it is not taken as the"
-                " network's: image files cannot be scored; this data set and tensors can",
-                stacklevel=2,
+                " network's: image files cannot be scored; this data set and tensors can"
             )
             return None
     return found
