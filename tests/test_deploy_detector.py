@@ -32,6 +32,7 @@ from torch.utils.data import (
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.models import ResNet18_Weights
+from torchvision.transforms import v2
 
 from nci_plugin import Benchmark, OODDetector, PluginError, Preprocessing, evaluate, recommend
 from nci_plugin.checks import check_output_file
@@ -688,6 +689,29 @@ def test_preprocessing_of_weights_and_transforms_gives_the_same_pixels() -> None
         None,
     ):
         assert of_transform(other) is None
+
+
+def test_transforms_of_torchvisions_second_version_are_read_as_those_of_the_first(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 400, 3)).astype(np.uint8))
+    size, end = [v2.Resize(40, antialias=True), v2.CenterCrop(32)], [v2.ToDtype(torch.float32, scale=True)]
+    normalize = v2.Normalize([0.1] * 3, [0.5] * 3)
+    expected = Preprocessing(40, 32, ((0.1,) * 3, (0.5,) * 3))
+    for steps in ([*size, v2.ToImage(), *end], [v2.ToImage(), *size, *end], [*size, transforms.ToTensor()]):
+        composed = v2.Compose([*steps, normalize])
+        assert stated(composed) == expected
+        assert float((expected(picture) - composed(picture)).abs().max()) < 0.02
+    for other in (
+        [*size, *end, normalize],  # nothing makes a tensor of it
+        [v2.ToImage(), v2.Resize(40, antialias=False), *size[1:], *end, normalize],
+        [v2.ToImage(), v2.Resize([40, 40], antialias=True), *size[1:], *end, normalize],
+        [v2.ToImage(), *size, v2.ToDtype(torch.float32), normalize],
+        [v2.ToImage(), v2.RandomHorizontalFlip(), *size, *end, normalize],
+    ):
+        assert of_transform(v2.Compose(other)) is None
+    folders(tmp_path, {"val": 40})
+    composed = v2.Compose([v2.ToImage(), v2.CenterCrop(8), *end, v2.Normalize([0.5] * 3, [0.25] * 3)])
+    found = agreed(None, network(), ImageFolder(str(tmp_path / "val"), composed))
+    assert found == Preprocessing(None, 8, STEPS.normalization)
 
 
 def _composed(size: int = 8) -> transforms.Compose:

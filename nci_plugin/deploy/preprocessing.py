@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, default_collate
 from torchvision import transforms
 from torchvision.datasets import DatasetFolder
 from torchvision.models import WeightsEnum
+from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
 
 from nci_plugin.benchmarks.decoding import read_image
@@ -24,6 +26,9 @@ from nci_plugin.benchmarks.samples import Collated, image_and_label
 from nci_plugin.checks import PluginError
 
 STATE = "pass preprocessing=Preprocessing(pre_size, img_size, normalization), the one of the network's test"
+
+FORMS = (v2.ToImage, v2.ToPureTensor)
+"""Steps of torchvision's second version that change no pixel."""
 
 SAME_PIXELS = 0.02
 """Mean difference of normalised pixels that two libraries' resizing explains."""
@@ -182,21 +187,35 @@ def of_transform(transform: Any) -> Preprocessing | None:
             transform.std,
             transform.interpolation.value,
         )
-    if not isinstance(transform, transforms.Compose):
+    if not isinstance(transform, (transforms.Compose, v2.Compose)):
         return None
-    steps = list(transform.transforms)
+    steps = [step for step in transform.transforms if type(step) not in FORMS]
+    as_tensor = len(steps) < len(transform.transforms)
     pre_size = img_size = None
     interpolation = "bilinear"
-    if steps and type(steps[0]) is transforms.Resize and isinstance(steps[0].size, int):
-        if steps[0].max_size is not None:
+    if steps and type(steps[0]) in (transforms.Resize, v2.Resize):
+        sizes = [steps[0].size] if isinstance(steps[0].size, int) else list(steps[0].size or ())
+        aliased = type(transform.transforms[0]) in FORMS and steps[0].antialias is not True  # a PIL image never is
+        if len(sizes) != 1 or steps[0].max_size is not None or aliased:
             return None
-        pre_size, interpolation = steps[0].size, steps[0].interpolation.value
+        pre_size, interpolation = sizes[0], transforms.InterpolationMode(steps[0].interpolation).value
         steps.pop(0)
-    if steps and type(steps[0]) is transforms.CenterCrop and len({*steps[0].size}) == 1:
+    if steps and type(steps[0]) in (transforms.CenterCrop, v2.CenterCrop) and len({*steps[0].size}) == 1:
         img_size = steps.pop(0).size[0]
-    if [type(step) for step in steps] != [transforms.ToTensor, transforms.Normalize]:
+    if (
+        len(steps) != 2
+        or type(steps[1]) not in (transforms.Normalize, v2.Normalize)
+        or not _scales(steps[0], as_tensor)
+    ):
         return None
     return _made(pre_size, img_size, steps[1].mean, steps[1].std, interpolation)
+
+
+def _scales(step: Any, as_tensor: bool) -> bool:
+    """Whether a step gives floats of 0..1; ``ToDtype`` does so to what is a tensor already."""
+    if type(step) is v2.ToDtype:
+        return as_tensor and step.scale and step.dtype is torch.float32
+    return type(step) in (transforms.ToTensor, v2.ToTensor)
 
 
 def of_timm(network: nn.Module) -> Preprocessing | None:
