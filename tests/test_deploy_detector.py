@@ -307,6 +307,7 @@ def test_validation_data_pass_the_same_gate_before_anything_is_held() -> None:
         (TRAIN, ConcatDataset([VAL, Subset(TRAIN, range(7))]), 7),
         (ConcatDataset([VAL, TRAIN]), Subset(TRAIN, [-1, 3]), 2),
         (pairs, pairs[:50], 50),
+        (TRAIN.tensors, TRAIN.tensors, 120),
     ):
         for detector in ("msp", "nci_plus"):  # the first looks at no training image
             with pytest.raises(PluginError, match=f"{count} of them are training images too;"):

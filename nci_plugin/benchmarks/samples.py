@@ -144,7 +144,7 @@ def open_samples(source: Any, num_classes: int | None, preprocessing: Preprocess
     if isinstance(source, DataLoader):
         source = _of_loader(source)
     if isinstance(source, tuple) and len(source) == 2 and all(_is_array(each) for each in source):
-        source = _Pairs(source)
+        source = Pairs(source)
     elif _is_array(source):
         _check_images(source)
     elif isinstance(source, (Mapping, bytes, bytearray)):
@@ -199,7 +199,7 @@ def _check_images(images: Any) -> None:
         )
 
 
-class _Pairs:
+class Pairs:
     """Images (n, 3, H, W) and their labels as samples."""
 
     def __init__(self, arrays: tuple[Any, Any]) -> None:

@@ -20,7 +20,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, SubsetRandomSamp
 from torchvision.datasets import DatasetFolder
 
 from nci_plugin.benchmarks.image_list import ImageFiles
-from nci_plugin.benchmarks.samples import Collated, Samples
+from nci_plugin.benchmarks.samples import Collated, Pairs, Samples
 from nci_plugin.checks import PluginError, one_line
 from nci_plugin.deploy.score_log import hash_of
 from nci_plugin.features.fingerprint import tensor_bytes
@@ -135,6 +135,7 @@ def _names(source: Any, indices: Any = None) -> Iterator[str | tuple[int, ...]]:
     if isinstance(source, (str, Path)):
         yield os.path.abspath(source)
         return
+    source = source.images if isinstance(source, Pairs) else source
     is_listed = isinstance(source, (list, tuple))
     items = source.samples if isinstance(source, DatasetFolder) else source  # pairs of a path and a class
     try:
