@@ -618,6 +618,7 @@ def test_what_is_no_batch_is_one_line() -> None:
         (lambda image: image.to_sparse(), "must be a dense tensor, got one that is sparse"),
         (lambda image: image.to("meta"), "must be a dense tensor, got one that is without data"),
         (lambda image: torch.nested.nested_tensor(list(image)), "must be a dense tensor, got one that is nested"),
+        (lambda image: image.to(torch.float8_e4m3fn), "must be a dense tensor, got one that is float8"),
         (lambda image: image * 1j, "must be real numbers, got complex64"),
     ],
 )
