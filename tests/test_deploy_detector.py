@@ -593,7 +593,7 @@ def test_a_name_that_no_file_can_have_is_one_line(path: str, tmp_path: Path, mon
         lambda: OODDetector.load(path, model),
         lambda: detector.predict(path),
         lambda: new(preprocessing=STEPS).fit(model, path, VAL),
-        lambda: detector.preprocessing_for(model, path) and new(preprocessing=STEPS).fit(model, TRAIN, path),
+        lambda: agreed(STEPS, model, path) and new(preprocessing=STEPS).fit(model, TRAIN, path),
     ):
         with pytest.raises(PluginError) as raised:
             use()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.checks import PluginError, RowError, check_finite, one_line
-from nci_plugin.deploy import file, images, preprocessing
+from nci_plugin.deploy import file, images
 from nci_plugin.deploy.calibration import CONFIDENCE, POOLED, TPR, Threshold
 from nci_plugin.deploy.fitting import fit_together
 from nci_plugin.deploy.network import Marks, check_network, layer_named, layer_of
@@ -125,15 +124,6 @@ class OODDetector:
         """
         fit_together([self], model, train, validation)
         return self
-
-    def preprocessing_for(
-        self, model: nn.Module, *sources: Any, warn: Callable[[str], object] = warnings.warn
-    ) -> Preprocessing | None:
-        """How image files become the input of a network, as stated or found; raises PluginError where both differ.
-
-        ``warn`` is told where images are not what their data set's transform makes.
-        """
-        return preprocessing.agreed(self.preprocessing, model, *sources, warn=warn)
 
     def with_detector(self, name: str) -> OODDetector:
         """An unfitted one with the same settings and another detector, which validation images have chosen."""

@@ -127,24 +127,23 @@ def _weights(network: nn.Module) -> dict[str, Tensor]:
     found = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
     names = _inner_names(network, (name for name in found if name.rpartition(".")[2] not in BESIDE))
     return {
-        inner: found[name].dequantize() if found[name].is_quantized else found[name] for name, inner in names.items()
+        inner: found[name].dequantize() if found[name].is_quantized else found[name] for inner, name in names.items()
     }
 
 
 def _inner_names(network: nn.Module, names: Iterable[str]) -> dict[str, str]:
-    """Names without the parts that wrappers put in and without what all begin with, by the names as they are.
+    """Names by those without the parts that wrappers put in and without what all begin with.
 
     Where two would be one, the later, in whatever wrapping, has a mark behind.
     """
-    depth, inner_names = len(_prefix(network)), {}
-    taken: set[str] = set()
+    depth = len(_prefix(network))
+    found: dict[str, str] = {}
     for name in names:
         inner = ".".join(_inner(name.split("."))[depth:])
-        while inner in taken:
+        while inner in found:
             inner += "'"
-        taken.add(inner)
-        inner_names[name] = inner
-    return inner_names
+        found[inner] = name
+    return found
 
 
 def _inner(parts: Sequence[str]) -> tuple[str, ...]:
@@ -158,21 +157,20 @@ def _prefix(network: nn.Module) -> list[str]:
 
 
 def _linear_layers(network: nn.Module) -> dict[str, str]:
-    """The names of the linear layers as every wrapping has them, by those that they have here, each of their names."""
+    """The names, all of them, of the linear layers, by those that they have in every wrapping."""
     modules = network.named_modules(remove_duplicate=False)
     return _inner_names(network, (name for name, module in modules if isinstance(module, nn.Linear)))
 
 
 def inner_name(network: nn.Module, layer: str) -> str:
     """The name of a linear layer as every wrapping of the network has it."""
-    return _linear_layers(network)[layer]
+    return next(inner for inner, name in _linear_layers(network).items() if name == layer)
 
 
 def layer_named(network: nn.Module, inner: str, where: str) -> str:
     """The linear layer whose `inner_name` is ``inner``, under the name that it has here; raises PluginError if none."""
-    for name, its_inner in _linear_layers(network).items():
-        if its_inner == inner:
-            return name
+    if (name := _linear_layers(network).get(inner)) is not None:
+        return name
     raise PluginError(f"{where}: the network has no linear layer '{inner}', its head in fit; pass the same network")
 
 
@@ -181,7 +179,7 @@ def layer_of(network: nn.Module, inner: str, where: str) -> str:
     linear = _linear_layers(network)
     if not linear:
         raise PluginError(f"{where}: {type(network).__name__} has no linear layer; pass the network of the fit")
-    return next((name for name, its_inner in linear.items() if its_inner == inner), next(iter(linear)))
+    return linear.get(inner, next(iter(linear.values())))
 
 
 def check_network(network: nn.Module) -> None:

@@ -16,7 +16,7 @@ from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.deploy import images
 from nci_plugin.deploy.network import check_network
-from nci_plugin.deploy.preprocessing import check_size
+from nci_plugin.deploy.preprocessing import agreed, check_size
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.features.extract import extract
 from nci_plugin.features.forward import prepared
@@ -59,7 +59,7 @@ class Passing:
         if not isinstance(settings.store, (str, Path, type(None))) or settings.store == "":
             raise PluginError(f"store: must be a directory, or None for memory, got {shown(settings.store)}; name one")
         said: list[str] = []
-        steps = settings.preprocessing_for(model, source, *others, warn=said.append)
+        steps = agreed(settings.preprocessing, model, source, *others, warn=said.append)
         first = images.first_images(what, source, steps, PROBE_ROWS)
         check_size(steps, first.shape[1:])
         with prepared(model) as device:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -109,10 +110,10 @@ def score_files(
         for batch in chain(iter(lambda: list(islice(new, batch_size)), []), [[]]):
             started = batch, [pool.submit(decoded, name) for name in batch]
             if under_way is not None:
-                names, images = under_way[0], [each.result() for each in under_way[1]]
+                waiting, images = under_way[0], [each.result() for each in under_way[1]]
                 if any(isinstance(image, PluginError) for image in images):
                     _check_there(root)
-                rows = _rows(detector, names, images, tpr)
+                rows = _rows(detector, waiting, images, tpr)
                 log.append(rows)
                 counts.scored += len(rows)
                 counts.ood += sum(row["verdict"] == OOD for row in rows)
@@ -124,12 +125,9 @@ def score_files(
 
 def _check_there(root: Path) -> None:
     """Raise PluginError on a directory that is gone, or empty, as where a disk was that is no longer mounted."""
-    try:
-        with os.scandir(root) as entries:
-            if next(entries, None) is not None:
-                return
-    except OSError:
-        pass
+    with suppress(OSError), os.scandir(root) as entries:
+        if next(entries, None) is not None:
+            return
     raise PluginError(f"folder '{root}': is no longer there, or empty; put it back, and run the same command again")
 
 
