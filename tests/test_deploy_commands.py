@@ -90,6 +90,7 @@ def test_fit_says_what_it_fitted_and_its_threshold(place: Path, capsys: pytest.C
     assert not list(place.glob("two.safetensors"))
 
 
+@pytest.mark.filterwarnings("ignore:validation images. the network gives")
 @pytest.mark.parametrize("detector", ["nci", "knn", "msp"])
 def test_labels_in_another_order_show_in_the_accuracy(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], detector: str
