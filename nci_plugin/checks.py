@@ -48,6 +48,10 @@ class PluginError(Exception):
         self.details = tuple(one_line(ADDRESS.sub("", line)) for line in details)
 
 
+class RowError(PluginError):
+    """An image, or a row of numbers, cannot be used; what it was asked about can, and so may the others."""
+
+
 @contextmanager
 def errors_begin(what: str) -> Iterator[None]:
     """Where a PluginError is raised within, its text begins with ``what``."""
@@ -148,14 +152,14 @@ def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
 
 
 def check_finite(what: str, values: Tensor, first_index: int = 0) -> None:
-    """Raise if a row of ``values`` (n, d) holds NaN or infinity; names the first such row."""
+    """Raise RowError if a row of ``values`` (n, d) holds NaN or infinity; names the first such row."""
     # One pass without a mask of the whole matrix: a sum is finite only if every term is.
     if values.sum().isfinite():
         return
     bad = ~values.isfinite().flatten(1).all(dim=1)
     if bad.any():
         row = first_index + int(bad.nonzero()[0, 0])
-        raise PluginError(
+        raise RowError(
             f"{what}: row {row} holds NaN or infinity; check that image and the network's weights and preprocessing"
         )
 

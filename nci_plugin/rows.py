@@ -111,6 +111,7 @@ def as_numbers(what: str, values: Any, device: torch.device | str = "cpu") -> Te
     if not isinstance(values, Tensor):
         values = _tensor(what, values)
     kinds = {"nested": values.is_nested, "without data (meta)": values.is_meta, "quantized": values.is_quantized}
+    kinds["float8"] = values.is_floating_point() and values.element_size() == 1
     kinds["sparse"] = values.layout != torch.strided  # comes last, as nested ones have another layout too
     if kind := next((name for name, is_so in kinds.items() if is_so), ""):
         raise PluginError(f"{what}: must be a dense tensor, got one that is {kind}; convert it first")

@@ -92,6 +92,7 @@ def test_fit_says_what_it_fitted_and_its_threshold(place: Path, capsys: pytest.C
     assert not list(place.glob("two.safetensors"))
 
 
+@pytest.mark.filterwarnings("ignore:validation images. the network gives")
 @pytest.mark.parametrize("detector", ["nci", "knn", "msp"])
 def test_labels_in_another_order_show_in_the_accuracy(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], detector: str
@@ -355,6 +356,69 @@ def test_images_that_cannot_be_scored_get_a_row_and_exit_code_1(
     in_json = [*arguments[:-4], "--jsonl", str(tmp_path / "s.jsonl")]
     assert [main(in_json), main(in_json)] == [1, 1]
     assert "7 had their rows before, 2 of them without a score" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("failure", ["network", "weights", "disk", "emptied"])
+def test_what_is_no_fault_of_the_images_ends_the_run_and_is_not_in_their_rows(failure: str, tmp_path: Path) -> None:
+    folders(tmp_path, {"mixed": 12})
+    detector, model = served.fitted()
+    images, output = tmp_path / "mixed", tmp_path / "s.jsonl"
+    names = sorted(path.name for path in images.iterdir())
+    batches = 0
+
+    def fail(*_: Any) -> None:
+        nonlocal batches
+        batches += 1
+        if batches == 2 and failure == "network":
+            raise RuntimeError("the GPU is lost")
+        if failure == "weights":
+            with torch.no_grad():
+                model[0].bias.add_(1)
+        elif batches == 1 and failure in ("disk", "emptied"):
+            images.rename(tmp_path / "away")
+            if failure == "emptied":
+                images.mkdir()
+
+    def run(log: ScoreLog) -> Any:
+        return score_files(detector, images, iter(names), log, batch_size=3, shown=False)
+
+    hook = model.register_forward_pre_hook(fail)
+    said = {"network": "image '.*png' and those .*the GPU is lost", "weights": "with other weights"}
+    with ScoreLog(output, "jsonl", {}) as log, pytest.raises(PluginError, match=said.get(failure, "no longer there")):
+        run(log)
+    hook.remove()
+    before = output.read_bytes()
+    assert 0 < before.count(b"\n") < 12
+    if failure in ("disk", "emptied"):
+        if failure == "emptied":
+            images.rmdir()
+        (tmp_path / "away").rename(images)
+    elif failure == "weights":
+        with torch.no_grad():
+            model[0].bias.copy_(served.network()[0].bias)
+    with ScoreLog(output, "jsonl", {}) as log:
+        run(log)
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert output.read_bytes().startswith(before)
+    assert [row["file"] for row in rows] == names
+    assert not any(row["error"] for row in rows)
+
+
+def test_a_score_that_is_no_number_is_in_no_row(tmp_path: Path) -> None:
+    """JSON has no NaN and no infinity."""
+    folders(tmp_path, {"mixed": 4})
+    detector, _ = served.fitted()
+    scores = iter([[1.0, float("nan"), float("inf"), -float("inf")]])
+    detector.fitted.detector.score = lambda features, logits: torch.tensor(next(scores))  # type: ignore[method-assign]
+    with ScoreLog(tmp_path / "s.jsonl", "jsonl", {}) as log:
+        counts = score_files(detector, tmp_path / "mixed", image_names(tmp_path / "mixed"), log, shown=False)
+    text = (tmp_path / "s.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [row["score"] for row in rows] == [1.0, None, None, None]
+    assert ["its score is" in row["error"] for row in rows] == [False, True, True, True]
+    assert counts.unreadable == 3
 
 
 def test_a_killed_run_goes_on_without_loss_or_repetition(place: Path, tmp_path: Path) -> None:
@@ -627,8 +691,8 @@ def test_a_figure_of_another_kind_is_told_all_that_there_are(
 
 def test_scores_are_read_back_as_they_were(place: Path, tmp_path: Path) -> None:
     detector = OODDetector.load(place / "d.safetensors", served.network())
-    for format in ("csv", "jsonl"):
-        path = tmp_path / f"s.{format}"
+    for format, name in (("csv", "s.csv"), ("jsonl", "s.jsonl"), ("jsonl", "s.log"), ("csv", "csv.jsonl")):
+        path = tmp_path / name
         with ScoreLog(path, format, {}) as log:
             score_files(detector, place / "mixed", ["id_000.png", "id_002.png"], log, shown=False)
         read = read_scores(path).astype(np.float32)
@@ -644,9 +708,13 @@ def test_scores_are_read_back_as_they_were(place: Path, tmp_path: Path) -> None:
     for scores in ([1.0, float("nan")], [1e300]):
         with pytest.raises(PluginError, match="finite scores"):
             detector.drift(scores)
-    with pytest.raises(PluginError, match="needs a list of scores, got str"):
+    with pytest.raises(PluginError, match="drift: scores: must be numbers, got str of 'scores.csv'"):
         detector.drift("scores.csv")
-    assert detector.drift(detector.predict(pair)).n == 2
+    with pytest.raises(PluginError, match="drift: scores: must be a dense tensor, got one that is sparse"):
+        detector.drift(torch.ones(3).to_sparse())
+    with torch.enable_grad():
+        graphed = detector.score(pair).requires_grad_()
+    assert detector.drift(graphed).n == detector.drift(detector.predict(pair)).n == 2
 
 
 def test_no_image_file_without_a_preprocessing(tmp_path: Path, capsys: pytest.CaptureFixture[str], place: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from torch.utils.data import (
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.models import ResNet18_Weights
+from torchvision.transforms import v2
 
 from nci_plugin import Benchmark, OODDetector, PluginError, Preprocessing, evaluate, recommend
 from nci_plugin.checks import check_output_file
@@ -305,6 +307,7 @@ def test_validation_data_pass_the_same_gate_before_anything_is_held() -> None:
         (TRAIN, ConcatDataset([VAL, Subset(TRAIN, range(7))]), 7),
         (ConcatDataset([VAL, TRAIN]), Subset(TRAIN, [-1, 3]), 2),
         (pairs, pairs[:50], 50),
+        (TRAIN.tensors, TRAIN.tensors, 120),
     ):
         for detector in ("msp", "nci_plus"):  # the first looks at no training image
             with pytest.raises(PluginError, match=f"{count} of them are training images too;"):
@@ -325,6 +328,15 @@ def test_copies_of_training_images_are_found_in_the_pass(workers: int) -> None:
         new(workers=workers).fit(network(), TRAIN, copied(1))
     with pytest.raises(PluginError, match="3 of 153 hold the same numbers"):
         recommend(network(), TRAIN, copied(3), ["msp"], like=new(workers=workers))
+
+
+def test_blank_images_are_one_content_however_many_there_are() -> None:
+    def tiles(count: int, seed: int, blank: int) -> TensorDataset:
+        images, labels = rows(count, seed).tensors
+        return TensorDataset(torch.cat([torch.full_like(images[:blank], -2), images[blank:]]), labels)
+
+    with pytest.warns(UserWarning, match="validation images: 4 of 60 hold the same numbers"):
+        new().fit(network(), tiles(120, 1, 20), tiles(60, 2, 4))
 
 
 @pytest.mark.parametrize(
@@ -357,8 +369,41 @@ def test_files_that_are_in_both_splits_are_refused_and_named(tmp_path: Path) -> 
         tmp_path / "hard",
         *(ImageFolder(str(tmp_path / name), STEPS) for name in ("train", "link", "hard")),
     ):
-        with pytest.raises(PluginError, match="60 of them are training images too, '.*png' for one"):
-            new(preprocessing=STEPS).fit(network(), tmp_path / "train", validation)
+        for detector in ("nci_plus", "msp"):  # the second asks for no training image
+            with pytest.raises(PluginError, match="60 of them are training images too, '.*png' for one"):
+                new(detector, preprocessing=STEPS).fit(network(), tmp_path / "train", validation)
+
+
+class Own(Dataset):
+    """Images whose ``samples``, and whose classes, are called as torchvision's and are something else."""
+
+    def __init__(self, images: TensorDataset, samples: Any) -> None:
+        self.images, self.samples, self.class_to_idx = images, samples, {"first": [0, 1]}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.images[index]
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        lambda count, root: count,
+        lambda count, root: [(f"{index}.png", 0) for index in range(count)],  # below another root in either set
+        lambda count, root: [(f"{root}.png", index) for index in range(count)],  # several parts of one file
+    ],
+)
+def test_samples_of_a_data_set_of_ones_own_are_not_taken_for_files(samples: Any, tmp_path: Path) -> None:
+    paths = [tmp_path / "train", tmp_path / "val"]
+    for path in paths:
+        Image.new("RGB", (16, 16), (9, 9, 9)).save(f"{path}.png")
+    train, validation = (Own(images, samples(len(images), path)) for images, path in zip((TRAIN, VAL), paths))
+    for settings in ({}, {"preprocessing": STEPS}):
+        assert new(**settings).fit(network(), train, validation).fitted.rows["train"] == len(TRAIN)
+    with pytest.raises(PluginError, match="50 of them are training images too;"):
+        new().fit(network(), train, Subset(train, range(50)))
 
 
 def test_several_detectors_share_one_pass() -> None:
@@ -387,6 +432,15 @@ def test_too_few_validation_images_are_refused_before_the_pass() -> None:
         new().fit(model, TRAIN, rows(15, 2))
     with pytest.raises(PluginError, match="15 of them calibrate"):
         new("nci_auto").fit(model, TRAIN, rows(30, 2))
+
+
+@pytest.mark.parametrize("name", ["nci_plus", "msp"])
+def test_labels_in_another_order_are_warned_of(name: str, recwarn: pytest.WarningsRecorder) -> None:
+    new(name).fit(network(), TRAIN, VAL)
+    assert not len(recwarn)
+    rolled = (TensorDataset(images.tensors[0], (images.tensors[1] + 1) % CLASSES) for images in (TRAIN, VAL))
+    with pytest.warns(UserWarning, match=r"its label to 0\.0 % of them; .* another order"):
+        new(name).fit(network(), *rolled)
 
 
 def test_a_class_without_images(tmp_path: Path) -> None:
@@ -539,7 +593,7 @@ def test_a_name_that_no_file_can_have_is_one_line(path: str, tmp_path: Path, mon
         lambda: OODDetector.load(path, model),
         lambda: detector.predict(path),
         lambda: new(preprocessing=STEPS).fit(model, path, VAL),
-        lambda: detector.preprocessing_for(model, path) and new(preprocessing=STEPS).fit(model, TRAIN, path),
+        lambda: agreed(STEPS, model, path) and new(preprocessing=STEPS).fit(model, TRAIN, path),
     ):
         with pytest.raises(PluginError) as raised:
             use()
@@ -555,6 +609,30 @@ def test_what_is_no_batch_is_one_line() -> None:
     for images in (list(TEST.tensors[0]), TEST.tensors[0].numpy()):
         with pytest.raises(PluginError, match=rf"images: must be a tensor .*, got {type(images).__name__}"):
             module(images)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda image: image.to_sparse(), "must be a dense tensor, got one that is sparse"),
+        (lambda image: image.to("meta"), "must be a dense tensor, got one that is without data"),
+        (lambda image: torch.nested.nested_tensor(list(image)), "must be a dense tensor, got one that is nested"),
+        (lambda image: image.to(torch.float8_e4m3fn), "must be a dense tensor, got one that is float8"),
+        (lambda image: image * 1j, "must be real numbers, got complex64"),
+    ],
+)
+def test_images_that_are_no_dense_numbers_are_one_line(change: Any, message: str) -> None:
+    changed = [(change(image), int(label)) for image, label in TRAIN]
+    for train, validation in ((changed, VAL), (TRAIN, changed)):
+        with pytest.raises(PluginError, match=rf"images: image 0: its pixels: {message}"):
+            new().fit(network(), train, validation)
+    detector, _ = fitted()
+    for images in (change(TEST.tensors[0]), [image for image, _ in changed]):
+        with pytest.raises(PluginError, match=message):
+            detector.score(images)
+    turned = [(image.numpy()[:, ::-1].astype(">f4"), label) for image, label in TEST]
+    assert torch.equal(detector.score(turned), detector.score(TEST.tensors[0].flip(2)))
 
 
 @pytest.mark.parametrize("answer", [lambda logits: logits, lambda logits: logits[:1, 0], lambda logits: 3.0])
@@ -613,6 +691,29 @@ def test_preprocessing_of_weights_and_transforms_gives_the_same_pixels() -> None
         None,
     ):
         assert of_transform(other) is None
+
+
+def test_transforms_of_torchvisions_second_version_are_read_as_those_of_the_first(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 400, 3)).astype(np.uint8))
+    size, end = [v2.Resize(40, antialias=True), v2.CenterCrop(32)], [v2.ToDtype(torch.float32, scale=True)]
+    normalize = v2.Normalize([0.1] * 3, [0.5] * 3)
+    expected = Preprocessing(40, 32, ((0.1,) * 3, (0.5,) * 3))
+    for steps in ([*size, v2.ToImage(), *end], [v2.ToImage(), *size, *end], [*size, transforms.ToTensor()]):
+        composed = v2.Compose([*steps, normalize])
+        assert stated(composed) == expected
+        assert float((expected(picture) - composed(picture)).abs().max()) < 0.02
+    for other in (
+        [*size, *end, normalize],  # nothing makes a tensor of it
+        [v2.ToImage(), v2.Resize(40, antialias=False), *size[1:], *end, normalize],
+        [v2.ToImage(), v2.Resize([40, 40], antialias=True), *size[1:], *end, normalize],
+        [v2.ToImage(), *size, v2.ToDtype(torch.float32), normalize],
+        [v2.ToImage(), v2.RandomHorizontalFlip(), *size, *end, normalize],
+    ):
+        assert of_transform(v2.Compose(other)) is None
+    folders(tmp_path, {"val": 40})
+    composed = v2.Compose([v2.ToImage(), v2.CenterCrop(8), *end, v2.Normalize([0.5] * 3, [0.25] * 3)])
+    found = agreed(None, network(), ImageFolder(str(tmp_path / "val"), composed))
+    assert found == Preprocessing(None, 8, STEPS.normalization)
 
 
 def _composed(size: int = 8) -> transforms.Compose:
@@ -677,6 +778,11 @@ def test_preprocessing_is_found_only_where_the_images_are_made_so(tmp_path: Path
     with pytest.warns(UserWarning, match="so it is not taken as the network's"):
         detector = new(tpr=0.9).fit(model, TRAIN, turned)
     assert torch.equal(detector.score(turned), detector.score(torch.stack([image for image, _ in turned])))
+    rotated = transforms.Compose([transforms.RandomRotation(90), *_composed().transforms])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of an augmented image it would say that files cannot be scored
+        with pytest.raises(PluginError, match="fetched again"):
+            new(tpr=0.9).fit(model, ImageFolder(str(tmp_path / "val"), rotated), plain)
     with pytest.raises(PluginError, match="needs a preprocessing"):
         detector.score(tmp_path / "val")
 
@@ -812,13 +918,27 @@ def test_a_network_that_computes_something_else_with_the_same_weights_is_refused
         OODDetector.load(path, slightly)
 
 
-@pytest.mark.parametrize("how", ["in place", "batch norm", "replaced", "loaded", "a layer", "moved"])
+class Uncounted(torch.optim.Optimizer):
+    """Writes to weights, as fused kernels do, without their count of writes."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {})
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for weight in group["params"]:
+                weight.data.mul_(1.01)
+
+
+@pytest.mark.parametrize("how", ["in place", "fused", "batch norm", "replaced", "loaded", "a layer", "moved"])
 def test_a_network_that_was_trained_on_is_refused_wherever_it_is_asked(how: str, tmp_path: Path) -> None:
     detector, model = fitted()
     assert len(detector.predict(TEST)) == 40
     if how == "in place":
         with torch.no_grad():
             model[0].weight.mul_(1.01)
+    elif how == "fused":
+        Uncounted([model[0].weight]).step()
     elif how == "batch norm":
         model.train()(TEST.tensors[0])
         model.eval()
@@ -837,6 +957,38 @@ def test_a_network_that_was_trained_on_is_refused_wherever_it_is_asked(how: str,
     assert not list(tmp_path.iterdir())
 
 
+class Doubled(nn.Module):
+    """Two branches and two linear layers whose names are one without the wrappers' ``module``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc, self.module = nn.Conv2d(3, 16, 3), nn.Linear(16, CLASSES), nn.Module()
+        self.module.body, self.module.fc = nn.Conv2d(3, 16, 3), nn.Linear(16, CLASSES)
+
+    def forward(self, images: torch.Tensor) -> Any:
+        self.fc(self.body(images).relu().mean((2, 3)))  # of another task, say
+        return self.module.fc(self.module.body(images).relu().mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:validation images. the network gives")
+@pytest.mark.parametrize("wrap", [nn.DataParallel, nn.Sequential])
+def test_names_that_wrappers_give_are_told_from_the_networks_own(wrap: Any, tmp_path: Path) -> None:
+    model = Doubled().eval()
+    detector = new("nci").fit(model, TRAIN, VAL)
+    expected = detector.score(TEST)
+    loaded = OODDetector.load(detector.save(tmp_path / "d.safetensors"), wrap(copy.deepcopy(model)))
+    assert torch.allclose(loaded.score(TEST), expected, atol=1e-5)
+    assert torch.allclose(detector.module()(TEST.tensors[0])[1], expected, atol=1e-4)
+    for branch in (model, model.module):
+        before = copy.deepcopy(branch.body)
+        with torch.no_grad():
+            branch.body.weight.mul_(3)
+        with pytest.raises(PluginError, match="with other weights"):
+            detector.score(TEST)
+        branch.body = before
+    assert torch.equal(detector.score(TEST), expected)
+
+
 def test_the_same_weights_are_hashed_once_where_they_were_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
     detector, model = fitted()
     expected, hashed = detector.score(TEST), []
@@ -851,6 +1003,10 @@ def test_the_same_weights_are_hashed_once_where_they_were_written_again(monkeypa
     assert torch.equal(detector.score(TEST), expected)
     assert torch.equal(detector.score(TEST), expected)
     assert len(hashed) == 1
+    Uncounted(network().parameters()).step()  # of another network: the weights are looked at, and are the same
+    assert torch.equal(detector.score(TEST), expected)
+    assert torch.equal(detector.score(TEST), expected)
+    assert len(hashed) == 2
     model.double()
     with pytest.warns(UserWarning, match="in float32, this one is in float64"):
         detector.score(TEST.tensors[0].double())
@@ -950,6 +1106,30 @@ def test_a_shape_of_images_that_would_take_all_memory_is_refused(tmp_path: Path)
         rewritten(path, network={**of, "image_shape": shape})
         with pytest.raises(PluginError, match=message):
             OODDetector.load(path, model)
+
+
+def test_what_a_file_says_of_its_network_and_images_is_checked(tmp_path: Path) -> None:
+    detector, model = fitted("nci")
+    path = detector.save(tmp_path / "d.safetensors")
+    with safetensors.safe_open(path, "pt") as stored:
+        record = json.loads(stored.metadata()["nci_plugin"])
+    network_of, steps = record["network"], record["preprocessing"]
+    for changes, message in (
+        ({"network": {**network_of, "digests": dict.fromkeys(network_of["digests"], 3)}}, "as texts"),
+        ({"network": {**network_of, "dtype": 3}}, "as texts"),
+        ({"preprocessing": {**steps, "img_size": 60000}}, r"img_size must be that of the images, \(3, 8, 8\)"),
+    ):
+        rewritten(path, **changes)
+        with pytest.raises(PluginError, match=message):
+            OODDetector.load(path, model)
+        rewritten(path, **record)
+    rewritten(path, network={**network_of, "name": "Net\n\x1b[2J"})
+    assert repr(OODDetector.load(path, model)).isprintable()
+
+
+def test_a_preprocessing_to_another_size_than_the_tensors_is_refused() -> None:
+    with pytest.raises(PluginError, match=r"img_size must be that of the images, \(3, 8, 8\), got 9"):
+        new(preprocessing=Preprocessing(9, 9, STEPS.normalization)).fit(network(), TRAIN, VAL)
 
 
 def with_nan(values: torch.Tensor) -> torch.Tensor:

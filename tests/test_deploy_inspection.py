@@ -11,7 +11,7 @@ import pytest
 import served
 import torch
 from served import CLASSES, NAMES, STEPS, folders, rows
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import ImageFolder
 
 import nci_plugin
@@ -91,6 +91,16 @@ def test_a_network_is_diagnosed_from_data_sets(tmp_path: Path) -> None:
     assert alone.collapse == found.collapse
     with pytest.raises(PluginError, match="images of near/x: 'no/such' is not there"):
         diagnose(model, TRAIN, TEST, near={"x": "no/such"}, like=quiet())
+
+
+def test_copies_of_training_images_are_no_validation_images() -> None:
+    copies = TensorDataset(TRAIN.tensors[0].clone(), TRAIN.tensors[1])
+    for ask in (
+        lambda: explain(served.network(), TEST[0][0], TRAIN, copies, detectors=["msp"], like=quiet()),
+        lambda: diagnose(served.network(), TRAIN, TEST, validation=copies, like=quiet()),
+    ):
+        with pytest.raises(PluginError, match="validation images: .* hold the same numbers as a training image"):
+            ask()
 
 
 def test_a_diagnosis_has_metrics_sentences_and_figures() -> None:
@@ -219,6 +229,7 @@ def test_a_tie_is_said_and_broken_by_the_record() -> None:
     found = Recommendation(ranking, {}, collapse, quiet(), {"validation": 200, "train": 200})
     assert found.tied == ["nc4"]
     assert "tied with it: nc4; the pseudo-OOD samples do not tell these apart" in str(found)
+    assert "ahead of" not in str(found)
 
 
 def test_the_track_record_is_counted_right() -> None:

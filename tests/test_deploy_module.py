@@ -105,6 +105,27 @@ def test_scores_do_not_move_under_autocast_by_more_than_the_network_does() -> No
     assert torch.allclose(score, detector.score(TEST), atol=0.2, rtol=0.05)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["nci", "neco", "mds_pp", "nci_gated"])
+def test_the_equation_is_not_computed_in_bfloat16(name: str) -> None:
+    class InFloat32(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", enabled=False):
+                return self.inner(images)
+
+    detector, _ = fitted(name)
+    module = detector.module()
+    module.network = InFloat32(module.network)
+    with torch.inference_mode():
+        expected = module(TEST.tensors[0])[1]
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(module(TEST.tensors[0])[1], expected)
+
+
 @pytest.mark.parametrize("output", ["tuple", "dict"])
 def test_networks_that_return_more_than_logits(output: str) -> None:
     class Returns(nn.Module):

@@ -71,6 +71,7 @@ def test_threads_get_the_scores_of_one_and_leave_the_network(training: bool) -> 
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.filterwarnings("ignore:validation images. the network gives")
 def test_networks_that_share_modules_wait_for_each_other() -> None:
     """A wrapper, and another head on the same trunk: their modes and hooks are those of one network."""
     detector, model = slow(training := True)

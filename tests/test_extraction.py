@@ -25,6 +25,7 @@ from nci_plugin.diagnosis.layers import measure_layers
 from nci_plugin.evaluation.precision import shift
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.features.extract import extract
+from nci_plugin.features.forward import in_channels_last
 from nci_plugin.features.options import ExtractionOptions, check_amp
 from nci_plugin.features.shard_collector import Layout
 from nci_plugin.features.statistics import ClassStatistics, unit_rows
@@ -103,6 +104,17 @@ def test_unit_statistics_are_there_only_if_asked_for(tiny: Tiny) -> None:
     bank = bank_of(tiny, set())
     assert bank.statistics is None
     assert bank.unit_statistics is None
+
+
+def test_the_layout_of_a_pass_leaves_each_weight_in_its_own() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 5, 3), torch.nn.Linear(5, 2))
+    network[1].to(memory_format=torch.channels_last)
+    before = {name: (id(each), each.stride(), each.clone()) for name, each in network.named_parameters()}
+    with in_channels_last(network):
+        assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    for name, each in network.named_parameters():
+        assert (id(each), each.stride()) == before[name][:2]
+        assert torch.equal(each, before[name][2])
 
 
 def test_a_zero_feature_stays_zero() -> None:

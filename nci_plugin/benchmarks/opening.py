@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,10 @@ def class_to_idx(source: Any) -> Mapping[str, int]:
         source = source.dataset
     indices = getattr(source, "class_to_idx", None)
     changed = getattr(source, "target_transform", None) is not None
-    return indices if isinstance(indices, Mapping) and not changed else {}
+    if changed or not isinstance(indices, Mapping):
+        return {}
+    # A data set of the user's may call something else so.
+    return indices if all(isinstance(index, Integral) for index in indices.values()) else {}
 
 
 def image_batches(

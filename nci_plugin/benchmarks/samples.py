@@ -25,7 +25,7 @@ from torch.utils.data import (
 from nci_plugin.benchmarks.decoding import read_image
 from nci_plugin.benchmarks.image_list import OOD_LABEL, Preprocessing
 from nci_plugin.checks import PluginError, errors_begin, shown
-from nci_plugin.rows import check_float_images, id_labels
+from nci_plugin.rows import as_numbers, check_float_images, id_labels
 
 IMAGE_KEYS = ("data", "pixel_values", "image", "img")
 LABEL_KEYS = ("label", "labels", "target")
@@ -104,10 +104,8 @@ class Samples(Dataset):
         return self._image(image), OOD_LABEL if self.num_classes is None else self._label(label, index)
 
     def _image(self, image: Any) -> Tensor:
-        if isinstance(image, Tensor):
-            return image.detach()
-        if isinstance(image, np.ndarray):
-            return torch.as_tensor(image)
+        if _is_array(image):
+            return as_numbers("its pixels", image, image.device if isinstance(image, Tensor) else "cpu")
         if isinstance(image, Image.Image):
             return self._preprocessing("a PIL image")(image)
         if isinstance(image, (str, os.PathLike)):
@@ -146,7 +144,7 @@ def open_samples(source: Any, num_classes: int | None, preprocessing: Preprocess
     if isinstance(source, DataLoader):
         source = _of_loader(source)
     if isinstance(source, tuple) and len(source) == 2 and all(_is_array(each) for each in source):
-        source = _Pairs(source)
+        source = Pairs(source)
     elif _is_array(source):
         _check_images(source)
     elif isinstance(source, (Mapping, bytes, bytearray)):
@@ -201,7 +199,7 @@ def _check_images(images: Any) -> None:
         )
 
 
-class _Pairs:
+class Pairs:
     """Images (n, 3, H, W) and their labels as samples."""
 
     def __init__(self, arrays: tuple[Any, Any]) -> None:

@@ -106,10 +106,10 @@ class Recommendation:
             values = "  ".join(f"{each.by_kind[kind]:{len(kind)}.2f}" for kind in kinds)
             lines.append(f"{each.name:{width}}  {each.mean:6.2f}  {values}")
         wins, of = self.wins
+        ahead = f"; ahead of {self.ranking[1].name} in the mean, and on {wins} of {of} pseudo-OOD sets" if of else ""
         lines.append(
             f"recommended: {self.best}, from {self.rows['validation']} validation and {self.rows['train']} training"
-            f" images"
-            + (f"; ahead of {self.ranking[1].name} in the mean, and on {wins} of {of} pseudo-OOD sets" if of else "")
+            f" images{'' if self.tied else ahead}"
         )
         if self.tied:
             lines.append(

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nci_plugin.benchmarks.image_list import Preprocessing
-from nci_plugin.checks import PluginError, check_finite
-from nci_plugin.deploy import file, images, preprocessing
+from nci_plugin.checks import PluginError, RowError, check_finite, one_line
+from nci_plugin.deploy import file, images
 from nci_plugin.deploy.calibration import CONFIDENCE, POOLED, TPR, Threshold
 from nci_plugin.deploy.drift import Drift, drift
 from nci_plugin.deploy.fitting import fit_together
@@ -119,14 +118,10 @@ class OODDetector:
         A detector that looks at validation images (``alpha: auto``), or a ``holdout``, is tuned on one half of each
         class of them and calibrated on the other.
         Raises PluginError on data that augment or drop images, on images that are in both, on too few validation
-        images, and as `evaluate` does.
+        images, and as `evaluate` does; warns where the network gives most validation images another label than theirs.
         """
         fit_together([self], model, train, validation)
         return self
-
-    def preprocessing_for(self, model: nn.Module, *sources: Any) -> Preprocessing | None:
-        """How image files become the input of a network, as stated or found; raises PluginError where both differ."""
-        return preprocessing.agreed(self.preprocessing, model, *sources)
 
     def with_detector(self, name: str) -> OODDetector:
         """An unfitted one with the same settings and another detector, which validation images have chosen."""
@@ -170,7 +165,7 @@ class OODDetector:
         cut = Cut(self.model_, layer_named(self.model_, fitted.head, "detector"))
         for batch in images.batches_of(opened, self.batch_size):
             if batch.shape[1:] != fitted.probe.shape:
-                raise PluginError(
+                raise RowError(
                     f"images: must be {fitted.probe.shape} each, as in fit, got {tuple(batch.shape[1:])}; preprocess"
                     " them as the network's test images, and pass one image as a batch of one"
                 )
@@ -253,10 +248,11 @@ class OODDetector:
         fitted, where = self.fitted, f"detector '{self.fitted.detector.name}'"
         with alone(self.model_):  # or another thread may have it on another device for a while
             if not self._marks.hold(self.model_):
+                marks = Marks(self.model_)  # first: what is trained while the numbers are looked at is seen next time
                 line = fitted.network.check(self.model_, layer_of(self.model_, fitted.head, where), where)
                 if line:
                     warnings.warn(line, stacklevel=3)
-                self._marks = Marks(self.model_)
+                self._marks = marks
         return fitted
 
     def module(self, model: nn.Module | None = None, tpr: float | None = None) -> ScoringModule:
@@ -277,7 +273,7 @@ class OODDetector:
         values = ", ".join(f"{name}={value}" for name, value in fitted.detector.get_hyperparameters().items())
         rows, by_class = fitted.rows, ", by predicted class" if fitted.calibration.by_class else ""
         cut = f", {rows['validation_fit']} more validation images tuned it" if rows["validation_fit"] else ""
-        return (
+        return one_line(  # of a name and values that a file may have given
             f"OODDetector({fitted.detector.name}({values}) on {fitted.network.name}, {rows['train']} training images,"
             f" calibrated on {len(fitted.calibration)} ID validation samples{by_class}{cut}, TPR"
             f" {100 * fitted.settings['tpr']:g} %)"

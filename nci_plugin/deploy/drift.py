@@ -10,6 +10,7 @@ import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from scipy.stats import betabinom, ks_2samp
 
 from nci_plugin.checks import PluginError
 from nci_plugin.deploy.calibration import CONFIDENCE, Calibration, Floats, clopper_pearson, rejections, threshold
+from nci_plugin.rows import as_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,12 +89,9 @@ class Drift:
 def drift(calibration: Calibration, scores: Any, tpr: float, confidence: float = CONFIDENCE) -> Drift:
     """Compare a window of scores (m,), or of Predictions, with the calibration scores.
 
-    Raises PluginError on none, NaN or infinity.
+    Raises PluginError on none, NaN or infinity, and on what is no dense tensor, array or list of numbers.
     """
-    try:
-        window = np.asarray(getattr(scores, "scores", scores), dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError):
-        raise PluginError(f"drift: needs a list of scores, got {type(scores).__name__}; pass predict's") from None
+    window = as_numbers("drift: scores", getattr(scores, "scores", scores)).double().numpy().reshape(-1)
     # In the calibration's type: a score that was read from a text is the same number then.
     with np.errstate(over="ignore"):
         window = window.astype(calibration.scores.dtype)
@@ -124,14 +123,17 @@ def drift(calibration: Calibration, scores: Any, tpr: float, confidence: float =
 def read_scores(path: str | Path, last: int | None = None) -> Floats:
     """The scores (m,) in a file that ``nci-ood score`` wrote, or the ``last`` of them.
 
-    Left out are images that could not be read, and a last row without an end: it is still being written, or was cut.
+    It is JSON lines, whatever its name, where it begins with a brace, else CSV. Left out are images that could not be
+    read, and a last row without an end: it is still being written, or was cut.
     Raises PluginError on a file that has none.
     """
     path = Path(path)
     try:
         with path.open(encoding="utf-8", newline="") as lines:
-            whole = (line for line in lines if line.endswith(("\n", "\r")))
-            rows: Iterator[Any] = map(json.loads, whole) if path.suffix == ".jsonl" else csv.DictReader(whole)
+            whole: Iterator[str] = (line for line in lines if line.endswith(("\n", "\r")))
+            first = next(whole, "")
+            whole = chain([first], whole)
+            rows: Iterator[Any] = map(json.loads, whole) if first.startswith("{") else csv.DictReader(whole)
             scores = [float(row["score"]) for row in rows if row["score"] not in ("", None)]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -25,6 +25,7 @@ from nci_plugin.checks import PluginError, check_choice, check_keys, check_numbe
 from nci_plugin.deploy.calibration import Calibration, check_enough, least_samples
 from nci_plugin.deploy.images import check_class_names
 from nci_plugin.deploy.network import Fingerprint, Probe, check_image_shape
+from nci_plugin.deploy.preprocessing import check_size
 from nci_plugin.deploy.state import detector_from, forget_scored, state_of
 from nci_plugin.detectors.base import Detector
 from nci_plugin.features.fingerprint import tensor_bytes
@@ -196,6 +197,7 @@ def _check(found: Fitted) -> None:
     ):
         raise PluginError(f"the calibration classes are not one of {num_classes} classes for each score")
     check_image_shape(found.probe.shape)
+    check_size(found.preprocessing, found.probe.shape)
     if found.class_names:
         check_class_names(found.class_names, num_classes)
     if set(found.rows) != ROWS or not all(type(each) is int and each >= 0 for each in found.rows.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from nci_plugin.deploy.detector import OODDetector
 
 
+AGREEMENT = 50
+"""Percent of the validation images: of fewer that get their own label one should know."""
+
+
 @dataclass(frozen=True)
 class _Passed:
     """What the pass left: the features of both splits, and what of the network and its images belongs in a file."""
@@ -51,7 +56,7 @@ def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, val
 
     Preprocessing, class names, head, batch size and store are those of the first. All are fitted, or none where one
     raises: PluginError, which names the detector, whatever its own code raises. Returns a line that says how far the
-    network agrees with the labels: where these are in another order, nothing else shows it.
+    network agrees with the labels: where these are in another order, nothing else shows it. Below `AGREEMENT` it warns.
     """
     detectors = [new_detector(each.detector) for each in asked]
     for detector in detectors:
@@ -71,6 +76,13 @@ def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, val
             raise PluginError(one_line(f"detector '{detector.name}': {reason}; mend it, or name another")) from error
     for each, fitted in zip(asked, found):
         each.keep(fitted, model)
+    agreed = _accuracy(passed.bank.splits[VALIDATION])
+    if agreed < AGREEMENT:
+        warnings.warn(
+            f"validation images: the network gives its label to {agreed:.1f} % of them; where it should do better, the"
+            " labels are in another order than its outputs, or the preprocessing is not that of its test",
+            stacklevel=3,
+        )
     return _agreement(passed.bank)
 
 
@@ -78,17 +90,17 @@ def _agreement(bank: FeatureBank) -> str:
     """Accuracy on the training images where their features are kept, else on their class means, and on validation."""
     said = []
     if TRAIN in bank.splits:
-        said.append(f"{_accuracy(bank.splits[TRAIN])} of the training images")
+        said.append(f"{_accuracy(bank.splits[TRAIN]):.1f} % of the training images")
     elif bank.statistics is not None:
         there = torch.nonzero(bank.statistics.counts)[:, 0].cpu()
         predicted = bank.head.logits(bank.statistics.means[there].float()).argmax(dim=1).cpu()
         said.append(f"{int((predicted == there).sum())} of {len(there)} class means of the training images")
-    said.append(f"{_accuracy(bank.splits[VALIDATION])} of the validation images")
+    said.append(f"{_accuracy(bank.splits[VALIDATION]):.1f} % of the validation images")
     return f"the network gives its label to {' and '.join(said)}"
 
 
-def _accuracy(split: FeatureSplit) -> str:
-    return f"{100 * float((split.predictions == split.labels).double().mean()):.1f} %"
+def _accuracy(split: FeatureSplit) -> float:
+    return 100 * float((split.predictions == split.labels).double().mean())
 
 
 def _pass(
@@ -104,15 +116,14 @@ def _pass(
     opened = passing.open("validation images", validation)
     splits: dict[str, Any] = {VALIDATION: opened.split}
     labelled, needed = [opened], {detector.fits_on for detector in detectors} - {FitsOn.NOTHING}
-    if needed:
+    if train is not None or needed:
         training = passing.open("training images", train)
         labelled.append(training)
-        splits[TRAIN] = training.split
         check_apart(training.split, opened.split)
+        if needed:
+            splits[TRAIN] = training.split
         for each, detector in zip(asked, detectors):
             _check_rows(detector, len(training), each.bank_rows)
-    else:
-        check_apart(train, validation)
     names = images.agreed_names(labelled, asked[0].class_names, passing.num_classes)
     for each, is_tuned in zip(asked, tuned):
         _check_enough(len(opened) - (len(opened) // 2 if is_tuned else 0), each.tpr)

@@ -21,9 +21,9 @@ from nci_plugin.benchmarks.folder import ImageFolder
 from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing
 from nci_plugin.benchmarks.opening import class_to_idx
 from nci_plugin.benchmarks.samples import Samples, check_repeats, image_and_label, open_samples
-from nci_plugin.checks import PluginError, errors_begin, one_line, shown
+from nci_plugin.checks import PluginError, RowError, errors_begin, one_line, shown
 from nci_plugin.deploy.overlap import Digested, check_once
-from nci_plugin.rows import check_float_images, id_labels
+from nci_plugin.rows import as_numbers, check_float_images, id_labels
 
 REPEATED = 32
 """Training samples that are fetched twice: a flip of half of the images goes unseen in one of four thousand million."""
@@ -173,7 +173,7 @@ def check_class_names(names: Any, num_classes: int) -> tuple[str, ...]:
 def open_to_score(source: Any, preprocessing: Preprocessing | None) -> Tensor | Samples | ImageFiles:
     """A tensor of images as it is, else as `open_unlabelled`, but that of a directory the paths in it are sorted."""
     if isinstance(source, Tensor):
-        return source
+        return as_numbers("images", source, source.device)
     samples = open_unlabelled(source, preprocessing)
     if isinstance(samples, ImageFiles) and isinstance(samples.source, ImageFolder):
         order = sorted(range(len(samples)), key=samples.names.__getitem__)
@@ -226,16 +226,16 @@ def open_unlabelled(source: Any, preprocessing: Preprocessing | None) -> Samples
     if isinstance(source, (str, os.PathLike, Image.Image)):
         source = [source]
     if isinstance(source, Tensor):  # whatever shape the model's images have
-        source = list(source) if source.ndim else source
+        source = list(as_numbers("images", source, source.device)) if source.ndim else source
     check_ends(source)
     return open_samples(source, None, preprocessing)
 
 
 def stacked(images: list[Tensor]) -> Tensor:
-    """Images of one shape as a batch; raises PluginError where shapes differ."""
+    """Images of one shape as a batch; raises RowError where shapes differ."""
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
-        raise PluginError(
+        raise RowError(
             f"images: must have one size after preprocessing, got {', '.join(map(str, sorted(shapes)))}; set pre_size"
             " and img_size"
         )

@@ -17,7 +17,7 @@ from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
 from nci_plugin.deploy.detector import OODDetector, settings_of
 from nci_plugin.deploy.fitting import detector_names
-from nci_plugin.deploy.overlap import check_apart
+from nci_plugin.deploy.overlap import check_apart, check_contents_apart
 from nci_plugin.deploy.passing import Passing
 from nci_plugin.diagnosis import DETECTORS, explanation
 from nci_plugin.diagnosis.image import Explanation, check_kept, explain_image
@@ -162,4 +162,7 @@ def _passed(
         with errors_begin(f"images of {name}"):
             folder = isinstance(source, (str, Path))
             splits[name] = images.open_unlabelled(images.directory(source) if folder else source, passing.steps)
-    return *passing.bank(splits, needed, "images"), names
+    bank, benchmark = passing.bank(splits, needed, "images")
+    if VALIDATION in splits:
+        check_contents_apart(splits[TRAIN], splits[VALIDATION])
+    return bank, benchmark, names

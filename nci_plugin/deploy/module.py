@@ -16,7 +16,7 @@ from nci_plugin.deploy.file import Fitted
 from nci_plugin.deploy.graph import graph_of
 from nci_plugin.deploy.network import check_network, layer_named, probe_images
 from nci_plugin.features.forward import prepared
-from nci_plugin.networks.calling import COMPILED_FROM, logits_in, unwrapped, without_autocast
+from nci_plugin.networks.calling import COMPILED_FROM, in_autocast, logits_in, unwrapped, without_autocast
 from nci_plugin.networks.cut import Cut
 from nci_plugin.rows import check_float_images
 
@@ -60,7 +60,7 @@ class ScoringModule(nn.Module):
         check_float_images("batch of images", images)
         joined = logits_in(self.network(images.to(self._dtype)))
         features, logits = joined.tensor_split((self.num_features,), dim=1)
-        if torch.is_autocast_enabled():  # of the caller's, for the network: the score is not computed in bfloat16
+        if in_autocast(images.device):  # of the caller's, for the network: the score is not computed in bfloat16
             with without_autocast():
                 score = self.equation(features.float(), logits.float()).float()
         else:

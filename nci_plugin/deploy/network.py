@@ -6,9 +6,12 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.features.fingerprint import tensor_bytes
@@ -53,8 +56,9 @@ class Fingerprint:
 
     def __post_init__(self) -> None:
         texts = {_text(dtype) for dtype in PRECISIONS}
-        if set(self.digests) != texts or self.dtype not in texts or not isinstance(self.name, str):
-            raise PluginError(f"network: must have a name, a dtype and digests of {', '.join(sorted(texts))}")
+        said = [self.name, self.dtype, *dict(self.digests).values()]
+        if not all(isinstance(each, str) for each in said) or set(self.digests) != texts or self.dtype not in texts:
+            raise PluginError(f"network: must have a name, a dtype and digests of {', '.join(sorted(texts))}, as texts")
 
     @property
     def short(self) -> str:
@@ -87,14 +91,31 @@ class Marks:
     """
 
     def __init__(self, network: nn.Module) -> None:
+        _count_steps()
+        self._steps = _steps
         self._marks = list(map(_mark, [*network.parameters(), *network.buffers()]))
 
     def hold(self, network: nn.Module) -> bool:
-        """Whether no weight was written to, moved or replaced since."""
-        now = Marks(network)._marks
-        return len(now) == len(self._marks) and all(
-            tensor is then and mark == mark_then for (tensor, *mark), (then, *mark_then) in zip(now, self._marks)
+        """Whether no weight was written to, moved or replaced since, and no optimizer, of whatever, made a step."""
+        now = Marks(network)
+        return (now._steps, len(now._marks)) == (self._steps, len(self._marks)) and all(
+            tensor is then and mark == mark_then for (tensor, *mark), (then, *mark_then) in zip(now._marks, self._marks)
         )
+
+
+_steps = 0
+"""Of all optimizers in this process: the fused ones write to weights without these counting it."""
+
+
+@cache
+def _count_steps() -> None:
+    """From the first call on."""
+    register_optimizer_step_post_hook(_count)
+
+
+def _count(*_: Any) -> None:
+    global _steps
+    _steps += 1
 
 
 def _mark(tensor: Tensor) -> tuple[Tensor, int, int]:
@@ -102,13 +123,27 @@ def _mark(tensor: Tensor) -> tuple[Tensor, int, int]:
 
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:
-    """Weights and buffers by name, without the parts of names that wrappers put in and without what all begin with."""
-    found = {tuple(name.split(".")): value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
-    tensors = {_inner(parts): value for parts, value in found.items() if parts[-1] not in BESIDE}
-    depth = len(_prefix(network))
+    """Weights and buffers by the name that they have in every wrapping."""
+    found = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    names = _inner_names(network, (name for name in found if name.rpartition(".")[2] not in BESIDE))
     return {
-        ".".join(parts[depth:]): value.dequantize() if value.is_quantized else value for parts, value in tensors.items()
+        inner: found[name].dequantize() if found[name].is_quantized else found[name] for inner, name in names.items()
     }
+
+
+def _inner_names(network: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Names by those without the parts that wrappers put in and without what all begin with.
+
+    Where two would be one, the later, in whatever wrapping, has a mark behind.
+    """
+    depth = len(_prefix(network))
+    found: dict[str, str] = {}
+    for name in names:
+        inner = ".".join(_inner(name.split("."))[depth:])
+        while inner in found:
+            inner += "'"
+        found[inner] = name
+    return found
 
 
 def _inner(parts: Sequence[str]) -> tuple[str, ...]:
@@ -121,25 +156,30 @@ def _prefix(network: nn.Module) -> list[str]:
     return list(os.path.commonprefix(modules)) if modules else []
 
 
+def _linear_layers(network: nn.Module) -> dict[str, str]:
+    """The names, all of them, of the linear layers, by those that they have in every wrapping."""
+    modules = network.named_modules(remove_duplicate=False)
+    return _inner_names(network, (name for name, module in modules if isinstance(module, nn.Linear)))
+
+
 def inner_name(network: nn.Module, layer: str) -> str:
-    """The name of a layer as every wrapping of the network has it."""
-    return ".".join(_inner(layer.split("."))[len(_prefix(network)) :])
+    """The name of a linear layer as every wrapping of the network has it."""
+    return next(inner for inner, name in _linear_layers(network).items() if name == layer)
 
 
 def layer_named(network: nn.Module, inner: str, where: str) -> str:
     """The linear layer whose `inner_name` is ``inner``, under the name that it has here; raises PluginError if none."""
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Linear) and inner_name(network, name) == inner:
-            return name
+    if (name := _linear_layers(network).get(inner)) is not None:
+        return name
     raise PluginError(f"{where}: the network has no linear layer '{inner}', its head in fit; pass the same network")
 
 
 def layer_of(network: nn.Module, inner: str, where: str) -> str:
     """The head's name in this wrapping of the network; the first linear layer's where it has none of that name."""
-    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    linear = _linear_layers(network)
     if not linear:
         raise PluginError(f"{where}: {type(network).__name__} has no linear layer; pass the network of the fit")
-    return next((name for name in linear if inner_name(network, name) == inner), linear[0])
+    return linear.get(inner, next(iter(linear.values())))
 
 
 def check_network(network: nn.Module) -> None:

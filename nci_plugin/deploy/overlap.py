@@ -17,15 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Subset, SubsetRandomSampler
+from torchvision.datasets import DatasetFolder
 
 from nci_plugin.benchmarks.image_list import ImageFiles
-from nci_plugin.benchmarks.samples import Collated, Samples
+from nci_plugin.benchmarks.samples import Collated, Pairs, Samples
 from nci_plugin.checks import PluginError, one_line
 from nci_plugin.deploy.score_log import hash_of
 from nci_plugin.features.fingerprint import tensor_bytes
 
 SAME_CONTENTS = 0.01
-"""The share of validation images that may hold what a training image holds: by as much may the TPR be off."""
+"""So many different images, as a share of all, may validation have of training: by as much may the TPR be off."""
 
 
 class Digested(Samples):
@@ -63,19 +64,18 @@ def check_apart(train: Any, validation: Any) -> None:
 def check_contents_apart(train: Any, validation: Any) -> None:
     """Raise PluginError where many of the validation images that were fetched hold what a training image holds.
 
-    Up to a share of `SAME_CONTENTS` is a warning: a data set may hold an image twice. Files are not compared.
+    Up to a share of `SAME_CONTENTS` is a warning, as is a single one, however often it comes: a data set may hold an
+    image twice, and blank tiles are all the same. Files are not compared.
     """
     if not (isinstance(train, Digested) and isinstance(validation, Digested)):
         return
     seen = validation.digests.numpy()
-    same = int(np.isin(seen[seen != 0], train.digests.numpy()).sum())
-    if same > SAME_CONTENTS * len(seen):
-        raise _shared(f"{same} of {len(seen)} hold the same numbers as a training image")
-    if same:
-        warnings.warn(
-            f"validation images: {same} of {len(seen)} hold the same numbers as a training image; take them out",
-            stacklevel=2,
-        )
+    same = seen[(seen != 0) & np.isin(seen, train.digests.numpy())]
+    said = f"{len(same)} of {len(seen)} hold the same numbers as a training image"
+    if len(np.unique(same)) > max(1, SAME_CONTENTS * len(seen)):
+        raise _shared(said)
+    if len(same):
+        warnings.warn(f"validation images: {said}; take them out, but for blank ones", stacklevel=2)
 
 
 def _shared(how_many: str) -> PluginError:
@@ -135,15 +135,16 @@ def _names(source: Any, indices: Any = None) -> Iterator[str | tuple[int, ...]]:
     if isinstance(source, (str, Path)):
         yield os.path.abspath(source)
         return
-    samples = getattr(source, "samples", source)  # of torchvision's folders: pairs of a path and a class
-    is_listed = isinstance(samples, (list, tuple))
+    source = source.images if isinstance(source, Pairs) else source
+    is_listed = isinstance(source, (list, tuple))
+    items = source.samples if isinstance(source, DatasetFolder) else source  # pairs of a path and a class
     try:
-        for place in range(len(samples)) if indices is None else map(int, indices):
-            item = samples[place] if is_listed else None
+        for place in range(len(items)) if indices is None else map(int, indices):
+            item = items[place] if items is not source or is_listed else None
             path = item[0] if isinstance(item, (list, tuple)) and item else item
             if isinstance(path, (str, os.PathLike)):
                 yield os.path.abspath(path)
             else:
-                yield (id(item),) if samples is source and is_listed else (id(source), place % len(samples))
+                yield (id(item),) if is_listed else (id(source), place % len(items))
     except Exception:  # of the user's code, or without a length: said where it is opened
         return

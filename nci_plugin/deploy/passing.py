@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.deploy import images
 from nci_plugin.deploy.network import check_network
+from nci_plugin.deploy.preprocessing import agreed, check_size
 from nci_plugin.features.bank import FeatureBank, FitsOn
 from nci_plugin.features.extract import extract
 from nci_plugin.features.forward import prepared
@@ -34,7 +36,8 @@ STORE = "features"
 class Passing:
     """A model with the head that its first images show, and the preprocessing that its images agree on.
 
-    ``settings`` are those of an OODDetector, and ``image_shape`` is that of a preprocessed image.
+    ``settings`` are those of an OODDetector, and ``image_shape`` is that of a preprocessed image. ``said`` are warnings
+    of the preprocessing, for when nothing is refused.
     """
 
     model: nn.Module
@@ -43,22 +46,25 @@ class Passing:
     head_name: str
     num_classes: int
     image_shape: torch.Size
+    said: Sequence[str]
 
     @classmethod
     def of(cls, model: nn.Module, settings: OODDetector, what: str, source: Any, *others: Any) -> Passing:
         """Find the head on the images of ``source``, which errors call ``what``; ``others`` must be preprocessed alike.
 
-        Raises PluginError on what is no network, on images that cannot be read, where no head is found, and on a
-        ``store`` that is no directory's name.
+        Raises PluginError on what is no network, on images that cannot be read or are of another size than the
+        preprocessing's, where no head is found, and on a ``store`` that is no directory's name.
         """
         check_network(model)
         if not isinstance(settings.store, (str, Path, type(None))) or settings.store == "":
             raise PluginError(f"store: must be a directory, or None for memory, got {shown(settings.store)}; name one")
-        steps = settings.preprocessing_for(model, source, *others)
+        said: list[str] = []
+        steps = agreed(settings.preprocessing, model, source, *others, warn=said.append)
         first = images.first_images(what, source, steps, PROBE_ROWS)
+        check_size(steps, first.shape[1:])
         with prepared(model) as device:
             cut = Cut.of(model, first.to(device), settings.head)
-        return cls(model, settings, steps, cut.head_name, cut.head.num_classes, first.shape[1:])
+        return cls(model, settings, steps, cut.head_name, cut.head.num_classes, first.shape[1:], said)
 
     def open(self, what: str, source: Any) -> images.LabelledImages:
         """Images with labels of the model's classes; raises PluginError, which begins with ``what``, on others.
@@ -78,6 +84,8 @@ class Passing:
         self, splits: Mapping[str, Any], needed: Collection[FitsOn], name: str = "service"
     ) -> tuple[FeatureBank, Benchmark]:
         """What one pass over opened splits leaves, and the benchmark of them."""
+        for text in self.said:
+            warnings.warn(text, stacklevel=2)
         benchmark = Benchmark(name, self.num_classes, {TEST: "", **splits})
         asked, device = self.settings, str(device_of(self.model))
         store = None if asked.store is None else Path(asked.store) / STORE

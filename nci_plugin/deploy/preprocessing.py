@@ -6,15 +6,18 @@ import copy
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, default_collate
 from torchvision import transforms
+from torchvision.datasets import DatasetFolder
 from torchvision.models import WeightsEnum
+from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
 
 from nci_plugin.benchmarks.decoding import read_image
@@ -23,6 +26,9 @@ from nci_plugin.benchmarks.samples import Collated, image_and_label
 from nci_plugin.checks import PluginError
 
 STATE = "pass preprocessing=Preprocessing(pre_size, img_size, normalization), the one of the network's test"
+
+FORMS = (v2.ToImage, v2.ToPureTensor)
+"""Steps of torchvision's second version that change no pixel."""
 
 SAME_PIXELS = 0.02
 """Mean difference of normalised pixels that two libraries' resizing explains."""
@@ -47,12 +53,14 @@ def stated(given: Any) -> Preprocessing | None:
     return found
 
 
-def agreed(given: Any, network: nn.Module, *sources: Any) -> Preprocessing | None:
+def agreed(
+    given: Any, network: nn.Module, *sources: Any, warn: Callable[[str], object] = warnings.warn
+) -> Preprocessing | None:
     """The preprocessing that a user states, else that of image lists, of data sets' transforms, of timm's networks.
 
-    None where nobody says it, and, with a warning, where a data set's images are not what its transform makes; what
-    timm says counts only where images come as files, since nothing says that ready tensors were made so. Raises
-    PluginError where two of them differ, and where a data set gives other pixels than what was stated does.
+    None where nobody says it, and, with a text for ``warn``, where a data set's images are not what its transform
+    makes; what timm says counts only where images come as files, since nothing says that ready tensors were made so.
+    Raises PluginError where two of them differ, and where a data set gives other pixels than what was stated does.
     """
     mine, by_lists = stated(given), {source.preprocessing for source in sources if isinstance(source, ImageList)}
     carried = {each for source in sources if (each := of_transform(_transform(source))) is not None}
@@ -71,7 +79,7 @@ def agreed(given: Any, network: nn.Module, *sources: Any) -> Preprocessing | Non
     if any(each != mine for each in by_lists):
         raise PluginError("preprocessing: the image lists have other ones than was stated; give all the same")
     if mine is None and carried:
-        return _shown_by_pixels(carried.pop(), [source for source in sources if _transform(source) is not None])
+        return _shown_by_pixels(carried.pop(), [each for each in sources if _transform(each) is not None], warn)
     if mine is None:
         return of_timm(network) if any(map(_as_files, sources)) else None
     for source in sources:
@@ -83,8 +91,19 @@ def agreed(given: Any, network: nn.Module, *sources: Any) -> Preprocessing | Non
     return mine
 
 
-def _shown_by_pixels(found: Preprocessing, sources: Sequence[Any]) -> Preprocessing | None:
-    """What the data sets' transforms are, if their images are made so: else None, and a warning says why.
+def check_size(steps: Preprocessing | None, image_shape: Sequence[int]) -> None:
+    """Raise PluginError where a preprocessing makes images of another size than those of ``image_shape`` (3, H, W)."""
+    if steps is not None and steps.img_size is not None and set(image_shape[1:]) != {steps.img_size}:
+        raise PluginError(
+            f"preprocessing: img_size must be that of the images, {tuple(image_shape)}, got {steps.img_size}; state the"
+            " one that made them, or none where only tensors come"
+        )
+
+
+def _shown_by_pixels(
+    found: Preprocessing, sources: Sequence[Any], warn: Callable[[str], object]
+) -> Preprocessing | None:
+    """What the data sets' transforms are, if their images are made so: else None, and ``warn`` is told why.
 
     A data set may do more than its transform says: in a ``loader``, a ``collate_fn``, its own ``__getitem__``.
     """
@@ -95,10 +114,9 @@ def _shown_by_pixels(found: Preprocessing, sources: Sequence[Any]) -> Preprocess
             other = None
         if other != "":
             reason = f"it makes other pixels of {other}" if other else "what it is applied to cannot be seen"
-            warnings.warn(
+            warn(
                 f"preprocessing: a data set's transform is {found!r}, but {reason}, so it is not taken as the"
-                " network's: image files cannot be scored; this data set and tensors can",
-                stacklevel=2,
+                " network's: image files cannot be scored; this data set and tensors can"
             )
             return None
     return found
@@ -148,7 +166,7 @@ def _origin(source: Any, place: int) -> Any:
         while isinstance(source, (DataLoader, Subset)):
             place = source.indices[place] if isinstance(source, Subset) else place
             source = source.dataset
-        if hasattr(source, "samples"):  # of torchvision's folders
+        if isinstance(source, DatasetFolder):
             return source.samples[place][0]
         bare = copy.copy(source)
         bare.transform = None
@@ -169,21 +187,35 @@ def of_transform(transform: Any) -> Preprocessing | None:
             transform.std,
             transform.interpolation.value,
         )
-    if not isinstance(transform, transforms.Compose):
+    if not isinstance(transform, (transforms.Compose, v2.Compose)):
         return None
-    steps = list(transform.transforms)
+    steps = [step for step in transform.transforms if type(step) not in FORMS]
+    as_tensor = len(steps) < len(transform.transforms)
     pre_size = img_size = None
     interpolation = "bilinear"
-    if steps and type(steps[0]) is transforms.Resize and isinstance(steps[0].size, int):
-        if steps[0].max_size is not None:
+    if steps and type(steps[0]) in (transforms.Resize, v2.Resize):
+        sizes = [steps[0].size] if isinstance(steps[0].size, int) else list(steps[0].size or ())
+        aliased = type(transform.transforms[0]) in FORMS and steps[0].antialias is not True  # a PIL image never is
+        if len(sizes) != 1 or steps[0].max_size is not None or aliased:
             return None
-        pre_size, interpolation = steps[0].size, steps[0].interpolation.value
+        pre_size, interpolation = sizes[0], transforms.InterpolationMode(steps[0].interpolation).value
         steps.pop(0)
-    if steps and type(steps[0]) is transforms.CenterCrop and len({*steps[0].size}) == 1:
+    if steps and type(steps[0]) in (transforms.CenterCrop, v2.CenterCrop) and len({*steps[0].size}) == 1:
         img_size = steps.pop(0).size[0]
-    if [type(step) for step in steps] != [transforms.ToTensor, transforms.Normalize]:
+    if (
+        len(steps) != 2
+        or type(steps[1]) not in (transforms.Normalize, v2.Normalize)
+        or not _scales(steps[0], as_tensor)
+    ):
         return None
     return _made(pre_size, img_size, steps[1].mean, steps[1].std, interpolation)
+
+
+def _scales(step: Any, as_tensor: bool) -> bool:
+    """Whether a step gives floats of 0..1; ``ToDtype`` does so to what is a tensor already."""
+    if type(step) is v2.ToDtype:
+        return as_tensor and step.scale and step.dtype is torch.float32
+    return type(step) in (transforms.ToTensor, v2.ToTensor)
 
 
 def of_timm(network: nn.Module) -> Preprocessing | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -16,7 +18,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from nci_plugin.benchmarks.decoding import read_image
 from nci_plugin.benchmarks.folder import DEEPEST
 from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
-from nci_plugin.checks import PluginError, one_line
+from nci_plugin.checks import PluginError, RowError, errors_begin, one_line
 from nci_plugin.deploy.detector import OODDetector
 from nci_plugin.deploy.images import needed, stacked
 from nci_plugin.deploy.score_log import COLUMNS, ScoreLog, as_text, hash_of
@@ -89,6 +91,8 @@ def score_files(
 
     An image that cannot be read, or gives NaN, gets a row with the reason and no score; the others go on. ``workers``
     threads decode the next batch while the network works on one. How far it is, is ``shown`` on standard error.
+    Raises PluginError where the network fails, or ``root`` is no longer there: that is no image's fault, and the batch
+    gets no rows.
     """
     steps = needed(detector.fitted.preprocessing, "an image file")
     counts = Counts(before=log.rows)
@@ -106,7 +110,10 @@ def score_files(
         for batch in chain(iter(lambda: list(islice(new, batch_size)), []), [[]]):
             started = batch, [pool.submit(decoded, name) for name in batch]
             if under_way is not None:
-                rows = _rows(detector, under_way[0], [each.result() for each in under_way[1]], tpr)
+                waiting, images = under_way[0], [each.result() for each in under_way[1]]
+                if any(isinstance(image, PluginError) for image in images):
+                    _check_there(root)
+                rows = _rows(detector, waiting, images, tpr)
                 log.append(rows)
                 counts.scored += len(rows)
                 counts.ood += sum(row["verdict"] == OOD for row in rows)
@@ -116,24 +123,36 @@ def score_files(
     return counts
 
 
+def _check_there(root: Path) -> None:
+    """Raise PluginError on a directory that is gone, or empty, as where a disk was that is no longer mounted."""
+    with suppress(OSError), os.scandir(root) as entries:
+        if next(entries, None) is not None:
+            return
+    raise PluginError(f"folder '{root}': is no longer there, or empty; put it back, and run the same command again")
+
+
 def _rows(
     detector: OODDetector, names: list[str], images: list[Tensor | PluginError], tpr: float | None
 ) -> list[dict[str, Any]]:
     """One row a name, in order."""
     good = [image for image in images if isinstance(image, Tensor)]
-    answers = iter(_answers(detector, good, tpr))
+    with errors_begin(f"image '{one_line(names[0])}' and those scored with it"):
+        answers = iter(_answers(detector, good, tpr))
     return [
         _row(name, image if isinstance(image, PluginError) else next(answers)) for name, image in zip(names, images)
     ]
 
 
 def _answers(detector: OODDetector, images: list[Tensor], tpr: float | None) -> list[dict[str, Any] | PluginError]:
-    """What the detector says of each image; where one of them gives NaN or has another size, that is said of it."""
+    """What the detector says of each image; where one of them gives NaN or has another size, that is said of it.
+
+    Raises PluginError on whatever else it cannot answer for.
+    """
     if not images:
         return []
     try:
         found = detector.predict(stacked(images), tpr)
-    except PluginError as error:
+    except RowError as error:
         return [error] if len(images) == 1 else [_answers(detector, [image], tpr)[0] for image in images]
     values = zip(found.classes, found.scores.tolist(), found.p_values.tolist(), found.is_ood.tolist())
     return [
@@ -143,6 +162,8 @@ def _answers(detector: OODDetector, images: list[Tensor], tpr: float | None) -> 
             "p_value": float(f"{p_value:.9g}"),
             "verdict": OOD if is_ood else ID,
         }
+        if math.isfinite(score)
+        else RowError(f"its score is {score}; look at the image, and at the detector's numbers")
         for name, score, p_value, is_ood in values
     ]
 

@@ -45,18 +45,33 @@ def prepared(
         training = {module: module.training for module in network.modules()}
         home = device_of(network)
         device = device or home
-        fast = channels_last and device.type == "cuda"
         try:
             network.to(device).eval()
-            if fast:
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stubs lack this one
-            yield device
+            with in_channels_last(network) if channels_last and device.type == "cuda" else nullcontext():
+                yield device
         finally:
-            if fast:
-                network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             network.to(home)
             for module, mode in training.items():
                 module.training = mode
+
+
+@contextmanager
+def in_channels_last(network: nn.Module) -> Iterator[None]:
+    """The weights of convolutions in this layout; afterwards each in the one that it had."""
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        return chain(network.named_parameters(), network.named_buffers())
+
+    last, contiguous = torch.channels_last, torch.contiguous_format
+    before = {name for name, each in tensors() if each.is_contiguous(memory_format=last) and not each.is_contiguous()}
+    try:
+        network.to(memory_format=last)  # type: ignore[call-overload]  # its stubs lack this one
+        yield
+    finally:
+        network.to(memory_format=contiguous)  # type: ignore[call-overload]
+        for name, tensor in tensors():
+            if name in before:
+                tensor.data = tensor.data.contiguous(memory_format=last)
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,7 +44,8 @@ def alone(network: nn.Module) -> Iterator[None]:
     """No other thread passes the network, or one that has a module of it (its wrapper, another head on its trunk).
 
     Another thread waits; the same thread may pass it meanwhile. Not to be held where a generator yields: who abandons
-    it would leave the network locked.
+    it would leave the network locked. Two threads that each pass a network, and whose data sets then ask for the
+    other's, wait for each other for ever.
     """
     with ExitStack() as stack:
         for lock in _locks_of(network):
@@ -81,6 +82,14 @@ def unwrapped(network: nn.Module) -> nn.Module:
 def device_of(network: nn.Module) -> torch.device:
     """The device of a network's first weight."""
     return next((tensor.device for tensor in chain(network.parameters(), network.buffers())), torch.device("cpu"))
+
+
+def in_autocast(device: torch.device) -> bool:
+    """Whether a torch.autocast of the caller's is on for the tensors of a device."""
+    try:
+        return torch.is_autocast_enabled(device.type)
+    except TypeError:  # before torch 2.4, where each device had a function of its own
+        return torch.is_autocast_cpu_enabled() if device.type == "cpu" else torch.is_autocast_enabled()
 
 
 @contextmanager
