@@ -333,7 +333,7 @@ def test_a_row_of_this_version_is_sound(golden: Any, tmp_path: Path) -> None:
     assert main(["report", str(tmp_path), "--figures"]) == 0
 
 
-@pytest.mark.parametrize("names", [("a:b", "a_b"), ("predictions",), ("Predictions",), ("nci", "NCI")])
+@pytest.mark.parametrize("names", [("a:b", "a_b"), ("predictions",), ("Predictions",), ("mine", "Mine")])
 def test_two_detectors_never_share_a_file(names: tuple[str, ...]) -> None:
     detectors = [registry.create("msp") for _ in names]
     for detector, name in zip(detectors, names):
