@@ -151,7 +151,9 @@ def test_a_benchmark_fits_and_its_validation_images_calibrate(
     output = ["--output", str(tmp_path / "d.safetensors"), "--tpr", "0.8", "--device", "cpu"]
     data = ["--data-root", str(tiny.data), "--net", f"{tiny.net}:make"]
     assert main(["fit", str(tiny.yaml), *data, "--ckpt-path", str(tiny.checkpoint), *output]) == 0
-    assert "12 training images, calibrated on 6 ID validation samples" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "12 training images, calibrated on 6 ID validation samples" in out
+    assert re.search(r"^validation images: the network gives its label to .* % of them; where", err, re.MULTILINE), err
     fitted = OODDetector.load(tmp_path / "d.safetensors", tiny.loaded()).fitted
     assert fitted.preprocessing.img_size == 8  # type: ignore[union-attr]
     two = ["fit", str(tiny.yaml), *data, "--ckpt-path", str(tiny.checkpoints), *output]

@@ -19,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
+    from typing import Any
 
 INTERRUPTED = 130
 GO_ON = "nci-ood: interrupted; what was finished is kept, run the same command to go on"
@@ -130,8 +131,9 @@ def _make_printable() -> None:
 
 
 def _print_messages() -> None:
-    """Print what the package's modules log: warnings on standard error, the rest on standard output."""
+    """Print what modules log: warnings on standard error, as those of `warnings`, the rest on standard output."""
     import logging
+    import warnings
 
     from nci_plugin.report.terminal import folded
 
@@ -145,6 +147,15 @@ def _print_messages() -> None:
     logger = logging.getLogger("nci_plugin")
     logger.handlers = [Printing()]
     logger.setLevel(logging.INFO)
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any) -> None:
+        if category is UserWarning:  # for who typed the command: no place in the code
+            print(message, file=sys.stderr)
+        else:
+            shown(message, category, filename, lineno, *more)
+
+    warnings.showwarning = show  # type: ignore[assignment]
 
 
 def _print_the_rest() -> None:

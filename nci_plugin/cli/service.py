@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,16 +52,11 @@ def find(on: Service) -> Served:
 
 
 def network_of(path: Path, network: Network, passing: Pass) -> tuple[OODDetector, Job]:
-    """A detector file, joined to the network that the options name; lines about its precision go to standard error."""
+    """A detector file, joined to the network that the options name."""
     job = Job.of(NAME, network, Data(), passing)
     fitted = read(path)
     model = _network(job, fitted.probe.logits.shape[1])
-    with warnings.catch_warnings(record=True) as lines:
-        warnings.simplefilter("always")
-        detector = OODDetector.load(path, model)
-    for line in lines:
-        print(line.message, file=sys.stderr)
-    return detector, job
+    return OODDetector.load(path, model), job
 
 
 def class_names(given: tuple[str, ...] | None) -> list[str] | None:
