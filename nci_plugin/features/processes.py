@@ -55,6 +55,7 @@ class Processes:
     def __init__(self, rank: int = 0, size: int = 1, store: Any = None) -> None:
         self.rank, self.size, self._store = rank, size, store
         self._waits, self._group = 0, None
+        self._sent: list[Tensor] = []
 
     @property
     def is_first(self) -> bool:
@@ -157,11 +158,13 @@ class Processes:
             self.wait()
             if self._group is None:
                 self._group = self._collective_group()
-            lengths = [torch.zeros(1, dtype=torch.long) for _ in range(self.size)]
-            distributed.all_gather(lengths, torch.tensor([len(said)]), self._group)
+            lengths, length = [torch.zeros(1, dtype=torch.long) for _ in range(self.size)], torch.tensor([len(said)])
+            self._sent = [*lengths, length]
+            distributed.all_gather(lengths, length, self._group)
             longest = int(max(lengths))
             answers = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
             mine = torch.frombuffer(bytearray(said.ljust(longest, b"\0")), dtype=torch.uint8)
+            self._sent += [*answers, mine]
             distributed.all_gather(answers, mine, self._group)
         except PluginError as error:
             raise Lost(str(error)) from None
@@ -196,9 +199,16 @@ class Processes:
         return f"{names} ({reason}); {GO_ON}"
 
     def _leave(self) -> None:
-        group, self._group = self._group, None  # its threads end with the last reference to it
-        if group is not None and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group(group)
+        """End the group, whose threads this waits for where its last reference goes.
+
+        One of them may only now give back what was gathered last. Where it has the last reference to a tensor, it waits
+        for Python, which waits for it: so these are kept until it is gone.
+        """
+        group, self._group = self._group, None
+        if group is not None and distributed.is_initialized():
+            distributed.destroy_process_group(group)
+        del group
+        self._sent = []
 
     def _count(self, key: str, more: int = 0) -> int:
         """A counter that all processes see."""

@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 import signal
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from nci_plugin.detectors import registry
 from nci_plugin.evaluation.finished import FILE, Finished
 from nci_plugin.evaluation.scoring import check_same_fit, score_split
 from nci_plugin.features import processes
-from nci_plugin.features.processes import joined
+from nci_plugin.features.processes import Processes, joined
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.testing import CollapsedFeatures
 
@@ -320,3 +322,26 @@ def _scores(tiny: Tiny, **options: object) -> dict[str, torch.Tensor]:
     settings = {"data_root": tiny.data, "device": "cpu", "batch_size": 4, "progress": False, **options}
     scores = evaluate(tiny.loaded(), benchmark, names, **settings).scores  # type: ignore[arg-type]
     return {f"{name} {split}": torch.from_numpy(of[split]) for name, of in scores.items() for split in of}
+
+
+def test_what_was_gathered_last_outlives_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of the group that had the last reference waited for Python, which waited for that thread."""
+    given: list[Any] = []
+    alive: list[bool] = []
+
+    def all_gather(answers: list[torch.Tensor], mine: torch.Tensor, group: object) -> None:
+        answers[0].copy_(mine)
+        given.extend(map(weakref.ref, [*answers, mine]))
+
+    alone = Processes()
+    alone._group = object()
+    monkeypatch.setattr(alone, "wait", lambda: None)
+    monkeypatch.setattr(processes.distributed, "all_gather", all_gather)
+    monkeypatch.setattr(processes.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(
+        processes.distributed, "destroy_process_group", lambda group: alive.extend(each() is not None for each in given)
+    )
+    assert alone._gather(b"some") == [b"some"]
+    alone._leave()
+    assert alive == 4 * [True]
+    assert not alone._sent
