@@ -149,8 +149,8 @@ def _program(module: ScoringModule, images: Tensor, path: Path) -> Run:
 
 
 def _exported(module: ScoringModule, images: Tensor) -> Any:
-    if not hasattr(torch, "export"):
-        raise PluginError(f"export: torch {torch.__version__} has no torch.export; install torch 2.5 or newer")
+    if not hasattr(getattr(torch, "export", None), "Dim"):  # torch 2.1 has an earlier draft
+        raise PluginError(f"export: torch {torch.__version__} has no torch.export.Dim; install torch 2.5 or newer")
     batch = torch.export.Dim("batch", min=1, max=2**20)
     try:
         with torch.no_grad():
