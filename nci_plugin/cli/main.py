@@ -147,15 +147,17 @@ def _print_messages() -> None:
     logger = logging.getLogger("nci_plugin")
     logger.handlers = [Printing()]
     logger.setLevel(logging.INFO)
-    shown = warnings.showwarning
+    warnings.showwarning = _show_warning
 
-    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any) -> None:
-        if category is UserWarning:  # for who typed the command: no place in the code
-            print(message, file=sys.stderr)
-        else:
-            shown(message, category, filename, lineno, *more)
 
-    warnings.showwarning = show  # type: ignore[assignment]
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """Print a warning of `warnings`: one for who typed the command without the place in the code."""
+    import warnings
+
+    text = f"{message}\n" if category is UserWarning else warnings.formatwarning(message, category, filename, lineno)
+    print(text, end="", file=sys.stderr)
 
 
 def _print_the_rest() -> None:
