@@ -12,6 +12,7 @@ import torch
 
 from nci_plugin import machine
 from nci_plugin.adapters import pytorch_ood
+from nci_plugin.adapters.pytorch_ood_distances import Expanded, expand
 from nci_plugin.checks import PluginError
 from nci_plugin.config import load_detector
 from nci_plugin.detectors import base, nnguide, registry
@@ -229,11 +230,11 @@ def test_distances_multiplied_out_are_the_library_s(class_name: str, monkeypatch
     split, head = toy()
     tested = 3 * torch.randn(50, P)
     with monkeypatch.context() as without:
-        without.setattr(pytorch_ood, "_expand", lambda *arguments: None)
+        without.setattr(pytorch_ood, "expand", lambda *arguments: None)
         plain = load_detector(f"pytorch_ood:{class_name.lower()}").detector.fit(split, head)
     fast = load_detector(f"pytorch_ood:{class_name.lower()}").detector.fit(split, head)
-    assert not isinstance(plain.detector_._calc_gaussian_scores, pytorch_ood._Expanded)
-    assert isinstance(fast.detector_._calc_gaussian_scores, pytorch_ood._Expanded)
+    assert not isinstance(plain.detector_._calc_gaussian_scores, Expanded)
+    assert isinstance(fast.detector_._calc_gaussian_scores, Expanded)
     torch.testing.assert_close(fast.score(tested, head.logits(tested)), plain.score(tested, head.logits(tested)))
 
 
@@ -245,5 +246,5 @@ def test_distances_that_differ_from_the_library_s_are_not_used() -> None:
             return torch.cdist(features, self.mu) ** 2
 
     detector = Mahalanobis()
-    pytorch_ood._expand(detector, torch.randn(9, P))
-    assert not isinstance(detector._calc_gaussian_scores, pytorch_ood._Expanded)
+    expand(detector, torch.randn(9, P))
+    assert not isinstance(detector._calc_gaussian_scores, Expanded)
