@@ -42,6 +42,7 @@ step() {
 }
 
 # run_pytest TITLE VARIABLE=VALUE... -- [OPTION...]
+# Two workers of one thread each: the threads of more would wait for one another, which takes longer than these tests.
 run_pytest() {
     local title=$1 variables=()
     shift
@@ -49,7 +50,7 @@ run_pytest() {
         variables+=("$1")
         shift
     done
-    step "$title" env "${variables[@]}" "$python" -m pytest -n 2 --dist loadfile "${@:2}" \
+    step "$title" env "${variables[@]}" OMP_NUM_THREADS=1 "$python" -m pytest -n 2 --dist loadfile "${@:2}" \
         ${selection[@]+"${selection[@]}"} ${arguments[@]+"${arguments[@]}"}
 }
 
