@@ -41,7 +41,7 @@ from nci_plugin.deploy.export import export
 from nci_plugin.deploy.fitting import drawn, fit_together, halves
 from nci_plugin.deploy.preprocessing import agreed, of_timm, of_transform, stated
 from nci_plugin.detectors import registry
-from nci_plugin.detectors.base import Detector
+from nci_plugin.detectors.base import Detector, FitsOn, Paper
 from nci_plugin.detectors.knn import KNN
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.cut import PROBE_ROWS
@@ -1191,6 +1191,86 @@ def test_what_cannot_be_stored_is_refused_and_nothing_is_written(tmp_path: Path)
     with pytest.raises(PluginError, match="only registered detectors"):
         theirs.save(tmp_path / "d.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+class _Kept(Detector):
+    """Score = -||h - mu_G||_2; mu_G is the attribute ``place``."""
+
+    fits_on = FitsOn.STATISTICS
+    paper = Paper("An example", "", "this test", 2026, "")
+
+    def _fit(self, training: Any, head: Any, validation: Any) -> None:
+        setattr(self, self.place, training.global_mean)
+
+    def _score(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        return -(features - getattr(self, self.place).to(features)).norm(dim=1)
+
+    place = "mean_"
+
+
+class _Elsewhere(_Kept):
+    name, place = "keeps_elsewhere", "_mean"
+
+
+class _WithoutUnderscore(_Kept):
+    name, place = "keeps_without_underscore", "mean"
+
+
+class _NeedsAnArgument(_Kept):
+    name = "needs_an_argument"
+
+    def __init__(self, power: float) -> None:
+        self.power = power
+
+
+class _Draws(_Kept):
+    name = "draws"
+
+    def _score(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        return torch.rand(len(features))
+
+
+@pytest.mark.parametrize(
+    ("detector", "reason"),
+    [
+        (_Elsewhere(), "no attribute '_mean'"),
+        (_WithoutUnderscore(), "no attribute 'mean'"),
+        (_NeedsAnArgument(2.0), "missing 1 required positional argument: 'power'"),
+        (_Draws(), "scores otherwise"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(
+    detector: Detector, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_DETECTORS", {**registry._DETECTORS, detector.name: type(detector)})
+    mine, _ = fitted(detector)
+    with pytest.raises(PluginError, match=f"is not written, as it could not be read back: .*{reason}.*underscore"):
+        mine.save(tmp_path / "d.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("step", [torch.log, torch.sqrt])
+def test_a_network_that_takes_no_negative_numbers_has_a_file_and_a_module(step: Any, tmp_path: Path) -> None:
+    class Positive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.inner(step(images))
+
+    model = Positive()
+    train, val, test = (
+        TensorDataset(images.tensors[0].sub(images.tensors[0].min()).add(0.1), images.tensors[1])
+        for images in (TRAIN, VAL, TEST)
+    )
+    detector = new().fit(model, train, val)
+    assert not detector.fitted.probe.features.isfinite().all()
+    loaded = OODDetector.load(detector.save(tmp_path / "d.safetensors"), model)
+    assert torch.equal(loaded.score(test), detector.score(test))
+    with torch.no_grad():
+        scores = loaded.module()(test.tensors[0])[1]
+    assert torch.allclose(scores, detector.score(test), atol=1e-4)
 
 
 def test_scored_images_are_not_kept() -> None:
