@@ -24,6 +24,7 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
+    Sampler,
     Subset,
     SubsetRandomSampler,
     TensorDataset,
@@ -258,6 +259,16 @@ class Augmented(Dataset):
         return (image.flip(-1) if self.generator.random() < 0.5 else image), int(label)
 
 
+class WithoutLength(Sampler):
+    """A sampler, as torch allows it: it says what it gives, and not how much."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __iter__(self) -> Any:
+        return iter(range(60))
+
+
 class Endless(IterableDataset):
     def __iter__(self) -> Any:
         while True:
@@ -272,6 +283,7 @@ class Endless(IterableDataset):
         (DataLoader(TRAIN, 50, drop_last=True), "drop_last"),
         (DataLoader(TRAIN, 8, sampler=SubsetRandomSampler(range(100))), "gives 100 of the 120 images"),
         (DataLoader(TRAIN, 8, sampler=torch.utils.data.RandomSampler(TRAIN, True, 500)), "gives 500 of the 120"),
+        (DataLoader(TRAIN, 8, sampler=WithoutLength()), "with WithoutLength and BatchSampler may repeat or leave out"),
         (Endless(), "may never end"),
         (DataLoader(Endless(), 8), "may never end"),
         ((pair for pair in TRAIN), "may never end"),

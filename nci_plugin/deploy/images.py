@@ -95,7 +95,10 @@ def _check_complete(source: Any) -> None:
     if isinstance(source, DataLoader):
         if source.drop_last:
             raise PluginError(f"the loader has drop_last=True and leaves images out; {TEST_PREPROCESSING}")
-        seen, there = len(source.sampler), len(source.dataset)  # type: ignore[arg-type]  # samplers have a length
+        try:
+            seen, there = len(source.sampler), len(source.dataset)  # type: ignore[arg-type]  # most have a length
+        except Exception:  # of the user's code, or without: said where it is opened
+            return
         if seen != there:
             raise PluginError(
                 f"the loader's {type(source.sampler).__name__} gives {seen} of the {there} images of its data set;"
