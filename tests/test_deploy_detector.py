@@ -815,6 +815,11 @@ def test_preprocessing_of_timm_is_read_off_its_configuration() -> None:
     assert agreed(None, model, [(Image.new("RGB", (9, 9)), 0)]) == of_timm(model)
     assert agreed(None, model, TRAIN, DataLoader(VAL, 8)) is None
     assert agreed(STEPS, model, TRAIN) == STEPS
+    for left_out in ({"crop_pct": None, "interpolation": ""}, {}):
+        said = {key: model.pretrained_cfg[key] for key in ("input_size", "mean", "std")}  # type: ignore[index]
+        other = network()
+        other.pretrained_cfg = {**said, **left_out}  # type: ignore[assignment]
+        assert of_timm(other) == Preprocessing(256, 224, ((0.5,) * 3, (0.5,) * 3), "bicubic")
     model.pretrained_cfg["crop_mode"] = "squash"  # type: ignore[index,operator]
     assert of_timm(model) is None
 
