@@ -1290,6 +1290,18 @@ def test_a_network_that_takes_no_negative_numbers_has_a_file_and_a_module(step: 
     assert torch.allclose(scores, detector.score(test), atol=1e-4)
 
 
+def test_a_detector_that_the_collapse_refuses_is_named() -> None:
+    several = [new("msp"), new("mds_pp")]
+    with pytest.raises(PluginError, match="^detector 'mds_pp': collapse: variance within classes needs a class of two"):
+        fit_together(several, network(), Subset(TRAIN, range(CLASSES)), VAL)
+
+
+def test_a_network_of_one_number_is_refused() -> None:
+    model = nn.Sequential(*network()[:-1], nn.Linear(32, 1))
+    with pytest.raises(PluginError, match="gives one number an image, and detectors compare classes; end it in a lin"):
+        new().fit(model, TRAIN, VAL)
+
+
 def test_scored_images_are_not_kept() -> None:
     detector, _ = fitted(registry.create("knn_l1", K=3))
     detector.score(TEST)
