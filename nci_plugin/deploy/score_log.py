@@ -145,7 +145,7 @@ class ScoreLog:
 
 def run_path(path: Path) -> Path:
     """Where a file of scores says what they come from."""
-    return path.with_name(f"{path.name}.run.json")
+    return path.parent / f"{path.name}.run.json"
 
 
 def _csv(rows: list[dict[str, Any]]) -> bytes:

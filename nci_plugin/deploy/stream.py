@@ -40,11 +40,18 @@ class Counts:
 def image_names(root: Path, folder: str = "") -> Iterator[str]:
     """Paths, relative to a directory, of the images in a ``folder`` of it and below, as the system lists them.
 
-    Neither images nor folders are kept: as many directories are open as lie in one another.
+    Neither images nor folders are kept: as many directories are open as lie in one another. A folder that is gone by
+    the time that it is opened holds none.
     """
     if folder.count("/") > DEEPEST:
         raise PluginError(f"folder '{root}': deeper than {DEEPEST} folders; does a link lead back?")
-    with os.scandir(root / folder) as entries:
+    try:
+        listed = os.scandir(root / folder)
+    except FileNotFoundError:
+        if not folder:
+            raise
+        return
+    with listed as entries:
         for entry in entries:
             name = f"{folder}{entry.name}"
             if _is_folder(entry):
