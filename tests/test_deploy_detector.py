@@ -647,7 +647,18 @@ def test_images_that_are_no_dense_numbers_are_one_line(change: Any, message: str
     assert torch.equal(detector.score(turned), detector.score(TEST.tensors[0].flip(2)))
 
 
-@pytest.mark.parametrize("answer", [lambda logits: logits, lambda logits: logits[:1, 0], lambda logits: 3.0])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda logits: logits,
+        lambda logits: logits[:1, 0],
+        lambda logits: 3.0,
+        lambda logits: logits.argmax(1),
+        lambda logits: logits[:, 0] > 0,
+        lambda logits: logits[:, 0].bfloat16(),
+        lambda logits: logits[:, 0] + 0j,
+    ],
+)
 def test_a_detector_of_ones_own_gives_one_score_a_row(answer: Any) -> None:
     class Own(Detector):
         name = "own_shape"
@@ -657,6 +668,31 @@ def test_a_detector_of_ones_own_gives_one_score_a_row(answer: Any) -> None:
 
     with pytest.raises(PluginError, match="'own_shape': _score must give a tensor of one score for each of 60 rows"):
         new(Own()).fit(network(), TRAIN, VAL)
+
+
+def test_weights_that_a_detector_of_ones_own_learned_have_no_graph() -> None:
+    class Own(Detector):
+        name = "own_parameter"
+
+        def _fit(self, training: Any, head: Any, validation: Any) -> None:
+            self.weight_ = nn.Parameter(head.weight.clone())
+
+        def _score(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+            return (features @ self.weight_.T).amax(dim=1)
+
+    detector = new(Own()).fit(network(), TRAIN, VAL)
+    assert not detector.score(TEST).requires_grad
+
+
+@pytest.mark.parametrize("name", ["knn", "nci_plus", "nci_gated", "vim", "ora", "ras"])
+def test_the_default_type_of_tensors_does_not_matter(name: str) -> None:
+    expected = new(name).fit(network(), TRAIN, VAL).score(TEST)
+    try:
+        torch.set_default_dtype(torch.float64)
+        found = new(name).fit(network(), TRAIN, VAL).score(TEST)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
 
 
 # -------------------------------------------------------------------- preprocessing

@@ -166,7 +166,8 @@ def test_a_registered_class_is_known_by_its_name_and_needs_no_file() -> None:
     ("cls", "message"),
     [
         (made("nci"), "the name 'nci' of .* is taken by nci_plugin.detectors.nci.NCI"),
-        (made("all"), "got 'all'"),
+        (made("all"), "and not 'all' or 'recommended', got 'all'"),
+        (made("recommended"), "got 'recommended'"),
         (made("a/b"), "must be letters, digits"),
         (made("mine.yml"), "got 'mine.yml'"),
         (Detector, "got None"),
@@ -212,6 +213,12 @@ class NoName(Detector):
         return logits[:, 0]
 
 
+class FitsOnAText(made()):  # type: ignore[misc]
+    """A class that says what it fits on in a text."""
+
+    fits_on = "bank"
+
+
 @pytest.mark.parametrize("gate", [check_detector, new_detector, DetectorSetup])
 @pytest.mark.parametrize(
     ("given", "message"),
@@ -220,6 +227,7 @@ class NoName(Detector):
         (int, "detector 'int': must be a class that inherits nci_plugin.Detector, got <class 'int'>"),
         (NeedsArgument, r"detector 'NeedsArgument': cannot be made without arguments \(.*'alpha'\); give defaults"),
         (NoName, "detector 'NoName': has no name; give its class one"),
+        (FitsOnAText, "detector 'FitsOnAText': fits_on must be a value of nci_plugin.FitsOn, got 'bank'"),
         (NoName(), "detector 'NoName': has no name; give its class one"),
     ],
 )

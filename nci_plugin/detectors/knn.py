@@ -143,7 +143,7 @@ class KNN(Detector):
 
     def _training_rows(self, index: Tensor) -> Tensor:
         """Rows (n, P) of the training set, read from where they are stored."""
-        rows = torch.empty(len(index), self.training_.num_features)
+        rows = torch.empty(len(index), self.training_.num_features, dtype=torch.float32)
         first = 0
         for shard in self.training_.shards:
             here = (index >= first) & (index < first + len(shard))
