@@ -303,6 +303,12 @@ def test_what_is_no_class_of_a_file(file: Path, name: str, message: str) -> None
         resolve_detectors(f"{file}:{name}")
 
 
+def test_what_writes_files_takes_no_class_of_a_file(file: Path) -> None:
+    for take in (new_detector, load_detector):
+        with pytest.raises(PluginError, match=r"unknown detector .*Mine': must be a registered name .* an entry point"):
+            take(f"{file}:Mine")
+
+
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(PluginError, match=r"detector 'no.py:Mine': there is no file 'no.py'; expected FILE.py:CLASS"):
         resolve_detectors("no.py:Mine")
