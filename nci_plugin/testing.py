@@ -241,7 +241,7 @@ def what_ends_in_an_underscore_is_enough(detector: Detector, data: CollapsedFeat
     expected = data.score(data.fit(detector), data.test)
     stored = detector.clone()
     vars(stored).update({name: value for name, value in vars(detector).items() if name[-1] == "_" != name[0]})
-    vars(stored).update({name: {} for name in getattr(detector, "caches", ())})
+    vars(stored).update({name: {} for name in detector.caches})
     message = "what `_score` reads must be in attributes that end in an underscore, all that a file of it keeps"
     try:
         got = data.score(stored, data.test)

@@ -92,6 +92,7 @@ class Detector(ABC):
     ``display`` is how papers write the ``name``, which it is where a class does not say it.
     ``per_row`` is what the time of scoring a row grows with, a product of `Sizes`.
     ``formula`` counts the versions of the equation under one name: scores of two versions are not to be compared.
+    ``caches`` names the mappings in which it keeps something of the rows that it scored: no part of what it learned.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Detector(ABC):
     block_bytes: int | None = None
     any_device: bool = False
     formula: int = 1
+    caches: tuple[str, ...] = ()
     per_row: str = "P"
 
     num_features_: int

@@ -186,7 +186,7 @@ class KNNL1(KNN):
     name = "knn_l1"
     display = "KNN, L1 norm"
     paper = NCI_PAPER
-    caches = ("_kept",)  # of rows that it scored: no part of what it learned
+    caches = ("_kept",)
 
     def __init__(self, K: int = 50, alpha: float = 1e-4) -> None:
         super().__init__(K)
