@@ -14,6 +14,7 @@ import twins
 
 from nci_plugin import config, metrics, testing
 from nci_plugin.adapters import pytorch_ood
+from nci_plugin.checks import PluginError
 from nci_plugin.deploy.graph import graph_of
 from nci_plugin.deploy.state import detector_from, state_of
 from nci_plugin.detectors import registry
@@ -172,6 +173,13 @@ def test_every_detector_of_pytorch_ood_is_used_or_excluded_with_a_reason():
     assert {name for name in library.__all__ if isinstance(getattr(library, name), type)} == known
     assert not set(pytorch_ood.ENTRIES) & set(pytorch_ood.EXCLUDED)
     assert len(pytorch_ood.ENTRIES) >= 13
+
+
+@pytest.mark.parametrize("name", ["klm", "react", "nci_auto", "nci_gated"])
+def test_an_empty_validation_split_calibrates_nothing(name, toy):
+    detector = make(name)
+    with pytest.raises(PluginError, match=f"'{name}': calibrates on the ID validation split, which is empty; add im"):
+        detector.fit(toy.bank.training(detector.fits_on), toy.head, toy.split(toy.test[:0]))
 
 
 # -------------------------------------------------------------------- a user's own

@@ -150,10 +150,11 @@ class Detector(ABC):
                     " those of unit_rows(features)"
                 )
         self.check_hyperparameters()
-        if self.needs_validation and validation is None:
+        if self.needs_validation and not validation:
+            lacks = "missing; add id/val to the benchmark" if validation is None else "empty; add images to it"
             raise PluginError(
-                f"detector '{self.name}': calibrates on the ID validation split, which is missing; add id/val to the"
-                " benchmark, or give its hyper-parameters as numbers"
+                f"detector '{self.name}': calibrates on the ID validation split, which is {lacks}, or give its"
+                " hyper-parameters as numbers"
             )
         rows = len(training) if isinstance(training, FeatureSplit) else 0
         self.check_memory(Sizes(rows, len(validation or ()), head.num_features, head.num_classes))

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nci_plugin.checks import PluginError
 from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
 from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.split import FeatureSplit
@@ -42,8 +41,7 @@ class KLM(Detector):
         return True
 
     def _fit(self, training: None, head: LinearHead, validation: FeatureSplit | None) -> None:
-        if validation is None or not len(validation):
-            raise PluginError(f"detector '{self.name}': reads mean predictions off id/val, which is empty; add images")
+        assert validation is not None  # as it needs one
         log_p = torch.log_softmax(validation.logits.double(), dim=1)
         predicted = log_p.argmax(dim=1)
         groups = [log_p[predicted == k] for k in predicted.unique()]
