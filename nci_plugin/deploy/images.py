@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from nci_plugin.benchmarks.folder import ImageFolder
-from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing
+from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing, needed
 from nci_plugin.benchmarks.opening import class_to_idx
 from nci_plugin.benchmarks.samples import Samples, check_repeats, image_and_label, open_samples
 from nci_plugin.checks import PluginError, RowError, errors_begin, one_line, shown
@@ -77,16 +77,6 @@ def directory(path: str | Path) -> Path:
     if not os.path.isdir(path):
         raise PluginError(f"'{path}' {'is no folder' if os.path.exists(path) else 'is not there'}; pass a folder")
     return Path(path)
-
-
-def needed(preprocessing: Preprocessing | None, what: str) -> Preprocessing:
-    """The preprocessing; raises PluginError where there is none and ``what`` needs one."""
-    if preprocessing is None:
-        raise PluginError(
-            f"{what} needs a preprocessing, and none was stated or found; pass preprocessing=Preprocessing(pre_size,"
-            " img_size, normalization), the one of the network's test, or tensors"
-        )
-    return preprocessing
 
 
 def _check_complete(source: Any) -> None:

@@ -17,10 +17,10 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from nci_plugin.benchmarks.decoding import read_image
 from nci_plugin.benchmarks.folder import DEEPEST
-from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
+from nci_plugin.benchmarks.image_list import ImageList, Preprocessing, needed
 from nci_plugin.checks import PluginError, RowError, errors_begin, one_line
 from nci_plugin.deploy.detector import OODDetector
-from nci_plugin.deploy.images import needed, stacked
+from nci_plugin.deploy.images import stacked
 from nci_plugin.deploy.score_log import COLUMNS, ScoreLog, as_text, hash_of
 from nci_plugin.progress import progress
 
