@@ -48,8 +48,6 @@ class ScoreLog:
         return len(self._done)
 
     def __contains__(self, name: str) -> bool:
-        if not len(self._done):
-            return False
         wanted = np.uint64(hash_of(as_text(name)))  # as a plain int it would be compared in floating point
         place = int(np.searchsorted(self._done, wanted))
         return place < len(self._done) and self._done[place] == wanted
