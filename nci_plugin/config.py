@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nci_plugin.adapters import pytorch_ood
-from nci_plugin.checks import check_keys, check_known
+from nci_plugin.checks import PluginError, check_keys, check_known
 from nci_plugin.detectors import registry
 from nci_plugin.evaluation.benchmark_files import benchmark_names, load_benchmark
 from nci_plugin.evaluation.benchmark_files import parse_benchmark as parse_benchmark
@@ -32,6 +32,11 @@ def load_detector(name_or_path: str) -> DetectorSetup:
         return read_detector(Path(name_or_path))
     if name_or_path in pytorch_ood.names():
         return pytorch_ood.load(name_or_path)
+    if ":" in name_or_path and not name_or_path.startswith(pytorch_ood.PREFIX):  # FILE.py:CLASS, for evaluations
+        raise PluginError(
+            f"unknown detector '{name_or_path}': must be a registered name or a YAML file here, as what is made of it"
+            " names no code; register its class by an entry point, or in Python by register_detector"
+        )
     if name_or_path not in registry.broken():
         check_known("detector", name_or_path, detector_names())
     return setup_of(name_or_path)

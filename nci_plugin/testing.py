@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, check_row_name
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import Detector, Paper
 from nci_plugin.evaluation.search import DetectorSetup, fit_and_search
@@ -115,9 +115,8 @@ def _require_error(call: Callable[[], object], words: str, detector: Detector, w
 
 def is_described(detector: Detector, data: CollapsedFeatures) -> None:
     _require(bool(type(detector).__doc__), detector, "the class has no docstring; give the formula and the citation")
-    _require(isinstance(detector.name, str) and bool(detector.name), detector, "name must be a text")
+    check_row_name(f"detector '{detector.name}'", detector.name)
     _require(isinstance(getattr(detector, "paper", None), Paper), detector, "paper must be a nci_plugin.Paper")
-    _require(isinstance(detector.fits_on, FitsOn), detector, "fits_on must be a value of nci_plugin.FitsOn")
     unknown = set(detector.fit_reads) - set(detector.hyperparameter_names())
     _require(not unknown, detector, f"fit_reads names no hyper-parameters: {', '.join(sorted(unknown))}")
 
@@ -238,6 +237,19 @@ def what_is_learned_ends_in_an_underscore(detector: Detector, data: CollapsedFea
     _require(not wrong, detector, f"attributes that `_fit` learns must end in an underscore, got {', '.join(wrong)}")
 
 
+def what_ends_in_an_underscore_is_enough(detector: Detector, data: CollapsedFeatures) -> None:
+    expected = data.score(data.fit(detector), data.test)
+    stored = detector.clone()
+    vars(stored).update({name: value for name, value in vars(detector).items() if name[-1] == "_" != name[0]})
+    vars(stored).update({name: {} for name in detector.caches})
+    message = "what `_score` reads must be in attributes that end in an underscore, all that a file of it keeps"
+    try:
+        got = data.score(stored, data.test)
+    except AttributeError as error:
+        raise AssertionError(f"detector '{detector.name}': {message}: {error}") from error
+    _require(torch.equal(got, expected), detector, message)
+
+
 def a_search_gives_a_fitted_detector(detector: Detector, data: CollapsedFeatures) -> None:
     sweep = {name: [value, value] for name, value in detector.get_hyperparameters().items()}
     found = fit_and_search(DetectorSetup(detector, sweep), data.bank).detector
@@ -264,5 +276,6 @@ CHECKS: tuple[Callable[[Detector, CollapsedFeatures], None], ...] = (
     merged_statistics_are_those_of_all,
     an_unknown_hyperparameter_is_an_error,
     what_is_learned_ends_in_an_underscore,
+    what_ends_in_an_underscore_is_enough,
     a_search_gives_a_fitted_detector,
 )

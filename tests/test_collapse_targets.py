@@ -59,12 +59,16 @@ def test_nrc_by_hand() -> None:
     """Features along three axes with lengths 3, 2, 1: one component holds the first axis alone."""
     features = torch.tensor([[3.0, 0, 0], [-3, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 1], [0, 0, -1]]) + 7
     assert nrc1(features, 1) == pytest.approx(2 / 3)
+    weight = torch.tensor([[0.0, 0, 5], [0, 0, 1]])
+    assert nrc1(features.numpy(), 1) == nrc1(features, 1)
+    assert nrc2(features.numpy(), weight.numpy()) == nrc2(features, weight)
     assert nrc1(features, 2) == pytest.approx(1 / 3)
     assert nrc2(features, torch.tensor([[0.0, 0, 5]])) == pytest.approx(2 / 3)
     assert nrc2(features, torch.tensor([[0.0, 0, 5], [0, 0, 1], [1, 0, 0]])) == pytest.approx(1 / 3)
     # Uncorrelated targets of equal variance: Sigma^(1/2) is c I, so orthogonal rows are 0 and equal rows are not.
     targets = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
     assert nrc3(targets, 3 * torch.eye(2)) == pytest.approx(0, abs=1e-12)
+    assert nrc3(targets.numpy(), np.ones((2, 2))) == nrc3(targets, torch.ones(2, 2))
     # A / ||A|| = [[1, 1], [1, 1]] / 2 against I / sqrt(2): 2 - 2 <A, B> = 2 - sqrt(2)
     assert nrc3(targets, torch.ones(2, 2)) == pytest.approx(2 - 2**0.5)
 

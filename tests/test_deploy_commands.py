@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -616,6 +617,23 @@ def test_names_stream_and_so_does_memory(tmp_path: Path) -> None:
         list(image_names(tmp_path))
 
 
+def test_a_folder_that_is_removed_meanwhile_holds_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
+    listed = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if isinstance(path, Path) and path.name == "a":
+            shutil.rmtree(path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert list(image_names(tmp_path)) == ["b/1.png"]
+    with pytest.raises(FileNotFoundError):
+        list(image_names(tmp_path / "none"))
+
+
 def test_a_hundred_thousand_rows_resume_in_flat_memory(tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
     count = 100_000
@@ -717,6 +735,16 @@ def test_scores_are_read_back_as_they_were(place: Path, tmp_path: Path) -> None:
     with torch.enable_grad():
         graphed = detector.score(pair).requires_grad_()
     assert detector.drift(graphed).n == detector.drift(detector.predict(pair)).n == 2
+
+
+@pytest.mark.parametrize("path", [".", "/", ".."])
+def test_directories_in_the_place_of_files_are_one_line(
+    path: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = error_of(capsys, ["drift", path, "--detector", str(place / "d.safetensors")])
+    assert f"scores '{path}': cannot be read (Is a directory)" in said
+    arguments = [*network(place), "--to", "export", "--images", str(place / "mixed")]
+    assert f"detector file '{path}': Is a directory" in error_of(capsys, ["export", path, *arguments])
 
 
 def test_no_image_file_without_a_preprocessing(tmp_path: Path, capsys: pytest.CaptureFixture[str], place: Path) -> None:

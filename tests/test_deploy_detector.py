@@ -24,6 +24,7 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
+    Sampler,
     Subset,
     SubsetRandomSampler,
     TensorDataset,
@@ -41,7 +42,7 @@ from nci_plugin.deploy.export import export
 from nci_plugin.deploy.fitting import drawn, fit_together, halves
 from nci_plugin.deploy.preprocessing import agreed, of_timm, of_transform, stated
 from nci_plugin.detectors import registry
-from nci_plugin.detectors.base import Detector
+from nci_plugin.detectors.base import Detector, FitsOn, Paper
 from nci_plugin.detectors.knn import KNN
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.cut import PROBE_ROWS
@@ -258,6 +259,16 @@ class Augmented(Dataset):
         return (image.flip(-1) if self.generator.random() < 0.5 else image), int(label)
 
 
+class WithoutLength(Sampler):
+    """A sampler, as torch allows it: it says what it gives, and not how much."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __iter__(self) -> Any:
+        return iter(range(60))
+
+
 class Endless(IterableDataset):
     def __iter__(self) -> Any:
         while True:
@@ -272,6 +283,7 @@ class Endless(IterableDataset):
         (DataLoader(TRAIN, 50, drop_last=True), "drop_last"),
         (DataLoader(TRAIN, 8, sampler=SubsetRandomSampler(range(100))), "gives 100 of the 120 images"),
         (DataLoader(TRAIN, 8, sampler=torch.utils.data.RandomSampler(TRAIN, True, 500)), "gives 500 of the 120"),
+        (DataLoader(TRAIN, 8, sampler=WithoutLength()), "with WithoutLength and BatchSampler may repeat or leave out"),
         (Endless(), "may never end"),
         (DataLoader(Endless(), 8), "may never end"),
         ((pair for pair in TRAIN), "may never end"),
@@ -635,7 +647,18 @@ def test_images_that_are_no_dense_numbers_are_one_line(change: Any, message: str
     assert torch.equal(detector.score(turned), detector.score(TEST.tensors[0].flip(2)))
 
 
-@pytest.mark.parametrize("answer", [lambda logits: logits, lambda logits: logits[:1, 0], lambda logits: 3.0])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda logits: logits,
+        lambda logits: logits[:1, 0],
+        lambda logits: 3.0,
+        lambda logits: logits.argmax(1),
+        lambda logits: logits[:, 0] > 0,
+        lambda logits: logits[:, 0].bfloat16(),
+        lambda logits: logits[:, 0] + 0j,
+    ],
+)
 def test_a_detector_of_ones_own_gives_one_score_a_row(answer: Any) -> None:
     class Own(Detector):
         name = "own_shape"
@@ -645,6 +668,31 @@ def test_a_detector_of_ones_own_gives_one_score_a_row(answer: Any) -> None:
 
     with pytest.raises(PluginError, match="'own_shape': _score must give a tensor of one score for each of 60 rows"):
         new(Own()).fit(network(), TRAIN, VAL)
+
+
+def test_weights_that_a_detector_of_ones_own_learned_have_no_graph() -> None:
+    class Own(Detector):
+        name = "own_parameter"
+
+        def _fit(self, training: Any, head: Any, validation: Any) -> None:
+            self.weight_ = nn.Parameter(head.weight.clone())
+
+        def _score(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+            return (features @ self.weight_.T).amax(dim=1)
+
+    detector = new(Own()).fit(network(), TRAIN, VAL)
+    assert not detector.score(TEST).requires_grad
+
+
+@pytest.mark.parametrize("name", ["knn", "nci_plus", "nci_gated", "vim", "ora", "ras"])
+def test_the_default_type_of_tensors_does_not_matter(name: str) -> None:
+    expected = new(name).fit(network(), TRAIN, VAL).score(TEST)
+    try:
+        torch.set_default_dtype(torch.float64)
+        found = new(name).fit(network(), TRAIN, VAL).score(TEST)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
 
 
 # -------------------------------------------------------------------- preprocessing
@@ -803,6 +851,11 @@ def test_preprocessing_of_timm_is_read_off_its_configuration() -> None:
     assert agreed(None, model, [(Image.new("RGB", (9, 9)), 0)]) == of_timm(model)
     assert agreed(None, model, TRAIN, DataLoader(VAL, 8)) is None
     assert agreed(STEPS, model, TRAIN) == STEPS
+    for left_out in ({"crop_pct": None, "interpolation": ""}, {}):
+        said = {key: model.pretrained_cfg[key] for key in ("input_size", "mean", "std")}  # type: ignore[index]
+        other = network()
+        other.pretrained_cfg = {**said, **left_out}  # type: ignore[assignment]
+        assert of_timm(other) == Preprocessing(256, 224, ((0.5,) * 3, (0.5,) * 3), "bicubic")
     model.pretrained_cfg["crop_mode"] = "squash"  # type: ignore[index,operator]
     assert of_timm(model) is None
 
@@ -1191,6 +1244,98 @@ def test_what_cannot_be_stored_is_refused_and_nothing_is_written(tmp_path: Path)
     with pytest.raises(PluginError, match="only registered detectors"):
         theirs.save(tmp_path / "d.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+class _Kept(Detector):
+    """Score = -||h - mu_G||_2; mu_G is the attribute ``place``."""
+
+    fits_on = FitsOn.STATISTICS
+    paper = Paper("An example", "", "this test", 2026, "")
+
+    def _fit(self, training: Any, head: Any, validation: Any) -> None:
+        setattr(self, self.place, training.global_mean)
+
+    def _score(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        return -(features - getattr(self, self.place).to(features)).norm(dim=1)
+
+    place = "mean_"
+
+
+class _Elsewhere(_Kept):
+    name, place = "keeps_elsewhere", "_mean"
+
+
+class _WithoutUnderscore(_Kept):
+    name, place = "keeps_without_underscore", "mean"
+
+
+class _NeedsAnArgument(_Kept):
+    name = "needs_an_argument"
+
+    def __init__(self, power: float) -> None:
+        self.power = power
+
+
+class _Draws(_Kept):
+    name = "draws"
+
+    def _score(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        return torch.rand(len(features))
+
+
+@pytest.mark.parametrize(
+    ("detector", "reason"),
+    [
+        (_Elsewhere(), "no attribute '_mean'"),
+        (_WithoutUnderscore(), "no attribute 'mean'"),
+        (_NeedsAnArgument(2.0), "missing 1 required positional argument: 'power'"),
+        (_Draws(), "scores otherwise"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(
+    detector: Detector, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_DETECTORS", {**registry._DETECTORS, detector.name: type(detector)})
+    mine, _ = fitted(detector)
+    with pytest.raises(PluginError, match=f"is not written, as it could not be read back: .*{reason}.*underscore"):
+        mine.save(tmp_path / "d.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("step", [torch.log, torch.sqrt])
+def test_a_network_that_takes_no_negative_numbers_has_a_file_and_a_module(step: Any, tmp_path: Path) -> None:
+    class Positive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.inner(step(images))
+
+    model = Positive()
+    train, val, test = (
+        TensorDataset(images.tensors[0].sub(images.tensors[0].min()).add(0.1), images.tensors[1])
+        for images in (TRAIN, VAL, TEST)
+    )
+    detector = new().fit(model, train, val)
+    assert not detector.fitted.probe.features.isfinite().all()
+    loaded = OODDetector.load(detector.save(tmp_path / "d.safetensors"), model)
+    assert torch.equal(loaded.score(test), detector.score(test))
+    with torch.no_grad():
+        scores = loaded.module()(test.tensors[0])[1]
+    assert torch.allclose(scores, detector.score(test), atol=1e-4)
+
+
+def test_a_detector_that_the_collapse_refuses_is_named() -> None:
+    several = [new("msp"), new("mds_pp")]
+    with pytest.raises(PluginError, match="^detector 'mds_pp': collapse: variance within classes needs a class of two"):
+        fit_together(several, network(), Subset(TRAIN, range(CLASSES)), VAL)
+
+
+def test_a_network_of_one_number_is_refused() -> None:
+    model = nn.Sequential(*network()[:-1], nn.Linear(32, 1))
+    with pytest.raises(PluginError, match="gives one number an image, and detectors compare classes; end it in a lin"):
+        new().fit(model, TRAIN, VAL)
 
 
 def test_scored_images_are_not_kept() -> None:

@@ -11,7 +11,7 @@ import pytest
 import served
 import torch
 from served import CLASSES, NAMES, STEPS, folders, rows
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 
 import nci_plugin
@@ -30,6 +30,7 @@ from nci_plugin.deploy.choice import (
 )
 from nci_plugin.deploy.inspection import diagnose, explain
 from nci_plugin.deploy.track_record import MeasuredRow, measured_rows, track_record
+from nci_plugin.detectors import MSP, registry
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.head import LinearHead
 
@@ -147,6 +148,10 @@ def test_a_diagnosis_has_metrics_sentences_and_figures() -> None:
         ),
         (lambda model: diagnose(model, TRAIN, None, like=quiet()), "images of id/test: must be a Dataset"),
         (lambda model: recommend(model, TRAIN, VAL, [], like=quiet()), "detectors: must be at least"),
+        (lambda model: recommend(model, TRAIN, VAL, [MSP], like=quiet()), "detectors: must be .* names?, got .*MSP"),
+        (lambda model: recommend(model, TRAIN, VAL, 5, like=quiet()), "detectors: must be at least one name, got 5"),
+        (lambda model: explain(model, TEST[0][0], TRAIN, VAL, detectors=[None], like=quiet()), "name, got .None"),
+        (lambda model: recommend(model, TRAIN, Subset(VAL, [0]), like=quiet()), "recommend needs two, of which one"),
         (lambda model: recommend(model, TRAIN, VAL, like=3), "like: must be an OODDetector"),
     ],
 )
@@ -211,8 +216,24 @@ def test_detectors_that_cannot_be_used_are_left_out_with_the_reason() -> None:
     assert "left out: knn" in str(found)
     with pytest.raises(PluginError, match="no detector can be used"):
         recommend(served.network(), rows(40, 1), VAL, ["knn"], like=quiet())
+    few = recommend(served.network(), Subset(TRAIN, [0]), VAL, ["nci_plus", "msp"], like=quiet())
+    assert few.left_out["nci_plus"] == "detector 'nci_plus': the training set holds no sample; pass one that has some"
     with pytest.raises(PluginError, match="did you mean"):
         recommend(served.network(), TRAIN, VAL, ["mspp"], like=quiet())
+
+
+def test_what_a_detector_of_ones_own_raises_leaves_it_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Raises(MSP):
+        """Raises."""
+
+        name = "raises"
+
+        def _score(self, features: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+            raise ValueError("what it says")
+
+    monkeypatch.setattr(registry, "_DETECTORS", {**registry._DETECTORS, "raises": Raises})
+    found = recommend(served.network(), TRAIN, VAL, ["msp", "raises"], like=quiet())
+    assert found.left_out == {"raises": "detector 'raises': ValueError: what it says; mend it, or name another"}
 
 
 def test_a_tie_is_said_and_broken_by_the_record() -> None:

@@ -14,6 +14,7 @@ import twins
 
 from nci_plugin import config, metrics, testing
 from nci_plugin.adapters import pytorch_ood
+from nci_plugin.checks import PluginError
 from nci_plugin.deploy.graph import graph_of
 from nci_plugin.deploy.state import detector_from, state_of
 from nci_plugin.detectors import registry
@@ -51,6 +52,7 @@ OURS_ALONE = (
     testing.the_other_samples_do_not_matter,
     testing.float32_is_near_float64,
     testing.an_unknown_hyperparameter_is_an_error,
+    testing.what_ends_in_an_underscore_is_enough,
     testing.a_search_gives_a_fitted_detector,
 )
 """What detectors of another library need not keep."""
@@ -173,6 +175,13 @@ def test_every_detector_of_pytorch_ood_is_used_or_excluded_with_a_reason():
     assert len(pytorch_ood.ENTRIES) >= 13
 
 
+@pytest.mark.parametrize("name", ["klm", "react", "nci_auto", "nci_gated"])
+def test_an_empty_validation_split_calibrates_nothing(name, toy):
+    detector = make(name)
+    with pytest.raises(PluginError, match=f"'{name}': calibrates on the ID validation split, which is empty; add im"):
+        detector.fit(toy.bank.training(detector.fits_on), toy.head, toy.split(toy.test[:0]))
+
+
 # -------------------------------------------------------------------- a user's own
 
 
@@ -229,6 +238,29 @@ class LearnsWithoutUnderscore(Sound):
         self.mean = self.mean_ = training.global_mean
 
 
+class LearnsInPrivate(Sound):
+    """Score whose learned attribute no file would keep."""
+
+    def _fit(self, training, head, validation):
+        self._mean = training.global_mean
+
+    def _score(self, features, logits):
+        return logits.amax(dim=1) - self.alpha * (features - self._mean.to(features)).norm(dim=1)
+
+
+class WholeNumbers(Sound):
+    """Score that is a count."""
+
+    def _score(self, features, logits):
+        return (features > self.mean_.to(features)).sum(dim=1)
+
+
+class NameOfNoFile(Sound):
+    """Score under a name that no file can have."""
+
+    name = "sound/1"
+
+
 class ForgetsItsArgument(Sound):
     """Score whose constructor changes its argument."""
 
@@ -267,9 +299,12 @@ def test_a_sound_detector_passes():
         (ReadsTheBatch, "what it scores among the others"),
         (KeepsTheFirstFit, "must forget the first"),
         (LearnsWithoutUnderscore, "must end in an underscore, got mean"),
+        (LearnsInPrivate, "must be in attributes that end in an underscore, .* no attribute '_mean'"),
+        (WholeNumbers, r"one score for each of 200 rows, got shape \(200,\) of torch.int64; give one of torch.float32"),
+        (NameOfNoFile, "without slashes, got 'sound/1'"),
         (ForgetsItsArgument, "must store its arguments under their names"),
         (HasNoPaper, "paper must be a nci_plugin.Paper"),
-        (OneNumber, r"one score for each of 200 rows, got shape \(\)"),
+        (OneNumber, r"one score for each of 200 rows, got shape \(\) of torch.float32"),
     ],
 )
 def test_what_breaks_the_contract_is_named(cls, message):

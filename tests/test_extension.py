@@ -166,7 +166,8 @@ def test_a_registered_class_is_known_by_its_name_and_needs_no_file() -> None:
     ("cls", "message"),
     [
         (made("nci"), "the name 'nci' of .* is taken by nci_plugin.detectors.nci.NCI"),
-        (made("all"), "got 'all'"),
+        (made("all"), "and not 'all' or 'recommended', got 'all'"),
+        (made("recommended"), "got 'recommended'"),
         (made("a/b"), "must be letters, digits"),
         (made("mine.yml"), "got 'mine.yml'"),
         (Detector, "got None"),
@@ -212,6 +213,12 @@ class NoName(Detector):
         return logits[:, 0]
 
 
+class FitsOnAText(made()):  # type: ignore[misc]
+    """A class that says what it fits on in a text."""
+
+    fits_on = "bank"
+
+
 @pytest.mark.parametrize("gate", [check_detector, new_detector, DetectorSetup])
 @pytest.mark.parametrize(
     ("given", "message"),
@@ -220,6 +227,7 @@ class NoName(Detector):
         (int, "detector 'int': must be a class that inherits nci_plugin.Detector, got <class 'int'>"),
         (NeedsArgument, r"detector 'NeedsArgument': cannot be made without arguments \(.*'alpha'\); give defaults"),
         (NoName, "detector 'NoName': has no name; give its class one"),
+        (FitsOnAText, "detector 'FitsOnAText': fits_on must be a value of nci_plugin.FitsOn, got 'bank'"),
         (NoName(), "detector 'NoName': has no name; give its class one"),
     ],
 )
@@ -293,6 +301,12 @@ def test_a_class_of_a_file_is_scored(tmp_path: Path, file: Path, capsys: pytest.
 def test_what_is_no_class_of_a_file(file: Path, name: str, message: str) -> None:
     with pytest.raises(PluginError, match=message):
         resolve_detectors(f"{file}:{name}")
+
+
+def test_what_writes_files_takes_no_class_of_a_file(file: Path) -> None:
+    for take in (new_detector, load_detector):
+        with pytest.raises(PluginError, match=r"unknown detector .*Mine': must be a registered name .* an entry point"):
+            take(f"{file}:Mine")
 
 
 def test_a_file_that_is_not_there() -> None:

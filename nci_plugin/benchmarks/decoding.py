@@ -58,14 +58,14 @@ def decoded(data: bytes, what: str, transform: Callable[[Image.Image], T], remed
         raise PluginError(f"{what}: cannot be decoded ({reason}); {remedy}") from None
 
 
-class _WholeImages:
-    """While any thread is inside, images that are cut off are refused, whatever else in this process asked Pillow for.
+class CutOffImages:
+    """While any thread is inside, images that are cut off are ``read``, or refused, whatever else was asked of Pillow.
 
     OpenOOD does when it is imported. Pillow's flag is one for all threads: the first sets it, the last puts it back.
     """
 
-    def __init__(self) -> None:
-        self._lock, self._inside, self._before = Lock(), 0, False
+    def __init__(self, read: bool) -> None:
+        self._read, self._lock, self._inside, self._before = read, Lock(), 0, False
         if hasattr(os, "register_at_fork"):  # a process that loads images may begin while a thread holds the lock
             lock = self._lock
             os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
@@ -73,7 +73,7 @@ class _WholeImages:
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+                self._before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, self._read
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
@@ -83,7 +83,7 @@ class _WholeImages:
                 ImageFile.LOAD_TRUNCATED_IMAGES = self._before
 
 
-whole_images = _WholeImages()
+whole_images = CutOffImages(read=False)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -92,6 +92,16 @@ class Preprocessing:
         return Compose([*steps, ToTensor(), Normalize(*self.normalization)])
 
 
+def needed(preprocessing: Preprocessing | None, what: str) -> Preprocessing:
+    """The preprocessing; raises PluginError where there is none and ``what`` needs one."""
+    if preprocessing is None:
+        raise PluginError(
+            f"{what} needs a preprocessing; pass preprocessing=Preprocessing(pre_size, img_size, normalization), the"
+            " one of the network's test, or tensors"
+        )
+    return preprocessing
+
+
 class MissingFiles(PluginError):
     """An image list, or images that it names, are not there; ``summary`` says so in a few words."""
 

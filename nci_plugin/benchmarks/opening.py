@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default
 
 from nci_plugin.benchmarks.benchmark import Benchmark, Features, Source
 from nci_plugin.benchmarks.folder import ImageFolder
-from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, MissingFiles, Preprocessing
+from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, MissingFiles, Preprocessing, needed
 from nci_plugin.benchmarks.lines import blocks
 from nci_plugin.benchmarks.samples import open_samples
 from nci_plugin.benchmarks.shards import ImageShards
@@ -102,12 +102,7 @@ def _folder(path: Path, preprocessing: Preprocessing | None, num_classes: int | 
             f"'{path}' {what}; pass a folder of images, or for OpenOOD's list of them ImageList(imglist_path, data_dir,"
             " preprocessing)"
         )
-    if preprocessing is None:
-        raise PluginError(
-            f"the folder '{path}' needs a preprocessing; pass Benchmark.from_splits(...,"
-            " preprocessing=Preprocessing(...))"
-        )
-    return ImageFolder(path, preprocessing).read(num_classes, progress)
+    return ImageFolder(path, needed(preprocessing, f"the folder '{path}'")).read(num_classes, progress)
 
 
 def _check_classes(benchmark: Benchmark, splits: Mapping[str, Any]) -> None:

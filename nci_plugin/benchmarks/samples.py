@@ -23,7 +23,7 @@ from torch.utils.data import (
 )
 
 from nci_plugin.benchmarks.decoding import read_image
-from nci_plugin.benchmarks.image_list import OOD_LABEL, Preprocessing
+from nci_plugin.benchmarks.image_list import OOD_LABEL, Preprocessing, needed
 from nci_plugin.checks import PluginError, errors_begin, shown
 from nci_plugin.rows import as_numbers, check_float_images, id_labels
 
@@ -107,19 +107,11 @@ class Samples(Dataset):
         if _is_array(image):
             return as_numbers("its pixels", image, image.device if isinstance(image, Tensor) else "cpu")
         if isinstance(image, Image.Image):
-            return self._preprocessing("a PIL image")(image)
+            return needed(self.preprocessing, "a PIL image")(image)
         if isinstance(image, (str, os.PathLike)):
-            preprocessing = self._preprocessing(f"the path {shown(os.fspath(image))}")
+            preprocessing = needed(self.preprocessing, f"the path {shown(os.fspath(image))}")
             return read_image(image, preprocessing, "replace the file")  # type: ignore[arg-type]  # a str does
         raise PluginError(f"must be a tensor, an array, a PIL image or a path, got {type(image).__name__}")
-
-    def _preprocessing(self, what: str) -> Preprocessing:
-        if self.preprocessing is None:
-            raise PluginError(
-                f"{what} needs a preprocessing; pass Benchmark.from_splits(..., preprocessing=Preprocessing(...)), or"
-                " tensors"
-            )
-        return self.preprocessing
 
     def _label(self, label: Any, index: int) -> int:
         assert self.num_classes is not None

@@ -9,7 +9,7 @@ from nci_plugin.deploy.export import FORMATS, export
 
 
 def run(options: Export) -> int:
-    output = options.output or options.detector.with_suffix(FORMATS[options.to])
     detector, _ = service.network_of(options.detector, options.network, Pass(device=options.device))
+    output = options.output or options.detector.with_suffix(FORMATS[options.to])
     print(f"written to {export(detector, output, options.to, options.images, options.tpr)}")
     return 0

@@ -18,6 +18,15 @@ from nci_plugin.features.split import FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
 from nci_plugin.networks.head import LinearHead
 
+SHOWN = ("nc1_quotient", "nc2_etf_error", "nc3_self_duality")
+"""Metrics in the line that a measurement prints as."""
+
+
+def shown_values(values: Mapping[str, Any]) -> str:
+    """Those of `SHOWN` that have a value, as text."""
+    known = {name: values.get(name) for name in SHOWN}
+    return ", ".join(f"{name}={value:.4g}" for name, value in known.items() if value is not None)
+
 
 class Inputs:
     """What `Metric.of` may name, of one network: K classes that came, P features, all in float64 on the CPU."""
@@ -75,10 +84,8 @@ class CollapseMetrics:
     notes: Mapping[str, str]
 
     def __repr__(self) -> str:
-        known = {name: self.values.get(name) for name in ("nc1_quotient", "nc2_etf_error", "nc3_self_duality")}
-        first = ", ".join(f"{name}={value:.4g}" for name, value in known.items() if value is not None)
         size = f"{len(self.classes)} classes, {self.num_features} features, {self.num_samples} samples"
-        return f"CollapseMetrics({size}: {first or 'no value'}; see .values)"
+        return f"CollapseMetrics({size}: {shown_values(self.values) or 'no value'}; see .values)"
 
     def __getattr__(self, name: str) -> Any:
         """A metric by its name."""

@@ -22,6 +22,7 @@ def nrc1(features: Tensor, num_targets: int) -> float:
     (1/N) sum_i ||u_i - proj(u_i | PCA_n)||^2 with u = (h - mean) / ||h - mean|| (Andriopoulos et al. 2024).
     Raises PluginError unless 1 <= n < P, Undefined where features are all equal.
     """
+    features = as_numbers("NRC: features", features)
     unit = _directions(features)
     if not 1 <= num_targets < features.shape[1]:
         raise PluginError(
@@ -39,10 +40,11 @@ def nrc2(features: Tensor, weight: Tensor) -> float:
     (1/N) sum_i ||u_i - proj(u_i | rows of W)||^2 with u as in `nrc1` (Andriopoulos et al. 2024). Raises PluginError on
     another width, Undefined where features are all equal or W is zero.
     """
+    features, weight = as_numbers("NRC: features", features), as_numbers("NRC2: weight", weight)
     unit = _directions(features)
     check_width("NRC2: weight", weight, features.shape[1])
     check_finite("NRC2: weight", weight)
-    _, values, rows = torch.linalg.svd(as_numbers("NRC2: weight", weight).double(), full_matrices=False)
+    _, values, rows = torch.linalg.svd(weight.double(), full_matrices=False)
     kept = values.square() > RCOND * values[0].square()
     if not kept.any():
         raise Undefined("NRC2: the weight is zero, so its rows span nothing")
@@ -60,8 +62,8 @@ def nrc3(targets: Tensor, weight: Tensor, gamma: float | None = None) -> float:
     Raises PluginError for one target, whose Gram matrix is a number that normalising makes 1, and where gamma is out of
     that range; Undefined where targets are linearly dependent or W is zero.
     """
+    targets, weight = as_numbers("NRC3: targets", targets), as_numbers("NRC3: weight", weight).double()
     check_finite("NRC3: weight", weight)
-    weight = as_numbers("NRC3: weight", weight).double()
     centred = _centred("NRC3: targets", targets)
     if targets.shape[1] < 2 or weight.ndim != 2 or len(weight) != targets.shape[1]:
         raise PluginError(
@@ -92,7 +94,7 @@ def _centred(what: str, rows: Tensor) -> Tensor:
     if rows.ndim != 2 or len(rows) < 2:
         raise PluginError(f"{what}: needs two rows of a matrix, got shape {tuple(rows.shape)}")
     check_finite(what, rows)
-    values = as_numbers(what, rows).double()
+    values = rows.double()
     return values - values.mean(dim=0)
 
 

@@ -30,7 +30,7 @@ from nci_plugin.collapse import CollapseMetrics, measure
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
 from nci_plugin.deploy.detector import OODDetector, settings_of
-from nci_plugin.deploy.fitting import detector_names, halves
+from nci_plugin.deploy.fitting import detector_names, errors_name, halves
 from nci_plugin.deploy.overlap import check_apart, check_contents_apart
 from nci_plugin.deploy.passing import Passing
 from nci_plugin.deploy.state import forget_scored
@@ -149,6 +149,8 @@ def recommend(
     candidates = {name: load_detector(name).detector for name in names}
     passing = Passing.of(model, like, "validation images", validation, train)
     opened, labelled = passing.open("validation images", validation), passing.open("training images", train)
+    if len(opened) < 2:
+        raise PluginError("validation images: recommend needs two, of which one chooses, got 1; pass more")
     images.agreed_names([opened, labelled], like.class_names, passing.num_classes)
     training: Any = labelled.split
     check_apart(training, opened.split)
@@ -183,7 +185,8 @@ def rank(
     sets = _pseudo_ood(train, validation, head, seed)
     for name, detector in candidates.items():
         try:
-            parts = {part: 100 * _auroc(detector, *given) for part, given in sets.items()}
+            with errors_name(detector):
+                parts = {part: 100 * _auroc(detector, *given) for part, given in sets.items()}
         except PluginError as error:
             left_out[name] = str(error)
             continue

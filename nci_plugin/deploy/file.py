@@ -49,6 +49,11 @@ SAME_SCORE = 1e-3
 
 FILE_BYTES = 2**36
 AGAIN = "save the detector again"
+KEEP = (
+    "keep all that _fit learns in attributes that end in an underscore, give hyper-parameters defaults, and draw no"
+    " random numbers in _score"
+)
+"""What a detector of the user's must do, to come out of its file as it went in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +125,9 @@ def write(fitted: Fitted, path: Path) -> None:
             "python": platform.python_version(),
         },
     }
-    text = json.dumps({**record, "checksum": _checksum(record, tensors)}, allow_nan=False)
+    where = f"detector file '{path}': is not written, as it could not be read back"
+    _read_back(json.loads(json.dumps(record, allow_nan=False)), tensors, where, KEEP)
+    text = json.dumps({**record, "checksum": _checksum(record, tensors)})
     write_atomically(path, safetensors.torch.save(tensors, {KEY: text}))
 
 
@@ -133,13 +140,18 @@ def read(path: Path) -> Fitted:
         raise PluginError(f"{where}: is of format {shown(record.get('format'))}, this version reads {FORMAT}; {AGAIN}")
     if record.pop("checksum", None) != _checksum(record, tensors):
         raise PluginError(f"{where}: is damaged or was changed (its checksum differs); fetch it again, or {AGAIN}")
+    return _read_back(record, tensors, where, AGAIN)
+
+
+def _read_back(record: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str, remedy: str) -> Fitted:
+    """What a record and its tensors say; errors (PluginError) begin with ``where`` and end with ``remedy``."""
     try:
         return _fitted(record, tensors, where)
     except PluginError as error:
-        raise error if str(error).startswith(where) else PluginError(f"{where}: {error}; {AGAIN}") from None
+        raise error if str(error).startswith(where) else PluginError(f"{where}: {error}; {remedy}") from None
     except Exception as error:  # of code that was given tensors and values of any shape and kind
         reason = f"{type(error).__name__}: {str(error)[:160]}"
-        raise PluginError(f"{where}: cannot be used ({one_line(reason)}); {AGAIN}") from None
+        raise PluginError(f"{where}: cannot be used ({one_line(reason)}); {remedy}") from None
 
 
 def _parsed(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -214,10 +226,16 @@ def _check(found: Fitted) -> None:
     given = found.detector.score(found.probe.features, found.probe.logits)
     forget_scored(found.detector)
     then = found.probe_scores
-    if given.shape != then.shape or not bool(((given - then).abs() <= SAME_SCORE * then.abs().clamp(min=1)).all()):
+    if given.shape != then.shape or not bool(_near(given, then).all()):
         raise PluginError(f"this version of '{found.detector.name}' scores otherwise")
     if width != found.detector.num_features_ or count != len(found.probe.features):
         raise PluginError("the probe's features and logits are not of one network")
+
+
+def _near(given: Tensor, then: Tensor) -> Tensor:
+    """Which scores are the same but for rounding; NaN, of a network that takes no negative numbers, say, is NaN."""
+    same = (given == then) | (given.isnan() & then.isnan())
+    return same | ((given - then).abs() <= SAME_SCORE * then.abs().clamp(min=1))
 
 
 def _preprocessing(raw: Mapping[str, Any] | None, where: str) -> Preprocessing | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from torch import nn
 
 from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION
 from nci_plugin.benchmarks.image_list import Preprocessing
-from nci_plugin.checks import PluginError, check_choice, check_number, one_line
+from nci_plugin.checks import PluginError, check_choice, check_number, shown
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import file, images
 from nci_plugin.deploy.calibration import Calibration, least_samples
@@ -67,13 +68,8 @@ def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, val
     passed = _pass(asked, detectors, tuned, model, train, validation)
     found = []
     for each, detector, is_tuned in zip(asked, detectors, tuned):
-        try:
+        with errors_name(detector):
             found.append(_fitted(each, detector, is_tuned, passed))
-        except PluginError:
-            raise
-        except Exception as error:  # a detector of the user's, or memory that ran out
-            reason = f"{type(error).__name__}: {error}"
-            raise PluginError(one_line(f"detector '{detector.name}': {reason}; mend it, or name another")) from error
     for each, fitted in zip(asked, found):
         each.keep(fitted, model)
     agreed = _accuracy(passed.bank.splits[VALIDATION])
@@ -84,6 +80,18 @@ def fit_together(asked: Sequence[OODDetector], model: nn.Module, train: Any, val
             stacklevel=3,
         )
     return _agreement(passed.bank)
+
+
+@contextmanager
+def errors_name(detector: Detector) -> Iterator[None]:
+    """Whatever is raised within, by a detector of the user's or as memory ran out, is a PluginError that names it."""
+    where = f"detector '{detector.name}': "
+    try:
+        yield
+    except PluginError as error:
+        raise error if str(error).startswith(where) else PluginError(f"{where}{error}") from None
+    except Exception as error:
+        raise PluginError(f"{where}{type(error).__name__}: {error}; mend it, or name another") from error
 
 
 def _agreement(bank: FeatureBank) -> str:
@@ -181,9 +189,9 @@ def new_detector(detector: Any) -> Detector:
 
 def detector_names(names: Any) -> list[str]:
     """Names of detectors, each once; one text is one name. Raises PluginError where there is none."""
-    given = [names] if isinstance(names, str) else list(names)
-    if not given:
-        raise PluginError("detectors: must be at least one name, got none; leave it out, or name some")
+    given = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
+    if not given or not all(isinstance(name, str) for name in given):
+        raise PluginError(f"detectors: must be at least one name, got {shown(names)}; leave it out, or name some")
     return list(dict.fromkeys(given))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from nci_plugin.benchmarks.folder import ImageFolder
-from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing
+from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing, needed
 from nci_plugin.benchmarks.opening import class_to_idx
 from nci_plugin.benchmarks.samples import Samples, check_repeats, image_and_label, open_samples
 from nci_plugin.checks import PluginError, RowError, errors_begin, one_line, shown
@@ -79,23 +79,16 @@ def directory(path: str | Path) -> Path:
     return Path(path)
 
 
-def needed(preprocessing: Preprocessing | None, what: str) -> Preprocessing:
-    """The preprocessing; raises PluginError where there is none and ``what`` needs one."""
-    if preprocessing is None:
-        raise PluginError(
-            f"{what} needs a preprocessing, and none was stated or found; pass preprocessing=Preprocessing(pre_size,"
-            " img_size, normalization), the one of the network's test, or tensors"
-        )
-    return preprocessing
-
-
 def _check_complete(source: Any) -> None:
     """Raise PluginError on what may not give each of its images once: streams, and loaders that leave some out."""
     check_ends(source)
     if isinstance(source, DataLoader):
         if source.drop_last:
             raise PluginError(f"the loader has drop_last=True and leaves images out; {TEST_PREPROCESSING}")
-        seen, there = len(source.sampler), len(source.dataset)  # type: ignore[arg-type]  # samplers have a length
+        try:
+            seen, there = len(source.sampler), len(source.dataset)  # type: ignore[arg-type]  # most have a length
+        except Exception:  # of the user's code, or without: said where it is opened
+            return
         if seen != there:
             raise PluginError(
                 f"the loader's {type(source.sampler).__name__} gives {seen} of the {there} images of its data set;"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST, TRAIN, VALIDATION, Benchmark, splits_of_group
 from nci_plugin.checks import PluginError, errors_begin
+from nci_plugin.collapse.measure import shown_values
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import images
 from nci_plugin.deploy.detector import OODDetector, settings_of
@@ -60,19 +61,13 @@ class Inspection(Diagnosis):
         return {name: figure for name, figure in drawn.items() if figure is not None}
 
     def __repr__(self) -> str:
-        known = {name: value for name, value in self.metrics.items() if value is not None}
-        first = ", ".join(f"{name}={known[name]:.4g}" for name in SHOWN if name in known)
-        return f"Inspection({first}; see .metrics, .sentences, .figures())"
+        return f"Inspection({shown_values(self.metrics)}; see .metrics, .sentences, .figures())"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: sentences, and the metrics beside their values at collapse."""
         said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences)
         header, *rows = collapse_table([SINGLE], [self.record]).rows
         return f"<ul>{said}</ul>{pd.DataFrame(rows, columns=header).to_html(index=False)}"
-
-
-SHOWN = ("nc1_quotient", "nc2_etf_error", "nc3_self_duality")
-"""Metrics in the line that an Inspection prints as."""
 
 
 def explain(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any
 
@@ -60,10 +61,8 @@ class ScoringModule(nn.Module):
         check_float_images("batch of images", images)
         joined = logits_in(self.network(images.to(self._dtype)))
         features, logits = joined.tensor_split((self.num_features,), dim=1)
-        if in_autocast(images.device):  # of the caller's, for the network: the score is not computed in bfloat16
-            with without_autocast():
-                score = self.equation(features.float(), logits.float()).float()
-        else:
+        # An autocast is the caller's, for the network: the score is not computed in bfloat16.
+        with without_autocast() if in_autocast(images.device) else nullcontext():
             score = self.equation(features.float(), logits.float()).float()
         threshold = self.thresholds if self.thresholds.ndim == 0 else self.thresholds[logits.argmax(dim=1)]
         return logits, score, ~(score >= threshold)
@@ -118,8 +117,9 @@ def scoring_module(fitted: Fitted, model: nn.Module, tpr: float) -> ScoringModul
     where = f"module of detector '{fitted.detector.name}'"
     check_network(model)
     with prepared(model) as device:  # nothing of another thread's pass, a hook say, is copied
-        fitted.network.check(model, layer_named(model, fitted.head, where), where)
-        fitted.probe.check(model, layer_named(model, fitted.head, where), where, fitted.network.dtype)
+        head = layer_named(model, fitted.head, where)
+        fitted.network.check(model, head, where)
+        fitted.probe.check(model, head, where, fitted.network.dtype)
         num_features, num_classes = fitted.probe.features.shape[1], fitted.probe.logits.shape[1]
         by_group = fitted.calibration.thresholds(tpr)
         values = torch.tensor([float(by_group.get(label, by_group[POOLED])) for label in range(num_classes)])
@@ -131,10 +131,10 @@ def scoring_module(fitted: Fitted, model: nn.Module, tpr: float) -> ScoringModul
         module = ScoringModule(tapped, equation, num_features, thresholds, dtype, fitted, tpr).eval()
         module.equation.to(device)
         module.thresholds = module.thresholds.to(device)
-        features, logits = Cut(model, layer_named(model, fitted.head, where))(images)
+        features, logits = Cut(model, head)(images)
         joined = logits_in(tapped(images.to(dtype))).float()
     wanted = torch.cat([features, logits], dim=1)
-    if joined.shape != wanted.shape or not torch.allclose(joined, wanted, rtol=1e-3, atol=1e-4):
+    if joined.shape != wanted.shape or not torch.allclose(joined, wanted, 1e-3, 1e-4, equal_nan=True):
         raise PluginError(
             f"{where}: {type(model).__name__} does more with its head's output than return it, or calls code that was"
             " compiled before; pass it uncompiled, or score with OODDetector.predict"

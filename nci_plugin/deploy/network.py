@@ -19,7 +19,7 @@ from nci_plugin.features.forward import prepared
 from nci_plugin.files import digest
 from nci_plugin.networks.architecture import architecture_of
 from nci_plugin.networks.calling import device_of
-from nci_plugin.networks.cut import COARSE_STEPS, SAME_FEATURES, Cut
+from nci_plugin.networks.cut import COARSE_STEPS, SAME_FEATURES, Cut, difference
 from nci_plugin.networks.linear import check_weights
 
 WRAPPED = ("_orig_mod", "module")
@@ -261,8 +261,7 @@ class Probe:
             step = max(step, TF32_STEP)
         tolerance = max(SAME_FEATURES, COARSE_STEPS * step)
         for name in ("features", "logits"):
-            then, this = getattr(self, name), getattr(now, name)
-            if then.shape != this.shape or not float((then - this).abs().max()) <= tolerance * float(then.abs().max()):
+            if difference(getattr(now, name), getattr(self, name)) > tolerance:
                 now_in = _text(_coarsest(_weights(network).values()))
                 rounded = "" if now_in == fitted_in else f", or {now_in} rounds too much in it"
                 raise PluginError(

@@ -64,6 +64,11 @@ class Passing:
         check_size(steps, first.shape[1:])
         with prepared(model) as device:
             cut = Cut.of(model, first.to(device), settings.head)
+        if cut.head.num_classes < 2:
+            raise PluginError(
+                f"model: {type(model).__name__} gives one number an image, and detectors compare classes; end it in a"
+                " linear layer with a row for each class, of zeros for the one that a sigmoid leaves out"
+            )
         return cls(model, settings, steps, cut.head_name, cut.head.num_classes, first.shape[1:], said)
 
     def open(self, what: str, source: Any) -> images.LabelledImages:

@@ -30,6 +30,9 @@ STATE = "pass preprocessing=Preprocessing(pre_size, img_size, normalization), th
 FORMS = (v2.ToImage, v2.ToPureTensor)
 """Steps of torchvision's second version that change no pixel."""
 
+TIMMS_SHARE, TIMMS_INTERPOLATION = 0.875, "bicubic"
+"""What timm crops, and how it resizes, where a configuration does not say it."""
+
 SAME_PIXELS = 0.02
 """Mean difference of normalised pixels that two libraries' resizing explains."""
 
@@ -227,8 +230,8 @@ def of_timm(network: nn.Module) -> Preprocessing | None:
         channels, height, width = configuration["input_size"]
         if (channels, height) != (3, width) or configuration.get("crop_mode", "center") not in ("", "center"):
             return None
-        pre_size = math.floor(height / configuration.get("crop_pct", 1.0))
-        mode = configuration.get("interpolation") or "bilinear"
+        pre_size = math.floor(height / (configuration.get("crop_pct") or TIMMS_SHARE))
+        mode = configuration.get("interpolation") or TIMMS_INTERPOLATION
         return _made(pre_size, height, configuration["mean"], configuration["std"], mode)
     return None
 

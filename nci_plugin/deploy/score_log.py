@@ -48,8 +48,6 @@ class ScoreLog:
         return len(self._done)
 
     def __contains__(self, name: str) -> bool:
-        if not len(self._done):
-            return False
         wanted = np.uint64(hash_of(as_text(name)))  # as a plain int it would be compared in floating point
         place = int(np.searchsorted(self._done, wanted))
         return place < len(self._done) and self._done[place] == wanted
@@ -145,7 +143,7 @@ class ScoreLog:
 
 def run_path(path: Path) -> Path:
     """Where a file of scores says what they come from."""
-    return path.with_name(f"{path.name}.run.json")
+    return path.parent / f"{path.name}.run.json"
 
 
 def _csv(rows: list[dict[str, Any]]) -> bytes:

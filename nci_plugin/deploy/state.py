@@ -1,8 +1,7 @@
 """A fitted detector as named tensors and plain values, and back: the same for every registered detector.
 
 The state of a detector is what its class promises (see `Detector`): the constructor's hyper-parameters, and the
-attributes that end in an underscore, which `fit` learned. What it keeps of rows that it scored it names in ``caches``:
-mappings, which are read back empty.
+attributes that end in an underscore, which `fit` learned. Its ``caches`` are read back empty.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ def state_of(detector: Detector) -> State:
     learned = {
         name: _encoded(f"detector '{detector.name}': {name}", name, value, tensors)
         for name, value in sorted(vars(detector).items())
-        if is_learned(name) and name not in _caches(detector)
+        if is_learned(name) and name not in detector.caches
     }
     where = f"detector '{detector.name}': hyper-parameter"
     given = {name: _plain(f"{where} {name}", each) for name, each in detector.get_hyperparameters().items()}
     values = {
         "detector": detector.name,
-        "formula": getattr(detector, "formula", 1),
+        "formula": detector.formula,
         "hyperparameters": given,
         "learned": learned,
     }
@@ -66,10 +65,10 @@ def detector_from(values: Mapping[str, Any], tensors: Mapping[str, Tensor], wher
     """The detector of a state; raises PluginError, which begins with ``where``, on one of another formula or shape."""
     check_keys(where, values, ["detector", "formula", "hyperparameters", "learned"], ["detector", "formula", "learned"])
     cls = registry.detector_class(str(values["detector"]))
-    if getattr(cls, "formula", 1) != values["formula"]:
+    if cls.formula != values["formula"]:
         raise PluginError(
             f"{where}: holds formula {shown(values['formula'])} of '{cls.name}', this version of nci_plugin has"
-            f" {getattr(cls, 'formula', 1)}; fit it again"
+            f" {cls.formula}; fit it again"
         )
     given = values.get("hyperparameters", {})
     detector = registry.create(cls.name, **{name: _decoded(where, name, each, {}) for name, each in given.items()})
@@ -80,7 +79,7 @@ def detector_from(values: Mapping[str, Any], tensors: Mapping[str, Tensor], wher
         setattr(detector, name, _decoded(f"{where}: {name}", name, value, left))
     if left:
         raise PluginError(f"{where}: the tensor {shown(min(left))} is of nothing that it learned; fit it again")
-    for name in _caches(detector):
+    for name in detector.caches:
         setattr(detector, name, {})
     return detector
 
@@ -91,12 +90,8 @@ def is_learned(name: str) -> bool:
 
 def forget_scored(detector: Detector) -> None:
     """Empty what a detector keeps of the samples that it scored, which a search reads again and a service never."""
-    for name in _caches(detector):
+    for name in detector.caches:
         getattr(detector, name, {}).clear()
-
-
-def _caches(detector: Detector) -> tuple[str, ...]:
-    return tuple(getattr(detector, "caches", ()))
 
 
 def _encoded(where: str, name: str, value: Any, tensors: dict[str, Tensor]) -> Any:

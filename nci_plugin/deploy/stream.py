@@ -17,10 +17,10 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from nci_plugin.benchmarks.decoding import read_image
 from nci_plugin.benchmarks.folder import DEEPEST
-from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
+from nci_plugin.benchmarks.image_list import ImageList, Preprocessing, needed
 from nci_plugin.checks import PluginError, RowError, errors_begin, one_line
 from nci_plugin.deploy.detector import OODDetector
-from nci_plugin.deploy.images import needed, stacked
+from nci_plugin.deploy.images import stacked
 from nci_plugin.deploy.score_log import COLUMNS, ScoreLog, as_text, hash_of
 from nci_plugin.progress import progress
 
@@ -40,11 +40,18 @@ class Counts:
 def image_names(root: Path, folder: str = "") -> Iterator[str]:
     """Paths, relative to a directory, of the images in a ``folder`` of it and below, as the system lists them.
 
-    Neither images nor folders are kept: as many directories are open as lie in one another.
+    Neither images nor folders are kept: as many directories are open as lie in one another. A folder that is gone by
+    the time that it is opened holds none.
     """
     if folder.count("/") > DEEPEST:
         raise PluginError(f"folder '{root}': deeper than {DEEPEST} folders; does a link lead back?")
-    with os.scandir(root / folder) as entries:
+    try:
+        listed = os.scandir(root / folder)
+    except FileNotFoundError:
+        if not folder:
+            raise
+        return
+    with listed as entries:
         for entry in entries:
             name = f"{folder}{entry.name}"
             if _is_folder(entry):

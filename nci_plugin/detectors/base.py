@@ -35,6 +35,9 @@ CPU = torch.device("cpu")
 DEVICE_BLOCK_BYTES = 2**26
 """Below that a GPU would wait for the start of each operation longer than it computes."""
 
+SCORE_TYPES = (torch.float16, torch.float32, torch.float64)
+"""Those that numpy has too, and that NaN and infinity can be looked for in."""
+
 AUTO = "auto"
 """The value of a hyper-parameter that a detector learns; what it learned is its attribute of that name and ``_``."""
 
@@ -89,6 +92,7 @@ class Detector(ABC):
     ``display`` is how papers write the ``name``, which it is where a class does not say it.
     ``per_row`` is what the time of scoring a row grows with, a product of `Sizes`.
     ``formula`` counts the versions of the equation under one name: scores of two versions are not to be compared.
+    ``caches`` names the mappings in which it keeps something of the rows that it scored: no part of what it learned.
     """
 
     name: str
@@ -100,6 +104,7 @@ class Detector(ABC):
     block_bytes: int | None = None
     any_device: bool = False
     formula: int = 1
+    caches: tuple[str, ...] = ()
     per_row: str = "P"
 
     num_features_: int
@@ -131,6 +136,8 @@ class Detector(ABC):
                     f"detector '{self.name}': fits on {wanted.__name__} of the training set,"
                     f" got {type(training).__name__}; extract the benchmark's training split"
                 )
+            if not (len(training) if isinstance(training, FeatureSplit) else training.num_samples):
+                raise PluginError(f"detector '{self.name}': the training set holds no sample; pass one that has some")
             if training.num_features != head.num_features:
                 raise PluginError(
                     f"detector '{self.name}': the head expects {head.num_features} features, the training set has"
@@ -143,10 +150,11 @@ class Detector(ABC):
                     " those of unit_rows(features)"
                 )
         self.check_hyperparameters()
-        if self.needs_validation and validation is None:
+        if self.needs_validation and not validation:
+            lacks = "missing; add id/val to the benchmark" if validation is None else "empty; add images to it"
             raise PluginError(
-                f"detector '{self.name}': calibrates on the ID validation split, which is missing; add id/val to the"
-                " benchmark, or give its hyper-parameters as numbers"
+                f"detector '{self.name}': calibrates on the ID validation split, which is {lacks}, or give its"
+                " hyper-parameters as numbers"
             )
         rows = len(training) if isinstance(training, FeatureSplit) else 0
         self.check_memory(Sizes(rows, len(validation or ()), head.num_features, head.num_classes))
@@ -155,7 +163,8 @@ class Detector(ABC):
             device = self.runs_on(training.device or CPU)
             training = training.to(device)
         self._fit(training, head.to(device), None if validation is None else validation.to(device))
-        vars(self).update(vars(self.on(CPU)))
+        learned = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        vars(self).update({name: value.detach().to(CPU) for name, value in learned.items()})
         self.num_features_ = head.num_features
         return self
 
@@ -177,11 +186,12 @@ class Detector(ABC):
         there = self.on(features.device)
         scores = [there._score(*block) for block in zip(features.split(rows), logits.split(rows))]
         for score, block in zip(scores, features.split(rows)):
-            if not isinstance(score, Tensor) or score.shape != block.shape[:1]:
-                came = f"shape {tuple(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
+            if not isinstance(score, Tensor) or score.shape != block.shape[:1] or score.dtype not in SCORE_TYPES:
+                is_tensor = isinstance(score, Tensor)
+                came = f"shape {tuple(score.shape)} of {score.dtype}" if is_tensor else type(score).__name__
                 raise PluginError(
                     f"detector '{self.name}': _score must give a tensor of one score for each of {len(block)} rows, got"
-                    f" {came}; correct it"
+                    f" {came}; give one of torch.float32"
                 )
         return scores[0] if len(scores) == 1 else torch.cat(scores)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import check_choice
 from nci_plugin.collapse.geometry import centre_distances, lengths
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
 from nci_plugin.detectors.registry import register_detector
@@ -44,11 +44,8 @@ class FDBD(Detector):
         self.distance_as_normalizer = distance_as_normalizer
 
     def check_hyperparameters(self) -> None:
-        if not isinstance(self.distance_as_normalizer, bool):
-            raise PluginError(
-                f"detector '{self.name}': distance_as_normalizer must be True or False, got"
-                f" {self.distance_as_normalizer!r}"
-            )
+        where = f"detector '{self.name}': distance_as_normalizer"
+        check_choice(where, self.distance_as_normalizer, (True, False))
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.mean_ = training.global_mean

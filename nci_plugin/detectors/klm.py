@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nci_plugin.checks import PluginError
-from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
+from nci_plugin.detectors.base import FLOAT32_STEP, Detector, in_range_of
+from nci_plugin.detectors.baselines import MLS
 from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.split import FeatureSplit
 from nci_plugin.networks.head import LinearHead
@@ -25,13 +25,7 @@ class KLM(Detector):
 
     name = "klm"
     display = "KLM"
-    paper = Paper(
-        "Scaling Out-of-Distribution Detection for Real-World Settings",
-        "Hendrycks et al.",
-        "ICML",
-        2022,
-        "https://proceedings.mlr.press/v162/hendrycks22a.html",
-    )
+    paper = MLS.paper
     magnitude = 1.0
     block_bytes = 2**26
     memory: Mapping[str, float] = {"V K": 24, "K K": 16}
@@ -42,8 +36,7 @@ class KLM(Detector):
         return True
 
     def _fit(self, training: None, head: LinearHead, validation: FeatureSplit | None) -> None:
-        if validation is None or not len(validation):
-            raise PluginError(f"detector '{self.name}': reads mean predictions off id/val, which is empty; add images")
+        assert validation is not None  # as it needs one
         log_p = torch.log_softmax(validation.logits.double(), dim=1)
         predicted = log_p.argmax(dim=1)
         groups = [log_p[predicted == k] for k in predicted.unique()]

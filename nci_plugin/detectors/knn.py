@@ -143,7 +143,7 @@ class KNN(Detector):
 
     def _training_rows(self, index: Tensor) -> Tensor:
         """Rows (n, P) of the training set, read from where they are stored."""
-        rows = torch.empty(len(index), self.training_.num_features)
+        rows = torch.empty(len(index), self.training_.num_features, dtype=torch.float32)
         first = 0
         for shard in self.training_.shards:
             here = (index >= first) & (index < first + len(shard))
@@ -186,7 +186,7 @@ class KNNL1(KNN):
     name = "knn_l1"
     display = "KNN, L1 norm"
     paper = NCI_PAPER
-    caches = ("_kept",)  # of rows that it scored: no part of what it learned
+    caches = ("_kept",)
 
     def __init__(self, K: int = 50, alpha: float = 1e-4) -> None:
         super().__init__(K)

@@ -104,16 +104,14 @@ class NCI(FeatureProximity):
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         super()._fit(training, head, validation)
-        self.auto_alpha_ = self._balance(validation) if validation is not None and self.needs_validation else None
+        self.auto_alpha_ = self._balance(validation) if validation and self.needs_validation else None
         self.alpha_  # noqa: B018  raises here what the first score would raise
 
     def _balance(self, validation: FeatureSplit) -> float | None:
         """The alpha that tells the ID validation features best from midpoints of two of them, see `NCIAuto`.
 
-        None where there are none, where the norm does not vary, or where all of them are predicted as one class.
+        None where the norm does not vary, or where all of them are predicted as one class.
         """
-        if not len(validation):
-            return None
         features, logits = validation.features, validation.logits
         terms = self._terms(features, logits)
         p_spread, norm_spread = terms.std(dim=0, correction=0).tolist()

@@ -58,10 +58,11 @@ class NCIGated(Detector):
         return True
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
-        if validation is None or len(validation) < 2:
+        assert validation is not None  # as it needs one
+        if len(validation) < 2:
             raise PluginError(
-                f"detector '{self.name}': calibrates on at least 2 samples of the ID validation split, got"
-                f" {0 if validation is None else len(validation)}; add images to id/val"
+                f"detector '{self.name}': calibrates on at least 2 samples of the ID validation split, got 1; add"
+                " images to id/val"
             )
         features, predicted = validation.features.double(), validation.predictions
         self.centre_, self.weight_ = features.mean(dim=0), head.weight.double()

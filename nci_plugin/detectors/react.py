@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nci_plugin.checks import PluginError, check_number
+from nci_plugin.checks import check_number
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
 from nci_plugin.detectors.registry import register_detector
 from nci_plugin.features.split import FeatureSplit
@@ -46,10 +46,7 @@ class ReAct(Detector):
         return True
 
     def _fit(self, training: None, head: LinearHead, validation: FeatureSplit | None) -> None:
-        if validation is None or not len(validation):
-            raise PluginError(
-                f"detector '{self.name}': reads its threshold off id/val, which is empty; add images to it"
-            )
+        assert validation is not None  # as it needs one
         self.threshold_ = float(np.percentile(validation.features.numpy(), self.percentile))
         self.weight_, self.bias_ = head.weight.double(), head.bias.double()
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from nci_plugin.checks import PluginError, check_known, shown
 from nci_plugin.detectors.base import Detector
+from nci_plugin.features.bank import FitsOn
 
 T = TypeVar("T", bound=type[Detector])
 
@@ -19,7 +20,9 @@ GROUP = "nci_plugin.detectors"
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 """Names of detectors: they become names of files."""
 
-RESERVED = ("all",)
+RESERVED = ("all", "recommended")
+"""What commands take in the place of a name."""
+
 ENDINGS = (".py", ".yml", ".yaml")
 
 _DETECTORS: dict[str, type[Detector]] = {}
@@ -39,7 +42,7 @@ def register_detector(cls: T) -> T:
     if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED or name.endswith(ENDINGS):
         raise PluginError(
             f"register_detector: {cls.__qualname__}.name must be letters, digits, '.', '_' and '-', and not"
-            f" {RESERVED[0]!r}, got {shown(name)}"
+            f" {' or '.join(map(repr, RESERVED))}, got {shown(name)}"
         )
     _check_own(f"register_detector: the name '{name}' of {_place(cls)}", name, cls)
     _DETECTORS[name] = cls
@@ -65,7 +68,7 @@ def _place(cls: type) -> str:
 def as_detector(given: Any, spec: str = "") -> Detector:
     """A detector, or one of a class with its defaults; ``spec`` is what the user wrote for it.
 
-    Raises PluginError unless it is a `Detector` that needs no argument and has a name.
+    Raises PluginError unless it is a `Detector` that needs no argument, has a name and says what it fits on.
     """
     cls = given if isinstance(given, type) else type(given)
     where = f"detector '{spec or cls.__qualname__}'"
@@ -78,6 +81,8 @@ def as_detector(given: Any, spec: str = "") -> Detector:
         raise PluginError(f"{where}: cannot be made without arguments ({reason}); give defaults") from error
     if not isinstance(getattr(detector, "name", None), str):
         raise PluginError(f"{where}: has no name; give its class one, as in name = 'mine'")
+    if not isinstance(detector.fits_on, FitsOn):
+        raise PluginError(f"{where}: fits_on must be a value of nci_plugin.FitsOn, got {shown(detector.fits_on)}")
     return detector
 
 

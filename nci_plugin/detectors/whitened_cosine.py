@@ -40,7 +40,7 @@ def shrunk_covariance(scatter: Tensor, freedom: float) -> tuple[Tensor, float]:
 class ClassDirections:
     """Directions d_c (K, P) of the classes as seen from ``mean`` (P,), and the metric A = Sigma^-1 = T T^T, T (P, P).
 
-    ``scale`` is a and ``spread`` t of `class_directions`; ``freedom`` says from how many residuals Sigma comes, 0 where
+    ``spread`` is t of `class_directions`; ``freedom`` says from how many residuals Sigma comes, 0 where
     there are none and A is the identity. ``residuals`` (n, P), whitened, are those of the validation samples, and
     ``share`` is what one of them has in Sigma.
     """
@@ -48,7 +48,6 @@ class ClassDirections:
     mean: Tensor
     directions: Tensor
     factor: Tensor
-    scale: float
     spread: float
     freedom: int
     residuals: Tensor
@@ -112,7 +111,7 @@ def class_directions(
     directions = a * along + kept[:, None] * left
     directions = torch.where(lengths(directions)[:, None] > 0, directions, along)  # one class, or all of one mean
     share = (1 - rho) / max(freedom, 1)
-    return ClassDirections(mean, directions, factor, a, t, freedom, residuals @ factor, share)
+    return ClassDirections(mean, directions, factor, t, freedom, residuals @ factor, share)
 
 
 def cosines(offsets: Tensor, directions: Tensor) -> Tensor:

@@ -87,12 +87,12 @@ class Cut:
         """Raise PluginError if the same images have other features in another pass, or in other company."""
         half = -(-len(images) // 2)
         again = self(torch.cat([images[:half], images[: len(images) - half]]))[0]
-        moved = _difference(again[:half], features[:half])
+        moved = difference(again[:half], features[:half])
         if moved == 0:
             return
         # A GPU's kernels may add in another order; a CPU's do not, for one batch.
         rounding = SAME_FEATURES if torch.finfo(dtype).bits > 16 else COARSE_STEPS * torch.finfo(dtype).eps
-        repeated = _difference(self(images)[0], features)
+        repeated = difference(self(images)[0], features)
         if repeated > (0 if images.device.type == "cpu" else rounding):
             raise PluginError(
                 f"network {type(self._call.network).__name__}: not deterministic in eval mode: the same"
@@ -106,15 +106,15 @@ class Cut:
             )
 
 
-def _difference(one: Tensor, other: Tensor) -> float:
+def difference(one: Tensor, other: Tensor) -> float:
     """Largest difference as a share of the largest value; 0 where both are NaN or infinite in the same places."""
     if one.shape != other.shape:
         return float("inf")
     same = (one == other) | (one.isnan() & other.isnan())
     if same.all():
         return 0.0
-    difference = torch.where(same, 0.0, one - other).abs().max()
-    return float(torch.nan_to_num(difference / other.nan_to_num(0.0, 0.0, 0.0).abs().max(), nan=float("inf")))
+    largest = torch.where(same, 0.0, one - other).abs().max()
+    return float(torch.nan_to_num(largest / other.nan_to_num(0.0, 0.0, 0.0).abs().max(), nan=float("inf")))
 
 
 @contextmanager
@@ -135,7 +135,7 @@ def _seen_by(layers: Mapping[str, nn.Module]) -> Iterator[Seen]:
 def _whose_output(logits: Tensor, seen: Seen, network: nn.Module) -> str:
     """Name of the last linear layer that ran and whose output is the network's output."""
     for name, (_, outputs) in reversed(list(seen.items())):
-        if any(each.shape == logits.shape and _difference(each.to(logits.dtype), logits) == 0 for each in outputs):
+        if any(each.shape == logits.shape and difference(each.to(logits.dtype), logits) == 0 for each in outputs):
             return name
     last = ", ".join(list(seen)[-3:]) or "none"
     raise PluginError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from measuring import parser, publish, timed
 from torch import nn
 from workload import shorten
 
-from nci_plugin.adapters.openood import host, methods
+from nci_plugin.adapters.openood import methods
 from nci_plugin.api import resolve_detectors
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
 from nci_plugin.benchmarks.digits import write_digits
@@ -38,6 +39,7 @@ from nci_plugin.features.options import ExtractionOptions
 from nci_plugin.networks.resnet import ResNet18_32x32
 from nci_plugin.training.train import Recipe, train
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "helpers"))
 BATCH_SIZE = 200
 LIGHT = 0.05
 """Share of the bare pass under which a method's own scoring counts as light."""
@@ -75,6 +77,8 @@ def trained(benchmark: Benchmark, width: int, seed: int) -> nn.Module:
 
 
 def measure(network: nn.Module, benchmark: Benchmark, names: list[str]) -> dict[str, Any]:
+    from openood_evaluator import evaluate
+
     bare = bare_pass(network, benchmark)
     everything = [*(f"{methods.PREFIX}{name}" for name in names), *registry.names()]
     whole, evaluation = one_run(network, benchmark, everything)
@@ -89,7 +93,7 @@ def measure(network: nn.Module, benchmark: Benchmark, names: list[str]) -> dict[
         started = time.perf_counter()
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                answers = host.evaluate(network, benchmark, name, batch_size=BATCH_SIZE)
+                answers = evaluate(network, benchmark, name, batch_size=BATCH_SIZE)
         except Exception as error:  # OpenOOD's own failures, named in the report
             failures[f"OpenOOD's {name}"] = f"{type(error).__name__}: {error}"
             continue

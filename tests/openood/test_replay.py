@@ -16,9 +16,9 @@ import yaml
 from few_digits import few_digits, fit_head
 from openood.networks import ResNet18_32x32
 from openood.postprocessors.info import num_classes_dict
+from openood_evaluator import evaluate
 
 from nci_plugin.adapters.openood import methods
-from nci_plugin.adapters.openood.host import evaluate
 from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.evaluation.evaluate import evaluate_bank
 from nci_plugin.evaluation.results import METRICS

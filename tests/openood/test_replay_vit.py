@@ -7,9 +7,9 @@ import pytest
 import torch
 from few_digits import few_digits, fit_head
 from openood.networks import ViT_B_16
+from openood_evaluator import evaluate
 
 from nci_plugin.adapters.openood import methods
-from nci_plugin.adapters.openood.host import evaluate
 from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.evaluation.evaluate import evaluate_bank
 from nci_plugin.features.bank import FeatureBank

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import os
 import sys
-import threading
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from PIL import ImageFile
 
+from nci_plugin.benchmarks.decoding import CutOffImages
 from nci_plugin.checks import PluginError
 
 ENVIRONMENT_VARIABLE = "OPENOOD_ROOT"
@@ -82,21 +82,11 @@ def import_openood() -> Path:
 
 def _truncated_allowed(read: Callable[..., Any]) -> Callable[..., Any]:
     """The reading of an item of OpenOOD's data sets, which, and only they, read truncated images."""
-    lock, readers, before = threading.Lock(), 0, False  # threads may read at the same time
+    allowed = CutOffImages(read=True)
 
     @wraps(read)
     def reading(*arguments: Any) -> Any:
-        nonlocal readers, before
-        with lock:
-            if not readers:
-                before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
-            readers += 1
-        try:
+        with allowed:
             return read(*arguments)
-        finally:
-            with lock:
-                readers -= 1
-                if not readers:
-                    ImageFile.LOAD_TRUNCATED_IMAGES = before
 
     return reading

@@ -95,9 +95,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _construct(name: str, config: Config, where: str) -> Any:
-    if name == OPENOODS_NCI:
-        return NCIPostprocessor(config)
-    return DetectorPostprocessor(config, where)
+    return NCIPostprocessor(config) if name == OPENOODS_NCI else DetectorPostprocessor(config, where)
 
 
 def _find_config(directory: Path, name: str) -> Path:
