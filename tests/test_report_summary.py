@@ -80,6 +80,8 @@ def test_the_collapse_is_its_means_beside_their_values_at_collapse() -> None:
         "Mean over 2 networks: NC1 0.2 (at collapse 0); of the collapse scores the highest mean AUROC has NC1 score"
         " near (85.0 %)."
     )
+    many_classes = [PropertyRow("NC2", "near", "nc2", "ETF error", None, [0.25], [80.0], None)]
+    assert "NC2 0.25 (out of reach at collapse);" in what_collapse_says(Explanation(1, many_classes, []))
     assert what_collapse_says(Explanation(1, [], ["NC1: it is 3."])) == "NC1: it is 3."
     assert "not measured" in what_collapse_says(None)
 
