@@ -178,6 +178,8 @@ class Figure:
     size: str = option(
         "column", "column: 3.3 inches (default); page: 6.9; slide: 10", choices=("column", "page", "slide")
     )
-    format: str = option("pdf", "pdf (default), svg or png of 300 dpi", choices=("pdf", "svg", "png"))
+    format: str | None = option(
+        None, "pdf, svg or png of 300 dpi (as --output is named, else pdf)", choices=("pdf", "svg", "png")
+    )
     title: str | None = option(None, "a title over it (none)", "TEXT")
     output: Path | None = option(None, "the file (RESULTS/figure_FIGURE.FORMAT)", "FILE")
