@@ -93,7 +93,7 @@ class Dynamics:
     paths: tuple[Path, ...] = argument(
         "CHECKPOINTS",
         "directories of epoch checkpoints (epoch-10_....ckpt, epoch_010.pth; s0, s1 ... in one are runs), files of one"
-        " run, or directories with trajectory.jsonl, of which nothing is measured",
+        " run, or directories with trajectory.jsonl and such files, of which nothing is measured",
     )
     benchmark: str | None = option(
         None, "a name or a YAML file (what the training says it was trained on)", "BENCHMARK"
