@@ -152,6 +152,9 @@ def test_figures_are_drawn_and_drawn_again_the_same_from_files_alone(run, monkey
     assert (code, err, tiny.passes()) == (0, "", [])
     assert tree(tiny.output) == before
     assert out.endswith(again)
+    code, _, err = command(["diagnose", str(tiny.output), "--layers"])  # nothing is measured there
+    assert (code, err.count("\n")) == (2, 1)
+    assert "printed and drawn again without any option" in err
 
 
 def test_vector_figures_are_the_same_each_time(tmp_path):
