@@ -17,10 +17,12 @@ from command import command, diagnose
 from PIL import Image
 from tiny import COUNTS, Tiny, draw_nothing, tree
 
+from nci_plugin import built_in
 from nci_plugin.checks import PluginError
 from nci_plugin.cli.main import main
 from nci_plugin.collapse import CollapseMetrics, NearestCentre, progress
 from nci_plugin.collapse.geometry import centre_distances
+from nci_plugin.config import load_benchmark
 from nci_plugin.detectors.neural_collapse import NC2
 from nci_plugin.diagnosis import DETECTORS
 from nci_plugin.diagnosis.explanation import MIN_CHECKPOINTS, PROPERTIES, correlation, explain
@@ -582,6 +584,20 @@ def test_train_makes_the_checkpoints_that_are_missing(tmp_path, monkeypatch):
     assert command(["train", "digits", "--regime", "long_tailed", "--device", "cpu"])[0] == 0
     assert [call[:3] for call in calls] == [("digits_lt", long_tailed, seed) for seed in ("s0", "s1", "s2")]
     assert all(call[3:] == ("sgd", True, 5e-4) for call in calls)
+
+
+def test_checkpoints_of_another_training_are_not_taken_for_this_one(tmp_path, monkeypatch):
+    """They were left as they were, and named as if they had been trained so."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nci_plugin.built_in.write_data", lambda root: False)
+    built_in._describe(load_benchmark("digits"), tmp_path / "nets", built_in.Recipe(epochs=3))
+    (tmp_path / "nets" / "s0").mkdir()
+    (tmp_path / "nets" / "s0" / "best.ckpt").touch()
+    arguments = ["train", "digits", "--seeds", "0", "--output", "nets", "--device", "cpu"]
+    assert command([*arguments, "--epochs", "3"])[0] == 0
+    code, _, err = command(arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "holds another training" in err
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ def run(options: Train) -> int:
     benchmark = built_in.with_network(benchmark, options.network, _changes(options, NETWORK))
     directory = options.output or roots.results / f"{benchmark.checkpoints}{_suffix(options)}"
     check_writable(directory)
+    built_in.check_training(benchmark, directory, recipe)
     built_in.write_data(roots.data)
     for subdirectory in built_in.missing_checkpoints(directory, seeds, kept):
         last = built_in.train_checkpoint(benchmark, directory, subdirectory, device, recipe, options.save_every)
