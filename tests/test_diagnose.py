@@ -600,6 +600,19 @@ def test_checkpoints_of_another_training_are_not_taken_for_this_one(tmp_path, mo
     assert "holds another training" in err
 
 
+def test_the_next_command_is_one_that_takes_these_checkpoints(tmp_path, monkeypatch):
+    """A diagnosis was named for every network, and refused the weights of all but the benchmark's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nci_plugin.built_in.write_data", lambda root: False)
+    monkeypatch.setattr("nci_plugin.built_in.train_checkpoint", lambda *arguments: {"accuracy": 100.0, "loss": 0.0})
+    for flags in (["--network", "mlp"], ["--width", "8"], ["--head", "bias_free"]):
+        out = command(["train", "digits", "--device", "cpu", *flags])[1]
+        assert "next:" not in out
+        assert "dynamics knows this one, with --save-every N" in out
+    out = command(["train", "digits", "--device", "cpu", "--width", "16", "--output", "nets"])[1]
+    assert "next: nci-ood diagnose digits --ckpt-path nets" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [(["digits", "--regime", "underfit"], "unknown regime 'underfit'"), (["cifar10"], "is not built in")],
