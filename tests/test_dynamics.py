@@ -13,6 +13,7 @@ from planted import CONDITIONS, RULE, onsets_of, planted, run_of
 from scipy import stats
 
 from nci_plugin.checks import PluginError
+from nci_plugin.dynamics.analysis import analyse
 from nci_plugin.dynamics.correlations import correlations, spearman
 from nci_plugin.dynamics.detection import best_epochs, best_over_runs, overtakings, overtakings_over_runs
 from nci_plugin.dynamics.intervals import bootstrap, bootstrap_mean
@@ -29,6 +30,7 @@ from nci_plugin.dynamics.predictors import (
 )
 from nci_plugin.dynamics.reference import references
 from nci_plugin.dynamics.trajectory import EpochRecord, Trajectory, TrajectoryFile, read_trajectory
+from nci_plugin.report.dynamics_tables import analysis_tables
 
 # -------------------------------------------------------------------- the file
 
@@ -336,6 +338,24 @@ def test_best_epoch_for_detection_and_for_accuracy() -> None:
     assert (best.lost, best.lost_at_end, best.n) == (0, 0, 3)
     (best,) = best_epochs(scored("r", [0.1] * 2, {"nci": [80, 70]}, train_accuracy=[60, 70]))
     assert (best.epoch, best.accuracy_epoch, best.accuracy_on, best.lost) == (10, 20, "train", 10)
+
+
+def test_the_columns_at_the_left_tell_the_rows_of_every_table_apart() -> None:
+    runs = [
+        dataclasses.replace(
+            run,
+            records=[
+                dataclasses.replace(each, test_accuracy=90.0, auroc={"nci": {"near": 80.0, "far": 90.0}})
+                for each in run.records
+            ],
+        )
+        for run in grid()
+    ]
+    tables = analysis_tables(analyse(runs, RULE))
+    assert len(tables) > 3
+    for table in tables:
+        left = [tuple(row[: table.left]) for row in table.rows]
+        assert len(set(left)) == len(left), table.title
 
 
 def test_overtaking() -> None:
