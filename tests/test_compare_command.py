@@ -19,6 +19,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PNG = b"\x89PNG"
 
 
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+
 @pytest.fixture(scope="module", params=[1, 3], ids=["one network", "three seeds"])
 def evaluated(request, tmp_path_factory):
     tiny = Tiny(tmp_path_factory.mktemp("tiny"), seeds=request.param)

@@ -21,6 +21,7 @@ from nci_plugin.evaluation.results import file_name
 from nci_plugin.metrics.columns import METRIC_COLUMNS
 from nci_plugin.parsing import write_json
 from nci_plugin.report.figures import save
+from nci_plugin.report.terminal import say
 
 Worst = Mapping[str, Mapping[str, Sequence[GroupScore]]]
 """The worst classes by benchmark and detector."""
@@ -37,7 +38,7 @@ def run(options: Compare) -> int:
     print("\n\n".join(map(comparison_text, comparisons)))
     for samples in benchmarks:
         if samples.left_out:
-            print(f"\n{samples.benchmark}: not scored for every seed, left out: {', '.join(samples.left_out)}")
+            say(f"\n{samples.benchmark}: not scored for every seed, left out: {', '.join(samples.left_out)}")
     tests = over_benchmarks(comparisons) if len(comparisons) > 1 else []
     if tests:
         print(f"\n{over_benchmarks_text(tests)}")
