@@ -16,8 +16,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST
-from nci_plugin.checks import PluginError, printable
+from nci_plugin.benchmarks.benchmark import FAR, NEAR
+from nci_plugin.checks import printable
 from nci_plugin.evaluation.alternatives import ALTERNATIVES
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.results import METRICS, OTHER_METRICS, SETTINGS, Result, complete
@@ -25,7 +25,7 @@ from nci_plugin.progress import progress
 from nci_plugin.report.diagnosis_files import drawn_from, has_diagnosis, read_diagnoses, read_explanation
 from nci_plugin.report.figures import draw_aurocs, rendered
 from nci_plugin.report.names import display_name
-from nci_plugin.report.score_figures import detector_figure
+from nci_plugin.report.score_figures import check_scores, detector_figure
 from nci_plugin.report.standing_figure import Bounds, standing_figure
 from nci_plugin.report.summary import (
     GLOSSARY,
@@ -206,21 +206,12 @@ def detector_figures(path: Path, results: Sequence[Result]) -> dict[str, Figure]
         stored = {seed: directory.scores(detector, seed) for seed in dict.fromkeys(result.seed for result in rows)}
         known = {seed: scores for seed, scores in stored.items() if scores is not None}
         for row in rows:
-            _check_counts(path, row, known.get(row.seed, {}))
+            if row.seed in known:
+                check_scores(path, row, known[row.seed])
         figure = detector_figure(rows, known)
         if figure is not None:
             found[detector] = figure
     return found
-
-
-def _check_counts(path: Path, row: Result, scores: Mapping[str, Any]) -> None:
-    """Raise PluginError if the stored scores of a row's data set, or of ID, are not as many as it says."""
-    for split, count in ((TEST, row.n_id), (f"{row.group}/{row.dataset}", row.n_ood)):
-        if split in scores and len(scores[split]) != count:
-            raise PluginError(
-                f"results '{path}': '{row.detector}' has {len(scores[split])} scores of '{split}' and a row about"
-                f" {count}; evaluate again"
-            )
 
 
 def _image(figure: Figure) -> dict[str, Any]:
