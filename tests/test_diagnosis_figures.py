@@ -160,6 +160,7 @@ def test_long_names_of_classes_leave_room_for_the_figure(few):
         assert figure.axes[0].get_position().height > 0.3
         shown = {text.get_text() for text in figure.axes[0].get_xticklabels()}
         assert shown == {"African h…Lycaon", "Indian hu…Lycaon", "Red hunti…Lycaon", "Wild hunt…Lycaon"}
+    assert {text.get_text() for text in FIGURES["plane"](named).axes[0].texts} == shown  # where the numbers were
 
 
 def test_cosines_have_the_line_of_the_simplex(few):
