@@ -140,12 +140,11 @@ def p_text(p: float) -> str:
 
 
 def tie_letters(ties: Sequence[Sequence[str]]) -> dict[str, str]:
-    """The letters of the groups that each detector is in: those with a common letter cannot be told apart."""
+    """The letters of the groups, MOST_TIES at most, that each detector is in; with a common letter they tie."""
     letters: dict[str, str] = {}
-    for place, group in enumerate(ties):
-        turn, letter = divmod(place, len(ascii_lowercase))
+    for letter, group in zip(ascii_lowercase, ties):
         for name in group:
-            letters[name] = letters.get(name, "") + ascii_lowercase[letter] + (str(turn) if turn else "")
+            letters[name] = letters.get(name, "") + letter
     return letters
 
 
