@@ -232,6 +232,18 @@ def test_other_code_or_hyperparameters_are_measured_again(tiny: Tiny) -> None:
     assert [record.auroc["msp"] for record in logged(tiny).records] != before
 
 
+def test_checkpoints_beside_what_was_logged_are_said_not_to_be_measured(tiny: Tiny) -> None:
+    """With ``--output`` in the directory of the checkpoints, new ones were passed over in silence."""
+    arguments = dynamics(tiny, tiny.root / "run")
+    command(arguments)
+    shutil.copyfile(tiny.output / "run" / "trajectory.jsonl", tiny.root / "run" / "trajectory.jsonl")
+    tiny.save_checkpoint(tiny.root / "run" / "model_epoch11.ckpt", seed=11)
+    code, output, _ = command(arguments)
+    assert code == 0
+    assert "run: 3 logged epochs" in output
+    assert "run: 4 checkpoints are not measured" in output
+
+
 def test_another_detector_of_the_same_name_is_measured_again(tiny: Tiny) -> None:
     """By its code; fewer of the detectors that were measured are no reason."""
     own = tiny.root / "mine.py"

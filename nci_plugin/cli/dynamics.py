@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,10 @@ def run(options: Dynamics) -> int:
     with locked(output):
         for each in runs:
             print(f"{each.run}: {len(each.records)} logged epochs")
+        for path in (path for path, files in logged.items() if files):
+            with suppress(PluginError):  # it has no checkpoints
+                for run in find_runs([path]):
+                    say(f"{run.name}: {len(run.files)} checkpoints are not measured, '{path}' has what was logged")
         runs = [each for each in runs if each.records]  # one that just began has none
         if to_measure:
             runs += _measure(to_measure, conditions, options, output)
