@@ -51,8 +51,8 @@ if TYPE_CHECKING:  # torch, which a page without a diagnosis does without
 
 TIES = "rank 2-4: no rank from 2 to 4 can be excluded by the scores at hand (DeLong and Holm, 5 %)"
 
-DPI, SHADES = 90, 20
-"""Of the images of the page, which are flat: a palette keeps them small."""
+DPI, SHADES = 90, 32
+"""Of the images of the page, which are flat: a palette keeps them small, one that has rare colours too."""
 
 Ranks = Mapping[str, Mapping[str, Mapping[str, str]]]
 """By setting, group and detector."""
@@ -218,7 +218,7 @@ def _image(figure: Figure) -> dict[str, Any]:
     """A PNG with a palette inside the page, its size in kB, and its title."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(rendered(figure, "png", DPI))) as drawn:
-        flat = drawn.convert("RGB").quantize(SHADES, dither=Image.Dither.NONE)
+        flat = drawn.convert("RGB").quantize(SHADES, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         flat.save(buffer, "png", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
     title = figure.texts[0].get_text().replace("\n", ", ") if figure.texts else ""
