@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from nci_plugin import __version__
@@ -64,15 +64,7 @@ def _choice(options: Compare) -> Choice:
         check_output_file("--json", options.json, (".json",))
     if options.figure is not None:
         check_writable(options.figure)
-    return Choice(
-        options.metric,
-        options.setting,
-        options.against,
-        options.replicates,
-        options.seed,
-        options.ood_share,
-        options.these_networks,
-    )
+    return Choice(**{each.name: getattr(options, each.name) for each in fields(Choice)})
 
 
 def _write_numbers(

@@ -52,7 +52,7 @@ class Rows:
         return new_links(self.entries, self.board, pairs("--link", given))
 
     def notes(self, entry: Entry) -> list[str]:
-        return list(notes(self.run, entry, self.board.rows(entry.board)))
+        return notes(self.run, entry, self.board.rows(entry.board))
 
     def print_notes(self, detectors: Sequence[str] | None) -> None:
         """The notes on all rows, each once with the rows that it is about, and what is no row."""

@@ -94,10 +94,11 @@ def _of_results(kind: str, path: Path, detectors: Sequence[str] | None, size: st
 
 def _networks(kind: str, results: Sequence[Result]) -> str:
     seeds = [seed for seed in dict.fromkeys(result.seed for result in results) if seed]
-    if kind == "scores":
-        return f"scores of the network {seeds[0]}" if seeds else "one network"
-    over = f"over {', '.join(seeds)}" if len(seeds) > 1 else "of one network"
-    return f"mean ± std {over}" if kind == "auroc" and len(seeds) > 1 else f"mean {over}" if seeds else "one network"
+    if kind == "scores" and seeds:
+        return f"scores of the network {seeds[0]}"
+    if len(seeds) < 2:
+        return "one network"
+    return f"{'mean ± std' if kind == 'auroc' else 'mean'} over {', '.join(seeds)}"
 
 
 def _scores(path: Path, results: Sequence[Result], names: Sequence[str]) -> Scores:
