@@ -140,20 +140,32 @@ def training_tensors(benchmark: Benchmark) -> tuple[Tensor, Tensor]:
     return torch.stack([image for image, _ in items]), torch.stack([label for _, label in items])
 
 
+def check_training(benchmark: Benchmark, directory: Path, recipe: Recipe) -> None:
+    """Raise PluginError if ``directory`` says that something else was trained in it."""
+    there = read_training(directory)
+    if there is None:
+        return
+    if {**there, "network": FORMER.get(str(there.get("network")), there.get("network"))} != _said(benchmark, recipe):
+        raise PluginError(
+            f"output '{directory}': holds another training, see {directory / TRAINING}; choose another --output"
+        )
+
+
 def _describe(benchmark: Benchmark, directory: Path, recipe: Recipe) -> None:
-    """Write what is trained in ``directory``; raises PluginError if something else was."""
-    path = directory / TRAINING
-    training = {
+    """Write what is trained in ``directory``; as `check_training`."""
+    check_training(benchmark, directory, recipe)
+    if not (directory / TRAINING).exists():
+        write_json(directory / TRAINING, _said(benchmark, recipe))
+
+
+def _said(benchmark: Benchmark, recipe: Recipe) -> dict[str, Any]:
+    """What a ``training.json`` says."""
+    return {
         "benchmark": benchmark.name,
         "network": benchmark.network,
         "network_arguments": dict(benchmark.network_arguments),
         "recipe": asdict(recipe),
     }
-    there = read_training(directory)
-    if there is None:
-        write_json(path, training)
-    elif {**there, "network": FORMER.get(str(there.get("network")), there.get("network"))} != training:
-        raise PluginError(f"output '{directory}': holds another training, see {path}; choose another --output")
 
 
 def read_training(directory: Path) -> Mapping[str, Any] | None:

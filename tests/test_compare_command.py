@@ -13,10 +13,16 @@ from sklearn.metrics import roc_auc_score
 from tiny import Tiny, tree
 
 from nci_plugin.cli.main import main
+from nci_plugin.comparison.compare import standings
 from nci_plugin.metrics import METRIC_COLUMNS, measure
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PNG = b"\x89PNG"
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one network", "three seeds"])
@@ -211,6 +217,15 @@ def test_rank_and_page_show_ties_as_ties(tmp_path, capsys):
     page = (path / "report.html").read_text(encoding="utf-8")
     assert "rank near" in page
     assert page.count("<td>1-2</td>") == 4
+
+
+def test_the_interval_of_one_detector_is_that_which_it_has_among_others(tmp_path):
+    """``leaderboard rank --detectors nci`` took the own number for exact, and showed no tie."""
+    path = made_up(tmp_path / "a", seeds=("s0", "s1", "s2"))
+    alone, among = (standings(path, names, ["ood"]) for names in (["nci"], ["nci", "msp"]))
+    assert (alone.ranks, alone.note) == ({}, "")
+    for group in ("near", "far"):
+        assert alone.intervals["ood", group, "nci"] == pytest.approx(among.intervals["ood", group, "nci"])
 
 
 def test_rank_and_page_without_scores_say_what_to_run(tmp_path, capsys):

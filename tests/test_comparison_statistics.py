@@ -567,8 +567,8 @@ def test_over_benchmarks():
 def test_letters():
     letters = tie_letters([["a", "b"], ["b", "c"], ["d"]])
     assert letters == {"a": "a", "b": "ab", "c": "b", "d": "c"}
-    many = tie_letters([[str(place)] for place in range(30)])
-    assert len(set(many.values())) == 30
+    many = tie_letters([[str(place)] for place in range(MOST_TIES)])
+    assert len(set(many.values())) == MOST_TIES
 
 
 def test_only_ties_with_the_best_are_marked_where_there_are_too_many():

@@ -17,10 +17,12 @@ from command import command, diagnose
 from PIL import Image
 from tiny import COUNTS, Tiny, draw_nothing, tree
 
+from nci_plugin import built_in
 from nci_plugin.checks import PluginError
 from nci_plugin.cli.main import main
 from nci_plugin.collapse import CollapseMetrics, NearestCentre, progress
 from nci_plugin.collapse.geometry import centre_distances
+from nci_plugin.config import load_benchmark
 from nci_plugin.detectors.neural_collapse import NC2
 from nci_plugin.diagnosis import DETECTORS
 from nci_plugin.diagnosis.explanation import MIN_CHECKPOINTS, PROPERTIES, correlation, explain
@@ -152,6 +154,9 @@ def test_figures_are_drawn_and_drawn_again_the_same_from_files_alone(run, monkey
     assert (code, err, tiny.passes()) == (0, "", [])
     assert tree(tiny.output) == before
     assert out.endswith(again)
+    code, _, err = command(["diagnose", str(tiny.output), "--layers"])  # nothing is measured there
+    assert (code, err.count("\n")) == (2, 1)
+    assert "printed and drawn again without any option" in err
 
 
 def test_vector_figures_are_the_same_each_time(tmp_path):
@@ -579,6 +584,33 @@ def test_train_makes_the_checkpoints_that_are_missing(tmp_path, monkeypatch):
     assert command(["train", "digits", "--regime", "long_tailed", "--device", "cpu"])[0] == 0
     assert [call[:3] for call in calls] == [("digits_lt", long_tailed, seed) for seed in ("s0", "s1", "s2")]
     assert all(call[3:] == ("sgd", True, 5e-4) for call in calls)
+
+
+def test_checkpoints_of_another_training_are_not_taken_for_this_one(tmp_path, monkeypatch):
+    """They were left as they were, and named as if they had been trained so."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nci_plugin.built_in.write_data", lambda root: False)
+    built_in._describe(load_benchmark("digits"), tmp_path / "nets", built_in.Recipe(epochs=3))
+    (tmp_path / "nets" / "s0").mkdir()
+    (tmp_path / "nets" / "s0" / "best.ckpt").touch()
+    arguments = ["train", "digits", "--seeds", "0", "--output", "nets", "--device", "cpu"]
+    assert command([*arguments, "--epochs", "3"])[0] == 0
+    code, _, err = command(arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "holds another training" in err
+
+
+def test_the_next_command_is_one_that_takes_these_checkpoints(tmp_path, monkeypatch):
+    """A diagnosis was named for every network, and refused the weights of all but the benchmark's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nci_plugin.built_in.write_data", lambda root: False)
+    monkeypatch.setattr("nci_plugin.built_in.train_checkpoint", lambda *arguments: {"accuracy": 100.0, "loss": 0.0})
+    for flags in (["--network", "mlp"], ["--width", "8"], ["--head", "bias_free"]):
+        out = command(["train", "digits", "--device", "cpu", *flags])[1]
+        assert "next:" not in out
+        assert "dynamics knows this one, with --save-every N" in out
+    out = command(["train", "digits", "--device", "cpu", "--width", "16", "--output", "nets"])[1]
+    assert "next: nci-ood diagnose digits --ckpt-path nets" in out
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,21 @@ def test_nothing_is_cut_off_or_overlaps_at_1000_classes():
                     for extent in (text.get_window_extent() for text in labels if text.get_text())
                 )
                 assert all(first[1] <= second[0] + 1 for first, second in zip(ends, ends[1:])), (name, side)
+
+
+def test_long_names_of_classes_leave_room_for_the_figure(few):
+    """Names as of ImageNet's classes took all of it, and matplotlib said so on standard error."""
+    names = [
+        f"{animal} hunting dog, hyena dog, Cape hunting dog, Lycaon" for animal in ("African", "Indian", "Red", "Wild")
+    ]
+    named = replace(few, record=replace(few.record, class_names=names))
+    for draw in (variance_figure, duality_figure, cosine_figure, distance_figure):
+        figure = draw(named)
+        figure.draw_without_rendering()
+        assert figure.axes[0].get_position().height > 0.3
+        shown = {text.get_text() for text in figure.axes[0].get_xticklabels()}
+        assert shown == {"African h…Lycaon", "Indian hu…Lycaon", "Red hunti…Lycaon", "Wild hunt…Lycaon"}
+    assert {text.get_text() for text in FIGURES["plane"](named).axes[0].texts} == shown  # where the numbers were
 
 
 def test_cosines_have_the_line_of_the_simplex(few):

@@ -232,6 +232,18 @@ def test_other_code_or_hyperparameters_are_measured_again(tiny: Tiny) -> None:
     assert [record.auroc["msp"] for record in logged(tiny).records] != before
 
 
+def test_checkpoints_beside_what_was_logged_are_said_not_to_be_measured(tiny: Tiny) -> None:
+    """With ``--output`` in the directory of the checkpoints, new ones were passed over in silence."""
+    arguments = dynamics(tiny, tiny.root / "run")
+    command(arguments)
+    shutil.copyfile(tiny.output / "run" / "trajectory.jsonl", tiny.root / "run" / "trajectory.jsonl")
+    tiny.save_checkpoint(tiny.root / "run" / "model_epoch11.ckpt", seed=11)
+    code, output, _ = command(arguments)
+    assert code == 0
+    assert "run: 3 logged epochs" in output
+    assert "run: 4 checkpoints are not measured" in output
+
+
 def test_another_detector_of_the_same_name_is_measured_again(tiny: Tiny) -> None:
     """By its code; fewer of the detectors that were measured are no reason."""
     own = tiny.root / "mine.py"
@@ -270,6 +282,22 @@ def test_what_a_kill_or_other_weights_left_is_measured_again(tiny: Tiny) -> None
     assert "1 measured now" in output
     assert logged(tiny).epochs.tolist() == [1, 2, 10]
     assert path.read_bytes() != whole
+
+
+def test_epochs_without_a_checkpoint_stand_unless_they_are_of_another_training(tiny: Tiny) -> None:
+    """They may be deleted once they are measured; but a new training must not go on with the epochs of the old one."""
+    arguments = dynamics(tiny, tiny.root / "run")
+    assert command(arguments)[0] == 0
+    (tiny.root / "run" / "model_epoch10.ckpt").unlink()
+    code, output, _ = command(arguments)
+    assert (code, logged(tiny).epochs.tolist()) == (0, [1, 2, 10])
+    assert "no checkpoint any more of epochs 10" in output
+    before = (tiny.output / "run" / "trajectory.jsonl").read_bytes()
+    tiny.save_checkpoint(tiny.root / "run" / "model_epoch2.ckpt", seed=99)
+    code, _, error = command(arguments)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "holds epochs 10 of another training, whose weights after epoch 2 were others" in error
+    assert (tiny.output / "run" / "trajectory.jsonl").read_bytes() == before
 
 
 def test_history_beside_the_checkpoints_is_used_and_said(tiny: Tiny) -> None:
@@ -348,6 +376,22 @@ def test_a_probed_trajectory_of_the_first_version_is_read(tmp_path: Path, monkey
         ["3", "mse", "0.4896", "1.062"],
         ["6", "mse", "0.3833", "0.8098"],
     ]
+
+
+def test_a_run_that_just_began_and_a_file_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run without an epoch ended the command in a division by zero, and the file was taken for a checkpoint."""
+    monkeypatch.setattr("nci_plugin.report.figures.SUFFIXES", (".png",))
+    begun = tmp_path / "begun" / "trajectory.jsonl"
+    TrajectoryFile(begun, "begun", {})
+    log(tmp_path / "whole", 100)
+    out = ["--output", str(tmp_path / "out")]
+    code, _, error = command(["dynamics", str(begun), *out])
+    assert (code, error.count("\n")) == (2, 1)
+    assert "log no epoch yet" in error
+    code, text, error = command(["dynamics", str(begun), str(tmp_path / "whole" / "trajectory.jsonl"), *out])
+    assert code == 0, error
+    assert "begun: 0 logged epochs" in text
+    assert [each["run"] for each in json.loads((tmp_path / "out" / "dynamics.json").read_text())["onsets"]] == ["whole"]
 
 
 def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -87,6 +87,12 @@ def written(path, results):
     return path
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """No sentence is folded."""
+    monkeypatch.setenv("COLUMNS", "1000")
+
+
 @pytest.fixture
 def cifar(tmp_path):
     return written(tmp_path / "results" / CIFAR_RUN, results_of("cifar10", ["nci", "neco"], NUMBERS))
@@ -550,6 +556,15 @@ def test_rank_counts_the_rows_before_it():
     assert (update.rank, len(update.rows), update.replaces) == (3, 3, board[0])
 
 
+def test_sentences_of_a_rank_are_folded_and_plain(cifar, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    out = run("rank", cifar, "--around", "0")[1]
+    sentences = [line for line in out.splitlines() if line.startswith(("cifar10", "in the", "Near", "Far", "note"))]
+    assert len(sentences) == 9
+    assert max(map(len, sentences)) <= 70
+    assert "±" not in out
+
+
 def test_rank_shows_the_rows_around_both_places(cifar, run):
     code, out, _ = run("rank", cifar, "--detectors", "neco", "--around", "1")
     rows = [dict(zip(COLUMNS, cells)) for cells in csv.reader((DATA / "cifar10.csv").open(encoding="utf-8"))][1:]
@@ -592,7 +607,7 @@ def test_disputed_numbers_are_marked(tmp_path, run, checkout, benchmark, run_nam
     plain = claimed.replace("±", "+-")  # a table that goes to no terminal is ASCII
     assert [line.startswith(f"{plain} !  ") for line in numbers_shown] == [True, True]  # both tables
     (reason,) = [line for line in lines if line.startswith("! disputed")]
-    assert f"CombOOD {claimed}: near-OOD AUROC could not be reproduced" in reason
+    assert f"CombOOD {plain}: near-OOD AUROC could not be reproduced" in reason
     assert reason.endswith("https://github.com/Jingkang50/OpenOOD/issues/307")
     assert len([line for line in lines if " !" in line]) == 2  # nothing else is disputed
 

@@ -173,6 +173,9 @@ def test_the_tables_of_a_diagnosis_are_written_as_those_of_results(results, form
         assert word in out
     code, out, _ = command(["table", str(path), "--of", "collapse", "--format", form])
     assert f"{records[1].collapse.nc1_quotient:.4g}" in out
+    code, _, err = command(["table", str(path), "--of", "collapse", "--format", form, "--wide"])
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--wide and --data-sets are about results" in err
 
 
 def test_tables_that_are_not_there_are_refused(results, tmp_path):

@@ -121,6 +121,17 @@ def test_the_command_refuses_what_it_cannot_draw(directory):
     assert not list(directory.glob("figure_*"))
 
 
+def test_a_figure_is_written_in_the_format_of_its_name(directory):
+    """``--output roc.svg`` was a PDF."""
+    for name, start in (("roc.svg", b"<?xml"), ("roc.PNG", b"\x89PNG"), ("roc.pdf", b"%PDF")):
+        assert command(["figure", "roc", str(directory), "--output", str(directory / name)])[0] == 0
+        assert (directory / name).read_bytes().startswith(start)
+    for name, flags in (("roc.svg", ["--format", "pdf"]), ("roc.jpg", []), ("roc", [])):
+        code, _, err = command(["figure", "auroc", str(directory), "--output", str(directory / name), *flags])
+        assert (code, err.count("\n")) == (2, 1)
+        assert "--output: must be a file named .pdf" in err
+
+
 def test_pdf_embeds_text(scores):
     with style("column"):
         content = written(roc_figure(NAMES, scores), "pdf")

@@ -299,3 +299,13 @@ def test_damaged_scores_are_refused(hand_made):
     assert "nci.npz" in err
     assert "evaluate again" in err
     assert not (hand_made / "report.html").exists()
+
+
+def test_scores_that_lack_a_set_of_the_rows_are_refused(hand_made):
+    """The others were drawn, as if that set were not there."""
+    path = hand_made / "s1" / "scores" / "nci.npz"
+    with np.load(path) as scores:
+        np.savez(path, **{split: values for split, values in scores.items() if split != "near/tin"})
+    code, _, err = command(["report", str(hand_made)])
+    assert (code, err.count("\n")) == (2, 1)
+    assert "'nci' has 0 scores of 'near/tin' and a row about 20; evaluate again" in err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from command import command
 from matplotlib.text import Text
+from PIL import Image
 from result_rows import SEEDS, rows_of
 
 from nci_plugin.detectors.registry import detector_class, names
@@ -16,6 +19,7 @@ from nci_plugin.diagnosis.explanation import Explanation, PropertyRow
 from nci_plugin.evaluation.identity import FIELDS
 from nci_plugin.evaluation.results import complete, file_name
 from nci_plugin.report.names import display_name
+from nci_plugin.report.page import _image
 from nci_plugin.report.standing_figure import standing_figure
 from nci_plugin.report.summary import not_comparable, what_collapse_says, what_was_tested, who_leads
 
@@ -80,6 +84,8 @@ def test_the_collapse_is_its_means_beside_their_values_at_collapse() -> None:
         "Mean over 2 networks: NC1 0.2 (at collapse 0); of the collapse scores the highest mean AUROC has NC1 score"
         " near (85.0 %)."
     )
+    many_classes = [PropertyRow("NC2", "near", "nc2", "ETF error", None, [0.25], [80.0], None)]
+    assert "NC2 0.25 (out of reach at collapse);" in what_collapse_says(Explanation(1, many_classes, []))
     assert what_collapse_says(Explanation(1, [], ["NC1: it is 3."])) == "NC1: it is 3."
     assert "not measured" in what_collapse_says(None)
 
@@ -122,6 +128,16 @@ def test_the_chart_labels_every_detector_apart() -> None:
         assert box.count_overlaps(boxes[:place]) == 0
         assert not any(box.contains(*dot) for dot in dots)
     assert standing_figure(near, {}, {}, ()) is None
+
+
+def test_a_single_leader_keeps_its_colour_on_the_page() -> None:
+    """A palette of the most frequent colours had no blue left, by which the chart says who leads."""
+    near = {f"method_{place}": 60 + place for place in range(30)}
+    figure = standing_figure(near, near, {}, {"method_29"})
+    assert figure is not None
+    with Image.open(io.BytesIO(base64.b64decode(_image(figure)["source"].partition(",")[2]))) as image:
+        colours = np.asarray(image.convert("RGB"), dtype=np.int64)
+    assert (np.abs(colours - (0x00, 0x72, 0xB2)).max(axis=2) < 16).sum() > 10
 
 
 @pytest.mark.slow

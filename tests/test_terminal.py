@@ -87,6 +87,21 @@ def test_every_width_holds_the_table(monkeypatch, columns, by_data_set):
     assert text.count("91.00+-0.82") == 1 + by_data_set
 
 
+def test_every_part_of_a_table_tells_its_rows_apart(monkeypatch):
+    """The second part had the detectors alone, each as often as there are groups."""
+    monkeypatch.setenv("COLUMNS", "30")
+    rows = [["detector", "group", "first number", "second"], ["nci", "near", "1", "2"], ["nci", "far", "3", "4"]]
+    assert terminal.aligned(rows, left=2).splitlines() == [
+        "detector  group  first number",
+        "nci       near              1",
+        "nci       far               3",
+        "",
+        "detector  group  second",
+        "nci       near        2",
+        "nci       far         4",
+    ]
+
+
 def test_where_there_is_no_terminal_lines_are_plain_and_of_the_stated_width(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setattr(sys, "__stdout__", None)

@@ -93,7 +93,7 @@ class Dynamics:
     paths: tuple[Path, ...] = argument(
         "CHECKPOINTS",
         "directories of epoch checkpoints (epoch-10_....ckpt, epoch_010.pth; s0, s1 ... in one are runs), files of one"
-        " run, or directories with trajectory.jsonl, of which nothing is measured",
+        " run, or directories with trajectory.jsonl and such files, of which nothing is measured",
     )
     benchmark: str | None = option(
         None, "a name or a YAML file (what the training says it was trained on)", "BENCHMARK"
@@ -178,6 +178,8 @@ class Figure:
     size: str = option(
         "column", "column: 3.3 inches (default); page: 6.9; slide: 10", choices=("column", "page", "slide")
     )
-    format: str = option("pdf", "pdf (default), svg or png of 300 dpi", choices=("pdf", "svg", "png"))
+    format: str | None = option(
+        None, "pdf, svg or png of 300 dpi (as --output is named, else pdf)", choices=("pdf", "svg", "png")
+    )
     title: str | None = option(None, "a title over it (none)", "TEXT")
     output: Path | None = option(None, "the file (RESULTS/figure_FIGURE.FORMAT)", "FILE")

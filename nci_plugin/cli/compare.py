@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from nci_plugin import __version__
@@ -21,6 +21,7 @@ from nci_plugin.evaluation.results import file_name
 from nci_plugin.metrics.columns import METRIC_COLUMNS
 from nci_plugin.parsing import write_json
 from nci_plugin.report.figures import save
+from nci_plugin.report.terminal import say
 
 Worst = Mapping[str, Mapping[str, Sequence[GroupScore]]]
 """The worst classes by benchmark and detector."""
@@ -37,7 +38,7 @@ def run(options: Compare) -> int:
     print("\n\n".join(map(comparison_text, comparisons)))
     for samples in benchmarks:
         if samples.left_out:
-            print(f"\n{samples.benchmark}: not scored for every seed, left out: {', '.join(samples.left_out)}")
+            say(f"\n{samples.benchmark}: not scored for every seed, left out: {', '.join(samples.left_out)}")
     tests = over_benchmarks(comparisons) if len(comparisons) > 1 else []
     if tests:
         print(f"\n{over_benchmarks_text(tests)}")
@@ -63,15 +64,7 @@ def _choice(options: Compare) -> Choice:
         check_output_file("--json", options.json, (".json",))
     if options.figure is not None:
         check_writable(options.figure)
-    return Choice(
-        options.metric,
-        options.setting,
-        options.against,
-        options.replicates,
-        options.seed,
-        options.ood_share,
-        options.these_networks,
-    )
+    return Choice(**{each.name: getattr(options, each.name) for each in fields(Choice)})
 
 
 def _write_numbers(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nci_plugin import api
 from nci_plugin.benchmarks.benchmark import TRAIN
+from nci_plugin.checks import PluginError
 from nci_plugin.cli.commands import Diagnose
 from nci_plugin.cli.network import Job, Networks
 from nci_plugin.diagnosis import DETECTORS
@@ -29,6 +30,11 @@ from nci_plugin.report.terminal import say
 def run(options: Diagnose) -> int:
     stored = Path(options.benchmark)
     if files.has_diagnosis(stored):
+        if options != Diagnose(options.benchmark):
+            raise PluginError(
+                f"results '{stored}': hold a diagnosis, which is printed and drawn again without any option; leave them"
+                " out, or name the benchmark to measure anew"
+            )
         _report(stored)
         return 0
     job = Job.of(options.benchmark, options.network, options.data, options.passing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def run(options: Dynamics) -> int:
     check_known("metric", options.metric, [metric.name for metric in of_training()])
     rule = OnsetRule(options.metric, options.threshold, not options.above, options.sustained, options.phase)
     conditions = _conditions(options.condition)
-    logged = {path: find_trajectories(path) for path in options.paths if path.is_dir()}
+    logged = {path: find_trajectories(path) for path in options.paths}
     runs = [read_trajectory(file) for files in logged.values() for file in files]
     to_measure = find_runs([path for path in options.paths if not logged.get(path)])
     check_names([*(each.run for each in runs), *(each.name for each in to_measure)])
@@ -64,8 +65,15 @@ def run(options: Dynamics) -> int:
     with locked(output):
         for each in runs:
             print(f"{each.run}: {len(each.records)} logged epochs")
+        for path in (path for path, files in logged.items() if files):
+            with suppress(PluginError):  # it has no checkpoints
+                for run in find_runs([path]):
+                    say(f"{run.name}: {len(run.files)} checkpoints are not measured, '{path}' has what was logged")
+        runs = [each for each in runs if each.records]  # one that just began has none
         if to_measure:
             runs += _measure(to_measure, conditions, options, output)
+        if not runs:
+            raise PluginError(f"trajectories in {', '.join(map(str, options.paths))}: log no epoch yet; log one")
         _report(analyse(runs, rule), output)
     return 0
 
@@ -177,6 +185,9 @@ def _measure(
             factory, arguments = job.factory(trained), job.arguments(trained)
             described = {**training.conditions(trained, factory), **conditions}
             file = TrajectoryFile(output / run.name / FILE_NAME, run.name, described)
+            gone = ", ".join(str(epoch) for epoch in sorted(file.records) if epoch not in run.files)
+            if gone:
+                say(f"{run.name}: there is no checkpoint any more of epochs {gone}, which stand as they were measured")
             new = 0
             for epoch, path in run.files.items():
                 bar.set_postfix_str(f"{run.name} epoch {epoch}")
@@ -185,6 +196,11 @@ def _measure(
                 code = identify.code_digest(network, factory_source(factory), arguments)
                 data = digest(images, code, options.network.head or "")
                 there = file.records.get(epoch, EpochRecord(epoch))
+                if gone and there.weights not in ("", numbers["weights"]):
+                    raise PluginError(
+                        f"output '{file.path}': holds epochs {gone} of another training, whose weights after"
+                        f" epoch {epoch} were others; choose another --output, or move it away"
+                    )
                 known = (there.weights, there.data) == (numbers["weights"], data)
                 if not known or not methods.items() <= there.methods.items():
                     measure = measure or _meter(inputs, setups, job, output)

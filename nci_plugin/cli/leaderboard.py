@@ -21,7 +21,7 @@ from nci_plugin.leaderboard.rank import GROUPS
 from nci_plugin.leaderboard.rows import Entry, entries, explain, new_links
 from nci_plugin.leaderboard.submission import diff, plan, write, write_issue
 from nci_plugin.leaderboard.tables import own_ranks, standing_text
-from nci_plugin.report.terminal import aligned
+from nci_plugin.report.terminal import aligned, say
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Rows:
         return new_links(self.entries, self.board, pairs("--link", given))
 
     def notes(self, entry: Entry) -> list[str]:
-        return list(notes(self.run, entry, self.board.rows(entry.board)))
+        return notes(self.run, entry, self.board.rows(entry.board))
 
     def print_notes(self, detectors: Sequence[str] | None) -> None:
         """The notes on all rows, each once with the rows that it is about, and what is no row."""
@@ -61,7 +61,7 @@ class Rows:
             for note in self.notes(entry):
                 about.setdefault((entry.board, note), []).append(entry.row.postprocessor)
         for (name, note), rows in about.items():
-            print(f"{name} {', '.join(rows)}: {note}")
+            say(f"{name} {', '.join(rows)}: {note}")
         _print_left_out(self.run, detectors)
 
 
@@ -121,7 +121,7 @@ def run_rank(options: LeaderboardRank) -> int:
     detectors = run.select(options.asked.detectors)
     known = standings(run.path, detectors, run.settings)
     if run.benchmark not in BOARDS:
-        print(
+        say(
             f"'{run.benchmark}' is no benchmark of OpenOOD's leaderboard ({', '.join(BOARDS)}): its numbers stand only"
             " beside each other"
         )
@@ -131,14 +131,12 @@ def run_rank(options: LeaderboardRank) -> int:
         rows = Rows.of(options.asked)
         for entry in rows.entries:
             row, board = entry.row, rows.board
-            print(
-                f"{entry.board}: {row.training}, {row.postprocessor} on {row.arch}, {row.description}, on {board.name}"
-            )
+            say(f"{entry.board}: {row.training}, {row.postprocessor} on {row.arch}, {row.description}, on {board.name}")
             own = {group: known.intervals.get((entry.setting, group, entry.detector)) for group in GROUPS}
             print(standing_text(row, board.rows(entry.board), options.around, own))
-            print("".join(f"{note}\n" for note in rows.notes(entry)))
+            say("".join(f"{note}\n" for note in rows.notes(entry)))
     if known.note:
-        print(known.note)
+        print(known.note)  # with a command, on one line
     _print_left_out(run, options.asked.detectors)
     return 0
 
@@ -165,9 +163,9 @@ def _differs(entry: Entry, rows: Rows, tolerance: float) -> bool:
     except PluginError as error:
         if entry.setting == "ood":
             raise
-        print(f"\n{error}")
+        say(f"\n{error}")
         return False
-    print(f"\n{entry.board}: {', '.join(published.key)}, on {rows.board.name}")
+    say(f"\n{entry.board}: {', '.join(published.key)}, on {rows.board.name}")
     seeds = [result.seed or "network" for result in entry.near]
     cells = [["", *(seeds if len(seeds) > 1 else []), "own", "published", "own - published"]]
     by_field, compared = differences(entry, published)
@@ -177,8 +175,9 @@ def _differs(entry: Entry, rows: Rows, tolerance: float) -> bool:
         cells.append([field, *by_seed, each.own, each.published, points])
     print(aligned(cells))
     if compared is not None:
-        print(f"the published row is of one network: {compared}, the nearest seed, is compared with it")
-    print("".join(f"{note}\n" for note in rows.notes(entry)), end="")
+        say(f"the published row is of one network: {compared}, the nearest seed, is compared with it")
+    for note in rows.notes(entry):
+        say(note)
     return any(each.points is not None and abs(each.points) > tolerance + 0.005 for each in by_field.values())
 
 
@@ -205,7 +204,7 @@ def _print_left_out(run: Run, detectors: Sequence[str] | None) -> None:
     if run.unrecorded:
         print(run.unrecorded)
     if run.incomplete and detectors is None:
-        print(f"left out, not scored for every seed: {', '.join(run.incomplete)}")
+        say(f"left out, not scored for every seed: {', '.join(run.incomplete)}")
     has, wanted = {result.setting for result in run.results}, BOARDS.get(run.benchmark, {})
     if "fsood" in has and wanted and "fsood" not in wanted:
         print(f"left out: the full spectrum, of which the leaderboard has no board for {run.benchmark}")

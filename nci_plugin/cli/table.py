@@ -37,6 +37,10 @@ def run(options: Table) -> int:
 def _of_diagnosis(options: Table) -> int:
     from nci_plugin.report.diagnosis_tables import tables_by_name  # imports torch
 
+    if options != Table(options.results, options.format, options.of):
+        raise PluginError(
+            f"--of {options.of}: --detectors, --setting, --wide and --data-sets are about results; leave them out"
+        )
     with files.drawn_from(options.results):
         stored = files.read_diagnoses(options.results)
         tables = tables_by_name([each.name for each in stored], [each.record for each in stored])[options.of]

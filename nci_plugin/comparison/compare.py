@@ -114,18 +114,22 @@ class Standings:
 
 
 def standings(path: Path, detectors: Sequence[str], settings: Sequence[str]) -> Standings:
-    """Compare some detectors of a results directory by AUROC, every pair."""
+    """Compare some detectors of a results directory by AUROC, every pair; of one alone there are intervals."""
     ranks: dict[str, dict[str, dict[str, str]]] = {}
     intervals = {}
     try:
-        for samples in read_samples([path], detectors) if len(detectors) > 1 else ():
+        for samples in read_samples([path], detectors) if detectors else ():
             for setting in settings:
-                comparison = compare(samples, Choice(setting=setting))
-                ranks[setting] = {group: comparison.ranks(group) for group in comparison.groups}
-                for value in comparison.values:
-                    intervals[setting, value.group, value.detector] = (value.low, value.high)
+                choice = Choice(setting=setting)
+                if len(detectors) == 1:
+                    found: Sequence[Value] = values(samples, choice, intervals=True)
+                else:
+                    comparison = compare(samples, choice)
+                    found = comparison.values
+                    ranks[setting] = {group: comparison.ranks(group) for group in comparison.groups}
+                intervals.update({(setting, each.group, each.detector): (each.low, each.high) for each in found})
     except PluginError as error:
-        return Standings({}, {}, f"which detectors tie is not known: {error}")
+        return Standings({}, {}, f"which detectors tie is not known: {error}" if len(detectors) > 1 else "")
     return Standings(ranks, intervals, "")
 
 

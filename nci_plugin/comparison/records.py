@@ -130,4 +130,5 @@ class Comparison:
     def method(self) -> str:
         """How intervals and p values were made, in one sentence."""
         adjusted = "Holm" if self.choice.uses_delong else "step-down max-T"
-        return f"{self.choice.intervals(self.networks)}, p by {adjusted} over {len(self.differences)} differences"
+        count = f"{len(self.differences)} difference{'s' * (len(self.differences) != 1)}"
+        return f"{self.choice.intervals(self.networks)}, p by {adjusted} over {count}"

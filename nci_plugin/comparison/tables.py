@@ -1,11 +1,10 @@
-"""Comparisons as tables for a terminal of 80 columns."""
+"""Comparisons as tables for a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from string import ascii_lowercase
-from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,6 @@ from nci_plugin.metrics.columns import METRIC_COLUMNS, OOD
 from nci_plugin.report.tables import column_names, of_groups
 from nci_plugin.report.terminal import aligned, folded
 
-WIDTH = 80
 MOST_PAIRS = 45
 """More pairs of a group are not printed: those of its best detector are."""
 
@@ -84,7 +82,7 @@ def comparison_text(comparison: Comparison) -> str:
     few = [f"{split} ({size})" for split, size in comparison.samples.items() if size < FEW_SAMPLES]
     if few:
         head.append(f"fewer than {FEW_SAMPLES} samples, so intervals are rough: {', '.join(few)}")
-    lines = [fill(line, WIDTH, subsequent_indent="  ") for line in head]
+    lines = list(map(folded, head))
     for group in comparison.groups:
         lines += ["", _values(comparison, group), "", _differences(comparison, group)]
     return "\n".join(lines)
@@ -119,7 +117,7 @@ def _differences(comparison: Comparison, group: str) -> str:
     header = [f"{group}: first - second", "points", "95 % interval", "p", "adjusted p"]
     rows = [header, *([f"{each.first} - {each.second}", *_numbers(each)] for each in own)]
     text = aligned(rows)
-    if max(map(len, text.splitlines())) > WIDTH:  # the names on a line of their own
+    if "\n\n" in text:  # too wide for one part: the names on a line of their own
         numbers = aligned([["", *row[1:]] for row in rows]).splitlines()
         text = "\n".join(line for row, cells in zip(rows, numbers) for line in (row[0], f"  {cells}"))
     return "\n".join([text, *note])
@@ -142,12 +140,11 @@ def p_text(p: float) -> str:
 
 
 def tie_letters(ties: Sequence[Sequence[str]]) -> dict[str, str]:
-    """The letters of the groups that each detector is in: those with a common letter cannot be told apart."""
+    """The letters of the groups, MOST_TIES at most, that each detector is in; with a common letter they tie."""
     letters: dict[str, str] = {}
-    for place, group in enumerate(ties):
-        turn, letter = divmod(place, len(ascii_lowercase))
+    for letter, group in zip(ascii_lowercase, ties):
         for name in group:
-            letters[name] = letters.get(name, "") + ascii_lowercase[letter] + (str(turn) if turn else "")
+            letters[name] = letters.get(name, "") + letter
     return letters
 
 
@@ -164,7 +161,7 @@ def over_benchmarks_text(tests: Sequence[OverBenchmarks]) -> str:
         rows = [["detector", "mean rank", title_of_ties]]
         rows += [[name, f"{rank:.2f}", marks.get(name, "")] for name, rank in test.mean_ranks]
         method = f"Friedman chi2 {test.statistic:.2f}, p {p_text(test.p)}; pairs by Conover-Holm"
-        parts.append("\n".join([f"{title}: {method}", aligned(rows)]))
+        parts.append("\n".join([folded(f"{title}: {method}"), aligned(rows)]))
     return "\n\n".join(parts)
 
 
@@ -181,4 +178,4 @@ def worst_text(benchmark: str, detector: str, groups: Sequence[GroupScore]) -> s
         "FPR: share of OOD samples accepted where 95 % of all ID samples are",
         "intervals hold at once for all groups that these were picked from (Bonferroni)",
     ]
-    return "\n".join([title, aligned(rows), *notes])
+    return "\n".join([title, aligned(rows, left=2), *map(folded, notes)])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Optional
 
 import numpy as np
@@ -93,10 +93,6 @@ class Explanation:
     checkpoints: int
     properties: Sequence[PropertyRow]
     sentences: Sequence[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON without NaN."""
-        return asdict(self)
 
 
 def explain(records: Sequence[DiagnosisRecord]) -> Explanation:

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nci_plugin.dynamics.intervals import Interval, bootstrap_mean, mean, median
-from nci_plugin.dynamics.onset import Onset, first_sustained
+from nci_plugin.dynamics.onset import Onset
 from nci_plugin.dynamics.trajectory import GROUPS, Trajectory
 
 SCORE, BASELINE = "pscore", "msp"
@@ -115,7 +115,7 @@ def best_over_runs(found: Sequence[BestEpoch]) -> list[BestEpochs]:
 
 @dataclass(frozen=True)
 class Overtaking:
-    """When pScore's AUROC is above MSP's for ``sustained`` measured epochs in a row; None where it never is.
+    """The first measured ``epoch`` at which pScore's AUROC is above MSP's, None where it never is.
 
     ``measure`` is the onset's metric at that epoch; ``at_onset`` is epoch less that of the run's onset, None where
     there is no onset. ``ahead`` is the share of the ``n`` measured epochs in which pScore is above, 0..1.
@@ -149,7 +149,7 @@ class Overtakings:
     ahead_interval: Interval
 
 
-def overtakings(run: Trajectory, onset: Onset, metric: str = "nc1_quotient", sustained: int = 1) -> list[Overtaking]:
+def overtakings(run: Trajectory, onset: Onset, metric: str = "nc1_quotient") -> list[Overtaking]:
     """The epoch at which pScore first beats MSP, in each group in which both were measured."""
     found = []
     for group in GROUPS:
@@ -158,10 +158,10 @@ def overtakings(run: Trajectory, onset: Onset, metric: str = "nc1_quotient", sus
         if not len(known):
             continue
         above = difference[known] > 0
-        first = first_sustained(above, sustained)
         epoch = value = None
-        if first is not None:
-            epoch, value = int(run.epochs[known[first]]), mean([run.series(metric)[known[first]]])
+        if above.any():
+            first = known[above.argmax()]
+            epoch, value = int(run.epochs[first]), mean([run.series(metric)[first]])
         at_onset = epoch - onset.epoch if epoch is not None and onset.observed else None
         found.append(Overtaking(run.run, group, epoch, value, at_onset, float(above.mean()), len(known)))
     return found

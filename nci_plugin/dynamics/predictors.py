@@ -177,7 +177,7 @@ def _skill(group: tuple[str, ...], name: str, left_out: str, forecasts: Sequence
     fired = [(each.fired, each.onset) for each in observed if each.fired is not None]
     leads, errors = [each.lead for each in forecasts], [each.error for each in forecasts]
     before = [float(each.lead is not None and each.lead > 0) if each.observed else None for each in forecasts]
-    right, pairs = _order(forecasts)
+    right, pairs = firing_order(forecasts)
     return Skill(
         group=group,
         predictor=name,
@@ -201,17 +201,12 @@ def _skill(group: tuple[str, ...], name: str, left_out: str, forecasts: Sequence
     )
 
 
-def concordance(forecasts: Sequence[Forecast]) -> float | None:
-    """Share of pairs whose earlier onset has the earlier firing, ties half (Harrell et al. 1982).
+def firing_order(forecasts: Sequence[Forecast]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Whether each run fired before each other one (1, 0.5: a tie), and which pairs count; both (runs, runs).
 
     A pair counts where the earlier onset was observed, and the other one was later, or censored no earlier. One that
-    never fired comes last. None without such a pair.
+    never fired comes last (Harrell et al. 1982).
     """
-    return _share_right(*_order(forecasts))
-
-
-def _order(forecasts: Sequence[Forecast]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Whether each run fired before each other one (1, 0.5: a tie), and which pairs count; both (runs, runs)."""
     onset = np.array([each.onset for each in forecasts], dtype=np.float64)
     observed = np.array([each.observed for each in forecasts])
     fired = np.array([np.inf if each.fired is None else each.fired for each in forecasts], dtype=np.float64)

@@ -171,9 +171,9 @@ def read_trajectory(path: Path) -> Trajectory:
     return trajectory
 
 
-def find_trajectories(directory: Path) -> list[Path]:
-    """Every ``trajectory.jsonl`` at or below a directory, sorted."""
-    return sorted(directory.rglob(FILE_NAME))
+def find_trajectories(path: Path) -> list[Path]:
+    """Every ``trajectory.jsonl`` at or below a directory, sorted; such a file itself."""
+    return [path] if path.name == FILE_NAME else sorted(path.rglob(FILE_NAME))
 
 
 def _check_run(name: str) -> None:

@@ -54,23 +54,19 @@ TEST_DATA = re.compile(rf"\b({TEST}|test|{'|'.join(GROUP_ROWS.values())}|{NEAR}/
 
 
 def notes(run: Run, entry: Entry, rows: Sequence[Row]) -> list[str]:
-    """Lines about what keeps a row from being compared with those of its board, and what else is to be said of it."""
-    warnings = [f"warning: not comparable: {text}" for text in objections(run, entry, rows)]
-    return [*warnings, *(f"note: {text}" for text in remarks(run, entry))]
-
-
-def objections(run: Run, entry: Entry, rows: Sequence[Row]) -> list[str]:
-    """What keeps a row from being compared with the ``rows`` of its board, one sentence each."""
-    return [
+    """What keeps a row from being compared with the ``rows`` of its board, and what else is to be said of it."""
+    objections = [
         *_seeds(run.benchmark, entry),
         *_accuracy(entry.row, rows),
         *_sizes(run, entry),
         *_covariate_shift(run.benchmark, entry),
         *_chosen_on_test_data([*entry.near, *entry.far]),
     ]
+    warnings = [f"warning: not comparable: {text}" for text in objections]
+    return [*warnings, *(f"note: {text}" for text in _remarks(run, entry))]
 
 
-def remarks(run: Run, entry: Entry) -> list[str]:
+def _remarks(run: Run, entry: Entry) -> list[str]:
     """What is to be said of a row although it can be compared."""
     found = []
     if entry.detector.startswith(PYTORCH_OOD):

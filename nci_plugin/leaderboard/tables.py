@@ -11,7 +11,7 @@ from nci_plugin.leaderboard.disputed import explained, marked
 from nci_plugin.leaderboard.rank import GROUPS, standing
 from nci_plugin.leaderboard.rows import number
 from nci_plugin.report.tables import TITLES, detectors_by_near_auroc
-from nci_plugin.report.terminal import aligned, with_prose
+from nci_plugin.report.terminal import aligned, folded, with_prose
 
 HEADER = ["  rank", "near", "far", "ID accuracy", "training", "postprocessor", "arch", "description"]
 
@@ -29,14 +29,16 @@ def standing_text(row: Row, rows: Sequence[Row], around: int, intervals: Mapping
     lines = []
     replaces = places["near"].replaces
     if replaces is not None:
-        lines.append(f"in the place of the published row with near {replaces.near}, far {replaces.far}")
+        lines.append(folded(f"in the place of the published row with near {replaces.near}, far {replaces.far}"))
     for group, title in GROUPS.items():
         place = places[group]
         rank, count = place.among_same_network
         ties = "" if place.interval is None else " by its 95 % interval [{:.2f}, {:.2f}]".format(*place.interval)
         lines.append(
-            f"{title} {getattr(row, group)}: rank {place.ranks} of {len(place.rows)}{ties}; {rank} of {count} with the"
-            " same architecture and training (*)"
+            folded(
+                f"{title} {getattr(row, group)}: rank {place.ranks} of {len(place.rows)}{ties}; {rank} of {count} with"
+                " the same architecture and training (*)"
+            )
         )
         cells = [HEADER]
         for other_rank, other in place.around(around).items():
@@ -45,7 +47,7 @@ def standing_text(row: Row, rows: Sequence[Row], around: int, intervals: Mapping
             cells.append([f"{marks}{other_rank:4d}", *texts, other.arch, other.description])
         lines.append(with_prose(cells))
         last = max(place.around(around))
-        lines += explained(place.rows[:last], group)
+        lines += map(folded, explained(place.rows[:last], group))
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from scipy.spatial.distance import squareform
 from nci_plugin.benchmarks.benchmark import FAR, NEAR
 from nci_plugin.collapse import METRICS, CollapseMetrics
 from nci_plugin.collapse.imbalance import IMBALANCE
+from nci_plugin.diagnosis.record import DiagnosisRecord
 from nci_plugin.evaluation.drawn import BINS, DrawnFigure
 from nci_plugin.report.cells import number
 from nci_plugin.report.diagnosis_files import Stored
@@ -27,6 +28,9 @@ FEW_CLASSES = 30
 
 FEW_NUMBERS = 8
 """Up to here there is room for the number in every cell of one of two matrices."""
+
+MOST_LETTERS = 16
+"""Of a class's name on an axis."""
 
 SOME_LABELS = 10
 """Of more classes, how many a side of a matrix has a label for, at most."""
@@ -182,7 +186,7 @@ def _class_axes(figure: Figure, stored: Stored, classes: Sequence[int], label: s
         counts.set(xlabel=label, ylabel="classes")
         return [counts]
     bars, counts = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
-    names = [stored.record.name_of(k) for k in classes]
+    names = labels(stored.record, classes)
     bars.set_xticks(range(len(classes)), names, rotation=turned(names))
     bars.set(xlabel="class", ylabel=label)
     counts.set_xlabel("classes")
@@ -206,6 +210,12 @@ def _bins(values: Sequence[float] | NDArray[Any]) -> int:
     return int(np.clip(2 * math.sqrt(len(values)), 5, BINS))
 
 
+def labels(record: DiagnosisRecord, classes: Iterable[int]) -> list[str]:
+    """What classes are called on an axis: of a long name the beginning and the end, which leave room for the figure."""
+    names = [record.name_of(k) for k in classes]
+    return [name if len(name) <= MOST_LETTERS else f"{name[:9]}…{name[-6:]}" for name in names]
+
+
 def turned(names: Sequence[str]) -> int:
     """Degrees by which names along the bottom are turned: words would run into each other."""
     return 90 if any(len(name) > 3 for name in names) else 0
@@ -218,7 +228,7 @@ def _matrix(axis: Axes, stored: Stored, values: NDArray[Any], classes: NDArray[A
     """
     few = len(classes) <= FEW_CLASSES
     places = np.arange(0, len(classes), 1 if few else -(-len(classes) // SOME_LABELS))
-    names = [stored.record.name_of(k) for k in classes[places].tolist()]
+    names = labels(stored.record, classes[places].tolist())
     axis.set_xticks(places, names, fontsize=7, rotation=turned(names) if len(classes) <= SOME_LABELS else 90)
     axis.set_yticks(places, names, fontsize=7)
     axis.set(xlabel="class", ylabel="class")

@@ -14,7 +14,7 @@ from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, Split
 from nci_plugin.diagnosis.explanation import Explanation, ideal_text
 from nci_plugin.evaluation.drawn import DrawnFigure, draw_grid
 from nci_plugin.report import class_figures
-from nci_plugin.report.class_figures import FEW_CLASSES
+from nci_plugin.report.class_figures import FEW_CLASSES, labels, turned
 from nci_plugin.report.diagnosis_files import FOLDER, Stored, read_diagnoses, read_explanation
 from nci_plugin.report.figures import COLOURS, MARKERS, in_style, legend_below, looks, save_all
 from nci_plugin.report.names import display_name
@@ -61,17 +61,19 @@ def plane_figure(stored: Stored) -> Figure | None:
             alpha=0.6, color=[look[split].colour], label=f"{split}, {size}",
         )  # fmt: skip
     if len(means) <= FEW_CLASSES:
-        circle = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": "black", "linewidth": 0.8}
-        for k, place in zip(stored.arrays["classes"], means):
-            axis.annotate(str(k), place, ha="center", va="center", fontsize=8, weight="bold", zorder=5, bbox=circle)
+        names = labels(stored.record, stored.arrays["classes"].tolist())
+        marks, shape = ("boxes", "round") if turned(names) else ("circles", "circle")
+        box = {"boxstyle": f"{shape},pad=0.2", "facecolor": "white", "edgecolor": "black", "linewidth": 0.8}
+        for name, place in zip(names, means):
+            axis.annotate(name, place, ha="center", va="center", fontsize=8, weight="bold", zorder=5, bbox=box)
     else:
+        marks = "dots"
         axis.scatter(means[:, 0], means[:, 1], s=6, marker=".", color="0.25", zorder=0, label="class means")
     shares = [f"{100 * share:.0f} %" for share in stored.arrays["plane/explained"]]
     first = f"first principal direction ({shares[0]} of the means' variance)"
     axis.set(xlabel=first, ylabel=f"second principal direction ({shares[1]})")
     axis.set_aspect("equal", adjustable="datalim")
     legend_below(figure, axis)
-    marks = "circles" if len(means) <= FEW_CLASSES else "dots"
     suptitle(figure, stored, f"Features in the plane of the class means ({marks}), about their mean, in feature units")
     return figure
 

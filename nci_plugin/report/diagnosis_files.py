@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -54,7 +54,7 @@ def write_diagnosis(results: Path, seed: str, diagnosis: Diagnosis) -> None:
 
 
 def write_explanation(results: Path, explanation: Explanation) -> None:
-    write_json(results / FOLDER / f"{EXPLANATION}.json", explanation.to_dict(), durable=False)
+    write_json(results / FOLDER / f"{EXPLANATION}.json", asdict(explanation), durable=False)
 
 
 def has_diagnosis(results: Path) -> bool:

@@ -112,6 +112,7 @@ def predictor_table(analysis: Analysis) -> Table | None:
             " to be by their last epoch; 'median onset' looks at nothing but the other runs' onsets"
             ", and orders them backwards where it leaves one out",
         ],
+        left=3,
     )
 
 
@@ -136,6 +137,7 @@ def best_epoch_table(analysis: Analysis) -> Table | None:
             f"accuracy on {on}; earlier, later: runs whose best epoch for detection comes before or after; it is chosen"
             f" on the test AUROC itself, so what is lost is an upper bound; {OVER_RUNS}"
         ],
+        left=2,
     )
 
 

@@ -16,8 +16,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST
-from nci_plugin.checks import PluginError, printable
+from nci_plugin.benchmarks.benchmark import FAR, NEAR
+from nci_plugin.checks import printable
 from nci_plugin.evaluation.alternatives import ALTERNATIVES
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.results import METRICS, OTHER_METRICS, SETTINGS, Result, complete
@@ -25,7 +25,7 @@ from nci_plugin.progress import progress
 from nci_plugin.report.diagnosis_files import drawn_from, has_diagnosis, read_diagnoses, read_explanation
 from nci_plugin.report.figures import draw_aurocs, rendered
 from nci_plugin.report.names import display_name
-from nci_plugin.report.score_figures import detector_figure
+from nci_plugin.report.score_figures import check_scores, detector_figure
 from nci_plugin.report.standing_figure import Bounds, standing_figure
 from nci_plugin.report.summary import (
     GLOSSARY,
@@ -51,8 +51,8 @@ if TYPE_CHECKING:  # torch, which a page without a diagnosis does without
 
 TIES = "rank 2-4: no rank from 2 to 4 can be excluded by the scores at hand (DeLong and Holm, 5 %)"
 
-DPI, SHADES = 90, 20
-"""Of the images of the page, which are flat: a palette keeps them small."""
+DPI, SHADES = 90, 32
+"""Of the images of the page, which are flat: a palette keeps them small, one that has rare colours too."""
 
 Ranks = Mapping[str, Mapping[str, Mapping[str, str]]]
 """By setting, group and detector."""
@@ -206,28 +206,19 @@ def detector_figures(path: Path, results: Sequence[Result]) -> dict[str, Figure]
         stored = {seed: directory.scores(detector, seed) for seed in dict.fromkeys(result.seed for result in rows)}
         known = {seed: scores for seed, scores in stored.items() if scores is not None}
         for row in rows:
-            _check_counts(path, row, known.get(row.seed, {}))
+            if row.seed in known:
+                check_scores(path, row, known[row.seed])
         figure = detector_figure(rows, known)
         if figure is not None:
             found[detector] = figure
     return found
 
 
-def _check_counts(path: Path, row: Result, scores: Mapping[str, Any]) -> None:
-    """Raise PluginError if the stored scores of a row's data set, or of ID, are not as many as it says."""
-    for split, count in ((TEST, row.n_id), (f"{row.group}/{row.dataset}", row.n_ood)):
-        if split in scores and len(scores[split]) != count:
-            raise PluginError(
-                f"results '{path}': '{row.detector}' has {len(scores[split])} scores of '{split}' and a row about"
-                f" {count}; evaluate again"
-            )
-
-
 def _image(figure: Figure) -> dict[str, Any]:
     """A PNG with a palette inside the page, its size in kB, and its title."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(rendered(figure, "png", DPI))) as drawn:
-        flat = drawn.convert("RGB").quantize(SHADES, dither=Image.Dither.NONE)
+        flat = drawn.convert("RGB").quantize(SHADES, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         flat.save(buffer, "png", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
     title = figure.texts[0].get_text().replace("\n", ", ") if figure.texts else ""

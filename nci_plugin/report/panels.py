@@ -167,7 +167,7 @@ def draw_panel(axis: Axes, places: Sequence[float], panel: Panel, marker_size: f
             axis.axhline(50, **DOTTED)
         axis.set_ylim(max(0.0, axis.get_ylim()[0]), 101)
     elif not any((values < 0).any() for values in panel.lines.values()):
-        room = 1.05 if len(panel.lines) == 1 else 1 + 0.2 * len(panel.lines)  # for the legend
+        room = 1.05 if len(panel.lines) == 1 else 1 + 0.25 * len(panel.lines)  # for the legend
         axis.set_ylim(0, room * top or 1)
     axis.grid()
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.text import Text
 
-from nci_plugin.benchmarks.benchmark import TEST
 from nci_plugin.checks import PluginError, check_choice
 from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.results import Result
 from nci_plugin.evaluation.run import Run
 from nci_plugin.report.figures import MOST
 from nci_plugin.report.paper_figures import DAGGER, WIDTHS, Scores, auroc_figure, roc_figure, score_figure, style
+from nci_plugin.report.score_figures import check_scores
 from nci_plugin.report.tables import detectors_by_near_auroc
 
 if TYPE_CHECKING:
@@ -94,10 +94,11 @@ def _of_results(kind: str, path: Path, detectors: Sequence[str] | None, size: st
 
 def _networks(kind: str, results: Sequence[Result]) -> str:
     seeds = [seed for seed in dict.fromkeys(result.seed for result in results) if seed]
-    if kind == "scores":
-        return f"scores of the network {seeds[0]}" if seeds else "one network"
-    over = f"over {', '.join(seeds)}" if len(seeds) > 1 else "of one network"
-    return f"mean ± std {over}" if kind == "auroc" and len(seeds) > 1 else f"mean {over}" if seeds else "one network"
+    if kind == "scores" and seeds:
+        return f"scores of the network {seeds[0]}"
+    if len(seeds) < 2:
+        return "one network"
+    return f"{'mean ± std' if kind == 'auroc' else 'mean'} over {', '.join(seeds)}"
 
 
 def _scores(path: Path, results: Sequence[Result], names: Sequence[str]) -> Scores:
@@ -105,7 +106,7 @@ def _scores(path: Path, results: Sequence[Result], names: Sequence[str]) -> Scor
     directory = ResultsDirectory(path)
     scores: dict[str, dict[str, dict[str, Any]]] = {}
     for row in results:
-        if row.detector not in names or row.dataset in ("nearood", "farood"):
+        if row.detector not in names:
             continue
         by_seed = scores.setdefault(row.detector, {})
         if row.seed not in by_seed:
@@ -113,10 +114,5 @@ def _scores(path: Path, results: Sequence[Result], names: Sequence[str]) -> Scor
             if found is None:
                 raise PluginError(f"results '{path}': have no scores of '{row.detector}' {row.seed}; evaluate it again")
             by_seed[row.seed] = found
-        for split, count in ((TEST, row.n_id), (f"{row.group}/{row.dataset}", row.n_ood)):
-            if len(by_seed[row.seed].get(split, ())) != count:
-                raise PluginError(
-                    f"results '{path}': the scores of '{row.detector}' on '{split}' are not the {count} of its row;"
-                    " evaluate again"
-                )
+        check_scores(path, row, by_seed[row.seed])
     return scores

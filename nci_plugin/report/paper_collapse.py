@@ -19,7 +19,7 @@ from nci_plugin.diagnosis.explanation import over_networks
 from nci_plugin.diagnosis.record import StageRecord
 from nci_plugin.dynamics.conditions import cell
 from nci_plugin.dynamics.trajectory import Trajectory, find_trajectories, read_trajectory
-from nci_plugin.report.class_figures import FEW_CLASSES, turned
+from nci_plugin.report.class_figures import FEW_CLASSES, labels, turned
 from nci_plugin.report.diagnosis_files import Stored, drawn_from, read_diagnoses
 from nci_plugin.report.dynamics_files import read_onsets
 from nci_plugin.report.figures import PALETTE
@@ -41,7 +41,7 @@ def collapse_figure(diagnoses: Sequence[Stored], size: str = "column") -> PaperF
     """
     collapse = [each.record.collapse for each in diagnoses]
     first, few = collapse[0], len(collapse[0].classes) <= FEW_CLASSES
-    names = [diagnoses[0].record.name_of(k) for k in first.classes]
+    names = labels(diagnoses[0].record, first.classes)
     pairs = [each.arrays["pair_cosines"] for each in diagnoses if "pair_cosines" in each.arrays]
     etf = -1 / (len(first.classes) - 1) if first.etf_exists and len(first.classes) > 1 else None
     panels: list[Callable[[Axes], None]] = []

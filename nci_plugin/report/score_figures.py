@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, TEST, Split
+from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, Split
+from nci_plugin.checks import PluginError
 from nci_plugin.diagnosis import DETECTORS
 from nci_plugin.evaluation.drawn import DrawnFigure, draw_chance, draw_densities, draw_grid, draw_roc
 from nci_plugin.evaluation.results import Result
@@ -126,6 +128,17 @@ def detector_figure(
     right.set_xlabel(FPR_LABEL)
     figure.suptitle(f"{display_name(results[0].detector)}: scores and ROC curves\n{results[0].benchmark}")
     return figure
+
+
+def check_scores(path: Path, row: Result, scores: Mapping[str, Any]) -> None:
+    """Raise PluginError unless the stored scores of a row's data set, and of ID, are as many as it says."""
+    of_set = {} if row.dataset in GROUP_ROWS.values() else {f"{row.group}/{row.dataset}": row.n_ood}
+    for split, count in {TEST: row.n_id, **of_set}.items():
+        if (stored := len(scores.get(split, ()))) != count:
+            raise PluginError(
+                f"results '{path}': '{row.detector}' has {stored} scores of '{split}' and a row about {count};"
+                " evaluate again"
+            )
 
 
 def _counted(label: str, values: NDArray[Any]) -> str:

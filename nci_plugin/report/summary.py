@@ -125,7 +125,7 @@ def what_collapse_says(explanation: Explanation | None) -> str:
         for row in rows
         if row.property != "NC5"  # of each group of OOD sets, not of the network
     }
-    known = [f"{name} {np.mean(values):.3g} (at collapse {at:g})" for (name, at), values in metrics.items() if values]
+    known = [f"{name} {np.mean(values):.3g} ({_ideal(at)})" for (name, at), values in metrics.items() if values]
     best = []
     for group in dict.fromkeys(row.group for row in rows):
         aurocs = {row.score: [v for v in row.auroc if v is not None] for row in rows if row.group == group}
@@ -162,6 +162,10 @@ def not_comparable(results: Sequence[Result], whole: Sequence[Result]) -> str:
         said.append("standard and full-spectrum numbers are about different ID images")
     said.append("FPR@95 is on OpenOOD's side, not on that of most papers")
     return f"{'; '.join(said)}."
+
+
+def _ideal(at_collapse: float | None) -> str:
+    return "out of reach at collapse" if at_collapse is None else f"at collapse {at_collapse:g}"
 
 
 def _named(detectors: Sequence[str], means: Mapping[str, float] | None = None) -> str:

@@ -25,15 +25,16 @@ TABLE_METRICS = (*MAIN_METRICS, *(name for name in METRICS if name not in (*MAIN
 
 @dataclass(frozen=True)
 class Table:
-    """``rows`` of one length, the header first; ``notes`` stand below."""
+    """``rows`` of one length, the header first; the first ``left`` columns tell them apart; ``notes`` stand below."""
 
     title: str
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
+    left: int = 1
 
     def text(self) -> str:
-        """For a terminal: the first column to the left, the others to the right."""
-        return "\n".join([folded(self.title), aligned(self.rows), *map(folded, self.notes)])
+        """For a terminal, as `aligned`."""
+        return "\n".join([folded(self.title), aligned(self.rows, self.left), *map(folded, self.notes)])
 
 
 def texts(tables: Iterable[Table]) -> Iterator[str]:

@@ -48,13 +48,13 @@ def folded(text: str) -> str:
     return "\n".join(part for line in lines for part in line or [""])
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of one length, header first: the first column to the left, the others to the right.
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Rows of one length, header first: the first ``left`` columns to the left, the others to the right.
 
-    What is too wide stands in parts, each with the first column again.
+    What is too wide stands in parts, each with the columns to the left again, so that these must tell rows apart.
     """
-    first, *columns = zip(*rows)
-    return grouped(first, [("", column) for column in columns])
+    columns = [[plain(cell) for cell in column] for column in zip(*rows)]
+    return _in_parts(columns[:left], [("", column) for column in columns[left:]])
 
 
 def grouped(first: Sequence[str], columns: Sequence[Column], names: Mapping[str, str] | None = None) -> str:
@@ -72,7 +72,7 @@ def grouped(first: Sequence[str], columns: Sequence[Column], names: Mapping[str,
     with_names = [*lead, ["name", *(names.get(cell, "") for cell in first[1:])]] if names else lead
     if _size(with_names) + sum(_size_of(group) for group in _groups(cells)) <= width():
         lead = with_names
-    return "\n\n".join(_lines(lead, part) for part in _parts(lead, cells))
+    return _in_parts(lead, cells)
 
 
 def with_prose(rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -95,6 +95,10 @@ def _prints_plus_minus() -> bool:
     except UnicodeError:
         return False
     return True
+
+
+def _in_parts(lead: Sequence[Sequence[str]], columns: Sequence[Column]) -> str:
+    return "\n\n".join(_lines(lead, part) for part in _parts(lead, columns))
 
 
 def _parts(lead: Sequence[Sequence[str]], columns: Sequence[Column]) -> list[list[Column]]:
