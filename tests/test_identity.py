@@ -26,6 +26,7 @@ from nci_plugin.config import load_benchmark
 from nci_plugin.evaluation.identify import code_digest, data_identity
 from nci_plugin.evaluation.identity import FIELDS, disagreements, unrecorded
 from nci_plugin.evaluation.results import Result, read_results
+from nci_plugin.features.fingerprint import network_digest
 from nci_plugin.files import digest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -303,6 +304,8 @@ def test_addresses_in_a_repr_do_not_count() -> None:
     one, other = Described(), Described()
     assert repr(one) != repr(other)
     assert code_digest(one, "", {}) == code_digest(other, "", {})
+    here = torch.device("cpu")
+    assert network_digest(one, here, 1) == network_digest(other, here, 1), "stored features would never be read again"
 
 
 # -------------------------------------------------------------------- rows of earlier versions, and mixed ones

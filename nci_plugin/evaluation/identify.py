@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import sys
 import sysconfig
 import uuid
@@ -21,7 +20,7 @@ from nci_plugin.benchmarks.image_list import ImageFiles
 from nci_plugin.benchmarks.shards import ShardedImages
 from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.identity import UNKNOWN
-from nci_plugin.features.fingerprint import own_classes, tensor_bytes, weights_digest
+from nci_plugin.features.fingerprint import own_classes, structure, tensor_bytes, weights_digest
 from nci_plugin.files import digest
 from nci_plugin.networks.head import LinearHead
 
@@ -82,14 +81,14 @@ def code_digest(network: nn.Module | LinearHead, factory: bytes | str, arguments
     """
     if isinstance(network, LinearHead):
         return digest("linear head")
-    structure = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(network))  # addresses, in the texts of functions
     names, sources = [], set()
     for cls in own_classes(network):
         source = source_of(cls)
         if source is not None:
             names.append(cls.__qualname__)
             sources.add(digest(source))
-    return digest(structure, *sorted(names), *sorted(sources), factory, json.dumps(dict(arguments), default=repr))
+    described = json.dumps(dict(arguments), default=repr)
+    return digest(structure(network), *sorted(names), *sorted(sources), factory, described)
 
 
 def method_digest(setup: Contestant) -> str:
