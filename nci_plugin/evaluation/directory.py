@@ -46,7 +46,7 @@ TABLE_BYTES = 2**24
 
 
 PARAMETERS = "other hyper-parameters"
-OTHER = {"formula": "another version of its formula"}
+OTHER = {"detector": "another detector of that name", "formula": "another version of its formula"}
 """What differs between two seeds, by its key in the provenance; else hyper-parameters do."""
 
 
@@ -146,7 +146,7 @@ class ResultsDirectory:
         """
         first: dict[tuple[str, str], tuple[str, str]] = {}
         for result in results:
-            for name in ("sweep", "configured", "formula"):
+            for name in ("detector", "sweep", "configured", "formula"):
                 if name not in result.provenance:
                     continue  # of an earlier version
                 value = json.dumps(result.provenance[name], sort_keys=True)

@@ -92,17 +92,17 @@ def code_digest(network: nn.Module | LinearHead, factory: bytes | str, arguments
 
 
 def method_digest(setup: Contestant) -> str:
-    """Hash of what a contestant computes: its name, values to search and formula, and of one from elsewhere the code.
+    """Hash of what a contestant computes: its name, class, values and formula, and of one from elsewhere the code.
 
     A detector from elsewhere may use any module of the user's, and OpenOOD's methods any of its checkout, so all that
     are loaded count for these.
     """
     detector, sweep = setup.detector, {name: list(each) for name, each in setup.sweep.items()}
-    values = [setup.name, dict(setup.configured), sweep, getattr(detector, "formula", None)]
+    cls = type(detector or setup)
+    values = [setup.name, cls.__qualname__, dict(setup.configured), sweep, getattr(detector, "formula", None)]
     sources: list[bytes | str] = []
-    if detector is None or not type(detector).__module__.startswith("nci_plugin."):
-        classes = type(detector or setup).__mro__
-        sources = [*(source_of(cls) or cls.__qualname__ for cls in classes), *loaded_sources()]
+    if detector is None or not cls.__module__.startswith("nci_plugin."):
+        sources = [*(source_of(each) or each.__qualname__ for each in cls.__mro__), *loaded_sources()]
     return digest(json.dumps(values, sort_keys=True, default=repr), *sources)
 
 
