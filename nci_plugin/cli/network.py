@@ -17,7 +17,7 @@ from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.checks import PluginError, check_number
 from nci_plugin.cli.groups import Data, Network, Pass, Steps
-from nci_plugin.config import load_benchmark
+from nci_plugin.config import benchmark_names, load_benchmark
 from nci_plugin.deploy import preprocessing
 from nci_plugin.evaluation import identify, identity
 from nci_plugin.evaluation.contestant import Contestant
@@ -86,7 +86,7 @@ class Job:
     def find(self, name: str, roots: Roots) -> Inputs:
         """What a benchmark needs; images and checkpoints of the built-in one are made if missing."""
         weights, checkpoint = self.weights, self.network.ckpt_path
-        if Path(name).is_dir():
+        if name not in benchmark_names() and Path(name).is_dir():
             benchmark = folder_benchmark(Path(name), known_steps(f"folder '{name}'", stated(self.data.steps, weights)))
         else:
             if self.data.steps != Steps():
