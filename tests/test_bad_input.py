@@ -312,6 +312,8 @@ def test_a_benchmark_beside_a_folder_of_its_name(tiny: Tiny, refused: Callable[.
     arguments = ["--ckpt-path", str(tiny.checkpoint), "--data-root", str(tiny.data), "--output", str(tiny.output)]
     assert "splits lack their list or images" in refused(["eval", "cifar10", *arguments])
     assert "how its images become the network's input" in refused(["eval", "./cifar10", *arguments])
+    assert main(["validate", "cifar10"]) == 0
+    assert "'./cifar10': is a folder; 'nci-ood eval' checks it itself" in refused(["validate", "./cifar10"])
 
 
 def test_missing_list(tiny: Tiny, refused: Callable[..., str]) -> None:
