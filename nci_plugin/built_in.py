@@ -21,7 +21,7 @@ from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.checks import PluginError, check_keys, check_known, check_number, shown
 from nci_plugin.files import write_atomically
 from nci_plugin.networks.factory import build_network
-from nci_plugin.networks.named import FORMER, build_named
+from nci_plugin.networks.named import FORMER, build_named, check_named
 from nci_plugin.parsing import read_json, write_json
 from nci_plugin.training.train import Entry, Recipe, save_checkpoint, train
 
@@ -174,6 +174,18 @@ def read_training(directory: Path) -> Mapping[str, Any] | None:
         if not isinstance(raw.get(key, {}), dict):
             raise PluginError(f"{where}: {key} must be a mapping, got {shown(raw[key])}; {remedy}")
     return raw
+
+
+def with_trained(benchmark: Benchmark, says: Mapping[str, Any], where: str) -> Benchmark:
+    """The benchmark with the network that a training ``says`` it trained; its own where nothing is said.
+
+    Raises PluginError, which begins with ``where``, on a network that data cannot name.
+    """
+    if "network" not in says:
+        return benchmark
+    arguments = says.get("network_arguments", {})
+    name = check_named(f"{where}: {TRAINING}: network", says["network"], arguments)
+    return replace(benchmark, network=name, network_arguments=arguments)
 
 
 def _write_history(path: Path, history: Sequence[Entry]) -> None:

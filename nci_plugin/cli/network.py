@@ -103,6 +103,15 @@ class Job:
         shown = self.processes.is_first
         return find_inputs(benchmark, roots, given, self.data.csid, self.data.fsood, progress=shown)
 
+    def as_trained(self, benchmark: Benchmark) -> Benchmark:
+        """A built-in benchmark with the network that ``nci-ood train`` trained, unless the user names one."""
+        path = self.network.ckpt_path
+        if path is None or self.network.net or benchmark.built_in is None:
+            return benchmark
+        directories = [path] if path.is_dir() else list(path.parents)[:2]
+        says = next(filter(None, map(built_in.read_training, directories)), {})
+        return built_in.with_trained(benchmark, says, f"checkpoints '{path}'")
+
     def factory(self, benchmark: Benchmark) -> str:
         return str(self.network.net or benchmark.network)
 
@@ -124,6 +133,7 @@ class Job:
 
     def load(self, inputs: Inputs) -> Networks:
         """The network of every checkpoint, with its weights."""
+        inputs = replace(inputs, benchmark=self.as_trained(inputs.benchmark))
         by_seed = {seed: self.build(inputs.benchmark, path) for seed, path in inputs.checkpoints.items()}
         return Networks(self, inputs, by_seed, self.data.output or inputs.roots.results / self._run_name(inputs))
 
