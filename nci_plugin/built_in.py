@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
-from nci_plugin.benchmarks.digits import write_digits
 from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.checks import PluginError, check_keys, check_known, check_number, shown
 from nci_plugin.files import write_atomically
@@ -61,11 +60,6 @@ def with_network(benchmark: Benchmark, architecture: str, options: Mapping[str, 
         arguments = {**benchmark.network_arguments, **arguments}
     build_network(factory, benchmark.num_classes, arguments)  # raises on values that cannot be used
     return replace(benchmark, network=factory, network_arguments=arguments)
-
-
-def write_data(data_root: Path) -> bool:
-    """Write the digits benchmark under ``data_root`` if it is not there; returns whether it had to."""
-    return write_digits(data_root)
 
 
 def checkpoint_name(epoch: int) -> str:

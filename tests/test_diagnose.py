@@ -565,7 +565,7 @@ def test_train_makes_the_checkpoints_that_are_missing(tmp_path, monkeypatch):
         return {"accuracy": 100.0, "loss": 0.0}
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nci_plugin.built_in.write_data", lambda root: False)
+    monkeypatch.setattr("nci_plugin.benchmarks.digits.write_digits", lambda root: False)
     monkeypatch.setattr("nci_plugin.built_in.train_checkpoint", train_checkpoint)
     name = "resnet18_32x32_w16_base_e12_lr0.03_default"
     overfit, long_tailed = Path(f"results/digits_{name}_overfit"), Path(f"results/digits_lt_{name}")

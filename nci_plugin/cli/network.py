@@ -13,6 +13,7 @@ from torch import nn
 
 from nci_plugin import api, built_in
 from nci_plugin.adapters.openood.roots import Roots, find_roots
+from nci_plugin.benchmarks import digits
 from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.checks import PluginError, check_number
@@ -273,7 +274,7 @@ def _resolve_architecture(network: Network, benchmark: str | None) -> tuple[Netw
 
 def _make_built_in(benchmark: Benchmark, roots: Roots, device: torch.device, with_checkpoints: bool) -> None:
     """Make the built-in benchmark's images and checkpoints where they are missing."""
-    if built_in.write_data(roots.data):
+    if digits.write_digits(roots.data):
         say(f"data: wrote the images and lists of '{benchmark.name}' under {roots.data}")
     directory = roots.results / str(benchmark.checkpoints)
     for seed in built_in.missing_checkpoints(directory) if with_checkpoints else []:

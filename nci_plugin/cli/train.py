@@ -7,6 +7,7 @@ from typing import Any
 
 from nci_plugin import built_in
 from nci_plugin.adapters.openood.roots import find_roots
+from nci_plugin.benchmarks import digits
 from nci_plugin.checks import PluginError, check_known, check_number, check_writable
 from nci_plugin.cli.tool_commands import Train
 from nci_plugin.config import load_benchmark
@@ -36,7 +37,7 @@ def run(options: Train) -> int:
     benchmark = built_in.with_network(benchmark, options.network, _changes(options, NETWORK))
     directory = options.output or roots.results / f"{benchmark.checkpoints}{_suffix(options)}"
     check_writable(directory)
-    built_in.write_data(roots.data)
+    digits.write_digits(roots.data)
     for subdirectory in built_in.missing_checkpoints(directory, seeds, kept):
         last = built_in.train_checkpoint(benchmark, directory, subdirectory, device, recipe, options.save_every)
         print(f"trained {subdirectory}: training accuracy {last['accuracy']:.1f} %, loss {last['loss']:.4f}")
