@@ -24,7 +24,7 @@ from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.evaluate import Evaluation, evaluate_bank, training_needed
 from nci_plugin.evaluation.finished import Finished, forget
 from nci_plugin.evaluation.identify import data_identity, network_identity
-from nci_plugin.evaluation.results import PREDICTIONS, file_name
+from nci_plugin.evaluation.results import check_file_names
 from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.extract import extract
@@ -147,6 +147,7 @@ def run_network(
         names = _told_kept(setups, {}, options.processes)
         return evaluate_bank(bank, benchmark, [setup for setup in setups if setup.name not in names])
     directory.begin(bank, seed)
+    check_file_names([*directory.detectors, *(setup.name for setup in setups)])
     finished = Finished(directory, seed, bank)
     kept = finished.kept(setups)
     _told_kept(setups, kept, options.processes)
@@ -199,12 +200,7 @@ def resolve_detectors(
     setups = {name: setup for name, setup in setups.items() if name not in without}
     if without and not setups:
         raise PluginError("detectors: none is left; leave out fewer")
-    files: dict[str, str] = {PREDICTIONS: ""}
-    for name in setups:
-        other = files.setdefault(file_name(name).lower(), name)
-        if other != name:
-            taken = f"detector '{other}' has" if other else "the network's predictions have"
-            raise PluginError(f"detector '{name}': {taken} a file of the same name; rename it")
+    check_file_names(setups)
     return list(setups.values())
 
 

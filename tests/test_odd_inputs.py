@@ -83,6 +83,19 @@ def test_seeds_of_other_settings_make_no_mean(
     assert command(["report", str(tiny.output)])[0] == 0
 
 
+def test_a_setting_takes_no_file_of_a_detector_of_an_earlier_run(tiny: Tiny) -> None:
+    """A colon is an underscore in the names of files: the rows of the one would stand beside scores of the other."""
+    assert command(tiny.eval("pytorch_ood:entropy"))[0] == 0
+    scores = tiny.output / "scores" / "pytorch_ood_entropy.npz"
+    before = scores.read_bytes()
+    path = tiny.root / "mine.yml"
+    path.write_text("postprocessor: {name: pytorch_ood_entropy, detector: msp}\n")
+    code, _, error = command(tiny.eval(str(path)))
+    message = "detector 'pytorch_ood_entropy': detector 'pytorch_ood:entropy' has a file of the same name; rename it"
+    assert (code, message in error) == (2, True)
+    assert scores.read_bytes() == before
+
+
 # -------------------------------------------------------------------- datasets
 
 

@@ -73,6 +73,11 @@ class ResultsDirectory:
         """Where the digests of image files are kept, so that an image that was not touched is not read again."""
         return self.path / identity.FOLDER
 
+    @property
+    def detectors(self) -> list[str]:
+        """Those that rows are of, since `begin`."""
+        return list(dict.fromkeys(detector for detector, *_ in self._lines))
+
     def open(self, identities: Mapping[str, Identity]) -> None:
         """Check that results can be written here and that those already here came from the same.
 
