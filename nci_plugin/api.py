@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Union
@@ -15,7 +15,7 @@ from nci_plugin.adapters.openood import methods
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
 from nci_plugin.benchmarks.digits import write_digits
 from nci_plugin.benchmarks.opening import open_splits
-from nci_plugin.checks import PluginError, check_known, check_row_name
+from nci_plugin.checks import PluginError, check_known, check_row_name, shown
 from nci_plugin.config import DEFAULT_DETECTORS, detector_names, load_benchmark, load_detector
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import Detector
@@ -24,7 +24,7 @@ from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.evaluate import Evaluation, evaluate_bank, training_needed
 from nci_plugin.evaluation.finished import Finished, forget
 from nci_plugin.evaluation.identify import data_identity, network_identity
-from nci_plugin.evaluation.results import PREDICTIONS, file_name
+from nci_plugin.evaluation.results import check_file_names
 from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.extract import extract
@@ -81,6 +81,9 @@ def evaluate(
 
     Raises PluginError on input that cannot be used, before the pass starts wherever it can be known.
     """
+    if not isinstance(network, LinearHead):
+        check_weights(network)
+    detectors = _listed(detectors)
     if not isinstance(benchmark, Benchmark):
         benchmark = load_benchmark(str(benchmark))
     benchmark = benchmark.with_data_root(Path(data_root))
@@ -89,8 +92,6 @@ def evaluate(
     setups, left_out = affordable(resolve_detectors(detectors), detectors, benchmark.num_classes, processes)
     benchmark.check_has_ood()
     splits = open_splits(benchmark, progress and processes.is_first)
-    if isinstance(network, nn.Module):
-        check_weights(network)
     directory = None if output is None else ResultsDirectory(Path(output))
     store = None if directory is None else features_directory(directory.path, "")
     identity: dict[str, Any] = network_identity(network, amp)
@@ -146,6 +147,7 @@ def run_network(
         names = _told_kept(setups, {}, options.processes)
         return evaluate_bank(bank, benchmark, [setup for setup in setups if setup.name not in names])
     directory.begin(bank, seed)
+    check_file_names([*directory.detectors, *(setup.name for setup in setups)])
     finished = Finished(directory, seed, bank)
     kept = finished.kept(setups)
     _told_kept(setups, kept, options.processes)
@@ -182,7 +184,7 @@ def resolve_detectors(
     among the others, and if none is left.
     """
     setups: dict[str, Contestant] = {}
-    for detector in [detectors] if isinstance(detectors, (str, Detector, type, Contestant)) else detectors:
+    for detector in _listed(detectors):
         for setup in _contestants(detector):
             check_row_name("detector", setup.name)
             if setup.detector is not None:
@@ -198,12 +200,7 @@ def resolve_detectors(
     setups = {name: setup for name, setup in setups.items() if name not in without}
     if without and not setups:
         raise PluginError("detectors: none is left; leave out fewer")
-    files: dict[str, str] = {PREDICTIONS: ""}
-    for name in setups:
-        other = files.setdefault(file_name(name).lower(), name)
-        if other != name:
-            taken = f"detector '{other}' has" if other else "the network's predictions have"
-            raise PluginError(f"detector '{name}': {taken} a file of the same name; rename it")
+    check_file_names(setups)
     return list(setups.values())
 
 
@@ -217,14 +214,22 @@ def affordable(
 
     One that is asked for by name stays. All ``processes`` leave out the same: the least that is free in any decides.
     """
-    asked = [detectors] if isinstance(detectors, (str, Detector, type, Contestant)) else list(detectors)
-    names = [name for name in asked if isinstance(name, str)]
+    names = [name for name in _listed(detectors) if isinstance(name, str)]
     if DEFAULT_DETECTORS not in names:
         return list(setups), {}
     free = processes.together(lambda: {"bytes": torch.tensor(free_memory())})
     large = pytorch_ood.too_large(num_classes, min(int(each["bytes"]) for each in free))
     left_out = {setup.name: large[setup.name] for setup in setups if setup.name in large and setup.name not in names}
     return [setup for setup in setups if setup.name not in left_out], left_out
+
+
+def _listed(detectors: Any) -> list[Any]:
+    """One detector, or several of any iterable, as a list; raises PluginError on what is neither."""
+    if isinstance(detectors, (str, Path, Detector, type, Contestant)):
+        return [detectors]
+    if isinstance(detectors, Mapping) or not isinstance(detectors, Iterable):
+        raise PluginError(f"detectors: must be a name or a Detector, or a list of such, got {shown(detectors)}")
+    return list(detectors)
 
 
 def _contestants(detector: DetectorLike) -> Sequence[Contestant]:

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from nci_plugin.benchmarks.benchmark import TRAIN, Benchmark
-from nci_plugin.benchmarks.digits import write_digits
 from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.checks import PluginError, check_keys, check_known, check_number, shown
 from nci_plugin.files import write_atomically
 from nci_plugin.networks.factory import build_network
-from nci_plugin.networks.named import FORMER, build_named
+from nci_plugin.networks.named import FORMER, build_named, check_named
 from nci_plugin.parsing import read_json, write_json
 from nci_plugin.training.train import Entry, Recipe, save_checkpoint, train
 
@@ -61,11 +60,6 @@ def with_network(benchmark: Benchmark, architecture: str, options: Mapping[str, 
         arguments = {**benchmark.network_arguments, **arguments}
     build_network(factory, benchmark.num_classes, arguments)  # raises on values that cannot be used
     return replace(benchmark, network=factory, network_arguments=arguments)
-
-
-def write_data(data_root: Path) -> bool:
-    """Write the digits benchmark under ``data_root`` if it is not there; returns whether it had to."""
-    return write_digits(data_root)
 
 
 def checkpoint_name(epoch: int) -> str:
@@ -186,6 +180,18 @@ def read_training(directory: Path) -> Mapping[str, Any] | None:
         if not isinstance(raw.get(key, {}), dict):
             raise PluginError(f"{where}: {key} must be a mapping, got {shown(raw[key])}; {remedy}")
     return raw
+
+
+def with_trained(benchmark: Benchmark, says: Mapping[str, Any], where: str) -> Benchmark:
+    """The benchmark with the network that a training ``says`` it trained; its own where nothing is said.
+
+    Raises PluginError, which begins with ``where``, on a network that data cannot name.
+    """
+    if "network" not in says:
+        return benchmark
+    arguments = says.get("network_arguments", {})
+    name = check_named(f"{where}: {TRAINING}: network", says["network"], arguments)
+    return replace(benchmark, network=name, network_arguments=arguments)
 
 
 def _write_history(path: Path, history: Sequence[Entry]) -> None:

@@ -53,6 +53,8 @@ def describe_config(name_or_path: str) -> tuple[str, str]:
         grid = ", ".join(f"{name} in {list(values)}" for name, values in setup.sweep.items())
         chosen = ", ".join(f"{name}={value}" for name, value in setup.configured.items())
         return "detector", f"{setup.name} ({chosen or 'no hyper-parameters'}{'; search ' + grid if grid else ''})"
+    if Path(name_or_path).is_dir() and name_or_path not in benchmark_names():
+        raise PluginError(f"'{name_or_path}': is a folder; 'nci-ood eval' checks it itself, pass a name or a YAML file")
     if not is_file:
         check_known("benchmark or detector", name_or_path, [*benchmark_names(), *detector_names()])
     benchmark = load_benchmark(name_or_path)

@@ -58,9 +58,9 @@ def find_inputs(
     """Look at every list, image and checkpoint of a benchmark, before anything long starts.
 
     ``given`` are the user's checkpoints, or a function that fetches them when all else is there; None = those that the
-    benchmark names. ``csid`` are the covariate-shifted sets
-    that count, None = all; where one of those is missing then, the others do not count either, since a full spectrum
-    of fewer sets would be another number. With ``progress`` it is shown how far that is where it takes long.
+    benchmark names. ``csid`` are the covariate-shifted sets that count, None = all; where one of those is missing then,
+    the others do not count either, since a full spectrum of fewer sets would be another number. With ``progress`` it is
+    shown how far that is where it takes long.
 
     Raises PluginError about all that is missing, with OpenOOD's command that downloads it.
     """

@@ -28,7 +28,8 @@ def free_memory() -> int:
     with suppress(OSError, StopIteration, ValueError):
         meminfo = (PROC / "meminfo").read_text(encoding="ascii")
         free.append(next(1024 * int(line.split()[1]) for line in meminfo.splitlines() if line.startswith("MemAvail")))
-    return min(free) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if free else sys.maxsize
+    beside = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return min(free) // max(1, int(beside) if beside.isdecimal() else 1) if free else sys.maxsize
 
 
 def _left_in_groups() -> Iterator[int]:

@@ -23,7 +23,8 @@ from tiny import CLASSES, SIZE, Tiny, draw_nothing, stored, tree
 
 from nci_plugin import Benchmark, Features, LinearHead, PluginError, evaluate
 from nci_plugin.cli.main import main
-from nci_plugin.detectors import NCI
+from nci_plugin.detectors import NCI, registry
+from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.options import resolve_device
 
 FINISHED = re.compile(r"/(\d{5}|statistics)-[0-9a-f]{32}\.safetensors$|/split\.json$|/images/[^/]+\.digests$")
@@ -305,6 +306,16 @@ def test_missing_data_root(tiny: Tiny, refused: Callable[..., str], command: str
     assert re.search(rf"image list '{gone}/.*test.txt': No such file.*--data-root", refused(arguments))
 
 
+def test_a_benchmark_beside_a_folder_of_its_name(tiny: Tiny, refused: Callable[..., str]) -> None:
+    """As in `nci-ood fit`, the name is that of the benchmark; ``./cifar10`` is the folder."""
+    (tiny.root / "cifar10").mkdir()
+    arguments = ["--ckpt-path", str(tiny.checkpoint), "--data-root", str(tiny.data), "--output", str(tiny.output)]
+    assert "splits lack their list or images" in refused(["eval", "cifar10", *arguments])
+    assert "how its images become the network's input" in refused(["eval", "./cifar10", *arguments])
+    assert main(["validate", "cifar10"]) == 0
+    assert "'./cifar10': is a folder; 'nci-ood eval' checks it itself" in refused(["validate", "./cifar10"])
+
+
 def test_missing_list(tiny: Tiny, refused: Callable[..., str]) -> None:
     tiny.list("near2").unlink()
     assert re.search(r"image list '.*near2.txt': No such file.*--data-root", refused(tiny.eval()))
@@ -472,6 +483,54 @@ def test_logits_of_features() -> None:
 def test_options_of_the_python_function(tiny: Tiny, options: dict[str, Any]) -> None:
     with pytest.raises(PluginError, match=next(iter(options))):
         evaluate(tiny.loaded(), str(tiny.yaml), ["msp"], data_root=tiny.data, **{"device": "cpu", **options})
+
+
+@pytest.mark.parametrize("device", [None, 1.5, torch.device("meta")])
+def test_a_device_that_is_none(device: Any) -> None:
+    with pytest.raises(PluginError, match="device '.*': must be auto, cuda, cuda:N, mps or cpu"):
+        evaluate(tiny_head(), feature_benchmark(feature_splits()), "msp", device=device)
+
+
+@pytest.mark.parametrize("network", [None, "resnet18", torch.nn.Linear, len, {"weight": torch.ones(2)}])
+def test_what_is_no_network(network: Any) -> None:
+    with pytest.raises(PluginError, match=r"network: must be a torch.nn.Module, got .*; pass the classifier itself"):
+        evaluate(network, feature_benchmark(feature_splits()), "msp")
+
+
+@pytest.mark.parametrize("detectors", [None, 5, {"msp": 1}])
+def test_what_is_no_list_of_detectors(detectors: Any) -> None:
+    with pytest.raises(PluginError, match="detectors: must be a name or a Detector, or a list of such, got"):
+        evaluate(tiny_head(), feature_benchmark(feature_splits()), detectors)
+
+
+def test_detectors_of_any_iterable(tmp_path: Path) -> None:
+    benchmark = feature_benchmark(feature_splits())
+    path = tmp_path / "mine.yml"
+    path.write_text("postprocessor: {name: mine, detector: msp}")
+    for detectors in (iter(["msp", path]), {"msp": 1, str(path): 2}.keys(), ("msp", str(path))):
+        assert list(evaluate(tiny_head(), benchmark, detectors, progress=False).scores) == ["msp", "mine"]
+    assert list(evaluate(tiny_head(), benchmark, path, progress=False).scores) == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"alhpa": [1.0]}, r"'nci': sweep: unknown key 'alhpa' \(did you mean 'alpha'\?\)"),
+        ({"alpha": []}, r"'nci': sweep of alpha must be a list of values, got \[\]"),
+        ({"alpha": 0.1}, r"'nci': sweep of alpha must be a list of values, got 0.1"),
+        ({"alpha": "0.1"}, r"'nci': sweep of alpha must be a list of values, got '0.1'"),
+        ({"alpha": [0.1, "x"]}, r"'nci': alpha.*got 'x'"),
+        ([0.1], r"'nci': sweep: must be a mapping"),
+    ],
+)
+def test_sweeps_in_python(sweep: Any, message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        DetectorSetup(registry.create("nci"), sweep)
+
+
+def test_a_sweep_may_be_an_array() -> None:
+    assert DetectorSetup(registry.create("knn"), {"K": np.arange(1, 3)}).sweep == {"K": [1, 2]}
+    assert DetectorSetup(registry.create("nci"), {"alpha": torch.tensor([0.5])}).sweep == {"alpha": [0.5]}
 
 
 def tiny_head() -> LinearHead:

@@ -570,7 +570,7 @@ def test_train_makes_the_checkpoints_that_are_missing(tmp_path, monkeypatch):
         return {"accuracy": 100.0, "loss": 0.0}
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nci_plugin.built_in.write_data", lambda root: False)
+    monkeypatch.setattr("nci_plugin.benchmarks.digits.write_digits", lambda root: False)
     monkeypatch.setattr("nci_plugin.built_in.train_checkpoint", train_checkpoint)
     name = "resnet18_32x32_w16_base_e12_lr0.03_default"
     overfit, long_tailed = Path(f"results/digits_{name}_overfit"), Path(f"results/digits_lt_{name}")
@@ -589,7 +589,7 @@ def test_train_makes_the_checkpoints_that_are_missing(tmp_path, monkeypatch):
 def test_checkpoints_of_another_training_are_not_taken_for_this_one(tmp_path, monkeypatch):
     """They were left as they were, and named as if they had been trained so."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nci_plugin.built_in.write_data", lambda root: False)
+    monkeypatch.setattr("nci_plugin.benchmarks.digits.write_digits", lambda root: False)
     built_in._describe(load_benchmark("digits"), tmp_path / "nets", built_in.Recipe(epochs=3))
     (tmp_path / "nets" / "s0").mkdir()
     (tmp_path / "nets" / "s0" / "best.ckpt").touch()
@@ -598,19 +598,6 @@ def test_checkpoints_of_another_training_are_not_taken_for_this_one(tmp_path, mo
     code, _, err = command(arguments)
     assert (code, err.count("\n")) == (2, 1)
     assert "holds another training" in err
-
-
-def test_the_next_command_is_one_that_takes_these_checkpoints(tmp_path, monkeypatch):
-    """A diagnosis was named for every network, and refused the weights of all but the benchmark's own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nci_plugin.built_in.write_data", lambda root: False)
-    monkeypatch.setattr("nci_plugin.built_in.train_checkpoint", lambda *arguments: {"accuracy": 100.0, "loss": 0.0})
-    for flags in (["--network", "mlp"], ["--width", "8"], ["--head", "bias_free"]):
-        out = command(["train", "digits", "--device", "cpu", *flags])[1]
-        assert "next:" not in out
-        assert "dynamics knows this one, with --save-every N" in out
-    out = command(["train", "digits", "--device", "cpu", "--width", "16", "--output", "nets"])[1]
-    assert "next: nci-ood diagnose digits --ckpt-path nets" in out
 
 
 @pytest.mark.parametrize(

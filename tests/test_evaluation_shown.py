@@ -11,6 +11,7 @@ from matplotlib.patches import Polygon
 from sklearn.metrics import auc
 
 from nci_plugin import Benchmark, Features, PluginError, evaluate
+from nci_plugin.evaluation.drawn import DrawnFigure
 from nci_plugin.evaluation.evaluate import Evaluation
 
 
@@ -122,3 +123,25 @@ def test_histograms_of_a_detector_share_their_bins(evaluation) -> None:
             draw(["nco"])
     with pytest.raises(PluginError, match="at least one detector"):
         Evaluation().plot_scores()
+
+
+def test_names_that_look_like_formulas_are_drawn_as_they_stand(evaluation) -> None:
+    """A benchmark may call a set what it likes; matplotlib ends with an error where a formula is none."""
+    names = {"a_b": "$_$", "c": "100 $ ^ $"}
+    results = [replace(each, dataset=names.get(each.dataset, each.dataset)) for each in evaluation.results]
+    scores = {
+        detector: {split.replace("a_b", "$_$"): values for split, values in by_split.items()}
+        for detector, by_split in evaluation.scores.items()
+    }
+    renamed = Evaluation(results, scores)
+    for drawn in (renamed.plot(), renamed.plot_roc(), renamed.plot_scores()):
+        assert drawn._repr_png_()
+
+
+def test_numbers_of_a_logarithmic_axis_stay_formulas() -> None:
+    drawn = DrawnFigure(3, 3)
+    drawn.subplots().set(xscale="log", xlim=(1, 100), title="$a$")
+    for _ in range(2):
+        drawn._repr_png_()
+    (axis,) = drawn.axes
+    assert [axis.title.get_parse_math(), axis.get_xticklabels()[1].get_parse_math()] == [False, True]

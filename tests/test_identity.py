@@ -23,9 +23,12 @@ from nci_plugin.benchmarks import image_digests
 from nci_plugin.benchmarks.opening import open_splits
 from nci_plugin.cli.main import main
 from nci_plugin.config import load_benchmark
-from nci_plugin.evaluation.identify import code_digest, data_identity
+from nci_plugin.detectors import registry
+from nci_plugin.evaluation.identify import code_digest, data_identity, method_digest
 from nci_plugin.evaluation.identity import FIELDS, disagreements, unrecorded
 from nci_plugin.evaluation.results import Result, read_results
+from nci_plugin.evaluation.search import DetectorSetup
+from nci_plugin.features.fingerprint import network_digest
 from nci_plugin.files import digest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -303,6 +306,16 @@ def test_addresses_in_a_repr_do_not_count() -> None:
     one, other = Described(), Described()
     assert repr(one) != repr(other)
     assert code_digest(one, "", {}) == code_digest(other, "", {})
+    here = torch.device("cpu")
+    assert network_digest(one, here, 1) == network_digest(other, here, 1), "stored features would never be read again"
+
+
+def test_a_setting_is_known_by_its_detector_too() -> None:
+    """The same name and no hyper-parameters: what one of them has finished is not the other's."""
+    one, again, other = (
+        method_digest(DetectorSetup(registry.create(name), name="mine")) for name in ("msp", "msp", "mls")
+    )
+    assert one == again != other
 
 
 # -------------------------------------------------------------------- rows of earlier versions, and mixed ones

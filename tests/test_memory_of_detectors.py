@@ -91,6 +91,9 @@ def test_processes_of_a_machine_share_what_is_free(tmp_path: Path, monkeypatch: 
     assert free_memory() == 4000 * 1024
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # as torchrun sets it
     assert free_memory() == 1000 * 1024
+    for nothing in ("", "many"):  # of a job's script
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", nothing)
+        assert free_memory() == 4000 * 1024
 
 
 V1, V2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")

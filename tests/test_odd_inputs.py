@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,14 +41,30 @@ def _knn(tiny: Tiny, neighbours: int) -> str:
     return str(path)
 
 
-def test_seeds_of_other_hyperparameters_make_no_mean(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run with another K that ends after s0 leaves the rows of s1 as they were."""
+def _mine(tiny: Tiny, detector: str) -> str:
+    path = tiny.root / "mine.yml"
+    path.write_text(f"postprocessor: {{name: mine, detector: {detector}}}\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        (_knn, (1, 5), "'knn' was evaluated with other hyper-parameters for s1 than for s0"),
+        (_mine, ("msp", "mls"), "'mine' was evaluated with another detector of that name for s1 than for s0"),
+    ],
+)
+def test_seeds_of_other_settings_make_no_mean(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, config: Callable[..., str], values: tuple[Any, Any], message: str
+) -> None:
+    """A run with another K, or detector, that ends after s0 leaves the rows of s1 as they were."""
     from nci_plugin.evaluation.directory import ResultsDirectory
 
+    before, after = values
     seeds = tiny.root / "seeds"
     for seed in range(2):
         tiny.save_checkpoint(seeds / f"s{seed}" / "best.ckpt", seed=seed)
-    assert command(tiny.eval(_knn(tiny, 1), "msp", ckpt_path=seeds))[0] == 0
+    assert command(tiny.eval(config(tiny, before), "msp", ckpt_path=seeds))[0] == 0
     assert command(["report", str(tiny.output)])[0] == 0
     add = ResultsDirectory.add
 
@@ -58,12 +75,25 @@ def test_seeds_of_other_hyperparameters_make_no_mean(tiny: Tiny, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(ResultsDirectory, "add", interrupted)
-        assert command(tiny.eval(_knn(tiny, 5), ckpt_path=seeds))[0] != 0
+        assert command(tiny.eval(config(tiny, after), ckpt_path=seeds))[0] != 0
     for arguments in (["report"], ["leaderboard", "rank"], ["compare"]):
         code, _, error = command([*arguments, str(tiny.output)])
-        assert (code, "'knn' was evaluated with other hyper-parameters for s1 than for s0" in error) == (2, True)
-    assert command(tiny.eval(_knn(tiny, 5), ckpt_path=seeds))[0] == 0
+        assert (code, message in error) == (2, True)
+    assert command(tiny.eval(config(tiny, after), ckpt_path=seeds))[0] == 0
     assert command(["report", str(tiny.output)])[0] == 0
+
+
+def test_a_setting_takes_no_file_of_a_detector_of_an_earlier_run(tiny: Tiny) -> None:
+    """A colon is an underscore in the names of files: the rows of the one would stand beside scores of the other."""
+    assert command(tiny.eval("pytorch_ood:entropy"))[0] == 0
+    scores = tiny.output / "scores" / "pytorch_ood_entropy.npz"
+    before = scores.read_bytes()
+    path = tiny.root / "mine.yml"
+    path.write_text("postprocessor: {name: pytorch_ood_entropy, detector: msp}\n")
+    code, _, error = command(tiny.eval(str(path)))
+    message = "detector 'pytorch_ood_entropy': detector 'pytorch_ood:entropy' has a file of the same name; rename it"
+    assert (code, message in error) == (2, True)
+    assert scores.read_bytes() == before
 
 
 # -------------------------------------------------------------------- datasets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -10,8 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nci_plugin import built_in
+from nci_plugin.adapters.openood.roots import Roots
 from nci_plugin.checks import PluginError
+from nci_plugin.cli.groups import Data, Network, Pass
+from nci_plugin.cli.network import Job
 from nci_plugin.config import load_benchmark
+from nci_plugin.inputs import Inputs
+from nci_plugin.networks.mlp import MLP
 from nci_plugin.networks.resnet import ResNet18_32x32
 from nci_plugin.training.train import SHIFT, Recipe, _shift, save_checkpoint, train
 
@@ -224,3 +231,26 @@ def test_the_digits_checkpoints_are_named_after_their_recipe() -> None:
     width = benchmark.network_arguments["width"]
     expected = f"digits_resnet18_32x32_w{width}_base_e{recipe.epochs}_lr{recipe.learning_rate}_default"
     assert benchmark.checkpoints == expected
+
+
+def test_networks_that_train_made_are_loaded_as_what_they_are(tmp_path: Path) -> None:
+    """``nci-ood train digits --network mlp`` ends with the next command, which names the checkpoints alone."""
+    benchmark = load_benchmark("digits")
+    small = built_in.with_network(benchmark, "mlp", {"width": 8, "depth": 1})
+    says = {"benchmark": "digits", "network": "mlp", "network_arguments": dict(small.network_arguments)}
+    (tmp_path / "training.json").write_text(json.dumps(says))
+    checkpoint = tmp_path / "s0" / "best.ckpt"
+    save_checkpoint(built_in.build_benchmark_network(small), checkpoint)
+    for path in (tmp_path, checkpoint):
+        job = Job.of("digits", Network(ckpt_path=path), Data(), Pass(device="cpu"))
+        loaded = job.load(Inputs(benchmark, Roots(tmp_path, tmp_path), {}, path, {"s0": checkpoint}, ""))
+        assert isinstance(loaded.by_seed["s0"], MLP)
+        assert (job.factory(loaded.inputs.benchmark), job.arguments(loaded.inputs.benchmark)) == (
+            "mlp",
+            small.network_arguments,
+        )
+        own = Job.of("digits", Network(net="torchvision:resnet18", ckpt_path=path), Data(), Pass(device="cpu"))
+        assert own.as_trained(benchmark) is benchmark
+    (tmp_path / "training.json").write_text(json.dumps({**says, "network": "evil.py:make"}))
+    with pytest.raises(PluginError, match=r"training.json: network: factory: a file of data names a network only as"):
+        job.as_trained(benchmark)

@@ -17,6 +17,7 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    StackDataset,
     Subset,
     SubsetRandomSampler,
     default_collate,
@@ -136,7 +137,11 @@ def open_samples(source: Any, num_classes: int | None, preprocessing: Preprocess
     if isinstance(source, DataLoader):
         source = _of_loader(source)
     if isinstance(source, tuple) and len(source) == 2 and all(_is_array(each) for each in source):
-        source = Pairs(source)
+        _check_images(source[0])
+        if source[1].ndim == 0 or len(source[1]) != len(source[0]):
+            labels = tuple(source[1].shape)
+            raise PluginError(f"{len(source[0])} images, labels of shape {labels}; pass one each")
+        source = StackDataset(*source)
     elif _is_array(source):
         _check_images(source)
     elif isinstance(source, (Mapping, bytes, bytearray)):
@@ -189,22 +194,6 @@ def _check_images(images: Any) -> None:
         raise PluginError(
             f"an array of images must hold preprocessed floats (n, 3, H, W), got {images.dtype}; scale and normalise it"
         )
-
-
-class Pairs:
-    """Images (n, 3, H, W) and their labels as samples."""
-
-    def __init__(self, arrays: tuple[Any, Any]) -> None:
-        self.images, self.labels = arrays
-        _check_images(self.images)
-        if self.labels.ndim == 0 or len(self.labels) != len(self.images):
-            raise PluginError(f"{len(self.images)} images, labels of shape {tuple(self.labels.shape)}; pass one each")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        return self.images[index], self.labels[index]
 
 
 class Collated:

@@ -13,11 +13,12 @@ from torch import nn
 
 from nci_plugin import api, built_in
 from nci_plugin.adapters.openood.roots import Roots, find_roots
+from nci_plugin.benchmarks import digits
 from nci_plugin.benchmarks.benchmark import Benchmark
 from nci_plugin.benchmarks.image_list import Preprocessing
 from nci_plugin.checks import PluginError, check_number
 from nci_plugin.cli.groups import Data, Network, Pass, Steps
-from nci_plugin.config import load_benchmark
+from nci_plugin.config import benchmark_names, load_benchmark
 from nci_plugin.deploy import preprocessing
 from nci_plugin.evaluation import identify, identity
 from nci_plugin.evaluation.contestant import Contestant
@@ -86,7 +87,7 @@ class Job:
     def find(self, name: str, roots: Roots) -> Inputs:
         """What a benchmark needs; images and checkpoints of the built-in one are made if missing."""
         weights, checkpoint = self.weights, self.network.ckpt_path
-        if Path(name).is_dir():
+        if name not in benchmark_names() and Path(name).is_dir():
             benchmark = folder_benchmark(Path(name), known_steps(f"folder '{name}'", stated(self.data.steps, weights)))
         else:
             if self.data.steps != Steps():
@@ -102,6 +103,15 @@ class Job:
         given = weights.fetch if weights else checkpoint
         shown = self.processes.is_first
         return find_inputs(benchmark, roots, given, self.data.csid, self.data.fsood, progress=shown)
+
+    def as_trained(self, benchmark: Benchmark) -> Benchmark:
+        """A built-in benchmark with the network that ``nci-ood train`` trained, unless the user names one."""
+        path = self.network.ckpt_path
+        if path is None or self.network.net or benchmark.built_in is None:
+            return benchmark
+        directories = [path] if path.is_dir() else list(path.parents)[:2]
+        says = next(filter(None, map(built_in.read_training, directories)), {})
+        return built_in.with_trained(benchmark, says, f"checkpoints '{path}'")
 
     def factory(self, benchmark: Benchmark) -> str:
         return str(self.network.net or benchmark.network)
@@ -124,6 +134,7 @@ class Job:
 
     def load(self, inputs: Inputs) -> Networks:
         """The network of every checkpoint, with its weights."""
+        inputs = replace(inputs, benchmark=self.as_trained(inputs.benchmark))
         by_seed = {seed: self.build(inputs.benchmark, path) for seed, path in inputs.checkpoints.items()}
         return Networks(self, inputs, by_seed, self.data.output or inputs.roots.results / self._run_name(inputs))
 
@@ -263,7 +274,7 @@ def _resolve_architecture(network: Network, benchmark: str | None) -> tuple[Netw
 
 def _make_built_in(benchmark: Benchmark, roots: Roots, device: torch.device, with_checkpoints: bool) -> None:
     """Make the built-in benchmark's images and checkpoints where they are missing."""
-    if built_in.write_data(roots.data):
+    if digits.write_digits(roots.data):
         say(f"data: wrote the images and lists of '{benchmark.name}' under {roots.data}")
     directory = roots.results / str(benchmark.checkpoints)
     for seed in built_in.missing_checkpoints(directory) if with_checkpoints else []:

@@ -81,7 +81,7 @@ def _of_benchmark(on: Service) -> Served:
             f"benchmark '{name}': has {len(inputs.checkpoints)} networks, and a detector belongs to one; pass"
             f" --ckpt-path {first}"
         )
-    model, splits = job.build(inputs.benchmark, first).to(job.device), inputs.benchmark.splits
+    model, splits = job.build(job.as_trained(inputs.benchmark), first).to(job.device), inputs.benchmark.splits
     return Served(model, splits[TRAIN], splits[VALIDATION], inputs.benchmark.preprocessing, job.workers)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from nci_plugin import built_in
 from nci_plugin.adapters.openood.roots import find_roots
+from nci_plugin.benchmarks import digits
 from nci_plugin.checks import PluginError, check_known, check_number, check_writable
 from nci_plugin.cli.tool_commands import Train
 from nci_plugin.config import load_benchmark
@@ -30,24 +31,22 @@ def run(options: Train) -> int:
     variant = options.regime == LONG_TAILED and not options.benchmark.endswith("_lt")
     name = f"{options.benchmark}_lt" if variant else options.benchmark
     roots = find_roots(name, options.data_root)
-    shipped = load_benchmark(name).with_data_root(roots.data)
-    if shipped.built_in is None:
+    benchmark = load_benchmark(name).with_data_root(roots.data)
+    if benchmark.built_in is None:
         raise PluginError(f"benchmark '{name}': is not built in; train its networks with OpenOOD, or use digits")
-    benchmark = built_in.with_network(shipped, options.network, _changes(options, NETWORK))
+    benchmark = built_in.with_network(benchmark, options.network, _changes(options, NETWORK))
     directory = options.output or roots.results / f"{benchmark.checkpoints}{_suffix(options)}"
     check_writable(directory)
     built_in.check_training(benchmark, directory, recipe)
-    built_in.write_data(roots.data)
+    digits.write_digits(roots.data)
     for subdirectory in built_in.missing_checkpoints(directory, seeds, kept):
         last = built_in.train_checkpoint(benchmark, directory, subdirectory, device, recipe, options.save_every)
         print(f"trained {subdirectory}: training accuracy {last['accuracy']:.1f} %, loss {last['loss']:.4f}")
     print(f"checkpoints: {directory / 's*' / built_in.LAST}")
     if options.save_every:
         print(f"next: nci-ood dynamics {directory}")
-    elif (benchmark.network, benchmark.network_arguments) == (shipped.network, shipped.network_arguments):
-        print(f"next: nci-ood diagnose {benchmark.name} --ckpt-path {directory}")
     else:
-        print(f"'{name}' has another network for eval and diagnose; dynamics knows this one, with --save-every N")
+        print(f"next: nci-ood diagnose {benchmark.name} --ckpt-path {directory}")
     return 0
 
 

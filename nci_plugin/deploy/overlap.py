@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Subset, SubsetRandomSampler
+from torch.utils.data import ConcatDataset, DataLoader, StackDataset, Subset, SubsetRandomSampler
 from torchvision.datasets import DatasetFolder
 
 from nci_plugin.benchmarks.image_list import ImageFiles
-from nci_plugin.benchmarks.samples import Collated, Pairs, Samples
+from nci_plugin.benchmarks.samples import Collated, Samples
 from nci_plugin.checks import PluginError, one_line
 from nci_plugin.deploy.score_log import hash_of
 from nci_plugin.features.fingerprint import tensor_bytes
@@ -135,7 +135,8 @@ def _names(source: Any, indices: Any = None) -> Iterator[str | tuple[int, ...]]:
     if isinstance(source, (str, Path)):
         yield os.path.abspath(source)
         return
-    source = source.images if isinstance(source, Pairs) else source
+    if isinstance(source, StackDataset) and isinstance(source.datasets, tuple):
+        source = source.datasets[0]  # the images; the labels are no part of one
     is_listed = isinstance(source, (list, tuple))
     items = source.samples if isinstance(source, DatasetFolder) else source  # pairs of a path and a class
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,11 @@ def parse_detector(raw: Mapping[str, Any], where: str) -> DetectorSetup:
     for hyperparameter, values in grid.items():
         if not isinstance(values, list) or not values:
             raise PluginError(f"{where}: {hyperparameter}_list must be a list of values, got {shown(values)}")
-        for value in values:
-            detector.clone().set_hyperparameters(**{hyperparameter: value})
     if not isinstance(raw.get("APS_mode", False), bool):
         raise PluginError(f"{where}: APS_mode must be True or False, got {shown(raw['APS_mode'])}")
     registry.check_name_of(detector, name, where)
-    return DetectorSetup(detector, grid if raw.get("APS_mode", False) else {}, check_row_name(f"{where}: name", name))
+    setup = DetectorSetup(detector, grid, check_row_name(f"{where}: name", name))
+    return setup if raw.get("APS_mode", False) else replace(setup, sweep={})
 
 
 # -------------------------------------------------------------------- a registered detector's own file

@@ -46,7 +46,7 @@ TABLE_BYTES = 2**24
 
 
 PARAMETERS = "other hyper-parameters"
-OTHER = {"formula": "another version of its formula"}
+OTHER = {"detector": "another detector of that name", "formula": "another version of its formula"}
 """What differs between two seeds, by its key in the provenance; else hyper-parameters do."""
 
 
@@ -72,6 +72,11 @@ class ResultsDirectory:
     def digests(self) -> Path:
         """Where the digests of image files are kept, so that an image that was not touched is not read again."""
         return self.path / identity.FOLDER
+
+    @property
+    def detectors(self) -> list[str]:
+        """Those that rows are of, since `begin`."""
+        return list(dict.fromkeys(detector for detector, *_ in self._lines))
 
     def open(self, identities: Mapping[str, Identity]) -> None:
         """Check that results can be written here and that those already here came from the same.
@@ -146,7 +151,7 @@ class ResultsDirectory:
         """
         first: dict[tuple[str, str], tuple[str, str]] = {}
         for result in results:
-            for name in ("sweep", "configured", "formula"):
+            for name in ("detector", "sweep", "configured", "formula"):
                 if name not in result.provenance:
                     continue  # of an earlier version
                 value = json.dumps(result.provenance[name], sort_keys=True)

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from nci_plugin.metrics import roc_points
@@ -19,11 +21,21 @@ BINS = 40
 
 
 class DrawnFigure(Figure):
-    """An empty figure of some inches; in a notebook it is its own picture, whether pyplot was imported or not."""
+    """An empty figure of some inches; in a notebook it is its own picture, whether pyplot was imported or not.
+
+    ``$`` is taken as it stands: it is of a name. No name has a backslash; the numbers that matplotlib writes on a
+    logarithmic axis, as formulas, have one.
+    """
 
     def __init__(self, width: float, height: float) -> None:
         super().__init__(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(self)
+
+    def draw(self, renderer: RendererBase) -> None:
+        for text in self.findobj(Text):
+            if "$" in text.get_text() and "\\" not in text.get_text():
+                text.set_parse_math(False)
+        super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()

@@ -78,7 +78,7 @@ def evaluate_bank(
         if statistics:
             settings[STATISTICS] = statistics
         if setup.detector is not None:
-            settings["formula"] = setup.detector.formula
+            settings |= {"detector": setup.detector.name, "formula": setup.detector.formula}
         if answers.shift:
             settings[AMP_SHIFT] = dict(answers.shift)
         if answers.alternatives:

@@ -66,18 +66,12 @@ class Evaluation:
 
     def summary(self, setting: str = "ood") -> pd.DataFrame:
         """A row a detector, best first: AUROC and FPR@95 of near and of far sets, in percent, means over seeds."""
-        columns = {}
+        rows, columns = self._rows(setting), dict[str, pd.Series]()
         for group, name in GROUP_ROWS.items():
-            for metric in ("auroc", "fpr95"):
-                rows = [each for each in self.results if each.setting == setting and each.dataset == name]
-                if rows:
-                    values = pd.DataFrame([(each.detector, getattr(each, metric)) for each in rows])
-                    columns[f"{group} {NAMES[metric]}"] = values.groupby(0, sort=False)[1].mean()
-        if not columns:
-            check_choice("setting", setting, SETTINGS)
-            raise PluginError(f"results: there are none in the setting '{setting}'")
-        made = pd.DataFrame(columns).rename_axis("detector")
-        return made.sort_values(next(iter(columns)), ascending=False, kind="stable")
+            means = rows[rows["dataset"] == name].groupby("detector", sort=False)[["auroc", "fpr95"]].mean()
+            if len(means):
+                columns |= {f"{group} {NAMES[metric]}": means[metric] for metric in means}
+        return pd.DataFrame(columns).sort_values(next(iter(columns)), ascending=False, kind="stable")
 
     def plot_roc(self, detectors: Sequence[str] | None = None) -> Figure:
         """ROC curves, OOD positive, in percent: a panel for each near and far set and a curve for each detector.
@@ -140,14 +134,19 @@ class Evaluation:
         """The same where there is no HTML."""
         return self.table() if self.results else repr(self)
 
-    def _pivot(self, metric: str, setting: str) -> pd.DataFrame:
-        """Rows = detectors, best first; columns = data sets, and means of groups of several; the mean over seeds."""
-        check_known("metric", metric, NAMES)
+    def _rows(self, setting: str) -> pd.DataFrame:
+        """Those of `to_frame` in one setting; raises PluginError where there are none."""
         check_choice("setting", setting, SETTINGS)
         rows = self.to_frame()
         rows = rows[rows["setting"] == setting]
         if rows.empty:
             raise PluginError(f"results: there are none in the setting '{setting}'")
+        return rows
+
+    def _pivot(self, metric: str, setting: str) -> pd.DataFrame:
+        """Rows = detectors, best first; columns = data sets, and means of groups of several; the mean over seeds."""
+        check_known("metric", metric, NAMES)
+        rows = self._rows(setting)
         groups = {name: group for group, name in GROUP_ROWS.items()}
         single = rows[~rows["dataset"].isin(groups)].groupby("group")["dataset"].nunique()
         alone = [name for name, group in groups.items() if single.get(group, 0) == 1]  # a mean of one is that one

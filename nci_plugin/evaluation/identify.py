@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import sys
 import sysconfig
 import uuid
@@ -21,7 +20,7 @@ from nci_plugin.benchmarks.image_list import ImageFiles
 from nci_plugin.benchmarks.shards import ShardedImages
 from nci_plugin.evaluation.contestant import Contestant
 from nci_plugin.evaluation.identity import UNKNOWN
-from nci_plugin.features.fingerprint import own_classes, tensor_bytes, weights_digest
+from nci_plugin.features.fingerprint import own_classes, structure, tensor_bytes, weights_digest
 from nci_plugin.files import digest
 from nci_plugin.networks.head import LinearHead
 
@@ -82,28 +81,28 @@ def code_digest(network: nn.Module | LinearHead, factory: bytes | str, arguments
     """
     if isinstance(network, LinearHead):
         return digest("linear head")
-    structure = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(network))  # addresses, in the texts of functions
     names, sources = [], set()
     for cls in own_classes(network):
         source = source_of(cls)
         if source is not None:
             names.append(cls.__qualname__)
             sources.add(digest(source))
-    return digest(structure, *sorted(names), *sorted(sources), factory, json.dumps(dict(arguments), default=repr))
+    described = json.dumps(dict(arguments), default=repr)
+    return digest(structure(network), *sorted(names), *sorted(sources), factory, described)
 
 
 def method_digest(setup: Contestant) -> str:
-    """Hash of what a contestant computes: its name, values to search and formula, and of one from elsewhere the code.
+    """Hash of what a contestant computes: its name, class, values and formula, and of one from elsewhere the code.
 
     A detector from elsewhere may use any module of the user's, and OpenOOD's methods any of its checkout, so all that
     are loaded count for these.
     """
     detector, sweep = setup.detector, {name: list(each) for name, each in setup.sweep.items()}
-    values = [setup.name, dict(setup.configured), sweep, getattr(detector, "formula", None)]
+    cls = type(detector or setup)
+    values = [setup.name, cls.__qualname__, dict(setup.configured), sweep, getattr(detector, "formula", None)]
     sources: list[bytes | str] = []
-    if detector is None or not type(detector).__module__.startswith("nci_plugin."):
-        classes = type(detector or setup).__mro__
-        sources = [*(source_of(cls) or cls.__qualname__ for cls in classes), *loaded_sources()]
+    if detector is None or not cls.__module__.startswith("nci_plugin."):
+        sources = [*(source_of(each) or each.__qualname__ for each in cls.__mro__), *loaded_sources()]
     return digest(json.dumps(values, sort_keys=True, default=repr), *sources)
 
 

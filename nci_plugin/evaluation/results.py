@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Optional
@@ -140,6 +140,16 @@ PREDICTIONS = "predictions"
 def file_name(detector: str) -> str:
     """A detector's name as a file name: adapters' names hold a colon."""
     return detector.replace(":", "_")
+
+
+def check_file_names(names: Iterable[str]) -> None:
+    """Raise PluginError where two detectors, or one of them and the predictions, would share a file on some system."""
+    files: dict[str, str] = {PREDICTIONS: ""}
+    for name in names:
+        other = files.setdefault(file_name(name).lower(), name)
+        if other != name:
+            taken = f"detector '{other}' has" if other else "the network's predictions have"
+            raise PluginError(f"detector '{name}': {taken} a file of the same name; rename it")
 
 
 def table(results: Sequence[Result], detector: str, setting: str) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, VALIDATION, Benchmark
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, check_keys, shown
 from nci_plugin.detectors.base import AUTO, CPU, Detector
 from nci_plugin.detectors.registry import as_detector
 from nci_plugin.evaluation.alternatives import SEARCHED, Alternatives
@@ -36,7 +36,7 @@ class DetectorSetup:
     ``sweep`` maps a hyper-parameter's name to its values, in the order in which they are tried; empty = no search.
     ``name`` is that of its rows and files, the detector's own unless given: two settings of one detector that share a
     run have a name each. Equal are setups of one class, one name and the same values. Raises PluginError on what is no
-    detector.
+    detector, and on a sweep that is no list of values of its hyper-parameters.
     """
 
     detector: Detector
@@ -46,6 +46,15 @@ class DetectorSetup:
     def __post_init__(self) -> None:
         object.__setattr__(self, "detector", as_detector(self.detector))
         object.__setattr__(self, "name", self.name or self.detector.name)
+        check_keys(f"detector '{self.name}': sweep", self.sweep, self.detector.hyperparameter_names())
+        sweep = {name: values.tolist() if hasattr(values, "tolist") else values for name, values in self.sweep.items()}
+        for name, values in sweep.items():
+            if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+                where = f"detector '{self.name}': sweep of {name}"
+                raise PluginError(f"{where} must be a list of values, got {shown(values)}")
+            for value in values:
+                self.detector.clone().set_hyperparameters(**{name: value})
+        object.__setattr__(self, "sweep", sweep)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DetectorSetup) and self._values() == other._values()

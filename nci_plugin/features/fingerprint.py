@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,7 +34,12 @@ def network_digest(network: nn.Module, device: torch.device, batch_size: int, am
         torch.__version__,
         torchvision.__version__,
     ]
-    return digest(*arithmetic, repr(network), *_sources(network), weights_digest(network))
+    return digest(*arithmetic, structure(network), *_sources(network), weights_digest(network))
+
+
+def structure(network: nn.Module) -> str:
+    """The ``repr`` of a network, without the addresses in the texts of functions: they are others in each process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(network))
 
 
 def weights_digest(network: nn.Module | LinearHead) -> str:

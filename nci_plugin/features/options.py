@@ -44,14 +44,14 @@ class ExtractionOptions:
         check_choice("amp", self.amp, AMP)
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str | torch.device) -> torch.device:
     """``auto`` = cuda, else mps, else cpu. Raises PluginError if the device is not there."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in available.items() if there)
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         device = None
     if device is None or device.type not in available:
         raise PluginError(f"device '{name}': must be auto, cuda, cuda:N, mps or cpu")

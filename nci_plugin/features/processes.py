@@ -63,7 +63,7 @@ class Processes:
 
     @property
     def on_this_machine(self) -> int:
-        return int(os.environ.get("LOCAL_WORLD_SIZE", self.size)) if self.size > 1 else 1
+        return int(os.environ.get("LOCAL_WORLD_SIZE") or self.size) if self.size > 1 else 1
 
     def share(self, count: int, before: int = 0) -> range:
         """This process's of ``count`` pieces of work that come after ``before`` others: every ``size``-th."""
@@ -270,7 +270,7 @@ def joined() -> Iterator[Processes]:
 
     An error of another process than the first says which one it is from.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    size = int(os.environ.get("WORLD_SIZE") or 1)
     if size == 1 or "RANK" not in os.environ:
         yield ALONE
         return

@@ -25,7 +25,7 @@ COARSE_STEPS = 2
 
 def linear_layer(network: nn.Module, name: str) -> nn.Linear:
     """The layer of that name; raises PluginError unless it is a linear one whose weights are there."""
-    layer = dict(network.named_modules()).get(name)
+    layer = dict(network.named_modules()).get(name) if isinstance(name, str) else None
     if not isinstance(layer, nn.Linear):
         kind = "no such layer" if layer is None else type(layer).__name__
         raise PluginError(f"head {shown(name)}: must be a torch.nn.Linear of the network, got {kind}; {PASS_HEAD}")
@@ -34,7 +34,9 @@ def linear_layer(network: nn.Module, name: str) -> nn.Linear:
 
 
 def check_weights(network: nn.Module) -> None:
-    """Raise PluginError on a weight that holds no numbers yet, of a lazy layer or on the device ``meta``."""
+    """Raise PluginError on what is no network, and on a weight that holds no numbers yet: lazy, or on ``meta``."""
+    if not isinstance(network, nn.Module):
+        raise PluginError(f"network: must be a torch.nn.Module, got {shown(network)}; pass the classifier itself")
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if is_lazy(tensor) or tensor.is_meta:
             raise PluginError(

@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, Split
 from nci_plugin.evaluation.directory import FIGURE, ResultsDirectory
@@ -176,15 +175,7 @@ def save_all(figures: Iterable[tuple[str, Figure | None]], directory: Path) -> l
 
 def rendered(figure: Figure, kind: str, dpi: int = 150) -> bytes:
     """The file of a figure, ``kind`` png or svg; the same figure gives the same bytes."""
-    without_formulas(figure)
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "nci_plugin"}):
         figure.savefig(buffer, dpi=dpi, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
-
-
-def without_formulas(figure: Figure) -> None:
-    """Take ``$`` as it stands: in a figure of this package it is of a name."""
-    for text in figure.findobj(Text):
-        if "$" in text.get_text():
-            text.set_parse_math(False)

@@ -22,7 +22,7 @@ from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST
 from nci_plugin.evaluation.drawn import DrawnFigure, draw_chance, draw_densities, draw_grid
 from nci_plugin.evaluation.results import Result
 from nci_plugin.metrics import roc_points
-from nci_plugin.report.figures import DASHES, PALETTE, draw_auroc_points, legend_below, looks, without_formulas
+from nci_plugin.report.figures import DASHES, PALETTE, draw_auroc_points, legend_below, looks
 from nci_plugin.report.names import display_name
 from nci_plugin.report.score_figures import FPR_LABEL, TPR_LABEL, members
 from nci_plugin.report.tables import detectors_by_near_auroc
@@ -52,7 +52,6 @@ class PaperFigure(DrawnFigure):
 
     def savefig(self, fname: Any, **options: Any) -> None:
         """As matplotlib's."""
-        without_formulas(self)
         form = options.get("format") or str(fname).rpartition(".")[2]
         dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
         with rc_context(WRITTEN):

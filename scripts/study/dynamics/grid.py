@@ -28,6 +28,7 @@ from torch import nn
 
 from nci_plugin import built_in
 from nci_plugin.benchmarks.benchmark import TRAIN
+from nci_plugin.benchmarks.digits import write_digits
 from nci_plugin.checks import PluginError
 from nci_plugin.config import load_detector
 from nci_plugin.dynamics.measure import DETECTORS
@@ -341,7 +342,7 @@ def main() -> int:
         return 0
     try:
         with locked(options.output):
-            built_in.write_data(options.data_root)
+            write_digits(options.data_root)
             execute_all(runs, options.output, options.data_root.resolve(), options.workers)
             write_tables(options.output)
     except PluginError as error:
