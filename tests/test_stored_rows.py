@@ -180,8 +180,8 @@ def test_outputs_that_are_no_regular_files(golden: Any, tmp_path: Path, name: st
 # -------------------------------------------------------------------- scores
 
 
-def scores_of(stored: Path) -> dict[str, Any]:
-    found = ResultsDirectory(stored).scores("nci", "")
+def scores_of(stored: Path, detector: str = "nci") -> dict[str, Any]:
+    found = ResultsDirectory(stored).scores(detector, "")
     assert found is not None
     return dict(found)
 
@@ -251,11 +251,12 @@ def test_a_name_that_matplotlib_would_parse(stored: Path, capsys: pytest.Capture
         for row in rows
     ]
     (stored / "results.jsonl").write_text("".join(f"{row.to_json()}\n" for row in rows))
-    found = {
-        f"{split.split('/')[0]}/{names[split.split('/')[1]]}" if split.split("/")[1] in names else split: values
-        for split, values in scores_of(stored).items()
-    }
-    np.savez(stored / "scores" / f"{ODD}.npz", **found)
+    for detector, name in (("nci", ODD), ("msp", "msp")):
+        found = {
+            f"{split.split('/')[0]}/{names[split.split('/')[1]]}" if split.split("/")[1] in names else split: values
+            for split, values in scores_of(stored, detector).items()
+        }
+        np.savez(stored / "scores" / f"{name}.npz", **found)
     assert main(["report", str(stored), "--figures"]) == 0
     assert (stored / "detectors" / f"{ODD}.svg").is_file()
     assert "$x^{2$ &amp; &lt;b&gt;" in (stored / "report.html").read_text(encoding="utf-8")
