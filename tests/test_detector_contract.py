@@ -15,7 +15,7 @@ import twins
 from nci_plugin import config, metrics, testing
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.checks import PluginError
-from nci_plugin.deploy.graph import graph_of
+from nci_plugin.deploy.graph import GRAPHS, graph_of
 from nci_plugin.deploy.state import detector_from, state_of
 from nci_plugin.detectors import registry
 from nci_plugin.detectors.base import Detector, Paper
@@ -111,6 +111,19 @@ def test_as_a_graph_it_gives_the_same_scores(name, values, toy):
         found = graph(features.double(), toy.head.logits(features).double()).float()
         assert found.shape == expected.shape
         assert ((found - expected).abs() <= 1e-4 * expected.abs().clamp(min=1)).all()
+
+
+@pytest.mark.parametrize("base", sorted(GRAPHS, key=str))
+def test_what_is_derived_from_one_with_a_graph_of_its_own_scores_by_its_own_equation(base, toy):
+    """The graph of the class that it derives from was taken, so that its module gave other scores."""
+
+    class Doubled(base):
+        def _score(self, features, logits):
+            return 2 * super()._score(features, logits)
+
+    detector = toy.fit(Doubled(K=10) if "K" in base().hyperparameter_names() else Doubled())
+    found = graph_of(detector)(toy.test, toy.head.logits(toy.test))
+    assert torch.allclose(found, toy.score(detector, toy.test), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", OWN)

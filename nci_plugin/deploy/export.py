@@ -21,7 +21,7 @@ from torch import Tensor
 from nci_plugin.checks import PluginError, check_choice, check_replaceable, check_writable
 from nci_plugin.deploy import images as gate
 from nci_plugin.deploy.detector import OODDetector
-from nci_plugin.deploy.graph import Gated, Guided, Neighbour
+from nci_plugin.deploy.graph import Angle, Gated, Guided, Neighbour
 from nci_plugin.deploy.module import ScoringModule
 
 FORMATS = {"onnx": ".onnx", "export": ".pt2"}
@@ -76,7 +76,7 @@ def export(detector: OODDetector, path: str | Path, to: str, source: Any, tpr: f
     _check_bank(module)
     if to == "onnx" and next(module.parameters()).device.type != "cpu":
         module = copy.deepcopy(module).cpu()  # the model's own weights stay where they are
-    if isinstance(module.equation, Gated):
+    if isinstance(module.equation, (Angle, Gated)):
         module.equation.portable = True
     device = module.thresholds.device
     written: Callable[[ScoringModule, Tensor, Path], Run] = _onnx if to == "onnx" else _program

@@ -1,25 +1,28 @@
 """Scores as a graph: each detector's equation without a branch on data, for one nn.Module that can be exported.
 
 A detector is taken as it is, but for those that go through their bank in blocks (KNN, NNGuide), compute some rows twice
-(ORA) or take long (NCI-G), which are written down here once more, in float64, so that no shorter form that could cancel
-is needed. The tests compare all with the detectors.
+(ORA) or take long for one image (NCI-G, NC4), which are written down here once more, in float64, so that no shorter
+form that could cancel is needed. The tests compare all with the detectors.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from functools import singledispatch
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse.geometry import lengths
 from nci_plugin.deploy.state import is_learned
-from nci_plugin.detectors.base import Detector
+from nci_plugin.detectors.base import Detector, in_range_of
 from nci_plugin.detectors.knn import KNN, KNNL1
 from nci_plugin.detectors.nci_gated import TAIL, NCIGated
+from nci_plugin.detectors.neural_collapse import NC4
 from nci_plugin.detectors.nnguide import NNGuide
 from nci_plugin.detectors.ora import ORA
 from nci_plugin.features.statistics import quotient, unit_rows
@@ -120,30 +123,61 @@ class Neighbour(nn.Module):
 
 
 class Angle(nn.Module):
-    """max_{k != c} angle(h - mu, h_k - mu) (Demirel et al. 2025), as in `ORA`, from logits made in float64."""
+    """max_{k != c} angle(h - mu, h_k - mu) (Demirel et al. 2025), as in `ORA`, from logits made in float64.
 
+    ``portable`` takes the arctangents in float32, as onnxruntime has no other.
+    """
+
+    portable = False
     mean: Tensor
     weight: Tensor
     mean_logits: Tensor
-    gaps: Tensor
+    inverse: Tensor
 
     def __init__(self, detector: ORA) -> None:
         super().__init__()
-        for name in ("mean", "weight", "mean_logits", "gaps"):
+        for name in ("mean", "weight", "mean_logits"):
             self.register_buffer(name, getattr(detector, f"{name}_").clone())
+        gaps = detector.gaps_  # 0 where there is no boundary, whose angle is then made of zeros
+        self.register_buffer("inverse", torch.where(gaps > 0, 1 / gaps, 0.0))
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         centred, own = features.double() - self.mean, logits.argmax(dim=1)
-        exact, gaps = centred @ self.weight.T + self.mean_logits, self.gaps[own]
-        to_boundary = (exact.gather(1, own[:, None]) - exact) / gaps
-        boundary = (self.mean_logits - self.mean_logits[own][:, None]) / gaps
+        exact, inverse = linear(centred, self.weight, self.mean_logits), self.inverse.index_select(0, own)
+        to_boundary = (exact.gather(1, own[:, None]) - exact) * inverse
+        boundary = (self.mean_logits - self.mean_logits.index_select(0, own)[:, None]) * inverse
         across = to_boundary + boundary
-        along = (centred.square().sum(dim=1)[:, None] - across.square()).clamp(min=0)
-        y, x = along.sqrt() * to_boundary.abs(), along + across * boundary
-        size = torch.maximum(y, x.abs()).clamp(min=TINY)
-        # In float32, as onnxruntime has no other: both are in -1..1 then.
-        angles = torch.atan2((y / size).float(), (x / size).float())
-        return torch.where(gaps > 0, angles, 0.0).amax(dim=1)
+        square = torch.linalg.vecdot(centred, centred)[:, None]
+        along = torch.addcmul(square, across, across, value=-1).clamp(min=0)
+        y, x = along.sqrt() * to_boundary.abs(), torch.addcmul(along, across, boundary)
+        if self.portable:
+            size = torch.maximum(y, x.abs()).clamp(min=TINY)
+            y, x = (y / size).float(), (x / size).float()
+        return torch.atan2(y, x).amax(dim=1)
+
+
+class Margin(nn.Module):
+    """min_{k != c} ||h - mu_k||_2 - ||h - mu_c||_2 (Papyan et al. 2020), as `NC4`, with `closeness` made before."""
+
+    classes: Tensor
+    origin: Tensor
+    offsets: Tensor
+    halves: Tensor
+
+    def __init__(self, detector: NC4) -> None:
+        super().__init__()
+        origin = detector.means_.mean(dim=0)
+        offsets = detector.means_ - origin
+        self.register_buffer("classes", detector.classes_.clone())
+        self.register_buffer("origin", origin)
+        self.register_buffer("offsets", offsets)
+        self.register_buffer("halves", -offsets.square().sum(dim=1) / 2)
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        h, own = features.double() - self.origin, logits.index_select(1, self.classes).argmax(dim=1)
+        other = linear(h, self.offsets, self.halves).scatter(1, own[:, None], -torch.inf).argmax(dim=1)
+        to_other, to_own = (lengths(h - self.offsets.index_select(0, each)) for each in (other, own))
+        return in_range_of(to_other - to_own, like=logits)
 
 
 class Guided(nn.Module):
@@ -161,13 +195,17 @@ class Guided(nn.Module):
         return torch.logsumexp(logits.double(), dim=1) * nearest
 
 
-@singledispatch
+GRAPHS: dict[type[Detector], Callable[[Any], nn.Module]] = {
+    KNN: Neighbour,
+    KNNL1: Neighbour,
+    NC4: Margin,
+    NCIGated: Gated,
+    NNGuide: Guided,
+    ORA: Angle,
+}
+"""Not of what is derived from one of these, which may score by another equation."""
+
+
 def graph_of(detector: Detector) -> nn.Module:
     """The module (features (n, P), logits (n, K)) -> scores (n,), both in float32, of a fitted detector."""
-    return Plain(detector)
-
-
-graph_of.register(NCIGated)(Gated)
-graph_of.register(NNGuide)(Guided)
-graph_of.register(KNN)(Neighbour)
-graph_of.register(ORA)(Angle)
+    return GRAPHS.get(type(detector), Plain)(detector)
