@@ -193,7 +193,7 @@ def test_eval_ood_imagenet(inside: Checkout, capsys: Any, tmp_path: Path) -> Non
         ("raise SystemExit(3)", 3, ""),
         ("raise SystemExit('no luck')", 1, "no luck\n"),
         ("raise KeyboardInterrupt", 130, "interrupted"),
-        ("import nci_plugin; nci_plugin.evaluate(None, 'cifar11')", 2, "did you mean 'cifar10'?"),
+        ("from nci_plugin.config import load_benchmark as load; load('cifar11')", 2, "did you mean 'cifar10'?"),
         ("import sys; assert sys.argv[1:] == ['--fresh', '-h'] and __name__ == '__main__'", 0, ""),
         ("import sys, os; assert sys.path[0] == os.path.dirname(os.path.abspath(__file__))", 0, ""),
         ("import neighbour", 0, ""),
