@@ -11,6 +11,8 @@ from pathlib import Path
 from nci_plugin.cli.groups import RESULTS, Data, Network, Pass
 from nci_plugin.cli.options import argument, command, group, option
 
+FIGURE_FORMATS = ("pdf", "svg", "png")
+
 FOLDER = "or a folder of train/, val/, test/ with one sub-folder a class, and near/, far/ with one an OOD set"
 
 
@@ -179,7 +181,7 @@ class Figure:
         "column", "column: 3.3 inches (default); page: 6.9; slide: 10", choices=("column", "page", "slide")
     )
     format: str | None = option(
-        None, "pdf, svg or png of 300 dpi (as --output is named, else pdf)", choices=("pdf", "svg", "png")
+        None, "pdf, svg or png of 300 dpi (as --output is named, else pdf)", choices=FIGURE_FORMATS
     )
     title: str | None = option(None, "a title over it (none)", "TEXT")
     output: Path | None = option(None, "the file (RESULTS/figure_FIGURE.FORMAT)", "FILE")

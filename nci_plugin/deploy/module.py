@@ -134,7 +134,8 @@ def scoring_module(fitted: Fitted, model: nn.Module, tpr: float) -> ScoringModul
         features, logits = Cut(model, head)(images)
         joined = logits_in(tapped(images.to(dtype))).float()
     wanted = torch.cat([features, logits], dim=1)
-    if joined.shape != wanted.shape or not torch.allclose(joined, wanted, 1e-3, 1e-4, equal_nan=True):
+    same = joined.shape == wanted.shape and torch.allclose(joined, wanted, rtol=1e-3, atol=1e-4, equal_nan=True)
+    if not same:
         raise PluginError(
             f"{where}: {type(model).__name__} does more with its head's output than return it, or calls code that was"
             " compiled before; pass it uncompiled, or score with OODDetector.predict"
