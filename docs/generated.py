@@ -15,7 +15,7 @@ import docstrings
 
 from nci_plugin import config
 from nci_plugin.adapters import pytorch_ood
-from nci_plugin.benchmarks.image_list import Preprocessing
+from nci_plugin.benchmarks.decoding import Preprocessing
 from nci_plugin.cli.parser import make_parser
 from nci_plugin.collapse import BEYOND, METRICS, CollapseMetrics
 from nci_plugin.detectors import registry

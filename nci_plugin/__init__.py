@@ -43,8 +43,8 @@ if TYPE_CHECKING:  # for editors and type checkers: the names of _PUBLIC, which 
     from nci_plugin.api import evaluate as evaluate
     from nci_plugin.benchmarks.benchmark import Benchmark as Benchmark
     from nci_plugin.benchmarks.benchmark import Features as Features
+    from nci_plugin.benchmarks.decoding import Preprocessing as Preprocessing
     from nci_plugin.benchmarks.image_list import ImageList as ImageList
-    from nci_plugin.benchmarks.image_list import Preprocessing as Preprocessing
     from nci_plugin.checks import PluginError as PluginError
     from nci_plugin.deploy.choice import recommend as recommend
     from nci_plugin.deploy.detector import OODDetector as OODDetector

@@ -10,7 +10,7 @@ from typing import Any
 from nci_plugin.adapters.openood.downloads import CHECKPOINTS, download_hint
 from nci_plugin.adapters.openood.roots import Roots
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, Benchmark, Split
-from nci_plugin.benchmarks.image_list import Preprocessing
+from nci_plugin.benchmarks.decoding import Preprocessing
 from nci_plugin.benchmarks.opening import missing_splits, survey
 from nci_plugin.checks import PluginError
 from nci_plugin.networks.checkpoints import find_checkpoints

@@ -13,7 +13,8 @@ import yaml
 import nci_plugin
 from nci_plugin.adapters import pytorch_ood
 from nci_plugin.api import resolve_detectors
-from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
+from nci_plugin.benchmarks.decoding import Preprocessing
+from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.checks import PluginError
 from nci_plugin.config import (
     benchmark_names,

@@ -21,8 +21,8 @@ from tiny import SIZE, Tiny, draw_nothing
 
 from nci_plugin import Benchmark, PluginError, evaluate
 from nci_plugin.benchmarks import decoding
-from nci_plugin.benchmarks.decoding import read_image, to_rgb
-from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
+from nci_plugin.benchmarks.decoding import Preprocessing, read_image, to_rgb
+from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.benchmarks.samples import Samples
 from nci_plugin.cli.main import main
 

@@ -28,7 +28,8 @@ from torchvision.datasets import ImageFolder
 
 from nci_plugin import Benchmark, Features, PluginError, evaluate
 from nci_plugin.benchmarks import samples
-from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
+from nci_plugin.benchmarks.decoding import Preprocessing
+from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.cli.main import main
 from nci_plugin.config import load_benchmark
 from nci_plugin.detectors import NCI

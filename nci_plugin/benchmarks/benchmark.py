@@ -8,7 +8,8 @@ from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
-from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
+from nci_plugin.benchmarks.decoding import Preprocessing
+from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.checks import PluginError, check_known, check_row_name, shown
 
 if TYPE_CHECKING:  # torch costs 1.5 s: commands that only read results do without

@@ -1,24 +1,37 @@
-"""The one decoding of images: a file, or an open image, to RGB with 8 bits a channel, or one line that says why not."""
+"""The one decoding of images: a file, or an open image, to RGB with 8 bits a channel, or one line that says why not.
+
+`Preprocessing` makes of that what a network takes.
+"""
 
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from nci_plugin.checks import PluginError
+from nci_plugin.checks import PluginError, check_choice, check_number
 from nci_plugin.files import read_file
+
+if TYPE_CHECKING:  # torch and torchvision cost 3 s: what passes no image does without
+    from torch import Tensor
+    from torchvision.transforms import Compose
 
 T = TypeVar("T")
 
 IMAGE_BYTES = 2**29
 """The largest image file that is read: three times the largest image that Pillow decodes, 179 million pixels."""
+
+INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
+"""Torchvision's InterpolationMode."""
 
 SIXTEEN_BITS = ("PNG", "PPM")
 """Formats whose mode "I" (32 bits) is a greyscale image of 0..65535, in some versions of Pillow."""
@@ -98,3 +111,61 @@ def to_rgb(image: Image.Image) -> Image.Image:
         kind = "32-bit whole numbers" if image.mode == "I" else "floating-point numbers"
         raise PluginError(f"its pixels are {kind}, whose white is not known: save it with 8 or 16 bits")
     return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """OpenOOD's test preprocessing: RGB, resize the shorter side, centre crop, scale to 0..1, normalise.
+
+    ``pre_size`` and ``img_size`` in pixels, None = leave that step out (as OpenOOD does for ImageNet-C);
+    ``normalization`` is ((mean of R, G, B), (standard deviation of R, G, B)).
+    """
+
+    pre_size: int | None
+    img_size: int | None
+    normalization: tuple[tuple[float, ...], tuple[float, ...]]
+    interpolation: str = "bilinear"
+
+    def check(self, where: str) -> None:
+        """Raise PluginError on a value that cannot be used; ``where`` names the place in the message."""
+        for name in ("pre_size", "img_size"):
+            if getattr(self, name) is not None:
+                check_number(f"{where}: {name}", getattr(self, name), above=0, whole=True)
+        check_choice(f"{where}: interpolation", self.interpolation, INTERPOLATIONS)
+        rows = self.normalization
+        if [len(row) for row in rows] != [3, 3] or not np.isfinite(rows).all() or min(rows[1]) <= 0:
+            raise PluginError(
+                f"{where}: normalization must be [[mean of R, G, B], [standard deviation > 0 of R, G, B]],"
+                f" got {self.normalization!r}"
+            )
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Preprocess one image to (3, H, W).
+
+        Raises PluginError on one that has no known white (see `to_rgb`), or would be too large once resized.
+        """
+        short, long = sorted(image.size)
+        if self.pre_size is not None and self.pre_size**2 * long > 2 * (Image.MAX_IMAGE_PIXELS or math.inf) * short:
+            raise PluginError(f"its sides are 1 : {long / short:.0f}, too large an image once the shorter is resized")
+        return self._transform(to_rgb(image))
+
+    @cached_property
+    def _transform(self) -> Compose:
+        from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+
+        steps: list[Any] = []
+        if self.pre_size is not None:
+            steps.append(Resize(self.pre_size, interpolation=InterpolationMode(self.interpolation)))
+        if self.img_size is not None:
+            steps.append(CenterCrop(self.img_size))
+        return Compose([*steps, ToTensor(), Normalize(*self.normalization)])
+
+
+def needed(preprocessing: Preprocessing | None, what: str) -> Preprocessing:
+    """The preprocessing; raises PluginError where there is none and ``what`` needs one."""
+    if preprocessing is None:
+        raise PluginError(
+            f"{what} needs a preprocessing; pass preprocessing=Preprocessing(pre_size, img_size, normalization), the"
+            " one of the network's test, or tensors"
+        )
+    return preprocessing

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nci_plugin.benchmarks.image_list import OOD_LABEL, ImageFiles, Preprocessing, file_stamp
+from nci_plugin.benchmarks.decoding import Preprocessing
+from nci_plugin.benchmarks.image_list import OOD_LABEL, ImageFiles, file_stamp
 from nci_plugin.checks import PluginError, one_line, shown
 from nci_plugin.progress import progress as shown_progress
 

@@ -1,9 +1,8 @@
-"""Images named by OpenOOD's image lists, decoded and preprocessed once each."""
+"""Images named by OpenOOD's image lists, read once each."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import stat
@@ -16,15 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from nci_plugin.benchmarks.decoding import read_image, to_rgb
-from nci_plugin.checks import PluginError, check_choice, check_number, shown
+from nci_plugin.benchmarks.decoding import Preprocessing, read_image
+from nci_plugin.checks import PluginError, shown
 from nci_plugin.progress import progress as shown_progress
 
 if TYPE_CHECKING:  # torch and torchvision cost 3 s: what passes no image does without
     from torch import Tensor
-    from torchvision.transforms import Compose
 
     from nci_plugin.benchmarks.lines import Lines
 
@@ -38,68 +35,7 @@ STAMP = np.dtype((np.int64, 2))
 LINE = re.compile(r"(.*\S)[ \t]+(\S+)", re.DOTALL)
 """Path and label: the path may hold spaces, and any number of them, or tabs, stand before the label."""
 
-INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
-"""Torchvision's InterpolationMode."""
-
 LABEL = re.compile(r"[+-]?\d{1,18}", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """OpenOOD's test preprocessing: RGB, resize the shorter side, centre crop, scale to 0..1, normalise.
-
-    ``pre_size`` and ``img_size`` in pixels, None = leave that step out (as OpenOOD does for ImageNet-C);
-    ``normalization`` is ((mean of R, G, B), (standard deviation of R, G, B)).
-    """
-
-    pre_size: int | None
-    img_size: int | None
-    normalization: tuple[tuple[float, ...], tuple[float, ...]]
-    interpolation: str = "bilinear"
-
-    def check(self, where: str) -> None:
-        """Raise PluginError on a value that cannot be used; ``where`` names the place in the message."""
-        for name in ("pre_size", "img_size"):
-            if getattr(self, name) is not None:
-                check_number(f"{where}: {name}", getattr(self, name), above=0, whole=True)
-        check_choice(f"{where}: interpolation", self.interpolation, INTERPOLATIONS)
-        rows = self.normalization
-        if [len(row) for row in rows] != [3, 3] or not np.isfinite(rows).all() or min(rows[1]) <= 0:
-            raise PluginError(
-                f"{where}: normalization must be [[mean of R, G, B], [standard deviation > 0 of R, G, B]],"
-                f" got {self.normalization!r}"
-            )
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Preprocess one image to (3, H, W).
-
-        Raises PluginError on one that has no known white (see `to_rgb`), or would be too large once resized.
-        """
-        short, long = sorted(image.size)
-        if self.pre_size is not None and self.pre_size**2 * long > 2 * (Image.MAX_IMAGE_PIXELS or math.inf) * short:
-            raise PluginError(f"its sides are 1 : {long / short:.0f}, too large an image once the shorter is resized")
-        return self._transform(to_rgb(image))
-
-    @cached_property
-    def _transform(self) -> Compose:
-        from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
-
-        steps: list[Any] = []
-        if self.pre_size is not None:
-            steps.append(Resize(self.pre_size, interpolation=InterpolationMode(self.interpolation)))
-        if self.img_size is not None:
-            steps.append(CenterCrop(self.img_size))
-        return Compose([*steps, ToTensor(), Normalize(*self.normalization)])
-
-
-def needed(preprocessing: Preprocessing | None, what: str) -> Preprocessing:
-    """The preprocessing; raises PluginError where there is none and ``what`` needs one."""
-    if preprocessing is None:
-        raise PluginError(
-            f"{what} needs a preprocessing; pass preprocessing=Preprocessing(pre_size, img_size, normalization), the"
-            " one of the network's test, or tensors"
-        )
-    return preprocessing
 
 
 class MissingFiles(PluginError):

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
 from nci_plugin.benchmarks.benchmark import Benchmark, Features, Source
+from nci_plugin.benchmarks.decoding import Preprocessing, needed
 from nci_plugin.benchmarks.folder import ImageFolder
-from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, MissingFiles, Preprocessing, needed
+from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, MissingFiles
 from nci_plugin.benchmarks.lines import blocks
 from nci_plugin.benchmarks.samples import open_samples
 from nci_plugin.benchmarks.shards import ImageShards

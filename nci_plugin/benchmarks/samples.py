@@ -23,8 +23,8 @@ from torch.utils.data import (
     default_collate,
 )
 
-from nci_plugin.benchmarks.decoding import read_image
-from nci_plugin.benchmarks.image_list import OOD_LABEL, Preprocessing, needed
+from nci_plugin.benchmarks.decoding import Preprocessing, needed, read_image
+from nci_plugin.benchmarks.image_list import OOD_LABEL
 from nci_plugin.checks import PluginError, errors_begin, shown
 from nci_plugin.rows import as_numbers, check_float_images, id_labels
 

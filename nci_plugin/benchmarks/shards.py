@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nci_plugin.benchmarks.decoding import IMAGE_BYTES, decoded
+from nci_plugin.benchmarks.decoding import IMAGE_BYTES, Preprocessing, decoded
 from nci_plugin.benchmarks.folder import IMG_EXTENSIONS
-from nci_plugin.benchmarks.image_list import LABEL, OOD_LABEL, Images, Preprocessing
+from nci_plugin.benchmarks.image_list import LABEL, OOD_LABEL, Images
 from nci_plugin.benchmarks.lines import blocks
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.files import digest, open_regular, read_at

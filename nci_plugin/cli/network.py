@@ -15,7 +15,7 @@ from nci_plugin import api, built_in
 from nci_plugin.adapters.openood.roots import Roots, find_roots
 from nci_plugin.benchmarks import digits
 from nci_plugin.benchmarks.benchmark import Benchmark
-from nci_plugin.benchmarks.image_list import Preprocessing
+from nci_plugin.benchmarks.decoding import Preprocessing
 from nci_plugin.checks import PluginError, check_number
 from nci_plugin.cli.groups import Data, Network, Pass, Steps
 from nci_plugin.config import benchmark_names, load_benchmark

@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from nci_plugin.benchmarks.benchmark import TEST, TRAIN, VALIDATION, Benchmark
+from nci_plugin.benchmarks.decoding import Preprocessing
 from nci_plugin.benchmarks.folder import ImageFolder
-from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
+from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.checks import PluginError
 from nci_plugin.cli.groups import Data, Network, Pass, Service, Steps
 from nci_plugin.cli.network import Job, known_steps, stated

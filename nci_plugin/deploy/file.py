@@ -20,7 +20,7 @@ import torchvision
 from torch import Tensor
 
 from nci_plugin import __version__
-from nci_plugin.benchmarks.image_list import Preprocessing
+from nci_plugin.benchmarks.decoding import Preprocessing
 from nci_plugin.checks import PluginError, check_choice, check_keys, check_number, one_line, shown
 from nci_plugin.deploy.calibration import Calibration, check_enough, least_samples
 from nci_plugin.deploy.images import check_class_names

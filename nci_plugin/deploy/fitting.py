@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from nci_plugin.benchmarks.benchmark import TRAIN, VALIDATION
-from nci_plugin.benchmarks.image_list import Preprocessing
+from nci_plugin.benchmarks.decoding import Preprocessing
 from nci_plugin.checks import PluginError, check_choice, check_number, shown
 from nci_plugin.config import load_detector
 from nci_plugin.deploy import file, images

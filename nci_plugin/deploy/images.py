@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from nci_plugin.benchmarks.decoding import Preprocessing, needed
 from nci_plugin.benchmarks.folder import ImageFolder
-from nci_plugin.benchmarks.image_list import ImageFiles, ImageList, Preprocessing, needed
+from nci_plugin.benchmarks.image_list import ImageFiles, ImageList
 from nci_plugin.benchmarks.opening import class_to_idx
 from nci_plugin.benchmarks.samples import Samples, check_repeats, image_and_label, open_samples
 from nci_plugin.checks import PluginError, RowError, errors_begin, one_line, shown

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nci_plugin.benchmarks.benchmark import TEST, Benchmark
-from nci_plugin.benchmarks.image_list import Preprocessing
+from nci_plugin.benchmarks.decoding import Preprocessing
 from nci_plugin.checks import PluginError, shown
 from nci_plugin.deploy import images
 from nci_plugin.deploy.network import check_network

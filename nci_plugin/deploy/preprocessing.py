@@ -20,8 +20,8 @@ from torchvision.models import WeightsEnum
 from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
 
-from nci_plugin.benchmarks.decoding import read_image
-from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
+from nci_plugin.benchmarks.decoding import Preprocessing, read_image
+from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.benchmarks.samples import Collated, image_and_label
 from nci_plugin.checks import PluginError
 

@@ -15,9 +15,9 @@ from typing import Any
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from nci_plugin.benchmarks.decoding import read_image
+from nci_plugin.benchmarks.decoding import Preprocessing, needed, read_image
 from nci_plugin.benchmarks.folder import DEEPEST
-from nci_plugin.benchmarks.image_list import ImageList, Preprocessing, needed
+from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.checks import PluginError, RowError, errors_begin, one_line
 from nci_plugin.deploy.detector import OODDetector
 from nci_plugin.deploy.images import stacked

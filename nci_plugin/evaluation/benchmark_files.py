@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, OOD_VALIDATION, Benchmark, Source
-from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
+from nci_plugin.benchmarks.decoding import Preprocessing
+from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.checks import PluginError, check_keys, check_known, check_name, check_number, errors_begin, shown
 from nci_plugin.networks.named import check_named
 from nci_plugin.parsing import config_directory, load_yaml

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from nci_plugin.benchmarks.image_list import Preprocessing
+from nci_plugin.benchmarks.decoding import Preprocessing
 from nci_plugin.deploy.detector import OODDetector
 
 CLASSES, SIZE = 4, 8

@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from nci_plugin.benchmarks.benchmark import Benchmark
-from nci_plugin.benchmarks.image_list import ImageList, Preprocessing
+from nci_plugin.benchmarks.decoding import Preprocessing
+from nci_plugin.benchmarks.image_list import ImageList
 from nci_plugin.config import load_benchmark
 
 DATA = Path(os.environ.get("NCI_PLUGIN_DATA", "there is no such directory"))
