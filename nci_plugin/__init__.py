@@ -73,7 +73,7 @@ _PUBLIC = {
     "Benchmark": "nci_plugin.benchmarks.benchmark",
     "Features": "nci_plugin.benchmarks.benchmark",
     "ImageList": "nci_plugin.benchmarks.image_list",
-    "Preprocessing": "nci_plugin.benchmarks.image_list",
+    "Preprocessing": "nci_plugin.benchmarks.decoding",
     "ClassStatistics": "nci_plugin.features.statistics",
     "LinearHead": "nci_plugin.networks.head",
     "Detector": "nci_plugin.detectors.base",

@@ -15,7 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import InterpolationMode
 
 from nci_plugin.adapters.pytorch_ood_table import stored as of_pytorch_ood
-from nci_plugin.benchmarks import folder, image_list
+from nci_plugin.benchmarks import decoding, folder, image_list
 from nci_plugin.comparison.delong import ranks
 from nci_plugin.detectors import registry
 from nci_plugin.networks import etf, mlp, named
@@ -51,7 +51,7 @@ def test_no_torch_to_read_results(command: list[str], options: list[str], tmp_pa
 
 def test_what_stands_here_in_the_place_of_an_import_is_the_same() -> None:
     assert folder.IMG_EXTENSIONS == IMG_EXTENSIONS
-    assert set(image_list.INTERPOLATIONS) == {mode.value for mode in InterpolationMode}
+    assert set(decoding.INTERPOLATIONS) == {mode.value for mode in InterpolationMode}
     assert tuple(mlp.ACTIVATIONS) == named.ACTIVATION_NAMES
     for kind in named.HEADS:
         assert etf.make_head(8, 4, kind).weight.shape == (4, 8)
