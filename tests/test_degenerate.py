@@ -91,6 +91,14 @@ def test_the_length_of_features_does_not_matter(name: str, factor: float) -> Non
     assert spearmanr(found, scaled).statistic > 0.9999
 
 
+@pytest.mark.parametrize("name", registry.names())
+def test_an_image_that_no_unit_answers_to_has_a_score(name: str) -> None:
+    """After a ReLU its feature is 0, and one such image must not cost an evaluation all others."""
+    network = made()
+    network.far[0] = 0
+    assert np.isfinite(scores(name, network.bank())).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_scores_that_differ_by_rounding_are_refused(dtype: type) -> None:
     def two(one: float, other: float) -> dict[str, np.ndarray]:

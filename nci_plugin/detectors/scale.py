@@ -17,7 +17,8 @@ class SCALE(Detector):
     """SCALE: score = log sum_k exp(z'_k), z' = exp(r) W h + b (Xu et al. 2024).
 
     r is the sum of h over that of its largest numbers, P - round(P percentile / 100) of P, ``percentile`` 0 to 100. The
-    paper speaks of features that are not negative; of signed ones r is what the formula gives.
+    paper speaks of features that are not negative; of signed ones r is what the formula gives. At h = 0, where r has no
+    value, z' is b whatever it is.
     """
 
     name = "scale"
@@ -44,6 +45,6 @@ class SCALE(Detector):
         h = features.double()
         kept = max(1, h.shape[1] - round(h.shape[1] * self.percentile / 100))
         largest = h.topk(kept, dim=1).values.sum(dim=1)
-        r = h.sum(dim=1) / largest
+        r = torch.where(h.any(dim=1), h.sum(dim=1) / largest, 0.0)
         scaled = (h * r.exp()[:, None]) @ self.weight_.T + self.bias_
         return in_range_of(torch.logsumexp(scaled, dim=1), like=logits)

@@ -70,7 +70,7 @@ def check_scores(scores: NDArray[np.floating], name: str, hyperparameters: Mappi
     if bad:
         raise PluginError(
             f"detector '{name}': gave NaN, infinity or the largest {scores.dtype} for {bad} of {len(scores)} samples"
-            f" with {dict(hyperparameters) or 'no hyper-parameters'}"
+            f" with {dict(hyperparameters) or 'no hyper-parameters'}; leave it out"
         )
     return scores
 
