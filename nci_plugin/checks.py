@@ -6,6 +6,7 @@ An error is one line with four facts: which input, what is allowed, what came, a
 from __future__ import annotations
 
 import difflib
+import numbers
 import os
 import re
 import reprlib
@@ -233,6 +234,15 @@ def check_number(
         bound += f" and at most {most}" if too_much else ""
         hint = "; YAML reads a number like 1e-4 as text, write 0.0001" if isinstance(value, str) else ""
         raise PluginError(f"{what}: must be {allowed}{bound}, got {shown(value)}{hint}")
+
+
+def plain_number(value: Any) -> Any:
+    """A number of any library, numpy's say, as Python's int or float, which JSON has; anything else as it is."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def check_choice(what: str, value: Any, allowed: Iterable[Any]) -> None:

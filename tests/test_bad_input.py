@@ -12,6 +12,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tiny import CLASSES, SIZE, Tiny, draw_nothing, stored, tree
 
 from nci_plugin import Benchmark, Features, LinearHead, PluginError, evaluate
 from nci_plugin.cli.main import main
-from nci_plugin.detectors import NCI, registry
+from nci_plugin.detectors import KNN, NCI, registry
 from nci_plugin.evaluation.search import DetectorSetup
 from nci_plugin.features.options import resolve_device
 
@@ -526,6 +527,26 @@ def test_detectors_of_any_iterable(tmp_path: Path) -> None:
 def test_sweeps_in_python(sweep: Any, message: str) -> None:
     with pytest.raises(PluginError, match=message):
         DetectorSetup(registry.create("nci"), sweep)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int8, np.uint16])
+def test_whole_numbers_of_numpy_are_those_of_python(kind: type) -> None:
+    made = [KNN(K=kind(5)), registry.create("knn", K=kind(5)), KNN().set_hyperparameters(K=kind(5))]
+    assert [type(each.get_hyperparameters()["K"]) for each in made] == [int] * 3
+    assert [type(value) for value in DetectorSetup(KNN(), {"K": [kind(5), 6]}).sweep["K"]] == [int] * 2
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16, Fraction])
+def test_numbers_of_other_libraries_are_those_of_python(kind: type) -> None:
+    detector = registry.create("nci", alpha=kind(0.25))
+    assert (type(detector.alpha), detector.alpha) == (float, 0.25)
+    assert type(DetectorSetup(detector, {"alpha": [kind(0.25)]}).sweep["alpha"][0]) is float
+
+
+def test_truth_values_are_no_numbers() -> None:
+    for value in (True, np.True_):
+        with pytest.raises(PluginError, match="K: must be a whole number"):
+            registry.create("knn", K=value)
 
 
 def test_a_sweep_may_be_an_array() -> None:

@@ -544,6 +544,14 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
         new(**settings).fit(network(), TRAIN, VAL)
 
 
+def test_settings_may_be_numbers_of_numpy(tmp_path: Path) -> None:
+    given = {"seed": np.int64(1), "bank_rows": np.int32(50), "batch_size": np.uint8(20), "workers": np.int64(0)}
+    detector = new(KNN(K=np.int64(5)), tpr=np.float32(0.9), **given).fit(network(), TRAIN, VAL)
+    expected = new(KNN(K=5), tpr=float(np.float32(0.9)), seed=1, bank_rows=50, batch_size=20).fit(network(), TRAIN, VAL)
+    loaded = OODDetector.load(detector.save(tmp_path / "d.safetensors"), network())
+    assert torch.equal(loaded.score(VAL), expected.score(VAL))
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
     detector, _ = fitted()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nci_plugin.checks import PluginError, RowError, check_finite, one_line
+from nci_plugin.checks import PluginError, RowError, check_finite, one_line, plain_number
 from nci_plugin.deploy import file, images
 from nci_plugin.deploy.calibration import CONFIDENCE, POOLED, TPR, Threshold
 from nci_plugin.deploy.drift import Drift, drift
@@ -98,9 +98,9 @@ class OODDetector:
         self.detector = detector
         self.preprocessing = preprocessing
         self.class_names = class_names
-        self.tpr, self.by_class, self.seed = tpr, by_class, seed
-        self.bank_rows, self.holdout = bank_rows, holdout
-        self.batch_size, self.workers, self.head, self.progress = batch_size, workers, head, progress
+        self.tpr, self.seed, self.bank_rows = map(plain_number, (tpr, seed, bank_rows))
+        self.batch_size, self.workers = map(plain_number, (batch_size, workers))
+        self.by_class, self.holdout, self.head, self.progress = by_class, holdout, head, progress
         self.store = store
         self._fitted: file.Fitted | None = None
 

@@ -20,7 +20,7 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
-from nci_plugin.checks import PluginError, check_keys, check_width
+from nci_plugin.checks import PluginError, check_keys, check_width, plain_number
 from nci_plugin.features.bank import FitsOn
 from nci_plugin.features.split import CHUNK_ROWS, FeatureSplit
 from nci_plugin.features.statistics import ClassStatistics
@@ -80,10 +80,11 @@ class Paper:
 class Detector(ABC):
     """A post-hoc detector of OOD samples.
 
-    The constructor stores hyper-parameters, `fit` learns attributes that end in ``_``, `score` reads them. Sub-classes
-    write ``_fit`` and ``_score`` and say what they fit on; ``fit_reads`` names the hyper-parameters that ``_fit`` looks
-    at, since a search must fit again only when one of those changes. ``magnitude`` is the size of the numbers that a
-    score is the difference of, where that may be far above its own: scores that differ by rounding of it are refused.
+    The constructor stores hyper-parameters, `fit` learns attributes that end in ``_``, `score` reads them. A number of
+    any library is stored as Python's int or float. Sub-classes write ``_fit`` and ``_score`` and say what they fit on;
+    ``fit_reads`` names the hyper-parameters that ``_fit`` looks at, since a search must fit again only when one of
+    those changes. ``magnitude`` is the size of the numbers that a score is the difference of, where that
+    may be far above its own: scores that differ by rounding of it are refused.
     With ``block_bytes`` ``_score`` sees so many rows at a time that a copy of them in float64 has up to that size: one
     that makes several copies stays in a processor's cache. On another device the size is at least DEVICE_BLOCK_BYTES.
     ``any_device`` says that ``_score`` answers on whatever device the features are, where `score` brings the tensors
@@ -115,6 +116,9 @@ class Detector(ABC):
             cls.display = getattr(cls, "name", "")
         if "any_device" not in vars(cls):
             cls.any_device = cls.__module__.startswith("nci_plugin.detectors.")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, plain_number(value))
 
     @without_autocast()
     def fit(self, training: Training, head: LinearHead, validation: FeatureSplit | None = None) -> Detector:

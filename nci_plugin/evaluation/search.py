@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nci_plugin.benchmarks.benchmark import OOD_VALIDATION, VALIDATION, Benchmark
-from nci_plugin.checks import PluginError, check_keys, shown
+from nci_plugin.checks import PluginError, check_keys, plain_number, shown
 from nci_plugin.detectors.base import AUTO, CPU, Detector
 from nci_plugin.detectors.registry import as_detector
 from nci_plugin.evaluation.alternatives import SEARCHED, Alternatives
@@ -52,7 +52,8 @@ class DetectorSetup:
             if not isinstance(values, Sequence) or isinstance(values, str) or not values:
                 where = f"detector '{self.name}': sweep of {name}"
                 raise PluginError(f"{where} must be a list of values, got {shown(values)}")
-            for value in values:
+            sweep[name] = [plain_number(value) for value in values]
+            for value in sweep[name]:
                 self.detector.clone().set_hyperparameters(**{name: value})
         object.__setattr__(self, "sweep", sweep)
 
