@@ -6,6 +6,7 @@ import copy
 import sys
 from collections import OrderedDict
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -222,6 +223,47 @@ def test_whatever_a_network_raises_is_one_line(error: BaseException, text: str) 
     ) as it:
         run(Does(raises(error)))
     assert str(it.value).isprintable()
+
+
+def quantised(network: nn.Module) -> nn.Module:
+    return torch.ao.quantization.quantize_dynamic(network, {nn.Linear}, dtype=torch.qint8)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, that all of these are deprecated
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (torch.jit.script, "is of TorchScript.*pass the network as it was before torch.jit"),
+        (lambda network: torch.jit.trace(network, IMAGES[:2]), "is of TorchScript"),
+        (lambda network: torch.jit.freeze(torch.jit.script(network)), "is of TorchScript"),
+        (lambda network: nn.Sequential(torch.jit.script(network)), "is of TorchScript"),
+        (quantised, "has quantised linear layers.*pass the network as it was before it was quantised"),
+        (lambda network: torch.export.export(network, (IMAGES[:2],)).module(), "that it was exported from"),
+    ],
+    ids=["script", "trace", "frozen", "inside", "quantised", "exported"],
+)
+@pytest.mark.parametrize("gate", ["evaluate", "monitor", "meter"])
+def test_networks_that_hide_their_layers_say_so(made: Any, message: str, gate: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        by_gate(made(Net().eval()))[gate]()  # type: ignore[operator]
+
+
+class Scripted(nn.Module):
+    def __init__(self, freeze: bool) -> None:
+        super().__init__()
+        layers, self.fc = nn.Sequential(*list(Net().eval().children())[:2]), Net().fc
+        scripted = torch.jit.script(layers.eval())
+        self.layers = torch.jit.freeze(scripted) if freeze else scripted
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.layers(x).relu().mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("freeze", [False, True])
+def test_what_is_before_the_head_may_be_of_torchscript(freeze: bool, expected: dict[str, Tensor]) -> None:
+    for name, scores in run(Scripted(freeze)).items():
+        assert torch.allclose(scores, expected[name], atol=1e-5)
 
 
 def test_an_interrupt_is_passed_on() -> None:

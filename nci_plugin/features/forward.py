@@ -42,11 +42,17 @@ def prepared(
         return
     with torch.no_grad(), without_autocast(), alone(network):
         check_weights(network)
-        training = {module: module.training for module in network.modules()}
+        training = {module: getattr(module, "training", False) for module in network.modules()}  # not of frozen ones
         home = device_of(network)
         device = device or home
         try:
-            network.to(device).eval()
+            try:
+                network.to(device).eval()
+            except NotImplementedError as error:  # of a program of torch.export
+                raise PluginError(
+                    f"network {type(network).__name__}: cannot be put in eval mode ({error}); pass the network that it"
+                    " was exported from"
+                ) from None
             with in_channels_last(network) if channels_last and device.type == "cuda" else nullcontext():
                 yield device
         finally:

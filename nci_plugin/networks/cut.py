@@ -137,8 +137,26 @@ def _whose_output(logits: Tensor, seen: Seen, network: nn.Module) -> str:
     for name, (_, outputs) in reversed(list(seen.items())):
         if any(each.shape == logits.shape and difference(each.to(logits.dtype), logits) == 0 for each in outputs):
             return name
+    if reason := _hidden_layers(network):
+        raise PluginError(f"network {type(network).__name__}: {reason}")
     last = ", ".join(list(seen)[-3:]) or "none"
     raise PluginError(
         f"network {type(network).__name__}: no linear layer's output is the network's output, so its penultimate"
         f" feature is not known (last linear layers that ran: {last}); {PASS_HEAD}"
     )
+
+
+def _hidden_layers(network: nn.Module) -> str:
+    """Why the linear layers of a network cannot be watched or read, and what to pass; empty where they can."""
+    for module in network.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            return (
+                "is of TorchScript, which does not show what goes into its layers; pass the network as it was before"
+                " torch.jit, or only the layers before its head in TorchScript"
+            )
+        if ".quantized" in type(module).__module__ and hasattr(module, "in_features"):
+            return (
+                "has quantised linear layers, whose weights are no floats; pass the network as it was before it was"
+                " quantised, or quantise all but its last linear layer, statically"
+            )
+    return ""
