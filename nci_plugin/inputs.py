@@ -107,6 +107,7 @@ def folder_benchmark(root: Path, preprocessing: Preprocessing) -> Benchmark:
             f"folder '{root}': needs train/ and val/ or test/, with one sub-folder for each class, got"
             f" {', '.join(there) or 'none of them'}; lay the images out so, or write a YAML"
         )
+    preprocessing.warn_of_edges("preprocessing")
     classes = [entry for entry in there["train"].iterdir() if entry.is_dir()]
     ood = {
         group: {each.name: each for each in sorted(there[group].iterdir()) if each.is_dir()}

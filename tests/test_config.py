@@ -280,6 +280,11 @@ def test_a_benchmark_of_the_users(tmp_path):
     assert benchmark.with_data_root(Path("root")).splits["far/g"].path == Path("root/lists/g.txt")
 
 
+def test_a_crop_that_adds_black_edges_is_warned_of(tmp_path):
+    with pytest.warns(UserWarning, match="preprocessing: pre_size 28 is below img_size 32.* black edges"):
+        load_changed(tmp_path, lambda raw: raw["preprocessing"].update(pre_size=28))
+
+
 def test_only_the_test_split_and_one_ood_set_are_needed(tmp_path):
     def change(raw):
         for key in ("network", "checkpoints", "csid"):

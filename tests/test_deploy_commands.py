@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,22 @@ def test_fit_needs_a_network_validation_images_and_a_preprocessing(
     assert "no benchmark has this name" in error_of(capsys, ["fit", str(tmp_path / "none"), *network(place)])
     empty = ["fit", str(tmp_path), "--val", str(tmp_path), *network(place), *STEPS]
     assert "has no sub-folders, which are its classes" in error_of(capsys, empty)
+
+
+def test_a_crop_that_adds_black_edges_is_said_once(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swapped = ["--pre-size", "6", "--img-size", "8", *STEPS[4:]]
+    arguments = ["fit", str(place), *network(place), *swapped, "--output", str(tmp_path / "edges.safetensors")]
+    folders(tmp_path / "images", {"train": 20, "val": 20})
+    evaluating = ["eval", str(tmp_path / "images"), *network(place), *swapped, "--detectors", "msp"]
+    for command in (arguments, [*evaluating, "--output", str(tmp_path / "results")]):
+        main(command)
+        said = [line for line in capsys.readouterr().err.splitlines() if "black edges" in line]
+        assert [line.partition(", so")[0] for line in said] == ["preprocessing: pre_size 6 is below img_size 8"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        OODDetector.load(tmp_path / "edges.safetensors", served.network())
 
 
 # -------------------------------------------------------------------- score

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -117,7 +118,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 class Preprocessing:
     """OpenOOD's test preprocessing: RGB, resize the shorter side, centre crop, scale to 0..1, normalise.
 
-    ``pre_size`` and ``img_size`` in pixels, None = leave that step out (as OpenOOD does for ImageNet-C);
+    ``pre_size`` and ``img_size`` in pixels, None = leave that step out (as OpenOOD does for ImageNet-C); the crop gives
+    black edges to what is smaller than ``img_size``, as torchvision's does.
     ``normalization`` is ((mean of R, G, B), (standard deviation of R, G, B)).
     """
 
@@ -137,6 +139,15 @@ class Preprocessing:
             raise PluginError(
                 f"{where}: normalization must be [[mean of R, G, B], [standard deviation > 0 of R, G, B]],"
                 f" got {self.normalization!r}"
+            )
+
+    def warn_of_edges(self, where: str) -> None:
+        """Warn where the crop is larger than what it is cut from: the sizes may have been taken for one another."""
+        if self.pre_size is not None and self.img_size is not None and self.pre_size < self.img_size:
+            warnings.warn(
+                f"{where}: pre_size {self.pre_size} is below img_size {self.img_size}, so the crop puts black edges"
+                " round every image, as torchvision's does; where the network's test does not, correct them",
+                stacklevel=2,
             )
 
     def __call__(self, image: Image.Image) -> Tensor:

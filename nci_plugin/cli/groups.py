@@ -35,7 +35,9 @@ class Steps:
     """How image files in folders become the network's input; without any, as torchvision's or timm's weights say."""
 
     pre_size: int | None = option(None, "resize the shorter side to so many pixels", "N")
-    img_size: int | None = option(None, "then crop so many pixels from the centre", "N")
+    img_size: int | None = option(
+        None, "then crop so many pixels from the centre; what is smaller gets black edges", "N"
+    )
     mean: tuple[float, ...] | None = option(None, "mean of R, G, B in 0 to 1", "X", nargs=3)
     std: tuple[float, ...] | None = option(None, "standard deviation of R, G, B", "X", nargs=3)
     interpolation: str = option("bilinear", "of the resize (bilinear)", "NAME")

@@ -53,6 +53,7 @@ def stated(given: Any) -> Preprocessing | None:
             f" crop, scale to 0..1 and normalise, in this order, got {type(given).__name__}; {STATE}"
         )
     found.check("preprocessing")
+    found.warn_of_edges("preprocessing")
     return found
 
 

@@ -149,4 +149,5 @@ def _preprocessing(raw: Any, where: str) -> Preprocessing:
         ) from None
     preprocessing = Preprocessing(**values)
     preprocessing.check(where)
+    preprocessing.warn_of_edges(where)
     return preprocessing
