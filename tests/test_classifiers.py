@@ -100,10 +100,16 @@ def test_timm(name):
     assert detector.max_logit_ == (name != "resnet18")
 
 
-@pytest.mark.parametrize(("name", "layers"), [("squeezenet1_1", "none"), ("resnet18", "0.fc")])
-def test_a_network_without_a_head_says_what_to_pass(name, layers):
+@pytest.mark.parametrize(
+    ("name", "layers", "remedy"),
+    [
+        ("squeezenet1_1", "none", "end it in a torch.nn.Linear"),
+        ("resnet18", "0.fc", "let the network return that of its last linear layer as it is, without a softmax"),
+    ],
+)
+def test_a_network_without_a_head_says_what_to_do(name, layers, remedy):
     """SqueezeNet ends in a convolution; the other one in a softmax."""
     network = nn.Sequential(build_network(f"torchvision:{name}", CLASSES, {}), nn.Softmax(dim=1)).eval()
-    message = rf"Sequential: no linear layer's output .* \(last linear layers that ran: {layers}\); name .* with --head"
+    message = rf"Sequential: no linear layer's output .* \(last linear layers that ran: {layers}\); {remedy}"
     with torch.no_grad(), pytest.raises(PluginError, match=message):
         Cut.of(network, torch.randn(2, 3, 64, 64))

@@ -287,7 +287,7 @@ def test_a_head_that_is_named():
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ("first", "head 'first': its output is not the network's output"),
+        ("first", "head 'first': its output is not the network's output, .*let the network return .* or name another"),
         ("classifier", r"head 'classifier': must be a torch.nn.Linear of the network, got no such layer; .*--head"),
         ("", "must be a torch.nn.Linear of the network, got Net"),
     ],
@@ -298,11 +298,23 @@ def test_a_wrong_name_is_refused(head, message):
         Cut(network, head) if not head else Cut.of(network, IMAGES, head)
 
 
-@pytest.mark.parametrize("make", [LogSoftmax, Scaled, ReluInPlace, AveragesTokens, nn.Flatten])
-@pytest.mark.parametrize("named", [False, True])
-def test_a_network_whose_output_is_no_linear_layers_is_refused(make, named):
+RETURN = r"(network|head).*; let the network return that of its last linear layer as it is, without a softmax"
+
+
+@pytest.mark.parametrize(
+    ("make", "named", "message"),
+    [
+        *((make, named, RETURN) for make in (LogSoftmax, Scaled, ReluInPlace) for named in (False, True)),
+        (AveragesTokens, False, RETURN),
+        (AveragesTokens, True, r"expected one input \(n, P\) a batch .* it ran 1 times on .*--head fc"),
+        (nn.Flatten, False, "end it in a torch.nn.Linear"),
+        (nn.Flatten, True, "got no such layer; .*--head fc"),
+    ],
+)
+def test_a_network_whose_output_is_no_linear_layers_is_refused(make, named, message):
+    """To name the head again would not help."""
     network = build(make)
-    with torch.no_grad(), pytest.raises(PluginError, match=r"(network|head).*--head fc"):
+    with torch.no_grad(), pytest.raises(PluginError, match=message):
         Cut.of(network, IMAGES, "fc" if named else None)
 
 

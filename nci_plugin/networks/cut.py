@@ -23,6 +23,7 @@ SAME_FEATURES = 1e-3
 COARSE_STEPS = 8
 """The same in a coarser precision, in steps between its numbers."""
 
+AS_IT_IS = "let the network return that of its last linear layer as it is, without a softmax, a factor or a slice"
 
 Seen = Mapping[str, tuple[list[Tensor], list[Tensor]]]
 """Inputs and outputs of layers by name."""
@@ -56,8 +57,8 @@ class Cut:
         features, output = cut._features(seen, logits)
         if output.shape != logits.shape or not agrees(cut.head, features, logits, [output.dtype, logits.dtype]):
             raise PluginError(
-                f"head '{cut.head_name}': its output is not the network's output, so its input is not the penultimate"
-                f" feature; {PASS_HEAD}"
+                f"head '{cut.head_name}': its output is not the network's output, or not W h + b, so its input is not"
+                f" the penultimate feature; {AS_IT_IS}, or name another layer with --head (head= in Python)"
             )
         cut._check_features(images, features, output.dtype)
         return cut
@@ -76,10 +77,10 @@ class Cut:
         """The input of the head in float32, and its output, of one pass."""
         inputs, outputs = seen.get(self.head_name, ([], []))
         if len(inputs) != 1 or inputs[0].ndim != 2 or logits.ndim != 2 or len(inputs[0]) != len(logits):
-            shape = tuple(inputs[0].shape) if inputs else "nothing"
+            shape = f" on {tuple(inputs[0].shape)}" if inputs else ""
             raise PluginError(
-                f"head '{self.head_name}': expected one input (n, P) a batch and logits (n, K),"
-                f" got {shape} and {tuple(logits.shape)}; {PASS_HEAD}"
+                f"head '{self.head_name}': expected one input (n, P) a batch and logits (n, K), got logits"
+                f" {tuple(logits.shape)}, and it ran {len(inputs)} times{shape}; {PASS_HEAD}"
             )
         return inputs[0].float(), outputs[0]
 
@@ -140,9 +141,10 @@ def _whose_output(logits: Tensor, seen: Seen, network: nn.Module) -> str:
     if reason := _hidden_layers(network):
         raise PluginError(f"network {type(network).__name__}: {reason}")
     last = ", ".join(list(seen)[-3:]) or "none"
+    remedy = AS_IT_IS if seen else "end it in a torch.nn.Linear, as a 1x1 convolution after the pooling can be written"
     raise PluginError(
         f"network {type(network).__name__}: no linear layer's output is the network's output, so its penultimate"
-        f" feature is not known (last linear layers that ran: {last}); {PASS_HEAD}"
+        f" feature is not known (last linear layers that ran: {last}); {remedy}"
     )
 
 
