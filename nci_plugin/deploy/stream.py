@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,25 +37,32 @@ class Counts:
     unreadable: int = 0
 
 
-def image_names(root: Path, folder: str = "") -> Iterator[str]:
+def image_names(root: Path, folder: str = "", above: Sequence[tuple[int, int]] = ()) -> Iterator[str]:
     """Paths, relative to a directory, of the images in a ``folder`` of it and below, as the system lists them.
 
     Neither images nor folders are kept: as many directories are open as lie in one another. A folder that is gone by
-    the time that it is opened holds none.
+    the time that it is opened holds none. Raises PluginError on a link that leads back to one of those ``above`` it,
+    before an image has a second name, and on more than `DEEPEST` folders in one another.
     """
     if folder.count("/") > DEEPEST:
-        raise PluginError(f"folder '{root}': deeper than {DEEPEST} folders; does a link lead back?")
+        raise PluginError(f"folder '{root}': '{folder}' lies deeper than {DEEPEST} folders; pass one below it")
     try:
+        found = os.stat(root / folder)
         listed = os.scandir(root / folder)
     except FileNotFoundError:
         if not folder:
             raise
         return
+    here = found.st_dev, found.st_ino
     with listed as entries:
+        if here in above:
+            raise PluginError(
+                f"folder '{root}': the link '{folder[:-1]}' leads back to a folder that it is in; take it away"
+            )
         for entry in entries:
             name = f"{folder}{entry.name}"
             if _is_folder(entry):
-                yield from image_names(root, f"{name}/")
+                yield from image_names(root, f"{name}/", [*above, here])
             elif entry.name.lower().endswith(IMG_EXTENSIONS):
                 yield name
 
