@@ -96,7 +96,7 @@ class Job:
             benchmark = benchmark.with_data_root(roots.data)
         if weights is not None:
             weights.check(benchmark.name, benchmark.num_classes)
-        if (self.network.net or benchmark.network) is None:
+        if (self.network.net or self.as_trained(benchmark).network) is None:
             raise PluginError(f"benchmark '{benchmark.name}': names no network; pass --net FILE.py:FACTORY")
         if benchmark.built_in is not None:
             _make_built_in(benchmark, roots, self.device, with_checkpoints=checkpoint is None)
@@ -105,11 +105,11 @@ class Job:
         return find_inputs(benchmark, roots, given, self.data.csid, self.data.fsood, progress=shown)
 
     def as_trained(self, benchmark: Benchmark) -> Benchmark:
-        """A built-in benchmark with the network that ``nci-ood train`` trained, unless the user names one."""
+        """A benchmark with the network that ``nci-ood train`` trained, unless it or the user names another one."""
         path = self.network.ckpt_path
-        if path is None or self.network.net or benchmark.built_in is None:
+        if path is None or self.network.net or (benchmark.network and benchmark.built_in is None):
             return benchmark
-        directories = [path] if path.is_dir() else list(path.parents)[:2]
+        directories = [path] if path.is_dir() else path.absolute().parents[:2]
         says = next(filter(None, map(built_in.read_training, directories)), {})
         return built_in.with_trained(benchmark, says, f"checkpoints '{path}'")
 

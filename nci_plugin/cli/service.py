@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from nci_plugin.deploy import preprocessing
 from nci_plugin.deploy.detector import OODDetector
 from nci_plugin.deploy.file import read
 from nci_plugin.files import read_text
+from nci_plugin.networks.checkpoints import find_checkpoints
 
 NAME = "images"
 """What stands for the benchmark where there is none."""
@@ -76,12 +78,7 @@ def _of_benchmark(on: Service) -> Served:
     inputs = job.find_one(name)
     for split in (TRAIN, VALIDATION):
         inputs.benchmark.check_has(split)
-    first = next(iter(inputs.checkpoints.values()))
-    if len(inputs.checkpoints) > 1:
-        raise PluginError(
-            f"benchmark '{name}': has {len(inputs.checkpoints)} networks, and a detector belongs to one; pass"
-            f" --ckpt-path {first}"
-        )
+    first = _only(inputs.checkpoints, f"benchmark '{name}'")
     model, splits = job.build(job.as_trained(inputs.benchmark), first).to(job.device), inputs.benchmark.splits
     return Served(model, splits[TRAIN], splits[VALIDATION], inputs.benchmark.preprocessing, job.workers)
 
@@ -125,13 +122,24 @@ def _count(train: Path, validation: Path, data_root: Path | None) -> int:
     return count(train)
 
 
+def _only(checkpoints: Mapping[str, Path], where: str) -> Path:
+    first = next(iter(checkpoints.values()))
+    if len(checkpoints) > 1:
+        raise PluginError(
+            f"{where}: has {len(checkpoints)} networks, and a detector belongs to one; pass --ckpt-path {first}"
+        )
+    return first
+
+
 def _network(job: Job, num_classes: int) -> nn.Module:
-    """The network of ``--net`` with the weights of ``--ckpt-path``, or torchvision's, on its device."""
+    """The network of ``--net`` or of ``nci-ood train`` with the weights of ``--ckpt-path``, or torchvision's."""
+    benchmark, path = job.as_trained(Benchmark(NAME, num_classes, {TEST: ""})), job.network.ckpt_path
     if job.weights is not None:
         job.weights.fetch()
-    elif job.network.net is None:
+    elif (job.network.net or benchmark.network) is None:
         raise PluginError("--net: is missing; pass FILE.py:FACTORY, torchvision:NAME or timm:NAME, and --ckpt-path")
-    elif job.network.ckpt_path is None:
+    elif path is None:
         raise PluginError("--ckpt-path: is missing; pass the network's weights, or --tvs-pretrained for torchvision's")
-    benchmark = Benchmark(NAME, num_classes, {TEST: ""})
-    return job.build(benchmark, job.network.ckpt_path or Path()).to(job.device)
+    elif path.is_dir():
+        path = _only(find_checkpoints(path), f"--ckpt-path '{path}'")
+    return job.build(benchmark, path or Path()).to(job.device)
