@@ -284,6 +284,23 @@ def test_every_detector_as_onnx(name: str, tmp_path: Path) -> None:
         assert (is_ood == expected.is_ood.numpy()).mean() > 0.95
 
 
+@EXPORTS
+@pytest.mark.filterwarnings("ignore:validation images")  # the network is not trained
+@pytest.mark.parametrize("name", ["whitened_cosine_pp", "nnguide", "nci_gated"])
+def test_an_image_that_no_unit_answers_to_has_the_detectors_score_as_onnx(name: str, tmp_path: Path) -> None:
+    """Its feature is 0, which has no direction. The images on which a file is compared may hold none such."""
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, CLASSES))
+    detector = OODDetector(settings_of(name), progress=False).fit(model, rows(120, 1), rows(60, 2))
+    export(detector, tmp_path / "m.onnx", "onnx", TEST)
+    dead = torch.full((1, 3, served.SIZE, served.SIZE), -1.0)
+    session = runtime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    (score,) = session.run(["score"], {"images": dead.numpy()})
+    assert np.allclose(score, detector.score(dead).numpy(), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("path", "to", "message"),
     [("m.onnx", "torchscript", "must be one of onnx, export"), ("m.pt", "onnx", r"named \*.onnx")],

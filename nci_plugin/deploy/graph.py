@@ -25,13 +25,10 @@ from nci_plugin.detectors.nci_gated import TAIL, NCIGated
 from nci_plugin.detectors.neural_collapse import NC4
 from nci_plugin.detectors.nnguide import NNGuide
 from nci_plugin.detectors.ora import ORA
-from nci_plugin.features.statistics import quotient, unit_rows
+from nci_plugin.features.statistics import SMALLEST, quotient, unit_rows
 
 TAIL_FROM, LEVELS = -3.0, 12
 """Where float32 no longer gives 1 + erf, and steps of a continued fraction that gives its logarithm to 1e-6 there."""
-
-TINY = 1e-300
-"""Below any length: what is divided by it is zero too where the length is."""
 
 
 class Plain(nn.Module):
@@ -116,7 +113,7 @@ class Neighbour(nn.Module):
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         features = features.double()
         length = features.norm(dim=1, keepdim=True)
-        unit = torch.where(length > 0, features / length.clamp(min=TINY), features)
+        unit = torch.where(length > 0, features / length.clamp(min=SMALLEST), features)
         nearest = (unit.float() @ self.bank.T).topk(self.K, dim=1).indices[:, self.K - 1]
         distance = (unit - self.bank[nearest].double()).norm(dim=1)
         return self.alpha * features.abs().sum(dim=1) - distance if self.alpha else -distance
@@ -151,7 +148,7 @@ class Angle(nn.Module):
         along = torch.addcmul(square, across, across, value=-1).clamp(min=0)
         y, x = along.sqrt() * to_boundary.abs(), torch.addcmul(along, across, boundary)
         if self.portable:
-            size = torch.maximum(y, x.abs()).clamp(min=TINY)
+            size = torch.maximum(y, x.abs()).clamp(min=SMALLEST)
             y, x = (y / size).float(), (x / size).float()
         return torch.atan2(y, x).amax(dim=1)
 

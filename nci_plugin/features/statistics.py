@@ -19,6 +19,9 @@ BLOCK_ROWS = 512
 PRODUCT_COLUMNS = 256
 """Columns of a symmetric product that are computed at once: wide enough for the matrix product to be at full speed."""
 
+SMALLEST = 2.0**-149
+"""The smallest float32 above 0: torch's exporter to ONNX rounds constants to float32, smaller ones to 0."""
+
 UNIT_TOLERANCE = 1e-5
 """How far the mean squared length of rows of length 1 may be from their mean length: those may be in float32."""
 
@@ -32,7 +35,7 @@ def unit_rows(features: Tensor) -> Tensor:
 
 def quotient(part: Tensor, whole: Tensor) -> Tensor:
     """part / whole, where ``whole`` >= 0 is a length that is 0 only where ``part`` is: the quotient is 0 there."""
-    return part / whole.clamp(min=torch.finfo(whole.dtype).tiny)
+    return part / whole.clamp(min=max(torch.finfo(whole.dtype).tiny, SMALLEST))
 
 
 class ClassStatistics:
