@@ -282,6 +282,18 @@ def test_a_crop_that_adds_black_edges_is_said_once(
         OODDetector.load(tmp_path / "edges.safetensors", served.network())
 
 
+def test_lists_that_leave_out_the_last_class(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "val"):
+        paths = [(label, path) for label, name in enumerate(NAMES[:-1]) for path in (place / split / name).iterdir()]
+        (tmp_path / split).write_text("".join(f"{path.relative_to(place)} {label}\n" for label, path in paths))
+    lists = [str(tmp_path / "train"), "--val", str(tmp_path / "val"), "--data-root", str(place)]
+    arguments = ["fit", *lists, *network(place), *STEPS, "--output", str(tmp_path / "d.safetensors")]
+    said = error_of(capsys, arguments)
+    assert "a network of 3 classes was made, as no label in the lists is above 2: if there are more, name them" in said
+    assert main([*arguments, "--class-names", *NAMES]) == 0
+    assert read(tmp_path / "d.safetensors").class_names == NAMES
+
+
 @pytest.mark.parametrize("given", [".", "s0/best.ckpt"])
 def test_a_network_that_train_made_needs_no_net(
     given: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

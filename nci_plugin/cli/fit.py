@@ -36,7 +36,7 @@ def run(options: Fit) -> int:
                     f"--output '{output}': is an input of this command, which it would replace; name another"
                 )
     names = service.class_names(options.class_names)
-    served = service.find(on)
+    served = service.find(on, names)
     passed = options.output.with_name(options.output.name + PASS)
     settings: dict[str, Any] = {
         "preprocessing": served.steps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,28 @@ class Served:
     workers: int
 
 
-def find(on: Service) -> Served:
-    """The images that a user names, and the network; raises PluginError on what is not there or does not fit."""
+def find(on: Service, class_names: Sequence[str] | None = None) -> Served:
+    """The images that a user names, and the network; raises PluginError on what is not there or does not fit.
+
+    Where the images are in lists, whose labels may leave out the last classes, there are as many as ``class_names``.
+    """
     if on.images in benchmark_names() or on.images.endswith((".yml", ".yaml")):
         return _of_benchmark(on)
     job = Job.of(NAME, on.network, Data(), on.passing)
     train, validation = _places(Path(on.images), on.val)
     given = stated(on.steps, job.weights)
     num_classes = _count(train, validation, on.data_root)
-    model = _network(job, num_classes)
+    if not train.is_dir():
+        num_classes = max(num_classes, len(class_names or ()))
+    try:
+        model = _network(job, num_classes)
+    except PluginError as error:
+        if train.is_dir() or class_names is not None:
+            raise
+        raise PluginError(
+            f"{error}; a network of {num_classes} classes was made, as no label in the lists is above"
+            f" {num_classes - 1}: if there are more, name them all (--class-names of fit), or let the factory make them"
+        ) from None
     found = known_steps(f"'{on.images}'", given or preprocessing.of_timm(model))
     train_source, validation_source = (_source(path, found, on.data_root) for path in (train, validation))
     return Served(model, train_source, validation_source, found, job.workers)
