@@ -549,6 +549,7 @@ def test_settings_may_be_numbers_of_numpy(tmp_path: Path) -> None:
     detector = new(KNN(K=np.int64(5)), tpr=np.float32(0.9), **given).fit(network(), TRAIN, VAL)
     expected = new(KNN(K=5), tpr=float(np.float32(0.9)), seed=1, bank_rows=50, batch_size=20).fit(network(), TRAIN, VAL)
     loaded = OODDetector.load(detector.save(tmp_path / "d.safetensors"), network())
+    assert loaded.threshold(np.float32(0.75)).value == expected.threshold(0.75).value
     assert torch.equal(loaded.score(VAL), expected.score(VAL))
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nci_plugin import __version__
 from nci_plugin.benchmarks.decoding import Preprocessing
-from nci_plugin.checks import PluginError, check_choice, check_keys, check_number, one_line, shown
+from nci_plugin.checks import PluginError, check_choice, check_keys, check_number, one_line, plain_number, shown
 from nci_plugin.deploy.calibration import Calibration, check_enough, least_samples
 from nci_plugin.deploy.images import check_class_names
 from nci_plugin.deploy.network import Fingerprint, Probe, check_image_shape
@@ -83,6 +83,7 @@ class Fitted:
         """
         if tpr is None:
             return self.settings["tpr"]
+        tpr = plain_number(tpr)
         check_enough(len(self.calibration), tpr)
         return tpr
 
