@@ -44,6 +44,18 @@ def test_logits_scores_and_verdicts_are_the_detectors(name: str) -> None:
         assert (near | (is_ood == expected.is_ood)).all()
 
 
+@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_scores_of_a_network_of_coarse_logits_are_the_detectors(name: str, dtype: torch.dtype) -> None:
+    model = network().to(dtype)
+    detector = OODDetector(settings_of(name), progress=False).fit(model, rows(120, 1), rows(60, 2))
+    images = torch.cat([TEST.tensors[0], OOD.tensors[0]])
+    with torch.inference_mode():
+        score = detector.module()(images)[1]
+    expected = detector.score(images)
+    assert ((score - expected).abs() <= 1e-4 * expected.abs().clamp(min=1)).all()
+
+
 def test_one_forward_pass_and_no_copy_of_the_weights() -> None:
     detector, model = fitted()
     module = detector.module()

@@ -120,7 +120,7 @@ class Neighbour(nn.Module):
 
 
 class Angle(nn.Module):
-    """max_{k != c} angle(h - mu, h_k - mu) (Demirel et al. 2025), as in `ORA`, from logits made in float64.
+    """max_{k != c} angle(h - mu, h_k - mu) (Demirel et al. 2025), as in `ORA`, by fewer operations.
 
     ``portable`` takes the arctangents in float32, as onnxruntime has no other.
     """

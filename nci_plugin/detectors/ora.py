@@ -17,9 +17,6 @@ from nci_plugin.networks.head import LinearHead
 EQUAL = 1e-6
 """Rows of W whose distance is below this times the largest are equal: weights are float32."""
 
-ACCURACY = 1e-5
-"""Where rounding of the logits, in float32, can change an angle by more radians, they are computed again in float64."""
-
 
 @register_detector
 class ORA(Detector):
@@ -31,7 +28,8 @@ class ORA(Detector):
     Seen from mu along the boundary's normal w_c - w_k, h lies at a = (w_c - w_k) . (h - mu) / ||w_c - w_k|| and h_k at
     e = a - (z_c - z_k) / ||w_c - w_k||; along the boundary both lie at r, r^2 = ||h - mu||^2 - a^2. So logits and one
     norm give the angle: its tangent is r (a - e) / (r^2 + a e). It is 0 where h or h_k is mu, and where
-    w_c = w_k leaves no boundary. Needs two classes.
+    w_c = w_k leaves no boundary. The logits are W h + b in float64: the rounding of the network's own hides what lies
+    along a boundary where classes have collapsed, and in bfloat16 everywhere. Needs two classes.
     """
 
     name = "ora"
@@ -45,7 +43,7 @@ class ORA(Detector):
     )
     fits_on = FitsOn.STATISTICS
     block_bytes = 2**22
-    per_row = "K"
+    per_row = "K P"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         if head.num_classes < 2:
@@ -54,27 +52,13 @@ class ORA(Detector):
         self.mean_logits_ = head.bias.detach().double() + self.weight_ @ self.mean_
         gaps = centre_distances(self.weight_, self.weight_)
         self.gaps_ = torch.where(gaps > EQUAL * gaps.max(), gaps, 0.0)  # ||w_c - w_k||, (K, K)
-        self.largest_weight_ = float(lengths(self.weight_).max())
-        self.largest_offset_ = self.largest_weight_ * float(self.mean_.norm()) + float(head.bias.abs().max())
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        centred, predicted = features.double() - self.mean_, logits.argmax(dim=1)
-        distance = lengths(centred)
-        angles, error = self._angles(logits.double(), predicted, distance)
-        unsafe = ~(error <= ACCURACY).all(dim=1)  # not a number where h is mu
-        if unsafe.any():
-            exact = centred[unsafe] @ self.weight_.T + self.mean_logits_
-            angles[unsafe] = self._angles(exact, predicted[unsafe], distance[unsafe])[0]
-        return angles.amax(dim=1).to(logits)
-
-    def _angles(self, logits: Tensor, predicted: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
-        """The angles (n, K), 0 for the predicted class, and about how far rounding of the logits puts them off."""
-        gaps, of_mean, own = self.gaps_[predicted], self.mean_logits_, predicted[:, None]
-        to_boundary = (logits.gather(1, own) - logits) / gaps
-        boundary = (of_mean - of_mean[own]) / gaps  # e: where the boundary lies, seen from the mean
+        centred, own = features.double() - self.mean_, logits.argmax(dim=1)
+        exact, gaps, of_mean = centred @ self.weight_.T + self.mean_logits_, self.gaps_[own], self.mean_logits_
+        to_boundary = (exact.gather(1, own[:, None]) - exact) / gaps
+        boundary = (of_mean - of_mean[own, None]) / gaps  # e: where the boundary lies, seen from the mean
         across = to_boundary + boundary  # a: where the feature lies
-        along = (distance[:, None].square() - across.square()).clamp(min=0)  # r^2
+        along = (lengths(centred)[:, None].square() - across.square()).clamp(min=0)  # r^2
         angles = torch.atan2(along.sqrt() * to_boundary.abs(), along + across * boundary)
-        terms = self.largest_offset_ + self.largest_weight_ * distance  # what the logits were summed from, at most
-        error = torch.finfo(torch.float32).eps * (terms * distance)[:, None] / (gaps * along)
-        return torch.where(gaps > 0, angles, 0.0), torch.where(gaps > 0, error, 0.0)
+        return torch.where(gaps > 0, angles, 0.0).amax(dim=1).to(logits)
