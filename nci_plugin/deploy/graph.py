@@ -1,8 +1,8 @@
 """Scores as a graph: each detector's equation without a branch on data, for one nn.Module that can be exported.
 
-A detector is taken as it is, but for those that go through their bank in blocks (KNN, NNGuide), compute some rows twice
-(ORA) or take long for one image (NCI-G, NC4), which are written down here once more, in float64, so that no shorter
-form that could cancel is needed. The tests compare all with the detectors.
+A detector is taken as it is, but for those that go through their bank in blocks (KNN, NNGuide) or take long for one
+image (ORA, NCI-G, NC4), which are written down here once more, in float64, so that no shorter form that could cancel
+is needed. The tests compare all with the detectors.
 """
 
 from __future__ import annotations
