@@ -365,7 +365,7 @@ def test_a_large_bank_and_a_missing_extra_say_so(tmp_path: Path, monkeypatch: py
 
 
 @EXPORTS
-def test_a_network_that_torch_export_cannot_trace_says_so(tmp_path: Path) -> None:
+def test_a_network_that_torch_export_cannot_trace_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     class Branches(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -375,6 +375,8 @@ def test_a_network_that_torch_export_cannot_trace_says_so(tmp_path: Path) -> Non
             return self.inner(images if images.sum() > -1e9 else images * 2)
 
     detector = OODDetector(progress=False).fit(Branches(), rows(120, 1), rows(60, 2))
+    capfd.readouterr()
     with pytest.raises(PluginError, match="Branches with 'nci_plus' cannot be exported"):
         export(detector, tmp_path / "m.pt2", "export", TEST)
+    assert capfd.readouterr() == ("", "")
     assert not list(tmp_path.iterdir())

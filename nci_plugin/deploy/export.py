@@ -9,6 +9,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,8 @@ def _exported(module: ScoringModule, images: Tensor) -> Any:
         raise PluginError(f"export: torch {torch.__version__} has no torch.export.Dim; install torch 2.5 or newer")
     batch = torch.export.Dim("batch", min=1, max=2**20)
     try:
-        with torch.no_grad():
+        # Of a network that cannot be traced torch prints all that it traced, beside the error that one line says.
+        with torch.no_grad(), redirect_stderr(io.StringIO()):
             return torch.export.export(module, (images,), dynamic_shapes={"images": {0: batch}}, strict=False)
     except Exception as error:  # torch.export raises many types on what it cannot trace
         raise PluginError(
