@@ -275,6 +275,16 @@ class Endless(IterableDataset):
             yield TRAIN[0]
 
 
+def centred_by_batch(batch: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = default_collate(batch)
+    return images - images.mean(dim=0), labels
+
+
+def mixed(batch: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = default_collate(batch)
+    return (images + images.flip(0)) / 2, labels
+
+
 @pytest.mark.parametrize(
     ("train", "message"),
     [
@@ -284,6 +294,8 @@ class Endless(IterableDataset):
         (DataLoader(TRAIN, 8, sampler=SubsetRandomSampler(range(100))), "gives 100 of the 120 images"),
         (DataLoader(TRAIN, 8, sampler=torch.utils.data.RandomSampler(TRAIN, True, 500)), "gives 500 of the 120"),
         (DataLoader(TRAIN, 8, sampler=WithoutLength()), "with WithoutLength and BatchSampler may repeat or leave out"),
+        (DataLoader(TRAIN, 8, collate_fn=centred_by_batch), "makes another image of a sample that others are with"),
+        (DataLoader(TRAIN, 8, collate_fn=mixed), "makes another image of a sample that others are with"),
         (Endless(), "may never end"),
         (DataLoader(Endless(), 8), "may never end"),
         ((pair for pair in TRAIN), "may never end"),

@@ -211,6 +211,20 @@ class Collated:
     def __iter__(self) -> Any:
         return map(self.of, self.source)
 
+    def check(self) -> None:
+        """Raise PluginError where an image is another one in the company of others: mixed, or normalised by batch."""
+        try:
+            samples = [self.source[index] for index in range(2)]
+            alone = torch.stack([torch.as_tensor(self.of(sample)[0]) for sample in samples])
+            together = torch.as_tensor(image_and_label(self.collate_fn(samples))[0])
+        except Exception:  # of the user's code, or of one image alone: said where it is read
+            return
+        if together.shape == alone.shape and not torch.allclose(together, alone, 1e-3, 1e-3, equal_nan=True):
+            raise PluginError(
+                "the loader's collate_fn makes another image of a sample that others are with (MixUp, or statistics of"
+                " the batch); pass its dataset, or a loader that does not"
+            )
+
     def of(self, sample: Any) -> Any:
         images, labels = image_and_label(self.collate_fn([sample]))
         if len(images) != 1:
@@ -231,7 +245,11 @@ def _of_loader(loader: DataLoader) -> Any:
         source = Subset(source, list(map(int, loader.sampler.indices)))
     if loader.collate_fn is default_collate:
         return source
-    return iter(Collated(source, loader.collate_fn)) if stream else Collated(source, loader.collate_fn)
+    collated = Collated(source, loader.collate_fn)
+    if stream:
+        return iter(collated)
+    collated.check()
+    return collated
 
 
 def is_plain(loader: DataLoader) -> bool:
