@@ -316,6 +316,23 @@ def test_an_interrupt_while_modules_are_imported(place: str, number: str) -> Non
     assert done.stdout == b""
 
 
+def test_an_error_in_a_file_stands_below_what_was_printed_before_it(tiny: Tiny, tmp_path: Path) -> None:
+    tiny.image("far", 0).write_bytes(b"")
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open(tmp_path / "log", "w+b") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "nci_plugin", *tiny.eval()],
+            env={**buffered, "PYTHONPATH": str(ROOT)},
+            stdout=log,
+            stderr=log,
+            check=False,
+        )
+    first, *_, last = (tmp_path / "log").read_text().splitlines()
+    assert done.returncode == 2
+    assert first.startswith("device: ")
+    assert last.startswith("nci-ood: error: split 'far/far': image ")
+
+
 def test_who_ignores_interrupts_goes_on_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """As commands that a shell script starts in the background."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -116,7 +116,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _make_printable() -> None:
-    """Let no character fail to be printed: one that the terminal lacks is written as an escape, and ± as +-."""
+    """Let no character fail to be printed: one that the terminal lacks is written as an escape, and ± as +-.
+
+    Lines are written as they come, so that in a file too an error stands below what was printed before it.
+    """
     import codecs
 
     def plain(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -127,7 +130,7 @@ def _make_printable() -> None:
     codecs.register_error("nci_plugin_plain", plain)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="nci_plugin_plain")
+            stream.reconfigure(errors="nci_plugin_plain", line_buffering=True)
 
 
 def _print_messages() -> None:

@@ -119,15 +119,13 @@ def centre_distances(features: Tensor, centres: Tensor) -> Tensor:
     return torch.cdist(features.double() - origin, centres - origin)
 
 
-def closeness(rows: Tensor, centres: Tensor) -> Tensor:
-    """What is largest for the nearest of centres (K, P) to each row (n, P), (n, K): half of ||r||^2 - ||r - c||^2.
+def nearest_bias(centres: Tensor) -> Tensor:
+    """b (K,) for centres c (K, P): the nearest to a row r is argmax_k r . c_k + b_k, since b_k = -||c_k||^2 / 2.
 
-    Both are float64 and taken about the centres' mean. Only for the choice of the nearest: a distance made of squares
-    would cancel.
+    All are float64 and about an origin among the centres. Only for the choice of the nearest: a distance made of
+    squares would cancel.
     """
-    origin = centres.mean(dim=0)
-    offsets = centres - origin
-    return (rows - origin) @ offsets.T - offsets.square().sum(dim=1) / 2
+    return -centres.square().sum(dim=1) / 2
 
 
 def _check_pairs(rows: Tensor) -> None:

@@ -1,8 +1,8 @@
 """Scores as a graph: each detector's equation without a branch on data, for one nn.Module that can be exported.
 
 A detector is taken as it is, but for those that go through their bank in blocks (KNN, NNGuide) or take long for one
-image (ORA, NCI-G, NC4), which are written down here once more, in float64, so that no shorter form that could cancel
-is needed. The tests compare all with the detectors.
+image (ORA, NCI-G), which are written down here once more, in float64, so that no shorter form that could cancel is
+needed. The tests compare all with the detectors.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from torch.nn.functional import linear
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse.geometry import lengths
 from nci_plugin.deploy.state import is_learned
-from nci_plugin.detectors.base import Detector, in_range_of
+from nci_plugin.detectors.base import Detector
 from nci_plugin.detectors.knn import KNN, KNNL1
 from nci_plugin.detectors.nci_gated import TAIL, NCIGated
-from nci_plugin.detectors.neural_collapse import NC4
 from nci_plugin.detectors.nnguide import NNGuide
 from nci_plugin.detectors.ora import ORA
 from nci_plugin.features.statistics import SMALLEST, quotient, unit_rows
@@ -153,30 +152,6 @@ class Angle(nn.Module):
         return torch.atan2(y, x).amax(dim=1)
 
 
-class Margin(nn.Module):
-    """min_{k != c} ||h - mu_k||_2 - ||h - mu_c||_2 (Papyan et al. 2020), as `NC4`, with `closeness` made before."""
-
-    classes: Tensor
-    origin: Tensor
-    offsets: Tensor
-    halves: Tensor
-
-    def __init__(self, detector: NC4) -> None:
-        super().__init__()
-        origin = detector.means_.mean(dim=0)
-        offsets = detector.means_ - origin
-        self.register_buffer("classes", detector.classes_.clone())
-        self.register_buffer("origin", origin)
-        self.register_buffer("offsets", offsets)
-        self.register_buffer("halves", -offsets.square().sum(dim=1) / 2)
-
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        h, own = features.double() - self.origin, logits.index_select(1, self.classes).argmax(dim=1)
-        other = linear(h, self.offsets, self.halves).scatter(1, own[:, None], -torch.inf).argmax(dim=1)
-        to_other, to_own = (lengths(h - self.offsets.index_select(0, each)) for each in (other, own))
-        return in_range_of(to_other - to_own, like=logits)
-
-
 class Guided(nn.Module):
     """E(h) mean_{j of the K largest} E(h_j) f_j . f, f = h / ||h||_2 (Park et al. 2023)."""
 
@@ -195,7 +170,6 @@ class Guided(nn.Module):
 GRAPHS: dict[type[Detector], Callable[[Any], nn.Module]] = {
     KNN: Neighbour,
     KNNL1: Neighbour,
-    NC4: Margin,
     NCIGated: Gated,
     NNGuide: Guided,
     ORA: Angle,

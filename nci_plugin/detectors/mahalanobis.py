@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from nci_plugin.checks import PluginError
-from nci_plugin.collapse.geometry import closeness, lengths, present_classes, whitening
+from nci_plugin.collapse.geometry import lengths, nearest_bias, present_classes, whitening
 from nci_plugin.collapse.variability import within_covariance
 from nci_plugin.detectors.base import FLOAT32_STEP, Detector, Paper, in_range_of
 from nci_plugin.detectors.registry import register_detector
@@ -34,13 +35,16 @@ class MDSPlusPlus(Detector):
         2025,
         "https://arxiv.org/abs/2505.18032",
     )
+    formula = 2
     fits_on = FitsOn.UNIT_STATISTICS
     per_row = "P P"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.whitening_ = whitening(within_covariance(training))  # (P, rank)
         self._check_directions(training)
-        self.centres_ = training.means[present_classes(training)] @ self.whitening_
+        self.mean_ = training.global_mean
+        self.centres_ = (training.means[present_classes(training)] - self.mean_) @ self.whitening_
+        self.bias_ = nearest_bias(self.centres_)
 
     def _check_directions(self, training: ClassStatistics) -> None:
         if training.covariance.trace() <= FLOAT32_STEP**2:
@@ -49,8 +53,8 @@ class MDSPlusPlus(Detector):
             )
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        whitened = unit_rows(features) @ self.whitening_
-        return in_range_of(-squared_distance(whitened, self.centres_), like=logits)
+        x = (unit_rows(features) - self.mean_) @ self.whitening_
+        return in_range_of(-squared_distance(x, self.centres_, self.bias_), like=logits)
 
 
 @register_detector
@@ -65,7 +69,7 @@ class RMDSPlusPlus(MDSPlusPlus):
 
     name = "rmds_pp"
     display = "RMDS++"
-    formula = 2
+    formula = 3
     per_row = "P K"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
@@ -89,18 +93,19 @@ class RMDSPlusPlus(MDSPlusPlus):
         self.variances_ = 1 + spread.square()
         self.axes_ = whiten @ axes.T  # (P, min(K, rank))
         self.centres_ = means @ axes.T
+        self.bias_ = nearest_bias(self.centres_)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
         if self.is_zero_:
             return torch.zeros_like(logits[:, 0])
         x = (unit_rows(features) - self.mean_) @ self.axes_
         background = (x.square() / self.variances_).sum(dim=1)
-        return in_range_of(background - squared_distance(x, self.centres_), like=logits)
+        return in_range_of(background - squared_distance(x, self.centres_, self.bias_), like=logits)
 
 
-def squared_distance(rows: Tensor, centres: Tensor) -> Tensor:
-    """From each row (n, P) to the nearest of centres (K, P), (n,)."""
-    nearest = closeness(rows, centres).argmax(dim=1)
+def squared_distance(rows: Tensor, centres: Tensor, bias: Tensor) -> Tensor:
+    """From each row (n, P) to the nearest of centres (K, P) with their `nearest_bias`, (n,)."""
+    nearest = linear(rows, centres, bias).argmax(dim=1)
     return (rows - centres.index_select(0, nearest)).square().sum(dim=1)
 
 

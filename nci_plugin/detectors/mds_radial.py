@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from nci_plugin.checks import check_number
-from nci_plugin.collapse.geometry import lengths, present_classes, whitening
+from nci_plugin.collapse.geometry import lengths, nearest_bias, present_classes, whitening
 from nci_plugin.collapse.variability import within_covariance
 from nci_plugin.detectors.base import Detector, Paper, in_range_of
 from nci_plugin.detectors.mahalanobis import squared_distance
@@ -34,6 +34,7 @@ class MDSRadial(Detector):
         2026,
         "https://arxiv.org/abs/2510.15202",
     )
+    formula = 2
     fits_on = FitsOn.BANK
     fit_reads = ("exponent",)
     per_row = "P P"
@@ -51,7 +52,9 @@ class MDSRadial(Detector):
         for chunk in training.chunks():
             statistics.update(self._radial(chunk.features), chunk.labels)
         self.whitening_ = whitening(within_covariance(statistics))
-        self.centres_ = statistics.means[present_classes(statistics)] @ self.whitening_
+        self.mean_ = statistics.global_mean
+        self.centres_ = (statistics.means[present_classes(statistics)] - self.mean_) @ self.whitening_
+        self.bias_ = nearest_bias(self.centres_)
 
     def _radial(self, features: Tensor) -> Tensor:
         """h / ||h||^exponent of rows (n, P), the length in units of the mean of the training samples."""
@@ -59,5 +62,5 @@ class MDSRadial(Detector):
         return quotient(rows, lengths(rows)[:, None] ** self.exponent)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        whitened = self._radial(features) @ self.whitening_
-        return in_range_of(-squared_distance(whitened, self.centres_), like=logits)
+        x = (self._radial(features) - self.mean_) @ self.whitening_
+        return in_range_of(-squared_distance(x, self.centres_, self.bias_), like=logits)

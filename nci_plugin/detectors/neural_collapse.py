@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from nci_plugin.checks import PluginError
 from nci_plugin.collapse.geometry import (
     between_directions,
     centred_means,
-    closeness,
     global_mean,
     lengths,
+    nearest_bias,
     present_classes,
     whitening,
 )
@@ -123,13 +124,13 @@ class NC4(Detector):
 
     name = "nc4"
     display = "NC4 score"
+    formula = 2
     paper = NEURAL_COLLAPSE
     fits_on = FitsOn.STATISTICS
     per_row = "K P"
 
     def _fit(self, training: ClassStatistics, head: LinearHead, validation: FeatureSplit | None) -> None:
         self.classes_ = present_classes(training)
-        self.means_ = training.means[self.classes_]
         if len(self.classes_) < 2:
             raise PluginError(
                 f"detector '{self.name}': needs training samples of two classes, got one; leave this detector out"
@@ -139,11 +140,15 @@ class NC4(Detector):
                 f"detector '{self.name}': all classes have the same mean, so that none is nearer; leave this detector"
                 " out"
             )
+        self.mean_ = global_mean(training)
+        self.offsets_ = training.means[self.classes_] - self.mean_
+        self.bias_ = nearest_bias(self.offsets_)
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        h, means, own = features.double(), self.means_, _predicted(logits, self.classes_)
-        other = closeness(h, means).scatter(1, own[:, None], -torch.inf).argmax(dim=1)
-        return in_range_of(lengths(h - means[other]) - lengths(h - means[own]), like=logits)
+        h, own = features.double() - self.mean_, _predicted(logits, self.classes_)
+        other = linear(h, self.offsets_, self.bias_).scatter(1, own[:, None], -torch.inf).argmax(dim=1)
+        to_other, to_own = (lengths(h - self.offsets_.index_select(0, each)) for each in (other, own))
+        return in_range_of(to_other - to_own, like=logits)
 
 
 @register_detector

@@ -1,6 +1,6 @@
 """What a detector adds to its classifier's own time: `OODDetector.module` beside the bare network.
 
-    python scripts/bench/service.py [--networks NAME ...] [--detectors NAME ...] [--batch-sizes N ...] [--device DEVICE]
+    python scripts/bench/service.py [--networks NAME ...] [--detectors NAME ...] [--batch-sizes N ...] [--classes N]
 
 For each detector two sides run in turn, and their medians are compared: the bare network, and the module of both,
 which gives logits, score and verdict in one forward pass. Networks have random weights and detectors are fitted on
@@ -28,8 +28,8 @@ from nci_plugin.features.options import resolve_device
 from nci_plugin.networks.resnet import ResNet18_32x32
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-CLASSES, TRAINING, CALIBRATION = 10, 600, 40
-"""More training images than features, or matrices would be thinner than they are in use."""
+TRAINING, CALIBRATION = 600, 40
+"""More training images than features, or matrices would be thinner than they are in use; and three of each class."""
 
 DETECTORS = [name for name in names() if "N" not in detector_class(name).per_row.split() and name != "nci_auto"]
 """On statistics or logits: what KNN adds grows with its bank. nci_auto scores as nci does, and cannot be tuned on
@@ -45,25 +45,25 @@ SHARE, LEAST_MS = 0.03, 0.1
 class ViTTiny(torchvision.models.VisionTransformer):
     """The sizes of DeiT-tiny (Touvron et al. 2021): 12 layers of width 192 with 3 heads, patches of 16 pixels."""
 
-    def __init__(self, image_size: int) -> None:
-        super().__init__(image_size, 16, 12, 3, 192, 768, num_classes=CLASSES)
+    def __init__(self, image_size: int, classes: int) -> None:
+        super().__init__(image_size, 16, 12, 3, 192, 768, num_classes=classes)
 
 
-def network(name: str, image_size: int) -> nn.Module:
+def network(name: str, image_size: int, classes: int) -> nn.Module:
     if name == "vit_tiny":
-        made: nn.Module = ViTTiny(image_size)
+        made: nn.Module = ViTTiny(image_size, classes)
     elif name == "resnet18_32x32":
-        made = ResNet18_32x32(num_classes=CLASSES)
+        made = ResNet18_32x32(num_classes=classes)
     else:
-        made = torchvision.models.get_model(name, num_classes=CLASSES)
+        made = torchvision.models.get_model(name, num_classes=classes)
     head = next(each for each in reversed(list(made.modules())) if isinstance(each, nn.Linear))
     nn.init.normal_(head.weight, std=0.1)  # a ViT's begins at zero
     return made.eval()
 
 
-def images(count: int, image_size: int, generator: torch.Generator) -> TensorDataset:
+def images(count: int, image_size: int, classes: int, generator: torch.Generator) -> TensorDataset:
     return TensorDataset(
-        torch.randn(count, 3, image_size, image_size, generator=generator), torch.arange(count) % CLASSES
+        torch.randn(count, 3, image_size, image_size, generator=generator), torch.arange(count) % classes
     )
 
 
@@ -80,17 +80,21 @@ def runner(module: nn.Module, batch: Tensor) -> Callable[[], None]:
 def measure(options: Any) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(options.seed)
     device = resolve_device(options.device)
-    report: dict[str, Any] = {"sizes": {"rounds": options.rounds, "image_size": {}}, "above_the_bound": {}}
+    report: dict[str, Any] = {
+        "sizes": {"rounds": options.rounds, "classes": options.classes, "image_size": {}},
+        "above_the_bound": {},
+    }
     torch.manual_seed(options.seed)
     for name in options.networks:
         pixels = report["sizes"]["image_size"][name] = options.image_size or IMAGE_SIZES.get(name, 224)
-        model = network(name, pixels).to(device)
-        train, val = (images(count, pixels, generator) for count in (TRAINING, CALIBRATION))
+        model = network(name, pixels, options.classes).to(device)
+        counts = max(TRAINING, 3 * options.classes), CALIBRATION
+        train, val = (images(count, pixels, options.classes, generator) for count in counts)
         fitted = [OODDetector(detector, batch_size=20, progress=False) for detector in options.detectors]
         fit_together(fitted, model, train, val)
         modules: dict[str, nn.Module] = {name: each.module() for name, each in zip(options.detectors, fitted)}
         for size in options.batch_sizes:
-            batch = images(size, pixels, generator).tensors[0].to(device)
+            batch = images(size, pixels, options.classes, generator).tensors[0].to(device)
             rounds = options.rounds if size > 1 else 20 * options.rounds
             bare, over = [], []
             for detector, module in modules.items():
@@ -112,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--networks", nargs="+", default=list(IMAGE_SIZES), metavar="NAME")
     made.add_argument("--detectors", nargs="+", default=list(DETECTORS), metavar="NAME")
     made.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 200], metavar="N", help="(1 200)")
+    made.add_argument("--classes", type=int, default=10, metavar="N", help="of the networks (10)")
     made.add_argument("--image-size", type=int, metavar="N", help="pixels (those that a network is made for)")
     made.add_argument("--rounds", type=int, default=9, metavar="N", help="timed; at batch 1 20 times as many (9)")
     made.add_argument("--clock", default="wall", choices=CLOCKS, help="cpu: where others use the machine too (wall)")
