@@ -15,7 +15,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import InterpolationMode
 
 from nci_plugin.adapters.pytorch_ood_table import stored as of_pytorch_ood
-from nci_plugin.benchmarks import decoding, folder, image_list
+from nci_plugin.benchmarks import decoding, folder
 from nci_plugin.comparison.delong import ranks
 from nci_plugin.detectors import registry
 from nci_plugin.networks import etf, mlp, named
