@@ -97,8 +97,8 @@ def folder_benchmark(root: Path, preprocessing: Preprocessing) -> Benchmark:
     """The benchmark of a folder with ``train/``, ``val/`` and ``test/`` of one sub-folder a class, and ``near/`` and
     ``far/`` of one sub-folder an OOD set.
 
-    What is not there is left out, and where there is no ``test/`` it is ``val/``. Raises PluginError where there is
-    neither.
+    What is not there is left out, and where there is no ``test/`` it is ``val/``, which then calibrates no detector
+    that is evaluated (see `evaluate_bank`). Raises PluginError where there is neither.
     """
     there = {name: root / name for name in ("train", "val", "test", NEAR, FAR) if (root / name).is_dir()}
     test = there.get("test", there.get("val"))
