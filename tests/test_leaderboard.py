@@ -748,6 +748,21 @@ def test_compare_says_what_is_missing(tmp_path, cifar, refused, run, monkeypatch
     assert "are not of 'cifar100'" in refused("compare", "cifar100", "nci", "--results", cifar)
 
 
+def test_compare_leaves_out_results_that_are_damaged(tmp_path, cifar, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nci_plugin.adapters.openood.roots.find_checkout", lambda: None)
+    damaged = tmp_path / "results" / "another"
+    damaged.mkdir()
+    (damaged / "results.jsonl").write_text("{}\n")
+    code, out, err = run("compare", "cifar10", "nci", "--tolerance", "100")
+    assert (code, err) == (0, "")
+    assert out.count("left out: result") == 1
+    assert f"results: results/{CIFAR_RUN}" in out
+    code, out, err = run("compare", "cifar10", "nci", "--results", damaged)
+    assert (code, out) == (2, "")
+    assert "another" in err
+
+
 # -------------------------------------------------------------------- the copy that ships
 
 

@@ -182,14 +182,22 @@ def _differs(entry: Entry, rows: Rows, tolerance: float) -> bool:
 
 
 def _find_results(benchmark: str, detector: str) -> Path:
-    """The one directory of results with rows of a benchmark and detector; raises PluginError on none and several."""
+    """The one directory of results with rows of a benchmark and detector; raises PluginError on none and several.
+
+    Those that cannot be used are named and left out.
+    """
     root = find_roots(benchmark).results
     found = []
     for path in sorted(root.glob("*/")):
-        if ResultsDirectory(path).results_file.is_file():
+        if not ResultsDirectory(path).results_file.is_file():
+            continue
+        try:
             run = Run.read(path)
-            if run.benchmark == benchmark and detector in run.detectors:
-                found.append(path)
+        except PluginError as error:
+            say(f"left out: {error}")
+            continue
+        if run.benchmark == benchmark and detector in run.detectors:
+            found.append(path)
     if not found:
         raise PluginError(
             f"results: '{root}' holds none of '{detector}' on '{benchmark}'; run nci-ood eval {benchmark} --detectors"
