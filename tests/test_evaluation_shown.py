@@ -47,6 +47,9 @@ def test_tables_hold_the_numbers_best_first(evaluation) -> None:
     assert lines[0] == r"| AUROC (%) | a_b | c | nearood | d\|e |"
     means = [sum(map(float, line.split(" | ")[1:3])) for line in (each.strip("| ") for each in lines[2:])]
     assert len(means) == 3
+    for metric, sign in (("auroc", -1), ("fpr95", 1), ("fpr_at_id_tpr95", 1)):
+        rows = [line.strip("| ").split(" | ") for line in evaluation.table(metric).splitlines()[2:]]
+        assert rows == sorted(rows, key=lambda row: sign * float(row[3]))  # the mean of the near sets
     values = {result.dataset: result.auroc for result in evaluation.results if result.detector == "msp"}
     (msp,) = (line for line in lines if line.startswith("| msp "))
     assert f"{values['nearood']:.2f}" in msp

@@ -147,16 +147,18 @@ class Evaluation:
         return rows
 
     def _pivot(self, metric: str, setting: str) -> pd.DataFrame:
-        """Rows = detectors, best first; columns = data sets, and means of groups of several; the mean over seeds."""
+        """Rows = detectors, best mean of the near sets first (of far ones without any); columns = data sets, and means
+        of groups of several; the mean over seeds.
+        """
         check_known("metric", metric, NAMES)
         rows = self._rows(setting)
         groups = {name: group for group, name in GROUP_ROWS.items()}
         single = rows[~rows["dataset"].isin(groups)].groupby("group")["dataset"].nunique()
         alone = [name for name, group in groups.items() if single.get(group, 0) == 1]  # a mean of one is that one
-        rows = rows[~rows["dataset"].isin(alone)]
         table = rows.pivot_table(index="detector", columns="dataset", values=metric, sort=False)
-        order = table.mean(axis=1).sort_values(ascending=metric in ("fpr95", "fpr_at_id_tpr95"), kind="stable")
-        return table.loc[order.index]
+        first = next(name for name in groups if name in table)
+        order = table[first].sort_values(ascending=metric in ("fpr95", "fpr_at_id_tpr95"), kind="stable")
+        return table.loc[order.index].drop(columns=alone)
 
     def _chosen(self, detectors: Sequence[str] | None, most: int) -> list[str]:
         """The detectors that are asked for, else so many of the best that have scores."""
