@@ -172,6 +172,13 @@ def test_figures_have_room_beside_long_names_and_tell_them_apart(evaluation) -> 
     assert list(short_names(["abcdefghijklmnopq"], 16).values()) == ["abcdefghi…lmnopq"]
 
 
+def test_names_that_begin_with_an_underscore_are_in_the_legend(evaluation) -> None:
+    rows = [replace(row, dataset=row.dataset.replace("a_b", "_b")) for row in evaluation.results]
+    renamed = Evaluation(rows, {name.replace("nci", "_nci"): by_split for name, by_split in evaluation.scores.items()})
+    assert " _b" in [text.get_text() for text in renamed.plot().axes[0].get_legend().texts]
+    assert " _nci" in [text.get_text() for text in renamed.plot_roc(["_nci", "msp"]).legends[0].texts]
+
+
 def test_a_name_is_drawn_by_the_fonts_that_have_its_letters(evaluation, caplog, recwarn) -> None:
     """ᶁ is in STIX, which comes with matplotlib, and not in its DejaVu Sans; no font has the letters of private use."""
     _say_missing.cache_clear()

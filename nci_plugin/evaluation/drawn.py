@@ -116,7 +116,8 @@ def short_names(names: Iterable[str], most: int = MOST_LETTERS) -> dict[str, str
     """What names are in a figure: of a long one its beginning and its end, which leave room for what is drawn.
 
     Of names that would become one, it is the beginning and where they begin to differ. More than ``most`` letters are
-    kept only where that does not tell all apart.
+    kept only where that does not tell all apart. A blank stands before an underscore, with which matplotlib takes a
+    name for one that is in no legend.
     """
     found, end = dict.fromkeys(names), 3 * most // 8
     short = {name: name if len(name) <= most else f"{name[: most - end - 1]}…{name[-end:]}" for name in found}
@@ -124,7 +125,9 @@ def short_names(names: Iterable[str], most: int = MOST_LETTERS) -> dict[str, str
         same = [name for name in found if short[name] == text] if count > 1 else []
         differ = max(most // 4, len(commonprefix(same)) - 2)
         short |= {name: f"{name[: most // 4]}…{name[differ:][: most - most // 4 - 1]}" for name in same}
-    return short if len(set(short.values())) == len(short) else short_names(found, most + 8)
+    if len(set(short.values())) < len(short):
+        return short_names(found, most + 8)
+    return {name: f" {text}" if text.startswith("_") else text for name, text in short.items()}
 
 
 def draw_grid(figure: Figure, count: int, across: int, **shared: Any) -> list[Axes]:
