@@ -415,6 +415,15 @@ def test_apply_adds_and_updates_and_changes_no_other_byte(cifar, checkout, run):
     assert files(checkout) == after
 
 
+def test_the_same_command_applies_again(cifar, checkout, run, refused):
+    command = ["apply", cifar, "--board", checkout, "--alias", "neco=Mine", "--link"]
+    assert run(*command, "Mine=https://x.org")[0] == 0
+    code, out, _ = run(*command, "Mine=https://x.org")
+    assert code == 0
+    assert "nothing to change" in out
+    assert "the board has https://x.org" in refused(*command, "Mine=https://y.org")
+
+
 def test_apply_ends_the_last_line_of_a_board(vit, checkout, run):
     before = files(checkout)
     run("apply", vit, "--board", checkout)
