@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from nci_plugin.adapters.openood.roots import find_roots
 from nci_plugin.checks import PluginError, check_known, check_number, pairs
@@ -201,7 +202,7 @@ def _find_results(benchmark: str, detector: str) -> Path:
     if not found:
         raise PluginError(
             f"results: '{root}' holds none of '{detector}' on '{benchmark}'; run nci-ood eval {benchmark} --detectors"
-            f" {detector}, or pass --results DIR"
+            f" {quote(detector)}, or pass --results DIR"
         )
     if len(found) > 1:
         raise PluginError(f"results: {', '.join(map(str, found))} are all of '{benchmark}'; choose one with --results")
