@@ -780,6 +780,9 @@ def test_explain_diagnose_and_eval_take_a_folder(
     flags[-1] = str(tmp_path / "evaluated")
     assert main(["eval", str(tmp_path), "--detectors", "nci_plus", "msp", *flags]) == 0
     assert "noise" in capsys.readouterr().out
+    shutil.copy(tmp_path / "near" / "noise" / "0.png", tmp_path / "near" / "loose.PNG")
+    assert "holds images of no OOD set, 'loose.PNG' for one of 1" in error_of(capsys, ["eval", str(tmp_path), *flags])
+    (tmp_path / "near" / "loose.PNG").unlink()
     shutil.rmtree(tmp_path / "test")
     flags[-1] = str(tmp_path / "without test")
     assert main(["eval", str(tmp_path), "--detectors", "nci_gated", "msp", *flags]) == 1
