@@ -1,4 +1,4 @@
-"""``nci-ood train``: the checkpoints of the built-in benchmark, trained in different ways."""
+"""``nci-ood train``: the checkpoints of a built-in benchmark, trained in different ways."""
 
 from __future__ import annotations
 
