@@ -307,7 +307,15 @@ def test_an_accuracy_that_is_no_percentage(tiny: Tiny, accuracy: str, column: st
 
 
 @pytest.mark.parametrize(
-    "text", ["epoch,loss\n1,abc\n", "epoch,loss\n1e999,1\n", "epoch,loss\n1,inf\n", "epoch,accuracy\nx,1\n", ""]
+    "text",
+    [
+        "epoch,loss\n1,abc\n",
+        "epoch,loss\n1e999,1\n",
+        "epoch,loss\n1,inf\n",
+        "epoch,accuracy\nx,1\n",
+        "epoch,loss\n1,1\n1.5,1\n",
+        "",
+    ],
 )
 def test_a_history_of_something_else(tiny: Tiny, text: str) -> None:
     tiny.save_checkpoint(tiny.root / "run" / "epoch1.ckpt", seed=0)

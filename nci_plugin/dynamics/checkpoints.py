@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from nci_plugin.checks import PluginError, check_number
+from nci_plugin.checks import PluginError, check_number, shown
 from nci_plugin.dynamics.epoch import EpochRecord
 from nci_plugin.files import read_text
 
@@ -114,6 +114,8 @@ def _parse_history(path: Path) -> dict[int, Mapping[str, Any]]:
         table = pd.read_json(lines, lines=True) if path.suffix == ".jsonl" else pd.read_csv(lines)
         entries = table.to_dict("records")
         for entry in entries:
+            if not float(entry["epoch"]).is_integer():
+                raise PluginError(f"'epoch' must be a whole number, got {shown(entry['epoch'])}")
             for column in (each for names in COLUMNS.values() for each in names):
                 check_number(f"'{column}'", 0.0 if pd.isna(value := entry.get(column, 0.0)) else float(value))
         for column in COLUMNS["train_accuracy"]:
