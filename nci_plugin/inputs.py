@@ -11,6 +11,7 @@ from nci_plugin.adapters.openood.downloads import CHECKPOINTS, download_hint
 from nci_plugin.adapters.openood.roots import Roots
 from nci_plugin.benchmarks.benchmark import CSID, FAR, NEAR, Benchmark, Split
 from nci_plugin.benchmarks.decoding import Preprocessing
+from nci_plugin.benchmarks.folder import IMG_EXTENSIONS
 from nci_plugin.benchmarks.opening import missing_splits, survey
 from nci_plugin.checks import PluginError
 from nci_plugin.networks.checkpoints import find_checkpoints
@@ -97,8 +98,9 @@ def folder_benchmark(root: Path, preprocessing: Preprocessing) -> Benchmark:
     """The benchmark of a folder with ``train/``, ``val/`` and ``test/`` of one sub-folder a class, and ``near/`` and
     ``far/`` of one sub-folder an OOD set.
 
-    What is not there is left out, and where there is no ``test/`` it is ``val/``. Raises PluginError where there is
-    neither.
+    What is not there is left out, and where there is no ``test/`` it is ``val/``, which then calibrates no detector
+    that is evaluated (see `evaluate_bank`). Raises PluginError where there is neither, and on images that lie in
+    ``near/`` or ``far/`` beside the sub-folders, which are of no set.
     """
     there = {name: root / name for name in ("train", "val", "test", NEAR, FAR) if (root / name).is_dir()}
     test = there.get("test", there.get("val"))
@@ -107,6 +109,13 @@ def folder_benchmark(root: Path, preprocessing: Preprocessing) -> Benchmark:
             f"folder '{root}': needs train/ and val/ or test/, with one sub-folder for each class, got"
             f" {', '.join(there) or 'none of them'}; lay the images out so, or write a YAML"
         )
+    for group in (each for each in (NEAR, FAR) if each in there):
+        loose = [each for each in there[group].iterdir() if each.suffix.lower() in IMG_EXTENSIONS and each.is_file()]
+        if loose:
+            raise PluginError(
+                f"folder '{there[group]}': holds images of no OOD set, '{min(loose).name}' for one of {len(loose)}; put"
+                " them into sub-folders, one for each set"
+            )
     preprocessing.warn_of_edges("preprocessing")
     classes = [entry for entry in there["train"].iterdir() if entry.is_dir()]
     ood = {

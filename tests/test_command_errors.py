@@ -370,6 +370,18 @@ def test_every_command_has_a_module_that_runs_it() -> None:
         assert get_type_hints(function_of(name))["options"] is options
 
 
+@pytest.mark.parametrize("arguments", [["eval", "digits", "--output", ""], ["eval", "--ckpt-path", ""], ["table", ""]])
+def test_an_empty_path_is_not_the_working_directory(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "is empty; name a file or directory" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_options_do_not_change() -> None:
     _, options = parse(["eval", "digits", "--csid", "a", "b", "--batch-size", "3", "--root", "x"])
     assert options == commands.Eval(

@@ -192,6 +192,15 @@ def test_default_output_directory(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -
     assert " ± 0.00" in (tiny.root / "results" / "tiny_checkpoints" / "ood" / "msp.csv").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("flags", [(), ("--metrics", "aupr_in")])
+def test_one_seed_has_no_deviation(tiny: Tiny, flags: tuple[str, ...]) -> None:
+    tiny.save_checkpoint(tiny.checkpoints / "s0" / "best.ckpt", seed=0)
+    code, output, _ = command([*tiny.eval("msp", ckpt_path=tiny.checkpoints), *flags])
+    assert code == 0
+    assert "in percent, one network" in " ".join(output.split())
+    assert "+-" not in output
+
+
 def test_every_detector_in_one_run(tiny: Tiny) -> None:
     """12 training images are too few for some, which are named with their reason; the exit code says so."""
     code, out, err = command(tiny.eval("all"))

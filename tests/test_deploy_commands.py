@@ -833,6 +833,15 @@ def test_explain_diagnose_and_eval_take_a_folder(
     flags[-1] = str(tmp_path / "evaluated")
     assert main(["eval", str(tmp_path), "--detectors", "nci_plus", "msp", *flags]) == 0
     assert "noise" in capsys.readouterr().out
+    shutil.copy(tmp_path / "near" / "noise" / "0.png", tmp_path / "near" / "loose.PNG")
+    assert "holds images of no OOD set, 'loose.PNG' for one of 1" in error_of(capsys, ["eval", str(tmp_path), *flags])
+    (tmp_path / "near" / "loose.PNG").unlink()
+    shutil.rmtree(tmp_path / "test")
+    flags[-1] = str(tmp_path / "without test")
+    assert main(["eval", str(tmp_path), "--detectors", "nci_gated", "msp", *flags]) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "not scored: nci_gated: detector 'nci_gated': calibrates on" in text
+    assert "test on others (in a folder, those of test/)" in text
     without = [flag for flag in flags if flag not in STEPS]
     assert "pass --mean and --std" in error_of(capsys, ["eval", str(tmp_path), "--detectors", "msp", *without])
     assert "needs train/ and val/ or test/" in error_of(capsys, ["eval", str(tmp_path / "near"), *flags])

@@ -580,6 +580,9 @@ def test_train_makes_the_checkpoints_that_are_missing(tmp_path, monkeypatch):
     assert code == 0
     assert calls == [("digits", overfit, seed, "adam", False, 0.0) for seed in ("s1", "s2")]
     assert f"next: nci-ood diagnose digits --ckpt-path {overfit}" in out
+    flags = ["--regime", "overfit", "--device", "cpu", "--output", "of mine", "--save-every", "1"]
+    assert "next: nci-ood dynamics 'of mine'\n" in command(["train", "digits", *flags])[1]
+    del calls[2:]
     calls.clear()
     assert command(["train", "digits", "--regime", "long_tailed", "--device", "cpu"])[0] == 0
     assert [call[:3] for call in calls] == [("digits_lt", long_tailed, seed) for seed in ("s0", "s1", "s2")]

@@ -11,8 +11,9 @@ from matplotlib.patches import Polygon
 from sklearn.metrics import auc
 
 from nci_plugin import Benchmark, Features, PluginError, evaluate
-from nci_plugin.evaluation.drawn import DrawnFigure
+from nci_plugin.evaluation.drawn import DrawnFigure, _families, _say_missing, short_names
 from nci_plugin.evaluation.evaluate import Evaluation
+from nci_plugin.report.figures import draw_aurocs, rendered
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,9 @@ def test_tables_hold_the_numbers_best_first(evaluation) -> None:
     assert lines[0] == r"| AUROC (%) | a_b | c | nearood | d\|e |"
     means = [sum(map(float, line.split(" | ")[1:3])) for line in (each.strip("| ") for each in lines[2:])]
     assert len(means) == 3
+    for metric, sign in (("auroc", -1), ("fpr95", 1), ("fpr_at_id_tpr95", 1)):
+        rows = [line.strip("| ").split(" | ") for line in evaluation.table(metric).splitlines()[2:]]
+        assert rows == sorted(rows, key=lambda row: sign * float(row[3]))  # the mean of the near sets
     values = {result.dataset: result.auroc for result in evaluation.results if result.detector == "msp"}
     (msp,) = (line for line in lines if line.startswith("| msp "))
     assert f"{values['nearood']:.2f}" in msp
@@ -145,3 +149,46 @@ def test_numbers_of_a_logarithmic_axis_stay_formulas() -> None:
         drawn._repr_png_()
     (axis,) = drawn.axes
     assert [axis.title.get_parse_math(), axis.get_xticklabels()[1].get_parse_math()] == [False, True]
+
+
+LONG = "a_setting_of_the_detector_whose_name_says_that_alpha_is_{}_and_much_more_than_a_figure_has_room_for_in_it"
+
+
+def test_figures_have_room_beside_long_names_and_tell_them_apart(evaluation) -> None:
+    renamed = {"nci": LONG.format("a_hundredth"), "msp": LONG.format("a_thousandth")}
+    rows = [replace(row, detector=renamed.get(row.detector, row.detector)) for row in evaluation.results]
+    scores = {renamed.get(name, name): by_split for name, by_split in evaluation.scores.items()}
+    long = Evaluation(rows, scores)
+    for figure in (long.plot(), draw_aurocs(rows)):
+        figure.draw_without_rendering()
+        axes = figure.axes[0]
+        shown = [label.get_text() for label in axes.get_yticklabels()]
+        assert "mds_pp" in shown
+        assert len(set(shown)) == 3
+        assert axes.get_position().width > 0.4
+    (roc,) = long.plot_roc().legends
+    assert [len(text.get_text()) for text in roc.texts if "…" in text.get_text()] == [36, 36]
+    assert short_names(["x" * 36]) == {"x" * 36: "x" * 36}
+    assert list(short_names(["abcdefghijklmnopq"], 16).values()) == ["abcdefghi…lmnopq"]
+
+
+def test_names_that_begin_with_an_underscore_are_in_the_legend(evaluation) -> None:
+    rows = [replace(row, dataset=row.dataset.replace("a_b", "_b")) for row in evaluation.results]
+    renamed = Evaluation(rows, {name.replace("nci", "_nci"): by_split for name, by_split in evaluation.scores.items()})
+    assert " _b" in [text.get_text() for text in renamed.plot().axes[0].get_legend().texts]
+    assert " _nci" in [text.get_text() for text in renamed.plot_roc(["_nci", "msp"]).legends[0].texts]
+
+
+def test_a_name_is_drawn_by_the_fonts_that_have_its_letters(evaluation, caplog, recwarn) -> None:
+    """ᶁ is in STIX, which comes with matplotlib, and not in its DejaVu Sans; no font has the letters of private use."""
+    _say_missing.cache_clear()
+    _families.cache_clear()
+    for name, family in (("ᶁ", ["sans-serif", "STIXGeneral"]), ("\U0010fff0", ["sans-serif"]), ("ok", ["sans-serif"])):
+        rows = [replace(row, detector=row.detector.replace("nci", name)) for row in evaluation.results]
+        for kind in ("png", "svg"):
+            figure = draw_aurocs(rows)
+            rendered(figure, kind)
+            labels = {text.get_text(): text.get_fontfamily() for text in figure.axes[0].get_yticklabels()}
+            assert labels[name] == family
+    assert [record.getMessage().count("no font of this machine") for record in caplog.records] == [1]
+    assert not recwarn.list

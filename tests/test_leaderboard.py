@@ -415,6 +415,15 @@ def test_apply_adds_and_updates_and_changes_no_other_byte(cifar, checkout, run):
     assert files(checkout) == after
 
 
+def test_the_same_command_applies_again(cifar, checkout, run, refused):
+    command = ["apply", cifar, "--board", checkout, "--alias", "neco=Mine", "--link"]
+    assert run(*command, "Mine=https://x.org")[0] == 0
+    code, out, _ = run(*command, "Mine=https://x.org")
+    assert code == 0
+    assert "nothing to change" in out
+    assert "the board has https://x.org" in refused(*command, "Mine=https://y.org")
+
+
 def test_apply_ends_the_last_line_of_a_board(vit, checkout, run):
     before = files(checkout)
     run("apply", vit, "--board", checkout)
@@ -746,6 +755,21 @@ def test_compare_says_what_is_missing(tmp_path, cifar, refused, run, monkeypatch
     shutil.copytree(cifar, cifar.with_name("other"))
     assert "choose one with --results" in refused("compare", "cifar10", "nci")
     assert "are not of 'cifar100'" in refused("compare", "cifar100", "nci", "--results", cifar)
+
+
+def test_compare_leaves_out_results_that_are_damaged(tmp_path, cifar, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nci_plugin.adapters.openood.roots.find_checkout", lambda: None)
+    damaged = tmp_path / "results" / "another"
+    damaged.mkdir()
+    (damaged / "results.jsonl").write_text("{}\n")
+    code, out, err = run("compare", "cifar10", "nci", "--tolerance", "100")
+    assert (code, err) == (0, "")
+    assert out.count("left out: result") == 1
+    assert f"results: results/{CIFAR_RUN}" in out
+    code, out, err = run("compare", "cifar10", "nci", "--results", damaged)
+    assert (code, out) == (2, "")
+    assert "another" in err
 
 
 # -------------------------------------------------------------------- the copy that ships

@@ -293,8 +293,29 @@ def test_what_lies_beside_is_a_regular_file(tiny: Tiny, name: str, kind: str) ->
     assert "must be a regular file" in refuse(tiny, dynamics(tiny, tiny.root / "run"))
 
 
+@pytest.mark.parametrize("accuracy", ["0.4,0.93", "0.004,1", "-1,80", "80,100.5"])
+@pytest.mark.parametrize("column", ["accuracy", "train_accuracy"])
+def test_an_accuracy_that_is_no_percentage(tiny: Tiny, accuracy: str, column: str) -> None:
+    tiny.save_checkpoint(tiny.root / "run" / "epoch1.ckpt", seed=0)
+    first, second = accuracy.split(",")
+    (tiny.root / "run" / "history.csv").write_text(f"epoch,{column}\n1,{first}\n2,{second}\n3,\n")
+    code, _, error = command(dynamics(tiny, tiny.root / "run"))
+    assert (code, error.count("\n")) == (2, 1), error
+    assert f"'{column}'" in error
+    (tiny.root / "run" / "history.csv").write_text(f"epoch,{column}\n1,0\n2,0\n")
+    assert command(dynamics(tiny, tiny.root / "run"))[0] == 0
+
+
 @pytest.mark.parametrize(
-    "text", ["epoch,loss\n1,abc\n", "epoch,loss\n1e999,1\n", "epoch,loss\n1,inf\n", "epoch,accuracy\nx,1\n", ""]
+    "text",
+    [
+        "epoch,loss\n1,abc\n",
+        "epoch,loss\n1e999,1\n",
+        "epoch,loss\n1,inf\n",
+        "epoch,accuracy\nx,1\n",
+        "epoch,loss\n1,1\n1.5,1\n",
+        "",
+    ],
 )
 def test_a_history_of_something_else(tiny: Tiny, text: str) -> None:
     tiny.save_checkpoint(tiny.root / "run" / "epoch1.ckpt", seed=0)

@@ -87,6 +87,17 @@ def test_size_and_fonts(scores, size):
             assert sizes == {14.0 if size == "slide" else 8.0}
 
 
+@pytest.mark.parametrize("size", WIDTHS)
+@pytest.mark.parametrize("title", ["One line", "Two\nlines"])
+def test_a_title_takes_no_room_from_what_is_drawn(directory, size, title):
+    heights = []
+    for given in ("", title):
+        drawn = figure("auroc", directory, size=size, title=given)
+        drawn.draw_without_rendering()
+        heights.append(drawn.axes[0].get_window_extent().height)
+    assert heights[1] > 0.9 * heights[0]
+
+
 def test_bars_end_at_100():
     results: list[Result] = [
         row for seed, far in zip(SEEDS, (90.0, 100.0, 100.0)) for row in rows_of("nci", 95.0, far, seed)

@@ -102,6 +102,12 @@ def test_every_part_of_a_table_tells_its_rows_apart(monkeypatch):
     ]
 
 
+def test_wide_characters_take_two_places():
+    accent = "e\u0301"  # a letter and its accent
+    text = terminal.aligned([["detector", "AUROC"], ["神经", "90"], [accent, "100"]])
+    assert text.splitlines() == ["detector  AUROC", "神经         90", f"{accent}           100"]
+
+
 def test_where_there_is_no_terminal_lines_are_plain_and_of_the_stated_width(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setattr(sys, "__stdout__", None)

@@ -30,9 +30,9 @@ def thin_benchmark(present: int, per_class: int) -> tuple[LinearHead, Benchmark]
         return Features(means[labels] + torch.randn(len(labels), WIDTH, generator=generator), labels)
 
     train = rows(torch.arange(present).repeat_interleave(per_class))
-    held_out = rows(torch.arange(CLASSES).repeat_interleave(10))
+    val, test = (rows(torch.arange(CLASSES).repeat_interleave(10)) for _ in range(2))
     far = Features(torch.randn(50, WIDTH, generator=generator))
-    splits = {"train": train, "val": held_out, "test": held_out, "near": {}, "far": {"far": far}}
+    splits = {"train": train, "val": val, "test": test, "near": {}, "far": {"far": far}}
     return LinearHead(means, torch.zeros(CLASSES)), Benchmark.from_splits("thin", CLASSES, **splits)
 
 

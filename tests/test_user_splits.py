@@ -540,6 +540,26 @@ def test_the_command_scores_what_needs_no_training_split(tiny, capsys):
     assert [path.name for path in (tiny.output / "ood").iterdir()] == ["msp.csv"]
 
 
+class ReadsValidation(NCI):
+    name = "reads_validation"
+
+    def _fit(self, training: Any, head: Any, validation: Any) -> None:
+        assert validation is None
+        super()._fit(training, head, validation)
+
+
+def test_what_is_tested_on_calibrates_and_chooses_nothing(data):
+    rows = TensorDataset(data.images, data.labels)
+    detectors = ["klm", "nci_auto", "nci_gated", "nci", ReadsValidation]
+    benchmark = data.benchmark(train=rows, val=list(zip(data.pil, data.labels)), ood_val=data.near)
+    evaluation = evaluate(data.network, benchmark, detectors, device="cpu", progress=False)
+    assert list(evaluation.scores) == ["nci", "reads_validation"]
+    assert all("samples are tested on too" in why for why in evaluation.failures.values())
+    assert all(row.chosen_by.startswith("fixed") for row in evaluation.results)
+    fewer = data.benchmark(train=rows, val=TensorDataset(data.images[1:], data.labels[1:]), ood_val=data.near)
+    assert list(evaluate(data.network, fewer, ["klm", "nci"], device="cpu").scores) == ["klm", "nci"]
+
+
 @pytest.mark.parametrize("detectors", [NCI, [NCI], ["msp", NCI]])
 def test_a_detector_class_is_its_detector(data, detectors):
     benchmark = data.benchmark(train=TensorDataset(data.images, data.labels))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from nci_plugin.cli.tool_commands import Install
 from nci_plugin.installation import apply, plan_installation, plan_removal
 
@@ -22,5 +24,5 @@ def run(options: Install) -> int:
     else:
         unchanged = len(changes.manifest.keys() - changes.left) - len(changes.write)
         print(f"{checkout}: {len(changes.write)} files written, {unchanged} were there already")
-        print(f"next: cd {checkout} && bash scripts/eval_nci.sh --help")
+        print(f"next: cd {quote(str(checkout))} && bash scripts/eval_nci.sh --help")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from nci_plugin.adapters.openood.roots import find_roots
 from nci_plugin.checks import PluginError, check_known, check_number, pairs
@@ -182,18 +183,26 @@ def _differs(entry: Entry, rows: Rows, tolerance: float) -> bool:
 
 
 def _find_results(benchmark: str, detector: str) -> Path:
-    """The one directory of results with rows of a benchmark and detector; raises PluginError on none and several."""
+    """The one directory of results with rows of a benchmark and detector; raises PluginError on none and several.
+
+    Those that cannot be used are named and left out.
+    """
     root = find_roots(benchmark).results
     found = []
     for path in sorted(root.glob("*/")):
-        if ResultsDirectory(path).results_file.is_file():
+        if not ResultsDirectory(path).results_file.is_file():
+            continue
+        try:
             run = Run.read(path)
-            if run.benchmark == benchmark and detector in run.detectors:
-                found.append(path)
+        except PluginError as error:
+            say(f"left out: {error}")
+            continue
+        if run.benchmark == benchmark and detector in run.detectors:
+            found.append(path)
     if not found:
         raise PluginError(
             f"results: '{root}' holds none of '{detector}' on '{benchmark}'; run nci-ood eval {benchmark} --detectors"
-            f" {detector}, or pass --results DIR"
+            f" {quote(detector)}, or pass --results DIR"
         )
     if len(found) > 1:
         raise PluginError(f"results: {', '.join(map(str, found))} are all of '{benchmark}'; choose one with --results")

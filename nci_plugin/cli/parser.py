@@ -16,7 +16,15 @@ from nci_plugin.cli import commands, service_commands, tool_commands  # noqa: F4
 from nci_plugin.cli.leaderboard_commands import ACTIONS
 from nci_plugin.cli.options import COMMANDS
 
-TYPES: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float, "Path": Path}
+
+def path(text: str) -> Path:
+    """A path; an empty one, of a variable that is not set, would be the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; name a file or directory, this one as '.'")
+    return Path(text)
+
+
+TYPES: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float, "Path": path}
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -10,10 +10,10 @@ from nci_plugin.cli.groups import DEVICE
 from nci_plugin.cli.options import argument, command, option
 
 
-@command("train", "train the checkpoints of the built-in benchmark")
+@command("train", "train the checkpoints of a built-in benchmark")
 @dataclass(frozen=True)
 class Train:
-    """Train the networks s0, s1, s2 of the built-in benchmark digits; those that are there stay."""
+    """Train the networks s0, s1, s2 of a built-in benchmark; those that are there stay."""
 
     benchmark: str = argument("BENCHMARK", "digits or digits_lt")
     regime: str = option(

@@ -1,8 +1,9 @@
-"""``nci-ood train``: the checkpoints of the built-in benchmark, trained in different ways."""
+"""``nci-ood train``: the checkpoints of a built-in benchmark, trained in different ways."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from shlex import quote
 from typing import Any
 
 from nci_plugin import built_in
@@ -44,9 +45,9 @@ def run(options: Train) -> int:
         print(f"trained {subdirectory}: training accuracy {last['accuracy']:.1f} %, loss {last['loss']:.4f}")
     print(f"checkpoints: {directory / 's*' / built_in.LAST}")
     if options.save_every:
-        print(f"next: nci-ood dynamics {directory}")
+        print(f"next: nci-ood dynamics {quote(str(directory))}")
     else:
-        print(f"next: nci-ood diagnose {benchmark.name} --ckpt-path {directory}")
+        print(f"next: nci-ood diagnose {benchmark.name} --ckpt-path {quote(str(directory))}")
     return 0
 
 

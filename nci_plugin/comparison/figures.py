@@ -11,7 +11,7 @@ from nci_plugin.comparison.multiple import SIGNIFICANT
 from nci_plugin.comparison.over_benchmarks import OverBenchmarks
 from nci_plugin.comparison.records import Comparison, Difference
 from nci_plugin.comparison.tables import MOST_TIES
-from nci_plugin.evaluation.drawn import DrawnFigure, draw_grid
+from nci_plugin.evaluation.drawn import DrawnFigure, draw_grid, short_names
 from nci_plugin.report.figures import in_style
 
 APART, TIED = "#0072B2", "#7F7F7F"
@@ -28,6 +28,7 @@ def forest_figure(comparison: Comparison) -> Figure:
     figure = DrawnFigure(4.4 * len(rows) + 1.6, 0.23 * longest + 1.5)
     label = comparison.choice.of_metric.label
     axes = draw_grid(figure, len(rows), len(rows))
+    short = short_names(value.detector for value in comparison.ranked(comparison.groups[0]))
     for axis, (group, (reference, differences)) in zip(axes, rows.items()):
         for place, each in enumerate(reversed(differences)):
             apart = each.adjusted < SIGNIFICANT
@@ -38,8 +39,8 @@ def forest_figure(comparison: Comparison) -> Figure:
                 markerfacecolor=inside,
             )  # fmt: skip
         axis.axvline(0, color="0.3", linewidth=0.8)
-        axis.set_yticks(range(len(differences)), [each.first for each in reversed(differences)])
-        axis.set(ylim=(-0.7, len(differences) - 0.3), title=f"{group}: {label} minus that of {reference}")
+        axis.set_yticks(range(len(differences)), [short[each.first] for each in reversed(differences)])
+        axis.set(ylim=(-0.7, len(differences) - 0.3), title=f"{group}: {label} minus\nthat of {short[reference]}")
         axis.set_xlabel("points, 95 % interval; filled = adjusted p < 0.05")
         axis.grid(axis="y")
     figure.suptitle(f"{comparison.benchmark}, {comparison.choice.setting}")
@@ -101,7 +102,7 @@ def _diagram(
 
     ``only_best``: one bar, of all that tie with the best, in the place of one for each group of ``ties``.
     """
-    names = list(places)
+    names, short = list(places), short_names(places)
     better, worse = names[: (len(names) + 1) // 2], names[(len(names) + 1) // 2 :][::-1]
     low, high = min(places.values()), max(places.values())
     margin = 0.05 * (high - low) or 1.0
@@ -120,8 +121,8 @@ def _diagram(
             axis.plot([places[name]] * 2 + [end], [0, depth, depth], color=APART, linewidth=0.8)
             gap = (4 if align == "left" else -4, 0)
             axis.annotate(
-                f"{name} {places[name]:.2f}", (end, depth), gap, textcoords="offset points", ha=align, va="center",
-                fontsize=8,
+                f"{short[name]} {places[name]:.2f}", (end, depth), gap, textcoords="offset points", ha=align,
+                va="center", fontsize=8,
             )  # fmt: skip
     axis.set_ylim(-start - 0.8 * len(better), 0)
     axis.xaxis.tick_top()

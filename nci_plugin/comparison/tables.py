@@ -49,7 +49,7 @@ def metrics_text(
     }
     cells: dict[tuple[str, str], dict[str, str]] = {}
     all_sets: dict[str, list[str]] = {}
-    over_seeds, methods = samples.networks != ("",), []
+    over_seeds, methods = len(samples.networks) > 1, []
     for name, metric in asked.items():
         own = replace(choice, metric=name)
         made = values(samples, own, intervals)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from nci_plugin.checks import PluginError, check_number
+from nci_plugin.checks import PluginError, check_number, shown
 from nci_plugin.dynamics.epoch import EpochRecord
 from nci_plugin.files import read_text
 
@@ -114,13 +114,28 @@ def _parse_history(path: Path) -> dict[int, Mapping[str, Any]]:
         table = pd.read_json(lines, lines=True) if path.suffix == ".jsonl" else pd.read_csv(lines)
         entries = table.to_dict("records")
         for entry in entries:
+            if not float(entry["epoch"]).is_integer():
+                raise PluginError(f"'epoch' must be a whole number, got {shown(entry['epoch'])}")
             for column in (each for names in COLUMNS.values() for each in names):
                 check_number(f"'{column}'", 0.0 if pd.isna(value := entry.get(column, 0.0)) else float(value))
+        for column in COLUMNS["train_accuracy"]:
+            _check_percent(column, [float(entry[column]) for entry in entries if pd.notna(entry.get(column))])
         return {int(entry["epoch"]): {**entry, "from": path.name} for entry in entries}
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError, PluginError) as error:
         raise PluginError(
-            f"history '{path}': expected a line an epoch with epoch, loss and accuracy ({error}); move it away"
+            f"history '{path}': expected a line an epoch with epoch, loss and accuracy ({error}); correct it or move"
+            " it away"
         ) from None
+
+
+def _check_percent(column: str, values: Sequence[float]) -> None:
+    """Raise PluginError on what is no percentage, and where all are shares of 1 as it seems."""
+    for value in values:
+        check_number(f"'{column}'", value, least=0, most=100)
+    if 0 < max(values, default=0) <= 1:
+        raise PluginError(
+            f"'{column}' must be in percent, but is at most {max(values):g}, as shares of 1 are; multiply them by 100"
+        )
 
 
 def with_history(record: EpochRecord, entry: Mapping[str, Any] | None) -> EpochRecord:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from nci_plugin import __version__
-from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, OOD_VALIDATION, TEST, TRAIN, Benchmark, Split
+from nci_plugin.benchmarks.benchmark import (
+    CSID,
+    FAR,
+    GROUP_ROWS,
+    NEAR,
+    OOD_VALIDATION,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Benchmark,
+    Split,
+)
 from nci_plugin.checks import PluginError
 from nci_plugin.evaluation.alternatives import ALTERNATIVES, VALIDATED_ON, described
 from nci_plugin.evaluation.contestant import Answers, Contestant
@@ -20,6 +31,7 @@ from nci_plugin.evaluation.precision import AMP_SHIFT
 from nci_plugin.evaluation.results import Result
 from nci_plugin.evaluation.thin import STATISTICS, sentence, thin_statistics
 from nci_plugin.features.bank import FeatureBank, FitsOn
+from nci_plugin.features.split import CHUNK_ROWS, FeatureSplit
 from nci_plugin.metrics import OODMetrics, accuracy, ood_metrics
 from nci_plugin.networks.calling import without_autocast
 from nci_plugin.progress import progress as shown_progress
@@ -46,9 +58,12 @@ def evaluate_bank(
     The full-spectrum setting is there only if the benchmark has covariate-shifted sets. A detector that cannot be used
     on this network is named in ``failures`` with its reason; the others go on. ``finished`` is called with what each
     detector gave as soon as it is there, so that an interruption loses nothing but the detector at work. With
-    ``progress`` a bar is shown on a terminal. What ``kept`` has of a detector is taken as it is. Every process of the
-    bank must call this; the first has the Evaluation.
+    ``progress`` a bar is shown on a terminal. What ``kept`` has of a detector is taken as it is. An ID validation
+    split that is the ID test split too, row by row, is kept from the detectors: what is tested on fits, calibrates and
+    chooses nothing. Every process of the bank must call this; the first has the Evaluation.
     """
+    seen = {VALIDATION, TEST} <= set(bank.splits) and _same(bank.splits[VALIDATION], bank.splits[TEST])
+    bank = _without_validation(bank) if seen else bank
     is_first = bank.processes.is_first
     statistics = thin_statistics(bank) if is_first else {}
     evaluation = Evaluation(thin=sentence(statistics))
@@ -64,6 +79,11 @@ def evaluate_bank(
         try:
             if setup.fits_on is not FitsOn.NOTHING and TRAIN not in benchmark.splits:
                 raise PluginError(f"the benchmark lacks the split '{TRAIN}', on which it fits; add it")
+            if seen and setup.detector is not None and setup.detector.needs_validation:
+                raise PluginError(
+                    f"detector '{setup.name}': calibrates on the ID validation split, whose samples are tested on"
+                    " too, so that its numbers would be too good; test on others (in a folder, those of test/)"
+                )
             answers = setup.answer(bank, benchmark, tested)
         except PluginError as error:
             evaluation.failures[setup.name] = str(error)
@@ -89,6 +109,28 @@ def evaluate_bank(
         evaluation.results += results
         evaluation.scores[setup.name] = answers.scores
     return evaluation
+
+
+def _without_validation(bank: FeatureBank) -> FeatureBank:
+    """The bank without the ID validation split, of features and of images."""
+
+    def others(splits: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: split for name, split in splits.items() if name != VALIDATION}
+
+    return replace(
+        bank,
+        splits=others(bank.splits),
+        images=bank.images and replace(bank.images, splits=others(bank.images.splits)),
+    )
+
+
+def _same(one: FeatureSplit, other: FeatureSplit) -> bool:
+    """Whether two splits have the same features and labels, in the same order."""
+    blocks = [(start, min(start + CHUNK_ROWS, len(one))) for start in range(0, len(one), CHUNK_ROWS)]
+    return len(one) == len(other) and all(
+        torch.equal(mine.labels, its.labels) and torch.equal(mine.features, its.features)
+        for mine, its in ((one.rows(*block), other.rows(*block)) for block in blocks)
+    )
 
 
 def _told(setups: Sequence[Contestant], shown: bool) -> Iterator[Contestant]:

@@ -51,14 +51,15 @@ class Evaluation:
 
     def plot(self, metric: str = "auroc", setting: str = "ood") -> Figure:
         """The same as a figure of matplotlib: one dot for each detector and data set, the best detector at the top."""
-        from nci_plugin.evaluation.drawn import DrawnFigure
+        from nci_plugin.evaluation.drawn import DrawnFigure, short_names
 
         cells = self._pivot(metric, setting)[::-1]
+        sets = short_names(map(str, cells.columns))
         drawn = DrawnFigure(6, 1 + 0.3 * len(cells))
         axes = drawn.subplots()
         for place, name in enumerate(cells.columns):
-            axes.plot(cells[name], range(len(cells)), "os^vDPX*"[place % 8], label=str(name), alpha=0.8)
-        axes.set_yticks(range(len(cells)), list(map(str, cells.index)))
+            axes.plot(cells[name], range(len(cells)), "os^vDPX*"[place % 8], label=sets[str(name)], alpha=0.8)
+        axes.set_yticks(range(len(cells)), list(short_names(map(str, cells.index)).values()))
         axes.set_xlabel(f"{NAMES[metric]} (%)")
         axes.grid(axis="x", alpha=0.4)
         axes.legend(fontsize="small")
@@ -79,20 +80,21 @@ class Evaluation:
         Without names they are the eight best of `summary`: more cannot be told apart. Raises PluginError on an unknown
         name.
         """
-        from nci_plugin.evaluation.drawn import DrawnFigure, draw_chance, draw_grid, draw_roc
+        from nci_plugin.evaluation.drawn import DrawnFigure, draw_chance, draw_grid, draw_roc, short_names
 
         names = self._chosen(detectors, 8)
         sets = [split for split in self.scores[names[0]] if Split.parse(split).is_ood]
         if not sets:
             raise PluginError("ROC curves: the benchmark must have near or far sets, it has none; add some")
+        labels, titles = short_names(names), short_names(sets)
         drawn = DrawnFigure(3.6 * len(sets) + 1.6, 3.6)
         panels = draw_grid(drawn, len(sets), len(sets), sharey=True)
         for axes, split in zip(panels, sets):
             for place, name in enumerate(names):
                 dashes = ("-", "--", "-.", ":")[place // 10 % 4]
-                draw_roc(axes, self.scores[name][TEST], self.scores[name][split], linestyle=dashes, label=name)
+                draw_roc(axes, self.scores[name][TEST], self.scores[name][split], linestyle=dashes, label=labels[name])
             draw_chance(axes)
-            axes.set_title(f"{split}, n = {len(self.scores[name][split])}", fontsize="medium")
+            axes.set_title(f"{titles[split]}, n = {len(self.scores[name][split])}", fontsize="medium")
             axes.set_xlabel(f"ID samples called OOD (%), n = {len(self.scores[name][TEST])}")
         panels[0].set_ylabel("OOD samples found (%)")
         drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
@@ -103,18 +105,19 @@ class Evaluation:
 
         Without names they are the nine best of `summary`. Raises PluginError on an unknown name.
         """
-        from nci_plugin.evaluation.drawn import DrawnFigure, draw_densities, draw_grid
+        from nci_plugin.evaluation.drawn import DrawnFigure, draw_densities, draw_grid, short_names
 
         names = self._chosen(detectors, 9)
         across = min(3, len(names))
         drawn = DrawnFigure(3.4 * across + 1.6, 2.4 * -(-len(names) // across))
-        panels = draw_grid(drawn, len(names), across)
+        panels, titles = draw_grid(drawn, len(names), across), short_names(names)
         for axes, name in zip(panels, names):
             groups = {split: Split.parse(split).group for split in self.scores[name]}
             own = {split: self.scores[name][split] for split, group in groups.items() if group in (CSID, NEAR, FAR)}
             both = {"ID test": self.scores[name][TEST], **own}
-            draw_densities(axes, {f"{label}, n = {len(values)}": values for label, values in both.items()})
-            axes.set_title(name, fontsize="medium")
+            labels = short_names(both)
+            draw_densities(axes, {f"{labels[label]}, n = {len(values)}": values for label, values in both.items()})
+            axes.set_title(titles[name], fontsize="medium")
             axes.set_xlabel("score, larger = more ID")
         drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
         return drawn
@@ -144,16 +147,18 @@ class Evaluation:
         return rows
 
     def _pivot(self, metric: str, setting: str) -> pd.DataFrame:
-        """Rows = detectors, best first; columns = data sets, and means of groups of several; the mean over seeds."""
+        """Rows = detectors, best mean of the near sets first (of far ones without any); columns = data sets, and means
+        of groups of several; the mean over seeds.
+        """
         check_known("metric", metric, NAMES)
         rows = self._rows(setting)
         groups = {name: group for group, name in GROUP_ROWS.items()}
         single = rows[~rows["dataset"].isin(groups)].groupby("group")["dataset"].nunique()
         alone = [name for name, group in groups.items() if single.get(group, 0) == 1]  # a mean of one is that one
-        rows = rows[~rows["dataset"].isin(alone)]
         table = rows.pivot_table(index="detector", columns="dataset", values=metric, sort=False)
-        order = table.mean(axis=1).sort_values(ascending=metric in ("fpr95", "fpr_at_id_tpr95"), kind="stable")
-        return table.loc[order.index]
+        first = next(name for name in groups if name in table)
+        order = table[first].sort_values(ascending=metric in ("fpr95", "fpr_at_id_tpr95"), kind="stable")
+        return table.loc[order.index].drop(columns=alone)
 
     def _chosen(self, detectors: Sequence[str] | None, most: int) -> list[str]:
         """The detectors that are asked for, else so many of the best that have scores."""

@@ -85,8 +85,8 @@ def new_links(found: Sequence[Entry], board: Board, given: Mapping[str, str]) ->
             f"link: none is known for {', '.join(unknown)}, and the board has none; pass --link {unknown[0]}=URL, or"
             " leave the detector out with --detectors"
         )
-    for name in given:
-        if name not in links:
+    for name, address in given.items():
+        if name not in links and there.get(name) != address:
             reason = f"the board has {there[name]}" if name in there else "no row has that alias"
             raise PluginError(f"--link {name}: {reason}; leave it out")
     return links

@@ -17,7 +17,7 @@ from nci_plugin.benchmarks.benchmark import FAR, NEAR
 from nci_plugin.collapse import METRICS, CollapseMetrics
 from nci_plugin.collapse.imbalance import IMBALANCE
 from nci_plugin.diagnosis.record import DiagnosisRecord
-from nci_plugin.evaluation.drawn import BINS, DrawnFigure
+from nci_plugin.evaluation.drawn import BINS, DrawnFigure, short_names
 from nci_plugin.report.cells import number
 from nci_plugin.report.diagnosis_files import Stored
 from nci_plugin.report.figures import COLOURS, in_style, legend_below
@@ -29,7 +29,7 @@ FEW_CLASSES = 30
 FEW_NUMBERS = 8
 """Up to here there is room for the number in every cell of one of two matrices."""
 
-MOST_LETTERS = 16
+CLASS_LETTERS = 16
 """Of a class's name on an axis."""
 
 SOME_LABELS = 10
@@ -213,7 +213,8 @@ def _bins(values: Sequence[float] | NDArray[Any]) -> int:
 def labels(record: DiagnosisRecord, classes: Iterable[int]) -> list[str]:
     """What classes are called on an axis: of a long name the beginning and the end, which leave room for the figure."""
     names = [record.name_of(k) for k in classes]
-    return [name if len(name) <= MOST_LETTERS else f"{name[:9]}…{name[-6:]}" for name in names]
+    short = short_names(names, CLASS_LETTERS)
+    return [short[name] for name in names]
 
 
 def turned(names: Sequence[str]) -> int:

@@ -15,11 +15,10 @@ from nci_plugin.dynamics.conditions import by_group
 from nci_plugin.dynamics.onset import Onset, OnsetRule
 from nci_plugin.dynamics.predictors import IN_SAMPLE, ONE_CONDITION, ONE_RUN
 from nci_plugin.dynamics.trajectory import FN, GROUPS, Trajectory
-from nci_plugin.evaluation.drawn import DrawnFigure, draw_grid
+from nci_plugin.evaluation.drawn import DrawnFigure, draw_grid, short_names
 from nci_plugin.report.class_figures import write_numbers
 from nci_plugin.report.dynamics_tables import symbol
-from nci_plugin.report.figures import DASHES, DOTTED, PALETTE, in_style, legend_below
-from nci_plugin.report.names import display_name
+from nci_plugin.report.figures import DASHES, DOTTED, PALETTE, in_style, legend_below, written_as
 from nci_plugin.report.panels import MARKS, Panel, draw_panels, epoch_panels, group_title
 
 MANY = 12
@@ -57,7 +56,7 @@ def collapse_figure(run: Trajectory, onset: Onset, rule: OnsetRule) -> Figure:
         outcome = f"onset at epoch {onset.epoch} (solid line): {rule}"
     else:
         outcome = f"{onset.outcome}, no onset by epoch {onset.epoch}: {rule}"
-    figure.suptitle(f"Collapse along training, {run.run}\n{outcome}")
+    figure.suptitle(f"Collapse along training, {short_names([run.run])[run.run]}\n{outcome}")
     return figure
 
 
@@ -69,7 +68,7 @@ def auroc_figure(run: Trajectory, onset: Onset) -> Figure | None:
         return None
     figure = DrawnFigure(3.3 * len(drawn) + 0.6, 3.4)
     _along_epochs(figure, drawn, run, onset, len(drawn))
-    figure.suptitle(f"Detection along training, {run.run}")
+    figure.suptitle(f"Detection along training, {short_names([run.run])[run.run]}")
     return figure
 
 
@@ -97,6 +96,7 @@ def path_figure(analysis: Analysis) -> Figure:
     """fn against the rule's metric, a path a run, onsets marked and fn* of the group as a band; a panel a group."""
     groups = by_group(analysis.runs)
     few = len(analysis.runs) <= len(PALETTE)
+    short = short_names(run.run for run in analysis.runs)
     styles = dict(zip((run.run for run in analysis.runs), cycle(zip(PALETTE, DASHES))))
     across = min(3, len(groups))
     height = 3.2 * -(-len(groups) // across) + 0.5 + (0.2 * len(analysis.runs) if few else 0)
@@ -107,7 +107,7 @@ def path_figure(analysis: Analysis) -> Figure:
         for run in runs:
             colour, line = styles[run.run] if few else ("0.55", "-")
             fn, metric = run.series(FN), run.series(analysis.rule.metric)
-            label = run.run if few else None
+            label = short[run.run] if few else None
             axis.plot(fn, metric, color=colour, linewidth=1 if few else 0.6, label=label, linestyle=line)
             onset = analysis.onsets[run.run]
             if onset.observed:
@@ -182,7 +182,7 @@ def correlation_figure(analysis: Analysis) -> Figure | None:
         # Light in the middle, and blue and red are apart for colour-blind readers too.
         image = axis.imshow(rho, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
         write_numbers(axis, image, rho, "+.2f")
-        names = [display_name(name) for name in detectors]
+        names = list(written_as(detectors).values())
         axis.set_xticks(range(len(detectors)), names, rotation=35, ha="right", parse_math=False)
         axis.set_title(group_title(group))
     axes[0].set_yticks(range(len(metrics)), map(symbol, metrics))

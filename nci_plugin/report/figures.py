@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, Split
 from nci_plugin.evaluation.directory import FIGURE, ResultsDirectory
-from nci_plugin.evaluation.drawn import ID_COLOUR, DrawnFigure, draw_grid
+from nci_plugin.evaluation.drawn import ID_COLOUR, DrawnFigure, draw_grid, short_names
 from nci_plugin.evaluation.results import SETTINGS, Result, complete
 from nci_plugin.files import write_atomically
+from nci_plugin.report.names import display_name
 from nci_plugin.report.tables import TITLES, detectors_by_near_auroc
 
 COLOURS = {"near": "#0072B2", "far": "#D55E00"}
@@ -88,6 +89,13 @@ def looks(splits: Iterable[str]) -> dict[str, Look]:
     return found
 
 
+def written_as(names: Iterable[str], of_pytorch_ood: str = " (pytorch-ood)") -> dict[str, str]:
+    """Detectors' display names as figures have them (`short_names`), with another mark of pytorch-ood's if asked."""
+    display = {name: display_name(name).replace(" (pytorch-ood)", of_pytorch_ood) for name in names}
+    short = short_names(display.values())
+    return {name: short[text] for name, text in display.items()}
+
+
 def legend_below(figure: Figure, axis: Axes, ncols: int = 2, **options: Any) -> None:
     """The legend of one of a figure's panels, below all of them."""
     handles, labels = axis.get_legend_handles_labels()
@@ -122,7 +130,7 @@ def draw_aurocs(results: Sequence[Result]) -> Figure:
         draw_auroc_points(axis, results, setting, names, markersize=5, elinewidth=1)
         axis.axvline(50, **DOTTED)
         axis.set_title(TITLES[setting].split(" (")[0], fontsize=10)
-    axes[0].set_yticks(range(len(names)), names, parse_math=False)
+    axes[0].set_yticks(range(len(names)), list(short_names(names).values()), parse_math=False)
     legend_below(figure, axes[0])
     networks = f"mean ± std over {len(seeds)} networks" if len(seeds) > 1 else "one network"
     figure.suptitle(f"OOD detection on {results[0].benchmark}, {networks}", fontsize=11)

@@ -17,8 +17,7 @@ from nci_plugin.collapse.registry import EPOCHS, STAGES, columns
 from nci_plugin.diagnosis.record import StageRecord
 from nci_plugin.dynamics.trajectory import GROUPS, Trajectory
 from nci_plugin.report.dynamics_tables import ORTHO_DEV, symbol
-from nci_plugin.report.figures import DASHES, DOTTED, PALETTE
-from nci_plugin.report.names import display_name
+from nci_plugin.report.figures import DASHES, DOTTED, PALETTE, written_as
 
 MARKS = ("o", "D", "s", "^", "v", "P", "X", "*")
 LOGARITHMIC = ("NC1", "training loss")
@@ -59,13 +58,11 @@ def stage_panels(networks: Sequence[Sequence[StageRecord]], detectors: Sequence[
     drawn.append(Panel("cosine within class", {"mean cosine": line("within_cosine")}))
     drawn.append(Panel("NCC accuracy (%)", {"accuracy": line("nearest_centre_accuracy", 100)}, percent=True))
     scores = [by_score for stages in networks for stage in stages for by_score in stage.auroc.values()]
-    known = dict.fromkeys(name for by_score in scores for name in by_score)
+    known = written_as(name for by_score in scores for name in by_score)
     for group in networks[0][0].auroc:
         lines = {
-            display_name(name): np.array(
-                [[stage.auroc[group].get(name, np.nan) for stage in stages] for stages in networks]
-            )
-            for name in known
+            label: np.array([[stage.auroc[group].get(name, np.nan) for stage in stages] for stages in networks])
+            for name, label in known.items()
             if detectors is None or name in detectors
         }
         drawn.append(_auroc_panel(group, lines))
@@ -87,12 +84,12 @@ def epoch_panels(runs: Sequence[Trajectory], detectors: Sequence[str] | None = N
     for title, names in BESIDES.items():
         panels[title] = {label: line(name) for name, label in names.items() if all(run.logs(name) for run in runs)}
     drawn = [Panel(title, lines, "%" in title, title in LOGARITHMIC) for title, lines in panels.items()]
-    known = dict.fromkeys(name for run in runs for record in run.records for name in record.auroc)
-    chosen = [name for name in known if detectors is None or name in detectors]
+    known = written_as(name for run in runs for record in run.records for name in record.auroc)
     for group in GROUPS:
         lines = {
-            display_name(name): np.array([run.auroc(name, group)[row] for run, row in zip(runs, rows)])
-            for name in chosen
+            label: np.array([run.auroc(name, group)[row] for run, row in zip(runs, rows)])
+            for name, label in known.items()
+            if detectors is None or name in detectors
         }
         drawn.append(_auroc_panel(group, lines))
     return _known(drawn)

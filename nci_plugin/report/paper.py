@@ -13,7 +13,7 @@ from nci_plugin.evaluation.directory import ResultsDirectory
 from nci_plugin.evaluation.results import Result
 from nci_plugin.evaluation.run import Run
 from nci_plugin.report.figures import MOST
-from nci_plugin.report.paper_figures import DAGGER, WIDTHS, Scores, auroc_figure, roc_figure, score_figure, style
+from nci_plugin.report.paper_figures import DAGGER, FONTS, WIDTHS, Scores, auroc_figure, roc_figure, score_figure, style
 from nci_plugin.report.score_figures import check_scores
 from nci_plugin.report.tables import detectors_by_near_auroc
 
@@ -69,6 +69,8 @@ def figure(
             else:
                 drawn = of.of_diagnoses(path, of.collapse_figure, size=size)
         if title:
+            room = 2 * FONTS[size] / 72 * len(title.splitlines())
+            drawn.set_figheight(drawn.get_figheight() + room)
             drawn.suptitle(title)
     return drawn
 

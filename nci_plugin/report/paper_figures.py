@@ -19,11 +19,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from nci_plugin.benchmarks.benchmark import FAR, NEAR, TEST
-from nci_plugin.evaluation.drawn import DrawnFigure, draw_chance, draw_densities, draw_grid
+from nci_plugin.evaluation.drawn import DrawnFigure, draw_chance, draw_densities, draw_grid, short_names
 from nci_plugin.evaluation.results import Result
 from nci_plugin.metrics import roc_points
-from nci_plugin.report.figures import DASHES, PALETTE, draw_auroc_points, legend_below, looks
-from nci_plugin.report.names import display_name
+from nci_plugin.report.figures import DASHES, PALETTE, draw_auroc_points, legend_below, looks, written_as
 from nci_plugin.report.score_figures import FPR_LABEL, TPR_LABEL, members
 from nci_plugin.report.tables import detectors_by_near_auroc
 
@@ -32,6 +31,7 @@ WIDTHS = {"column": 3.3, "page": 6.9, "slide": 10.0}
 
 FONTS = {"column": 8, "page": 8, "slide": 14}
 DAGGER = "†"
+"""It stands for the package of pytorch-ood's, as in `paper.figure`'s caption."""
 GRID = np.linspace(0, 1, 2001)
 
 Scores = Mapping[str, Mapping[str, Mapping[str, NDArray[np.floating]]]]
@@ -58,11 +58,6 @@ class PaperFigure(DrawnFigure):
             super().savefig(fname, **{"dpi": 300, "metadata": dates.get(form), **options})
 
 
-def short_name(name: str) -> str:
-    """The display name; a dagger stands for the package of pytorch-ood's, as in `paper.figure`'s caption."""
-    return display_name(name).replace(" (pytorch-ood)", DAGGER)
-
-
 def style(size: str) -> AbstractContextManager[None]:
     """What figures are made in."""
     texts = ("font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize",
@@ -80,7 +75,7 @@ def auroc_figure(results: Sequence[Result], size: str = "column") -> PaperFigure
     axis = figure.subplots()
     ends = draw_auroc_points(axis, results, "ood", names, markersize=0.45 * FONTS[size], elinewidth=0.8)
     axis.set_xlim(max(0.0, 5 * np.floor(min([100.0, *ends]) / 5)), 100)
-    axis.set_yticks(range(len(names)), [short_name(name) for name in names], parse_math=False)
+    axis.set_yticks(range(len(names)), list(written_as(names, DAGGER).values()), parse_math=False)
     axis.spines[["top", "right"]].set_visible(False)
     legend_under(figure, axis, size)
     return figure
@@ -97,14 +92,14 @@ def roc_figure(names: Sequence[str], scores: Scores, size: str = "column") -> Pa
     rows = len(groups) if size == "column" else 1
     width = WIDTHS[size]
     columns = len(groups) // rows
-    inch = FONTS[size] / 72
-    legend = 1.5 * inch * -(-len(names) // legend_columns([short_name(name) for name in names], size))
+    inch, labels = FONTS[size] / 72, written_as(names, DAGGER)
+    legend = 1.5 * inch * -(-len(names) // legend_columns(list(labels.values()), size))
     figure = PaperFigure(width, rows * 0.85 * width / columns + legend)
     axes = draw_grid(figure, len(groups), columns)
     for axis, group in zip(axes, groups):
         for name, colour, dashes in zip(names, PALETTE, DASHES):
             tpr = mean_curve(scores[name], group)
-            axis.plot(100 * GRID, 100 * tpr, color=colour, linestyle=dashes, label=short_name(name), clip_on=False)
+            axis.plot(100 * GRID, 100 * tpr, color=colour, linestyle=dashes, label=labels[name], clip_on=False)
         draw_chance(axis)
         axis.set(aspect="equal", title=f"{group}-OOD", xlabel=FPR_LABEL, ylabel=TPR_LABEL)
     legend_under(figure, axes[0], size)
@@ -132,14 +127,14 @@ def score_figure(names: Sequence[str], scores: Scores, size: str = "column") -> 
     width, inch = WIDTHS[size], FONTS[size] / 72
     by_name = {name: next(iter(scores[name].values())) for name in names}
     sets = [split for group in (NEAR, FAR) for split in members(by_name[names[0]], group)]
-    height = rows * (0.45 * width / columns + 4 * inch) + 1.5 * inch * -(-(len(sets) + 1) // legend_columns(sets, size))
-    figure = PaperFigure(width, height)
-    axes = draw_grid(figure, len(names), columns)
+    shown = {split: short.replace("/", ": ") for split, short in short_names(sets).items()}
+    legend = 1.5 * inch * -(-(len(sets) + 1) // legend_columns(list(shown.values()), size))
+    figure = PaperFigure(width, rows * (0.45 * width / columns + 4 * inch) + legend)
+    axes, titles = draw_grid(figure, len(names), columns), written_as(names, DAGGER)
     for axis, (name, by_split) in zip(axes, by_name.items()):
-        labels = {split: split.replace("/", ": ") for split in sets}
-        drawn = {"ID test": by_split[TEST], **{label: by_split[split] for split, label in labels.items()}}
-        draw_densities(axis, drawn, {labels[split]: look.line for split, look in looks(sets).items()})
-        axis.set(title=short_name(name), xlabel="score (larger = more ID)", ylabel="density")
+        drawn = {"ID test": by_split[TEST], **{label: by_split[split] for split, label in shown.items()}}
+        draw_densities(axis, drawn, {shown[split]: look.line for split, look in looks(sets).items()})
+        axis.set(title=titles[name], xlabel="score (larger = more ID)", ylabel="density")
         axis.xaxis.set_major_locator(MaxNLocator(4))
     legend_under(figure, axes[0], size)
     return figure

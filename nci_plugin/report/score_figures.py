@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nci_plugin.benchmarks.benchmark import CSID, FAR, GROUP_ROWS, NEAR, TEST, Split
 from nci_plugin.checks import PluginError
 from nci_plugin.diagnosis import DETECTORS
-from nci_plugin.evaluation.drawn import DrawnFigure, draw_chance, draw_densities, draw_grid, draw_roc
+from nci_plugin.evaluation.drawn import DrawnFigure, draw_chance, draw_densities, draw_grid, draw_roc, short_names
 from nci_plugin.evaluation.results import Result
 from nci_plugin.report.diagnosis_files import Stored
 from nci_plugin.report.figures import DASHES, PALETTE, in_style, legend_below, looks
@@ -53,8 +53,9 @@ def score_histograms(stored: Stored, group: str) -> Figure | None:
     figure = DrawnFigure(10.4, 2.15 * -(-len(known) // across) + 0.8)
     axes = draw_grid(figure, len(known), across)
     for axis, (name, by_split) in zip(axes, known.items()):
-        look = {_counted(split, by_split[split]): each.line for split, each in looks(members(by_split, group)).items()}
-        drawn = {"ID test": by_split[TEST], **{split: by_split[split] for split in members(by_split, group)}}
+        short = short_names(members(by_split, group))
+        look = {_counted(short[split], by_split[split]): each.line for split, each in looks(short).items()}
+        drawn = {"ID test": by_split[TEST], **{short[split]: by_split[split] for split in short}}
         draw_densities(axis, {_counted(label, values): values for label, values in drawn.items()}, look)
         auroc = stored.record.auroc.get(name, {}).get(group)
         axis.set_title(display_name(name) + ("" if auroc is None else f", AUROC {auroc:.1f} %"))
@@ -116,8 +117,8 @@ def detector_figure(
         if seed == seeds[0]:  # the same in every row
             legend_below(figure, left, 4, fontsize=6.5)
         aurocs = {f"{r.group}/{r.dataset}": r.auroc for r in results if r.seed == seed}
-        for split in (*groups.get(NEAR, ()), *groups.get(FAR, ())):
-            label = f"{split}, AUROC {aurocs[split]:.2f} %" if split in aurocs else split
+        for split, short in short_names((*groups.get(NEAR, ()), *groups.get(FAR, ()))).items():
+            label = f"{short}, AUROC {aurocs[split]:.2f} %" if split in aurocs else short
             draw_roc(right, by_split[TEST], by_split[split], label=label, **look[split].line)
         draw_chance(right)
         right.set_ylabel(TPR_LABEL)
@@ -126,7 +127,8 @@ def detector_figure(
             axis.tick_params(labelsize=7)
     left.set_xlabel("score, larger = more ID")
     right.set_xlabel(FPR_LABEL)
-    figure.suptitle(f"{display_name(results[0].detector)}: scores and ROC curves\n{results[0].benchmark}")
+    name = display_name(results[0].detector)
+    figure.suptitle(f"{short_names([name])[name]}: scores and ROC curves\n{results[0].benchmark}")
     return figure
 
 

@@ -17,9 +17,8 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from nci_plugin.benchmarks.benchmark import FAR, NEAR
-from nci_plugin.evaluation.drawn import DrawnFigure
-from nci_plugin.report.figures import COLOURS, in_style
-from nci_plugin.report.names import display_name
+from nci_plugin.evaluation.drawn import DrawnFigure, no_glyph_warnings, with_fonts
+from nci_plugin.report.figures import COLOURS, in_style, written_as
 
 Bounds = tuple[float, float]
 RADII = (9, 16, 26, 38, 52, 68, 86, 106)
@@ -89,14 +88,17 @@ def _label(figure: Figure, axis: Axes, points: Mapping[str, tuple[float, float]]
     inside, scale = axis.get_window_extent(), figure.dpi / 72
     places = {name: axis.transData.transform(point) for name, point in points.items()}
     taken = [Bbox.from_bounds(x - 4 * scale, y - 4 * scale, 8 * scale, 8 * scale) for x, y in places.values()]
+    short = written_as(points, of_pytorch_ood="")
     for name, (x, y) in places.items():
         text = axis.annotate(
-            display_name(name).removesuffix(" (pytorch-ood)"), points[name], (0, 0), textcoords="offset points",
+            short[name], points[name], (0, 0), textcoords="offset points",
             fontsize=7, parse_math=False, ha="center", va="center",
             arrowprops={**LINE, "shrinkA": 0, "shrinkB": 2},
             path_effects=[withStroke(linewidth=1.5, foreground="white")],
         )  # fmt: skip
-        size = Text.get_window_extent(text, renderer)  # without the line to the point
+        with_fonts(text)
+        with no_glyph_warnings():
+            size = Text.get_window_extent(text, renderer)  # without the line to the point
         width, height = size.width, size.height
         for radius, angle in product(RADII, ANGLES):
             dx, dy = (radius * scale + width / 2) * cos(angle), (radius * scale + height / 4) * sin(angle)

@@ -12,7 +12,7 @@ from nci_plugin.benchmarks.benchmark import GROUP_ROWS, OOD_VALIDATION
 from nci_plugin.checks import one_line
 from nci_plugin.evaluation.alternatives import MOST_ROWS, SEARCHED, VALIDATED_ON, Alternative, read_alternatives
 from nci_plugin.evaluation.precision import AMP_SHIFT
-from nci_plugin.evaluation.results import METRICS, PHASES, Result, formatted, is_over_seeds, table
+from nci_plugin.evaluation.results import METRICS, PHASES, Result, formatted, table
 from nci_plugin.report.terminal import aligned, folded, grouped, with_prose
 
 TITLES = {"ood": "standard OOD", "fsood": "full-spectrum OOD (covariate-shifted samples count as ID)"}
@@ -111,7 +111,7 @@ def setting_frame(results: Sequence[Result], setting: str, metrics: Sequence[str
     ``metrics`` are fields of Result, all but ACC where None are given.
     """
     names = detectors_by_near_auroc(results, setting)
-    over_seeds = is_over_seeds(results)
+    over_seeds = len({result.seed for result in results}) > 1
     tables = {name: table(results, name, setting) for name in names}
     sets = data_sets([result for result in results if result.setting == setting])
     labels = [METRICS[name] for name in (metrics or METRICS) if name != "acc"]
@@ -123,12 +123,11 @@ def setting_frame(results: Sequence[Result], setting: str, metrics: Sequence[str
 
 def setting_title(results: Sequence[Result], setting: str, cells: str = "mean ± std") -> str:
     """Benchmark, setting, ID accuracy and what the numbers, ``cells``, are means of."""
-    over_seeds = is_over_seeds(results)
     first = next(result for result in results if result.setting == setting)
     seeds = list(dict.fromkeys(result.seed for result in results))
     best = detectors_by_near_auroc(results, setting)[0]
-    accuracy = formatted(table(results, best, setting).iloc[0][METRICS["acc"]], over_seeds)
-    networks = f"{cells} over {', '.join(seeds)}" if over_seeds else "one network"
+    accuracy = formatted(table(results, best, setting).iloc[0][METRICS["acc"]], len(seeds) > 1)
+    networks = f"{cells} over {', '.join(seeds)}" if len(seeds) > 1 else "one network"
     return f"{first.benchmark}, {TITLES[setting]}: ACC {accuracy} on {first.n_id} ID samples; in percent, {networks}"
 
 

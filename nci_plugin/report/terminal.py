@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from textwrap import wrap
+from unicodedata import combining, east_asian_width
 
 WIDTH = 100
 """Characters of a line in a file or a pipe; a terminal has its own, and the variable COLUMNS overrules both."""
@@ -79,11 +80,11 @@ def with_prose(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Rows of one length, whose last column is prose that is folded beside the others; ``left`` of these are words."""
     *columns, prose = ([plain(cell) for cell in column] for column in zip(*rows))
     table = _lines(columns[:left], [("", column) for column in columns[left:]], strip=False).split("\n")
-    room = max(width() - len(table[0]) - len(GAP), LEAST_PROSE)
+    room = max(width() - places(table[0]) - len(GAP), LEAST_PROSE)
     lines = []
     for line, text in zip(table, prose):
         for place, part in enumerate(wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]):
-            lines.append(f"{line if place == 0 else ' ' * len(line)}{GAP}{part}".rstrip())
+            lines.append(f"{line if place == 0 else ' ' * places(line)}{GAP}{part}".rstrip())
     return "\n".join(lines)
 
 
@@ -124,20 +125,35 @@ def _groups(columns: Sequence[Column]) -> list[list[Column]]:
     return [list(group) for _, group in groupby(columns, key=lambda column: column[0])]
 
 
+def places(text: str) -> int:
+    """How many characters wide a text is on a terminal: a Chinese one takes two places, a combining accent none."""
+    if text.isascii():
+        return len(text)
+    return sum(2 if east_asian_width(each) in "WF" else not combining(each) for each in text)
+
+
+def _to_the_left(text: str, size: int) -> str:
+    return text + " " * (size - places(text))
+
+
+def _to_the_right(text: str, size: int) -> str:
+    return " " * (size - places(text)) + text
+
+
 def _size(columns: Sequence[Sequence[str]]) -> int:
     """Characters of columns and the gaps between them."""
-    return sum(max(map(len, column)) for column in columns) + len(GAP) * (len(columns) - 1)
+    return sum(max(map(places, column)) for column in columns) + len(GAP) * (len(columns) - 1)
 
 
 def _size_of(group: Sequence[Column]) -> int:
     """Characters of a group's columns, or of its name, and the gap before them."""
-    return len(GAP) + max(_size([column for _, column in group]), len(group[0][0]))
+    return len(GAP) + max(_size([column for _, column in group]), places(group[0][0]))
 
 
 def _lines(lead: Sequence[Sequence[str]], columns: Sequence[Column], strip: bool = True) -> str:
     blocks = [
-        *(_block([("", column)], str.ljust) for column in lead),
-        *(_block(each, str.rjust) for each in _groups(columns)),
+        *(_block([("", column)], _to_the_left) for column in lead),
+        *(_block(each, _to_the_right) for each in _groups(columns)),
     ]
     lines = [GAP.join(line) for line in zip(*blocks)]
     if not any(group for group, _ in columns):
@@ -150,6 +166,6 @@ def _block(group: Sequence[Column], justify: Callable[[str, int], str]) -> list[
     name, columns = group[0][0], [column for _, column in group]
     size = max(_size(columns), len(name))
     rule = f" {name} ".center(size, "-") if name and len(name) + 4 <= size else name.center(size)
-    sizes = [max(map(len, column)) for column in columns]
+    sizes = [max(map(places, column)) for column in columns]
     cells = (GAP.join(justify(cell, size) for cell, size in zip(row, sizes)) for row in zip(*columns))
     return [rule, *(justify(line, size) for line in cells)]
