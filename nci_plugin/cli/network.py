@@ -109,7 +109,7 @@ class Job:
         path = self.network.ckpt_path
         if path is None or self.network.net or (benchmark.network and benchmark.built_in is None):
             return benchmark
-        directories = [path] if path.is_dir() else path.absolute().parents[:2]
+        directories = [path] if path.is_dir() else list(path.absolute().parents)[:2]
         says = next(filter(None, map(built_in.read_training, directories)), {})
         return built_in.with_trained(benchmark, says, f"checkpoints '{path}'")
 
