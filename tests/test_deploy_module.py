@@ -47,9 +47,12 @@ def test_logits_scores_and_verdicts_are_the_detectors(name: str) -> None:
 @pytest.mark.parametrize("name", registry.names())
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_scores_of_a_network_of_coarse_logits_are_the_detectors(name: str, dtype: torch.dtype) -> None:
-    model = network().to(dtype)
+    model, images = network().to(dtype), torch.cat([TEST.tensors[0], OOD.tensors[0]])
+    try:
+        model(images.to(dtype))
+    except RuntimeError:
+        pytest.skip(f"this torch does not run the network in {dtype} on a CPU")
     detector = OODDetector(settings_of(name), progress=False).fit(model, rows(120, 1), rows(60, 2))
-    images = torch.cat([TEST.tensors[0], OOD.tensors[0]])
     with torch.inference_mode():
         score = detector.module()(images)[1]
     expected = detector.score(images)
